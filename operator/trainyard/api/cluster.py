@@ -1,0 +1,72 @@
+"""The cluster as the scheduler sees it: nodes, and the pods that hold or want accelerators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from trainyard.api.names import Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taint:
+    """A node's taint; only `NoSchedule` and `NoExecute` keep a pod away."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toleration:
+    """A pod's toleration; an empty key with `Exists` tolerates everything."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+    def tolerates(self, taint: Taint) -> bool:
+        """Whether this toleration outweighs the taint, as kube-scheduler reads it."""
+        if self.effect and self.effect != taint.effect:
+            return False
+        if self.key and self.key != taint.key:
+            return False
+        if self.operator == "Exists":
+            return True
+        return bool(self.key) and self.value == taint.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node that may run workers."""
+
+    name: str
+    gpus: Mapping[str, int] = field(default_factory=dict)
+    """Allocatable accelerators by resource name, for example `nvidia.com/gpu`."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    is_ready: bool = True
+    """Ready and not cordoned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuPod:
+    """A pod that is not finished and holds, or waits for, accelerators; ours or a stranger's."""
+
+    namespace: str
+    name: str
+    resource: str
+    gpus: int
+    node: str = ""
+    """Empty until kube-scheduler has bound it."""
+    job: Key | None = None
+    """The job that owns it; None for a stranger's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Nodes and accelerator pods at one moment."""
+
+    nodes: tuple[Node, ...] = ()
+    pods: tuple[GpuPod, ...] = ()

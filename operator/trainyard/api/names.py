@@ -1,0 +1,69 @@
+"""Names that the cluster sees: the API group, labels and children's names.
+
+They stand in one place because a name is a promise: two operators, one old and one new, must find
+the same children by the same names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+GROUP: Final = "trainyard.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+FIELD_MANAGER: Final = "trainyard"
+MANAGED_BY: Final = f"{GROUP}/operator"
+"""The value of `spec.managedBy` (besides none) that means this operator."""
+
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_KIND: Final = f"{GROUP}/kind"
+LABEL_JOB: Final = f"{GROUP}/job"
+LABEL_ROLE: Final = f"{GROUP}/role"
+LABEL_INDEX: Final = f"{GROUP}/index"
+LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
+LABEL_NAMESPACE: Final = f"{GROUP}/namespace"
+ANNOTATION_RENEW_AT: Final = f"{GROUP}/renew-at"
+ANNOTATION_JOB_UID: Final = f"{GROUP}/job-uid"
+
+MANAGER: Final = "trainyard"
+
+DISTRIBUTED_JOB: Final = "DistributedJob"
+DISTRIBUTED_JOBS: Final = "distributedjobs"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """One job, of any kind, wherever it lives."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.namespace}/{self.name}"
+
+
+def service_name(job: str) -> str:
+    """The headless Service in front of the coordinator; workers resolve it anew at each attempt."""
+    return f"{job}-coordinator"
+
+
+def coordinator_name(job: str, term: int) -> str:
+    """The coordinator's pod of one term; a lost node's pod name is not free for minutes."""
+    return f"{job}-coordinator-{term}"
+
+
+def worker_name(job: str, index: int, attempt: int) -> str:
+    """The pod of worker `index`; each replacement counts `attempt` up from 1."""
+    return f"{job}-worker-{index}-{attempt}"
+
+
+def leaf_secret_name(job: str) -> str:
+    """The Secret with the pods' certificates, in the job's namespace."""
+    return f"{job}-tls"
+
+
+def ca_secret_name(uid: str) -> str:
+    """The Secret with the job's certificate authority, in the operator's namespace."""
+    return f"trainyard-ca-{uid}"

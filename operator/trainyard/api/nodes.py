@@ -1,0 +1,28 @@
+"""Nodes cut down to what placement needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainyard.api.cluster import Node, Taint
+
+
+def parse_node(raw: Mapping[str, Any]) -> Node:
+    """Cut an API object down to name, accelerators, labels, taints and readiness."""
+    spec, status = raw.get("spec") or {}, raw.get("status") or {}
+    allocatable = status.get("allocatable") or {}
+    return Node(
+        name=raw["metadata"]["name"],
+        gpus={k: int(v) for k, v in allocatable.items() if "/" in k and str(v).isdecimal()},
+        labels=raw["metadata"].get("labels") or {},
+        taints=tuple(
+            Taint(key=t["key"], value=t.get("value", ""), effect=t["effect"])
+            for t in spec.get("taints", ())
+        ),
+        is_ready=not spec.get("unschedulable", False) and _is_ready(status),
+    )
+
+
+def _is_ready(status: Mapping[str, Any]) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ()))

@@ -1,0 +1,161 @@
+"""A pod cut down to what decisions need: a mirror of thousands of them must stay small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from trainyard.api import names
+from trainyard.api.cluster import GpuPod
+from trainyard.api.jobs import parse_time
+from trainyard.api.names import Key
+
+FINISHED = ("Succeeded", "Failed")
+DISRUPTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
+"""Pod reasons that say the cluster, not the pod, ended it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """One pod that we own, or that holds accelerators we would like to use."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int
+    created_at: datetime
+    job: Key | None = None
+    owner_uid: str = ""
+    role: str = ""
+    index: int = 0
+    attempt: int = 0
+    """For a coordinator this is its term."""
+    node: str = ""
+    ip: str = ""
+    phase: str = "Pending"
+    is_deleting: bool = False
+    resource: str = ""
+    gpus: int = 0
+    exit_code: int | None = None
+    reason: str = ""
+    """Why it ended: `OOMKilled`, `Error`, `Evicted`, …"""
+    words: str = ""
+    """Its termination message."""
+    trouble: str = ""
+    """Why it does not start: `ImagePullBackOff`, `Unschedulable`, …"""
+    trouble_message: str = ""
+    is_disrupted: bool = False
+    """The cluster ended it (drain, preemption, lost node); never held against the job."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it will never run again; it holds no accelerator then."""
+        return self.phase in FINISHED
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it runs or will run."""
+        return not self.is_finished and not self.is_deleting
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its container runs and nobody asked it to go."""
+        return self.phase == "Running" and not self.is_deleting
+
+    def as_gpu_pod(self) -> GpuPod:
+        """The pod as the scheduler's rules see it."""
+        return GpuPod(
+            namespace=self.namespace,
+            name=self.name,
+            resource=self.resource,
+            gpus=self.gpus,
+            node=self.node,
+            job=self.job,
+        )
+
+
+def parse_pod(raw: Mapping[str, Any]) -> Pod:
+    """Cut an API object down; unknown labels and missing parts are left at their defaults."""
+    meta, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
+    labels = meta.get("labels") or {}
+    is_ours = labels.get(names.LABEL_MANAGED_BY) == names.MANAGER and names.LABEL_JOB in labels
+    job = (
+        Key(labels.get(names.LABEL_KIND, ""), meta["namespace"], labels[names.LABEL_JOB])
+        if is_ours
+        else None
+    )
+    resource, gpus = _gpus(spec)
+    return Pod(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        resource_version=int(meta["resourceVersion"]),
+        created_at=parse_time(meta["creationTimestamp"]),
+        job=job,
+        owner_uid=next((o["uid"] for o in meta.get("ownerReferences", ())), "") if is_ours else "",
+        role=labels.get(names.LABEL_ROLE, ""),
+        index=_number(labels.get(names.LABEL_INDEX)),
+        attempt=_number(labels.get(names.LABEL_ATTEMPT)),
+        node=spec.get("nodeName", ""),
+        ip=status.get("podIP", ""),
+        phase=status.get("phase", "Pending"),
+        is_deleting="deletionTimestamp" in meta,
+        resource=resource,
+        gpus=gpus,
+        **_ending(status),
+        **_trouble(status),
+        is_disrupted=_is_disrupted(status),
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0
+
+
+def _gpus(spec: Mapping[str, Any]) -> tuple[str, int]:
+    """The first accelerator-like extended resource that the pod's containers ask for."""
+    total: dict[str, int] = {}
+    for container in spec.get("containers", ()):
+        limits = (container.get("resources") or {}).get("limits") or {}
+        for resource, quantity in limits.items():
+            if "/" in resource and str(quantity).isdecimal():
+                total[resource] = total.get(resource, 0) + int(quantity)
+    return max(total.items(), key=lambda item: item[1]) if total else ("", 0)
+
+
+def _ending(status: Mapping[str, Any]) -> dict[str, Any]:
+    for container in status.get("containerStatuses", ()):
+        ended = (container.get("state") or {}).get("terminated")
+        if ended is not None:
+            return {
+                "exit_code": ended.get("exitCode"),
+                "reason": status.get("reason") or ended.get("reason", ""),
+                "words": ended.get("message", ""),
+            }
+    return {"reason": status.get("reason", ""), "words": status.get("message", "")}
+
+
+def _trouble(status: Mapping[str, Any]) -> dict[str, Any]:
+    for container in status.get("containerStatuses", ()):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason = waiting.get("reason", "")
+        if reason not in ("", "ContainerCreating", "PodInitializing"):
+            return {"trouble": reason, "trouble_message": waiting.get("message", "")}
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return {
+                "trouble": condition.get("reason", ""),
+                "trouble_message": condition.get("message", ""),
+            }
+    return {}
+
+
+def _is_disrupted(status: Mapping[str, Any]) -> bool:
+    if status.get("reason") in DISRUPTIONS:
+        return True
+    return any(
+        c["type"] == "DisruptionTarget" and c["status"] == "True"
+        for c in status.get("conditions", ())
+    )

@@ -1,0 +1,39 @@
+"""What a coordinator last said of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from trainyard.api.status import Measurement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One reading of a coordinator's metrics; see `contract.Metric` for each figure's meaning."""
+
+    at: datetime
+    wire: int = 0
+    term: int = 0
+    view: int = 0
+    step: int = 0
+    epoch: float = 0.0
+    samples: int = 0
+    loss: float | None = None
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    members: Mapping[str, int] = field(default_factory=dict)
+    """Workers by state."""
+    profile: tuple[Measurement, ...] = ()
+    rescales: int = 0
+    stall_seconds: float | None = None
+    cost_gpu_seconds: float | None = None
+    plan_generation: int = 0
+    checkpoint_step: int = -1
+    outcome: str = ""
+    """`Complete` or `Suspended` once training has ended."""
+
+    @property
+    def active_workers(self) -> int:
+        """Workers that step together."""
+        return self.members.get("active", 0)

@@ -1,0 +1,96 @@
+"""The DistributedJob's status: what people read, and what the operator remembers of a job.
+
+All that a restarted operator cannot observe in the cluster is here (failures counted, decisions
+made, throughput measured); nothing else is remembered anywhere.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from trainyard.api.conditions import Condition
+from trainyard.api.spec import Part
+
+
+class Failed(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """One pod that failed, counted once."""
+
+    pod: str
+    uid: str
+    at: str
+    exit_code: int | None = None
+    reason: str = ""
+    message: str = ""
+
+
+class TrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """The coordinator's last report."""
+
+    term: int = 0
+    view: int = 0
+    step: int = 0
+    epoch: float = 0.0
+    samples: int = 0
+    loss: float | None = None
+    evaluation: dict[str, float] = {}
+    samples_per_second: float | None = None
+    workers: int = 0
+    checkpoint_step: int | None = None
+    at: str = ""
+
+
+class Measurement(Part, frozen=True, kw_only=True):
+    """Throughput measured in one configuration."""
+
+    nodes: int
+    workers: int
+    local_batch: int
+    samples_per_second: float
+    steps: int = 0
+
+
+class Change(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """One decision that changed the number of workers."""
+
+    from_: int = msgspec.field(name="from")
+    to: int
+    reason: str
+    decided_at: str
+    expected_speedup: float | None = None
+    measured_speedup: float | None = None
+
+
+class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """What was decided, why, what it should gain, and until when it holds."""
+
+    current: int = 0
+    desired: int = 0
+    recommended: int = 0
+    reason: str = ""
+    message: str = ""
+    expected_speedup: float | None = None
+    measured_speedup: float | None = None
+    decided_at: str = ""
+    cooldown_until: str = ""
+    stall_seconds: float | None = None
+    cost_gpu_seconds: float | None = None
+    history: list[Change] = []
+    profile: list[Measurement] = []
+
+
+class DistributedJobStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """`status` of a DistributedJob."""
+
+    observed_generation: int = 0
+    phase: str = ""
+    conditions: list[Condition] = []
+    selector: str = ""
+    replicas: int = 0
+    term: int = 0
+    restarts: int = 0
+    plan_generation: int = 0
+    start_time: str = ""
+    completion_time: str = ""
+    failures: list[Failed] = []
+    training: TrainingStatus | None = None
+    scaling: ScalingStatus | None = None
