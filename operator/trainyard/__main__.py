@@ -1,0 +1,150 @@
+"""The composition root: `python -m trainyard` is the operator, in a pod or beside a kubeconfig."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+import kopf
+import typer
+
+from trainyard import __version__, handlers, settings
+from trainyard.api.durations import parse_duration
+from trainyard.cluster.authorities import Authorities
+from trainyard.cluster.client import KubeClient
+from trainyard.cluster.coordinator import Coordinators
+from trainyard.cluster.mirror import Mirror
+from trainyard.health import HealthServer
+from trainyard.policy.limits import Limits
+from trainyard.reconcile.controller import Controller
+from trainyard.reconcile.services import Options, Services
+from trainyard.reconcile.state import utc_now
+
+log = logging.getLogger("trainyard")
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+Reach = Literal["auto", "direct", "port-forward"]
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def main(
+    kubeconfig: Annotated[
+        Path | None, typer.Option(help="Run outside the cluster, as this file's user.")
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Serve only this namespace; repeatable.")
+    ] = None,
+    operator_namespace: Annotated[
+        str, typer.Option(help="Namespace of the jobs' certificate authorities.")
+    ] = "trainyard-system",
+    cluster_domain: Annotated[str, typer.Option(help="DNS domain of the cluster.")] = (
+        "cluster.local"
+    ),
+    reach: Annotated[
+        Reach, typer.Option(help="How coordinators are reached; auto: directly inside a pod.")
+    ] = "auto",
+    scrape_interval: Annotated[str, typer.Option(help="How often metrics are read.")] = "5s",
+    start_timeout: Annotated[
+        str, typer.Option(help="A gang not running by then gives its GPUs back.")
+    ] = "10m",
+    http_host: Annotated[str, typer.Option(help="Address of /healthz and /metrics.")] = "0.0.0.0",  # noqa: S104
+    http_port: Annotated[int, typer.Option(help="Port of /healthz and /metrics.")] = 8080,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run the Trainyard operator until it is told to stop."""
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
+    )
+    inside = SERVICE_ACCOUNT.exists() and kubeconfig is None
+    if not inside:
+        kubeconfig = kubeconfig or Path(os.environ.get("KUBECONFIG", "~/.kube/config")).expanduser()
+        os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf's login looks
+    options = Options(
+        operator_namespace=operator_namespace,
+        namespaces=tuple(namespace or ()),
+        cluster_domain=cluster_domain,
+        scrape_interval=_duration(scrape_interval),
+        limits=Limits(start_timeout=_duration(start_timeout)),
+        identity=os.environ.get("HOSTNAME") or socket.gethostname(),
+    )
+    is_direct = reach == "direct" or (reach == "auto" and inside)
+    asyncio.run(operate(options, kubeconfig, context, is_direct, http_host, http_port))
+
+
+async def operate(
+    options: Options,
+    kubeconfig: Path | None,
+    context: str | None,
+    is_direct: bool,
+    http_host: str,
+    http_port: int,
+) -> None:
+    """Wire the parts and run them until a signal or the first failure of any."""
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(await KubeClient.connect(kubeconfig, context))
+        coordinators = Coordinators(client, is_direct=is_direct)
+        stack.push_async_callback(coordinators.close)
+        services = Services(
+            client=client,
+            mirror=Mirror(),
+            authorities=Authorities(client, options.operator_namespace),
+            coordinators=coordinators,
+            clock=utc_now,
+            options=options,
+        )
+        controller = Controller(services)
+        await stack.enter_async_context(HealthServer(controller, http_host, http_port))
+        log.info("trainyard %s serves %s", __version__, options.namespaces or "all namespaces")
+        await _until_stopped(controller, options)
+
+
+async def _until_stopped(controller: Controller, options: Options) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    tasks = [
+        asyncio.create_task(controller.run(), name="controller"),
+        asyncio.create_task(_watch(controller, options), name="watch"),
+        asyncio.create_task(stop.wait(), name="stop"),
+    ]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()  # a part that fails takes the process down; its successor starts afresh
+
+
+async def _watch(controller: Controller, options: Options) -> None:
+    registry = kopf.OperatorRegistry()
+    handlers.register(registry)
+    kopf_settings = kopf.OperatorSettings()
+    settings.configure(kopf_settings)
+    await kopf.operator(
+        registry=registry,
+        settings=kopf_settings,
+        standalone=True,
+        clusterwide=not options.namespaces,
+        namespaces=options.namespaces,
+        memo=kopf.Memo(controller=controller),
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,68 @@
+"""The command line; each command is a few lines around a function that can be tested alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from trainyard import __version__
+from trainyard.cli.fetch import FetchError, fetch, parse_target
+from trainyard.cluster.client import KubeClient
+
+app = typer.Typer(
+    help="Trainyard: elastic distributed and federated training on Kubernetes.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Kubeconfig = Annotated[
+    Path | None, typer.Option(help="Default: KUBECONFIG, else ~/.kube/config.", exists=True)
+]
+
+
+@app.command("fetch")
+def fetch_command(
+    job: Annotated[str, typer.Argument(help="dj/NAME")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")] = Path(),
+    namespace: Annotated[str, typer.Option("--namespace", "-n")] = "default",
+    kubeconfig: Kubeconfig = None,
+    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
+) -> None:
+    """Bring a job's final model and its metrics, also after the job has ended."""
+    console = Console(stderr=True)
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with console.status(f"fetching {job}"):
+            files = asyncio.run(_fetch(job, output, namespace, kubeconfig or _default(), context))
+    except FetchError as error:
+        console.print(f"[red]error:[/red] {error}")
+        raise typer.Exit(1) from None
+    for file in files:
+        console.print(f"{file} ({file.stat().st_size:,} bytes)")
+
+
+def _default() -> Path:
+    return Path(os.environ.get("KUBECONFIG", "~/.kube/config")).expanduser()
+
+
+async def _fetch(
+    job: str, output: Path, namespace: str, kubeconfig: Path, context: str | None
+) -> list[Path]:
+    async with await KubeClient.connect(kubeconfig, context) as client:
+        return await fetch(client, parse_target(job, namespace), output)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Entry point of `trainyard` and `kubectl-trainyard`."""
+    app()

@@ -1,0 +1,126 @@
+"""`trainyard fetch`: the final model and its metrics, from the coordinator or from the claim."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import secrets
+import tarfile
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, Role
+
+from trainyard.api import names
+from trainyard.api.jobs import DistributedJob, parse_job
+from trainyard.api.names import DISTRIBUTED_JOB, Key
+from trainyard.api.pods import Pod, parse_pod
+from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.execute import CommandError, execute
+from trainyard.render.fetching import fetch_pod
+
+CONTAINER = "trainer"
+EXPORT = ("trainyard-trainer", "export")
+START_SECONDS = 120.0
+KINDS = ("dj", "distributedjob", "distributedjobs", "distributedjob.trainyard.dev")
+
+
+class FetchError(Exception):
+    """What stands between the user and the model, in one sentence."""
+
+
+def parse_target(text: str, namespace: str) -> Key:
+    """`dj/NAME` or just `NAME`; raises FetchError."""
+    kind, _, name = text.rpartition("/")
+    if kind and kind.lower() not in KINDS:
+        raise FetchError(f"{text!r}: only DistributedJobs have a model to fetch: write dj/NAME")
+    return Key(DISTRIBUTED_JOB, namespace, name)
+
+
+async def fetch(client: KubeClient, key: Key, output: Path) -> list[Path]:
+    """Bring the job's files into the existing folder `output`; raises FetchError."""
+    try:
+        job = await _job(client, key)
+        async with _source(client, job) as pod:
+            return await _download(client, pod, output)
+    except (ApiError, CommandError) as error:
+        raise FetchError(f"{key}: {error}") from error
+
+
+async def _job(client: KubeClient, key: Key) -> DistributedJob:
+    path = collection(names.API_VERSION, names.DISTRIBUTED_JOBS, key.namespace)
+    return parse_job(await client.get(f"{path}/{key.name}"))
+
+
+@contextlib.asynccontextmanager
+async def _source(client: KubeClient, job: DistributedJob) -> AsyncIterator[Pod]:
+    """A running pod that has the job's state before it."""
+    if (coordinator := await _coordinator(client, job)) is not None:
+        yield coordinator
+        return
+    if not job.is_durable:
+        raise FetchError(
+            f"{job.key} has no running coordinator and no spec.state.claim: its result is gone. "
+            "Give the next run a claim, or a longer spec.ttlSecondsAfterFinished."
+        )
+    pods = collection("v1", "pods", job.key.namespace)
+    name = f"{job.key.name}-fetch-{secrets.token_hex(3)}"
+    await client.create(pods, fetch_pod(job, name))
+    try:
+        yield await _started(client, f"{pods}/{name}")
+    finally:
+        await client.delete(f"{pods}/{name}", grace_seconds=0)
+
+
+async def _coordinator(client: KubeClient, job: DistributedJob) -> Pod | None:
+    selector = f"{names.LABEL_JOB}={job.key.name},{names.LABEL_ROLE}={Role.COORDINATOR}"
+    path = collection("v1", "pods", job.key.namespace)
+    pods = [parse_pod(raw) async for raw in client.list_all(path, label_selector=selector)]
+    running = [p for p in pods if p.is_running and p.owner_uid == job.uid]
+    return max(running, key=lambda p: p.attempt, default=None)
+
+
+async def _started(client: KubeClient, path: str) -> Pod:
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    while True:
+        pod = parse_pod(await client.get(path))
+        if pod.is_running:
+            return pod
+        if pod.is_finished or asyncio.get_running_loop().time() > deadline:
+            trouble = pod.trouble_message or pod.reason or pod.phase
+            raise FetchError(f"the pod {pod.name} that reads the claim did not start: {trouble}")
+        await asyncio.sleep(0.5)
+
+
+async def _download(client: KubeClient, pod: Pod, output: Path) -> list[Path]:
+    with tempfile.TemporaryFile(dir=output) as archive:
+        async for chunk in execute(client, pod.namespace, pod.name, CONTAINER, EXPORT):
+            archive.write(chunk)
+        archive.seek(0)
+        return _unpack(archive, output)
+
+
+def _unpack(archive: object, output: Path) -> list[Path]:
+    """Take the known files out of the archive, whole or not at all."""
+    found = []
+    with tarfile.open(fileobj=archive) as tar:  # type: ignore[call-overload]
+        for member in tar:
+            if member.name in (MODEL_FILE, RESULT_FILE) and member.isfile():
+                tar.extract(member, output, filter="data")
+                found.append(output / member.name)
+    _verify(output, found)
+    return found
+
+
+def _verify(output: Path, found: list[Path]) -> None:
+    """The model must be the one that the result speaks of."""
+    if output / MODEL_FILE not in found or output / RESULT_FILE not in found:
+        raise FetchError("the job has no final model yet; see its status.phase")
+    expected = json.loads((output / RESULT_FILE).read_text()).get("model", {}).get("sha256")
+    with (output / MODEL_FILE).open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if expected and expected != actual:
+        raise FetchError(f"{MODEL_FILE} arrived damaged: sha256 {actual}, expected {expected}")

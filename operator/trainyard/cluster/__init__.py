@@ -1,0 +1,1 @@
+"""All I/O with the cluster: the Kubernetes API, the mirror of it, and the coordinators."""

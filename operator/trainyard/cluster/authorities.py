@@ -1,0 +1,133 @@
+"""The job authorities in the operator's namespace: made once, read back after a restart."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from trainyard_trainer.contract import Role
+
+from trainyard.api import names
+from trainyard.api.jobs import DistributedJob, parse_time
+from trainyard.api.names import Key
+from trainyard.cluster.certificates import (
+    RENEW_AFTER,
+    KeyPair,
+    client_context,
+    issue,
+    make_authority,
+)
+from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.render.secrets import authority_secret
+
+REMEMBERED = 512
+"""Authorities kept in memory; any other is read again when needed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """A job's authority, and when the leaves it signed should be renewed."""
+
+    pair: KeyPair
+    renew_at: datetime
+
+
+class Authorities:
+    """One Secret per job in the operator's own namespace."""
+
+    def __init__(self, client: KubeClient, namespace: str) -> None:
+        self._client = client
+        self._path = collection("v1", "secrets", namespace)
+        self._namespace = namespace
+        self._known: OrderedDict[str, Authority] = OrderedDict()
+
+    async def ensure(self, job: DistributedJob, now: datetime) -> Authority:
+        """The job's authority, made if there is none yet."""
+        if found := self._recall(job.uid):
+            return found
+        made = Authority(pair=make_authority(job.key, now), renew_at=now + RENEW_AFTER)
+        try:
+            await self._client.create(self._path, self._manifest(job, made))
+        except ApiError as error:
+            if not error.is_conflict:
+                raise
+            made = await self._read(job.uid)
+        return self._remember(job.uid, made)
+
+    async def find(self, uid: str) -> Authority | None:
+        """The job's authority, or None when there is none."""
+        if found := self._recall(uid):
+            return found
+        try:
+            return self._remember(uid, await self._read(uid))
+        except ApiError as error:
+            if error.is_missing:
+                return None
+            raise
+
+    async def renewed(self, job: DistributedJob, now: datetime) -> Authority:
+        """Note that new leaves have been issued."""
+        authority = await self.ensure(job, now)
+        fresh = Authority(pair=authority.pair, renew_at=now + RENEW_AFTER)
+        name = names.ca_secret_name(job.uid)
+        await self._client.apply(f"{self._path}/{name}", self._manifest(job, fresh))
+        return self._remember(job.uid, fresh)
+
+    async def delete(self, uid: str) -> None:
+        """Delete the authority of a job that is gone."""
+        self._known.pop(uid, None)
+        await self._client.delete(f"{self._path}/{names.ca_secret_name(uid)}")
+
+    async def list_owners(self) -> AsyncIterator[tuple[str, Key]]:
+        """The uid and key of every job that has an authority."""
+        selector = f"{names.LABEL_MANAGED_BY}={names.MANAGER},{names.LABEL_NAMESPACE}"
+        async for secret in self._client.list_all(self._path, label_selector=selector):
+            labels = secret["metadata"]["labels"]
+            uid = secret["metadata"].get("annotations", {}).get(names.ANNOTATION_JOB_UID, "")
+            key = Key(
+                labels[names.LABEL_KIND], labels[names.LABEL_NAMESPACE], labels[names.LABEL_JOB]
+            )
+            yield uid, key
+
+    async def operator_context(self, key: Key, uid: str, now: datetime) -> ssl.SSLContext | None:
+        """A TLS context by which the operator speaks to the job's coordinator."""
+        authority = await self.find(uid)
+        if authority is None:
+            return None
+        leaf = issue(authority.pair, key, Role.OPERATOR, now)
+        return client_context(authority.pair.certificate, leaf)
+
+    async def _read(self, uid: str) -> Authority:
+        secret = await self._client.get(f"{self._path}/{names.ca_secret_name(uid)}")
+        return _parse(secret)
+
+    def _manifest(self, job: DistributedJob, authority: Authority) -> dict[str, Any]:
+        pair = authority.pair
+        return authority_secret(
+            job, self._namespace, pair.certificate, pair.key, authority.renew_at
+        )
+
+    def _recall(self, uid: str) -> Authority | None:
+        if uid in self._known:
+            self._known.move_to_end(uid)
+        return self._known.get(uid)
+
+    def _remember(self, uid: str, authority: Authority) -> Authority:
+        self._known[uid] = authority
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return authority
+
+
+def _parse(secret: Mapping[str, Any]) -> Authority:
+    data = secret["data"]
+    pair = KeyPair(
+        certificate=base64.b64decode(data["ca.crt"]), key=base64.b64decode(data["ca.key"])
+    )
+    renew_at = secret["metadata"]["annotations"][names.ANNOTATION_RENEW_AT]
+    return Authority(pair=pair, renew_at=parse_time(renew_at))

@@ -1,0 +1,213 @@
+"""A thin client of the Kubernetes API on the official client's configuration and session.
+
+Raw dictionaries in and out: the typed models cost three times the request itself. Every answer that
+is not a success becomes an `ApiError` with the server's own sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import msgspec
+from kubernetes import aio as kube
+from kubernetes.aio import client as kube_client
+from kubernetes.aio import config as kube_config
+
+from trainyard.api.names import FIELD_MANAGER
+from trainyard.cluster.throttle import Lane, Throttle
+
+Object = dict[str, Any]
+
+APPLY = "application/apply-patch+yaml"
+JSON = "application/json"
+PAGE = 500
+"""Objects per page of a LIST: as kube-controller-manager, a compromise of memory and requests."""
+TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
+RETRIES = 8
+"""Attempts at a request that the server postpones (429, 503) or that never reached it."""
+
+
+class ApiError(Exception):
+    """The API server's refusal."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message or f"{status} {reason}")
+        self.status, self.reason, self.message = status, reason, message
+
+    @property
+    def is_conflict(self) -> bool:
+        """The object exists already, or is not in the expected state."""
+        return self.status == 409
+
+    @property
+    def is_missing(self) -> bool:
+        """The object does not exist."""
+        return self.status == 404
+
+
+def collection(api_version: str, plural: str, namespace: str = "") -> str:
+    """The path of a collection, for example `/api/v1/namespaces/default/pods`."""
+    root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+    return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+
+
+class KubeClient:
+    """Requests to one cluster; use as an asynchronous context manager."""
+
+    def __init__(self, configuration: Any, throttle: Throttle | None = None) -> None:
+        self._configuration = configuration
+        self._api = kube.client.ApiClient(configuration)
+        self.throttle = throttle or Throttle()
+        self.requests = 0
+        """Requests answered so far."""
+
+    @classmethod
+    async def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> Self:
+        """From a kubeconfig when one is given, else from the pod's service account."""
+        configuration = kube_client.Configuration()
+        configuration.connection_pool_maxsize = 0  # the throttle is the limit
+        if kubeconfig is None:
+            kube_config.load_incluster_config(client_configuration=configuration)
+        else:
+            await kube_config.load_kube_config(
+                config_file=str(kubeconfig), context=context, client_configuration=configuration
+            )
+        return cls(configuration)
+
+    async def __aenter__(self) -> Self:
+        rest = self._api.rest_client
+        rest.pool_manager = rest._create_pool_manager()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self._api.close()
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The session with the cluster's certificates."""
+        session: aiohttp.ClientSession | None = self._api.rest_client.pool_manager
+        assert session is not None, "use the client as a context manager"  # noqa: S101
+        return session
+
+    async def headers(self) -> dict[str, str]:
+        """Authentication, refreshed by the official client where it expires."""
+        settings = await self._configuration.auth_settings()
+        return {s["key"]: s["value"] for s in settings.values() if s["in"] == "header"}
+
+    def url(self, path: str) -> str:
+        """The absolute address of an API path."""
+        return f"{self._configuration.host}{path}"
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = JSON,
+        lane: Lane = Lane.WORK,
+    ) -> Object:
+        """One request; postponed ones (429, 503, no connection) are tried again for a while."""
+        data = None if body is None else msgspec.json.encode(body)
+        pause = 0.1
+        for attempt in range(RETRIES):
+            try:
+                async with self.throttle.slot(lane):
+                    return await self._once(method, path, query, data, content_type)
+            except ApiError as error:
+                if error.status not in (429, 503) or attempt == RETRIES - 1:
+                    raise
+                self.throttle.refused()
+            except (aiohttp.ClientConnectionError, TimeoutError) as error:
+                # A creation that may have arrived is repeated all the same: names are
+                # deterministic, so that the second one is refused as a conflict.
+                if attempt == RETRIES - 1:
+                    raise ApiError(0, "Unreachable", f"API server: {error!r}") from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
+        raise AssertionError("unreachable")
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        data: bytes | None,
+        content_type: str,
+    ) -> Object:
+        headers = {"Content-Type": content_type, **await self.headers()}
+        async with self.session.request(
+            method, self.url(path), params=query, data=data, headers=headers, timeout=TIMEOUT
+        ) as response:
+            text = await response.read()
+            self.requests += 1
+            if response.status >= 400:
+                raise _error(response, text)
+            self.throttle.accepted()
+            answer: Object = msgspec.json.decode(text)
+            return answer
+
+    async def get(self, path: str) -> Object:
+        """One object."""
+        return await self.request("GET", path)
+
+    async def create(self, path: str, body: Object) -> Object:
+        """A new object in the collection at `path`."""
+        return await self.request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=body)
+
+    async def apply(self, path: str, body: Object, *, lane: Lane = Lane.WORK) -> Object:
+        """Server-side apply: the object at `path` gets, and keeps only, the fields of `body`."""
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self.request(
+            "PATCH", path, query=query, body=body, content_type=APPLY, lane=lane
+        )
+
+    async def delete(self, path: str, uid: str = "", grace_seconds: int | None = None) -> None:
+        """Delete in the background; an object that is gone, or another by now, is a success."""
+        body: Object = {"propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
+        try:
+            await self.request("DELETE", path, body=body)
+        except ApiError as error:
+            if not (error.is_missing or error.is_conflict):
+                raise
+
+    async def list_all(
+        self, path: str, label_selector: str = "", field_selector: str = ""
+    ) -> AsyncIterator[Object]:
+        """Every object of a collection, page by page."""
+        query = {"limit": str(PAGE)}
+        if label_selector:
+            query["labelSelector"] = label_selector
+        if field_selector:
+            query["fieldSelector"] = field_selector
+        while True:
+            page = await self.request("GET", path, query=query)
+            for item in page["items"]:
+                yield item
+            token = page["metadata"].get("continue", "")
+            if not token:
+                return
+            query["continue"] = token
+
+
+def _error(response: aiohttp.ClientResponse, text: bytes) -> ApiError:
+    try:
+        answer = msgspec.json.decode(text)
+        return ApiError(response.status, answer.get("reason", ""), answer.get("message", ""))
+    except (msgspec.DecodeError, AttributeError):
+        return ApiError(response.status, response.reason or "", text[:500].decode(errors="replace"))

@@ -1,0 +1,173 @@
+"""Talking to coordinators: metrics come in by GET, Plans go out by PUT, both over mTLS."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import aiohttp
+import msgspec
+from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN, Plan
+
+from trainyard.api.names import Key, service_name
+from trainyard.api.pods import Pod
+from trainyard.api.report import Report
+from trainyard.cluster.client import KubeClient
+from trainyard.cluster.portforward import forward
+from trainyard.cluster.scrape import parse_report
+
+TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
+MAX_ANSWER_BYTES = 1 << 20
+MAX_SESSIONS = 256
+"""TLS sessions kept open; an older one is closed and would be opened again."""
+
+
+class UnreachableError(Exception):
+    """The coordinator did not answer, or not as one."""
+
+
+class StalePlanError(Exception):
+    """The coordinator has a plan of a higher generation."""
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(f"the coordinator has plan {generation} already")
+        self.generation = generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where one coordinator is reached."""
+
+    key: Key
+    pod: Pod
+    server_name: str
+    """The DNS name its certificate must show."""
+
+
+def address_of(key: Key, pod: Pod, cluster_domain: str) -> Address:
+    """The address of a running coordinator's pod."""
+    name = f"{service_name(key.name)}.{key.namespace}.svc.{cluster_domain}"
+    return Address(key=key, pod=pod, server_name=name)
+
+
+class Coordinators:
+    """Connections to the coordinators of all jobs, kept open between scrapes."""
+
+    def __init__(self, client: KubeClient, *, is_direct: bool) -> None:
+        self._client = client
+        self._is_direct = is_direct
+        self._open: OrderedDict[str, tuple[_Link, contextlib.AsyncExitStack]] = OrderedDict()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        while self._open:
+            _, (_, stack) = self._open.popitem()
+            await stack.aclose()
+
+    async def forget(self, pod_uid: str) -> None:
+        """Close the connection to one pod, for example because it is gone or failed."""
+        if entry := self._open.pop(pod_uid, None):
+            await entry[1].aclose()
+
+    def is_open(self, pod_uid: str) -> bool:
+        """Whether a connection stands, so that no certificate need be made for a new one."""
+        return pod_uid in self._open
+
+    async def scrape(self, address: Address, tls: ssl.SSLContext | None, now: datetime) -> Report:
+        """Read the metrics; raises UnreachableError."""
+        async with self._request(address, tls, "GET", PATH_METRICS) as response:
+            text = await _read(response)
+            if response.status != 200:
+                raise UnreachableError(f"metrics: HTTP {response.status}: {_short(text)}")
+            try:
+                return parse_report(text.decode(), now)
+            except ValueError as error:
+                raise UnreachableError(f"metrics are not OpenMetrics: {error}") from error
+
+    async def put_plan(self, address: Address, tls: ssl.SSLContext | None, plan: Plan) -> None:
+        """Send the Plan; raises StalePlanError or UnreachableError."""
+        async with self._request(address, tls, "PUT", PATH_PLAN, plan.encode()) as response:
+            text = await _read(response)
+            if response.status == 409:
+                raise StalePlanError(_generation(text))
+            if response.status != 200:
+                raise UnreachableError(f"plan: HTTP {response.status}: {_short(text)}")
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self,
+        address: Address,
+        tls: ssl.SSLContext | None,
+        method: str,
+        path: str,
+        body: str | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            link = await self._link(address, tls)
+            async with link.session.request(
+                method,
+                f"https://{link.host}{path}",
+                data=body,
+                server_hostname=address.server_name,
+                headers={"Content-Type": "application/json"} if body else None,
+            ) as response:
+                yield response
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            await self.forget(address.pod.uid)
+            raise UnreachableError(f"{type(error).__name__}: {error}") from error
+
+    async def _link(self, address: Address, tls: ssl.SSLContext | None) -> _Link:
+        uid = address.pod.uid
+        if uid in self._open:
+            self._open.move_to_end(uid)
+            return self._open[uid][0]
+        if tls is None:
+            raise UnreachableError("no TLS context for a new connection")
+        stack = contextlib.AsyncExitStack()
+        host = await self._host(address, stack)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls, limit=1), timeout=TIMEOUT)
+        )
+        link = _Link(host=host, session=session)
+        self._open[uid] = (link, stack)
+        if len(self._open) > MAX_SESSIONS:
+            _, (_, oldest) = self._open.popitem(last=False)
+            await oldest.aclose()
+        return link
+
+    async def _host(self, address: Address, stack: contextlib.AsyncExitStack) -> str:
+        if self._is_direct:
+            return f"{address.pod.ip}:{COORDINATOR_PORT}"
+        tunnel = forward(self._client, address.key.namespace, address.pod.name, COORDINATOR_PORT)
+        return f"127.0.0.1:{await stack.enter_async_context(tunnel)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Link:
+    host: str
+    session: aiohttp.ClientSession
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body, refused once it is longer than any honest one."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise UnreachableError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+def _generation(text: bytes) -> int:
+    try:
+        return int(msgspec.json.decode(text)["generation"])
+    except (ValueError, KeyError, TypeError):
+        raise UnreachableError(f"plan refused without a generation: {_short(text)}") from None
+
+
+def _short(text: bytes) -> str:
+    return text[:200].decode(errors="replace")

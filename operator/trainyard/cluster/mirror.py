@@ -1,0 +1,116 @@
+"""The operator's picture of the cluster: what the watches last said, cut down to what matters.
+
+Writes come from the watches, from the answers to our own requests (so that a decision never rests
+on a state older than our last act) and from the resync; an older resource version never overwrites
+a newer one. Reads are synchronous and never leave the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from trainyard.api.cluster import Cluster, Node
+from trainyard.api.jobs import DistributedJob
+from trainyard.api.names import Key
+from trainyard.api.pods import Pod
+
+PodKey = tuple[str, str]
+
+
+class Mirror:
+    """Jobs, pods, nodes and priority classes by name."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[Key, DistributedJob] = {}
+        self.priorities: dict[str, int] = {}
+        self._pods: dict[PodKey, Pod] = {}
+        self._pods_of: dict[Key, dict[PodKey, Pod]] = {}
+        self._nodes: dict[str, Node] = {}
+
+    def put_job(self, job: DistributedJob, *, only_known: bool = False) -> bool:
+        """Take the job in; False when the mirror knows a newer one already.
+
+        `only_known` is for answers to our own writes, which may overtake the job's deletion.
+        """
+        known = self.jobs.get(job.key)
+        if only_known and (known is None or known.uid != job.uid):
+            return False
+        if known and known.uid == job.uid and known.resource_version >= job.resource_version:
+            return False
+        self.jobs[job.key] = job
+        return True
+
+    def drop_job(self, key: Key, uid: str = "") -> DistributedJob | None:
+        """Forget the job unless another of the same name has taken its place."""
+        known = self.jobs.get(key)
+        if known is None or (uid and known.uid != uid):
+            return None
+        return self.jobs.pop(key)
+
+    def put_pod(self, pod: Pod) -> bool:
+        """Take the pod in if it is of use to us; False when nothing changed."""
+        place = (pod.namespace, pod.name)
+        known = self._pods.get(place)
+        if known and known.uid == pod.uid and known.resource_version >= pod.resource_version:
+            return False
+        if pod.job is None and (not pod.gpus or pod.is_finished):
+            return self.drop_pod(place) is not None
+        self._pods[place] = pod
+        if pod.job is not None:
+            self._pods_of.setdefault(pod.job, {})[place] = pod
+        return True
+
+    def drop_pod(self, place: PodKey, uid: str = "") -> Pod | None:
+        """Forget the pod unless another of the same name has taken its place."""
+        known = self._pods.get(place)
+        if known is None or (uid and known.uid != uid):
+            return None
+        del self._pods[place]
+        if known.job is not None:
+            siblings = self._pods_of.get(known.job, {})
+            siblings.pop(place, None)
+            if not siblings:
+                self._pods_of.pop(known.job, None)
+        return known
+
+    def pods_of(self, key: Key) -> tuple[Pod, ...]:
+        """The job's pods, finished and leaving ones too."""
+        return tuple(self._pods_of.get(key, {}).values())
+
+    def put_node(self, node: Node) -> bool:
+        """Take the node in; False when nothing that matters changed."""
+        if self._nodes.get(node.name) == node:
+            return False
+        self._nodes[node.name] = node
+        return True
+
+    def drop_node(self, name: str) -> bool:
+        """Forget the node."""
+        return self._nodes.pop(name, None) is not None
+
+    def cluster(self) -> Cluster:
+        """Nodes and accelerator pods, as the scheduler's rules see them."""
+        return Cluster(
+            nodes=tuple(self._nodes.values()),
+            pods=tuple(
+                pod.as_gpu_pod() for pod in self._pods.values() if pod.gpus and not pod.is_finished
+            ),
+        )
+
+    def replace_all(
+        self, jobs: Mapping[Key, str], pods: Mapping[PodKey, str], nodes: Iterable[str]
+    ) -> set[Key]:
+        """Forget all that a complete listing (name → uid) no longer has; the jobs concerned."""
+        dirty: set[Key] = set()
+        for key, job in list(self.jobs.items()):
+            if jobs.get(key) != job.uid:
+                dirty.add(key)
+                del self.jobs[key]
+        for place, pod in list(self._pods.items()):
+            if pods.get(place) != pod.uid:
+                self.drop_pod(place)
+                if pod.job is not None:
+                    dirty.add(pod.job)
+        for name in self._nodes.keys() - set(nodes):
+            del self._nodes[name]
+        return dirty

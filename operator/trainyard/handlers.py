@@ -1,0 +1,47 @@
+"""Every kopf decorator: note the object, mark its key dirty.
+
+Only `on.event`: it writes no annotation, adds no finalizer and sends no request. Each handler is a
+call into the controller that is in the memo, and returns at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import kopf
+
+from trainyard.api import names
+from trainyard.reconcile.controller import Controller
+
+
+def register(registry: kopf.OperatorRegistry) -> None:
+    """Put the handlers into the registry."""
+    kopf.on.event(names.GROUP, names.VERSION, names.DISTRIBUTED_JOBS, registry=registry)(on_job)
+    kopf.on.event("", "v1", "pods", registry=registry)(on_pod)
+    kopf.on.event("", "v1", "nodes", registry=registry)(on_node)
+    kopf.on.login(registry=registry)(login)
+
+
+async def on_job(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
+    """A DistributedJob."""
+    _controller(memo).job_event(event["type"], cast("dict[str, Any]", event["object"]))
+
+
+async def on_pod(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
+    """A pod: ours, or one that holds accelerators we share with strangers."""
+    _controller(memo).pod_event(event["type"], cast("dict[str, Any]", event["object"]))
+
+
+async def on_node(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
+    """A node."""
+    _controller(memo).node_event(event["type"], cast("dict[str, Any]", event["object"]))
+
+
+async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    """The pod's service account, else the kubeconfig named by KUBECONFIG."""
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+
+def _controller(memo: Any) -> Controller:
+    controller: Controller = memo.controller
+    return controller

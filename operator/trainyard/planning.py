@@ -1,0 +1,82 @@
+"""PURE: the pods that are wanted × the pods that are there → what to create and delete.
+
+Applied again and again it converges from any state, because each answer depends on the present
+alone: a wanted place without a live pod gets one under a name that nobody has, whatever else is in
+its way is deleted by uid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from trainyard_trainer.contract import Role
+
+from trainyard.api.pods import Pod
+from trainyard.policy.lifecycle import Wish
+from trainyard.policy.roster import Roster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A pod to create: its place, and the attempt that makes its name new."""
+
+    role: Role
+    index: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """What to do now, and when to look again if nothing else happens."""
+
+    create: tuple[Slot, ...] = ()
+    delete: tuple[Pod, ...] = ()
+    again_at: datetime | None = None
+
+
+def plan(wish: Wish, roster: Roster, recorded: frozenset[str], term: int, now: datetime) -> Steps:
+    """The steps from `roster` towards `wish`.
+
+    `recorded` are the uids of failures that the status holds: only then may a failed pod go, so
+    that no failure is forgotten by a crash between seeing and counting it. `term` is the highest
+    term ever used, so that a new coordinator fences all before it.
+    """
+    missing = _missing(wish, roster, term)
+    is_early = wish.replace_at is not None and now < wish.replace_at
+    held = [s for s in missing if is_early and s.attempt > 1]
+    return Steps(
+        create=tuple(s for s in missing if s not in held),
+        delete=(*_unwanted(wish, roster), *_done(wish, roster, recorded)),
+        again_at=wish.replace_at if held else None,
+    )
+
+
+def _missing(wish: Wish, roster: Roster, term: int) -> list[Slot]:
+    slots = []
+    if wish.coordinator and roster.coordinator is None:
+        attempt = max(term, roster.term) + 1
+        slots.append(Slot(role=Role.COORDINATOR, index=0, attempt=attempt))
+    for index in range(wish.workers):
+        if index not in roster.workers:
+            attempt = roster.attempts.get((Role.WORKER, index), 0) + 1
+            slots.append(Slot(role=Role.WORKER, index=index, attempt=attempt))
+    return slots
+
+
+def _unwanted(wish: Wish, roster: Roster) -> list[Pod]:
+    """Live pods beyond the wish; the highest indices go first by construction."""
+    extra = list(roster.surplus)
+    if wish.keeps_live:
+        return extra
+    extra += [pod for index, pod in roster.workers.items() if index >= wish.workers]
+    if roster.coordinator is not None and not wish.coordinator:
+        extra.append(roster.coordinator)
+    return extra
+
+
+def _done(wish: Wish, roster: Roster, recorded: frozenset[str]) -> list[Pod]:
+    """Finished pods whose end is known; they hold nothing but their names and logs."""
+    if wish.keeps_finished:
+        return []
+    return [p for p in roster.finished if p.phase == "Succeeded" or p.uid in recorded]

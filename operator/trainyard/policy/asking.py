@@ -1,0 +1,128 @@
+"""From a job and its pods to what it asks of the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from trainyard.api.cluster import Toleration
+from trainyard.api.conditions import Type, is_true
+from trainyard.api.durations import parse_duration
+from trainyard.api.jobs import DistributedJob, parse_time
+from trainyard.api.pods import Pod
+from trainyard.api.report import Report
+from trainyard.api.spec import DistributedJobSpec
+from trainyard.api.status import ScalingStatus
+from trainyard.policy.demand import Demand, PastChange, Reason, Throughput
+from trainyard.policy.lifecycle import is_finished
+from trainyard.policy.roster import sort_pods
+from trainyard.policy.support import unsupported
+
+
+def wants_gpus(job: DistributedJob) -> bool:
+    """Whether the scheduler has anything to decide for this job."""
+    return (
+        job.is_ours
+        and not job.is_deleting
+        and not job.spec.suspend
+        and not is_finished(job)
+        and not unsupported(job.spec)
+    )
+
+
+def demand_of(
+    job: DistributedJob,
+    scaling: ScalingStatus,
+    report: Report | None,
+    priorities: Mapping[str, int],
+) -> Demand:
+    """The job's side of `allocate`; call only when `wants_gpus`."""
+    spec = job.spec
+    return Demand(
+        key=job.key,
+        created_at=job.created_at,
+        priority=priorities.get(spec.priority_class_name, 0),
+        resource=spec.workers.gpu_resource,
+        gpus_per_worker=spec.workers.gpus,
+        node_selector=spec.workers.template.node_selector,
+        tolerations=tolerations_of(spec),
+        min_workers=spec.workers.min,
+        max_workers=spec.workers.max,
+        start_workers=spec.workers.replicas,
+        policy=spec.scaling.policy,
+        mode=spec.scaling.mode,
+        min_gain=spec.scaling.min_gain,
+        cooldown=parse_duration(spec.scaling.cooldown),
+        max_changes_per_hour=spec.scaling.max_changes_per_hour,
+        admitted_workers=scaling.desired,
+        admitted_at=_time(scaling.decided_at) if scaling.desired else None,
+        is_running=_is_steady(job, scaling, report),
+        refused_until=_refused_until(scaling),
+        decided_at=_time(scaling.decided_at),
+        measured_at=report.at if report else None,
+        profile=tuple(
+            Throughput(
+                nodes=m.nodes,
+                workers=m.workers,
+                local_batch=m.local_batch,
+                samples_per_second=m.samples_per_second,
+                steps=m.steps,
+            )
+            for m in scaling.profile
+        ),
+        history=tuple(
+            PastChange(
+                from_workers=c.from_,
+                to_workers=c.to,
+                decided_at=parse_time(c.decided_at),
+                expected_speedup=c.expected_speedup,
+                measured_speedup=c.measured_speedup,
+            )
+            for c in scaling.history
+        ),
+    )
+
+
+def tolerations_of(spec: DistributedJobSpec) -> tuple[Toleration, ...]:
+    """What workers tolerate: the accelerator's own taint, and what the template adds."""
+    asked = [
+        Toleration(
+            key=t.get("key", ""),
+            operator=t.get("operator", "Equal"),
+            value=t.get("value", ""),
+            effect=t.get("effect", ""),
+        )
+        for t in spec.workers.template.tolerations
+    ]
+    if spec.workers.gpus:
+        asked.append(Toleration(key=spec.workers.gpu_resource, operator="Exists"))
+    return tuple(asked)
+
+
+def initial_scaling(job: DistributedJob, pods: tuple[Pod, ...]) -> ScalingStatus:
+    """What a restarted operator takes as decided: the status, else what it finds running."""
+    scaling = job.status.scaling or ScalingStatus()
+    if scaling.desired or is_true(job.status.conditions, Type.ADMITTED):
+        return scaling
+    found = len(sort_pods(pods, job.uid).workers)
+    if not found or not wants_gpus(job):
+        return scaling
+    return ScalingStatus(
+        desired=found, recommended=found, reason=Reason.ADMITTED, message="Found running."
+    )
+
+
+def _is_steady(job: DistributedJob, scaling: ScalingStatus, report: Report | None) -> bool:
+    return (
+        report is not None
+        and is_true(job.status.conditions, Type.RUNNING)
+        and report.active_workers == scaling.desired
+    )
+
+
+def _refused_until(scaling: ScalingStatus) -> datetime | None:
+    return _time(scaling.cooldown_until) if scaling.reason == Reason.START_TIMED_OUT else None
+
+
+def _time(text: str) -> datetime | None:
+    return parse_time(text) if text else None

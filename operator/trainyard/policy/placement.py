@@ -1,0 +1,177 @@
+"""Which accelerators are free, and how many workers of one shape fit on them.
+
+It stands apart because reservations, admission and growth must count the same GPUs once: they
+share one ledger per allocation. Where a pod really goes is kube-scheduler's choice; the ledger
+packs jobs on few nodes, as their affinity asks, to know that a placement exists.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+from trainyard.api.cluster import Cluster, Node, Toleration
+from trainyard.policy.demand import Demand
+
+_REPELLING: Final = frozenset({"NoSchedule", "NoExecute"})
+_NOWHERE: Final[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a worker asks of a node; jobs of equal shape compete for the same places."""
+
+    resource: str
+    gpus: int
+    selector: tuple[tuple[str, str], ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+
+    @classmethod
+    def of(cls, job: Demand) -> Self:
+        """The shape of the job's workers."""
+        return cls(
+            resource=job.resource,
+            gpus=job.gpus_per_worker,
+            selector=tuple(sorted(job.node_selector.items())),
+            tolerations=job.tolerations,
+        )
+
+
+def matches(node: Node, shape: Shape) -> bool:
+    """Whether kube-scheduler might ever put such a worker on the node, were it ready and empty."""
+    return (
+        node.gpus.get(shape.resource, 0) >= shape.gpus
+        and all(node.labels.get(key) == value for key, value in shape.selector)
+        and all(
+            any(toleration.tolerates(taint) for toleration in shape.tolerations)
+            for taint in node.taints
+            if taint.effect in _REPELLING
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """The nodes that a shape can have, whatever runs on them at the moment."""
+
+    matching: int
+    """Nodes that could ever hold such a worker, ready or not."""
+    usable: frozenset[str]
+    """Names of those that are ready."""
+    capacity: int
+    """Workers that all matching nodes would hold if they were empty."""
+    ready_capacity: int
+    """Workers that the ready ones would hold if they were empty."""
+
+
+class Ledger:
+    """GPUs not spoken for, node by node, while one allocation is worked out.
+
+    The only thing in these rules that changes; it is made and dropped inside one `allocate`.
+    Answers are remembered until the next change, as most jobs ask what others asked before.
+    """
+
+    __slots__ = ("_claims", "_closed", "_free", "_grounds", "_nodes", "_rooms", "_totals")
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._nodes = sorted(cluster.nodes, key=lambda node: node.name)
+        self._free: dict[str, dict[str, int]] = {}
+        for node in self._nodes:
+            for resource, gpus in node.gpus.items():
+                self._free.setdefault(resource, {})[node.name] = gpus
+        for pod in cluster.pods:
+            if pod.node in (free := self._free.get(pod.resource, {})):
+                free[pod.node] -= pod.gpus
+        self._closed: dict[str, frozenset[str]] = {}
+        self._claims: Counter[tuple[str, frozenset[str]]] = Counter()
+        self._grounds: dict[Shape, Ground] = {}
+        self._rooms: dict[tuple[Shape, frozenset[str]], dict[str, int]] = {}
+        self._totals: dict[Shape, tuple[int, int]] = {}
+
+    def ground(self, shape: Shape) -> Ground:
+        """The nodes that the shape can have."""
+        if shape not in self._grounds:
+            self._grounds[shape] = _ground(self._nodes, shape)
+        return self._grounds[shape]
+
+    def slots(self, shape: Shape, *, with_claimed: bool = False) -> int:
+        """How many workers of the shape fit now, by default without the claimed nodes."""
+        without = _NOWHERE if with_claimed else self._closed.get(shape.resource, _NOWHERE)
+        return sum(self._rooms_for(shape, without).values())
+
+    def free(self, shape: Shape) -> tuple[int, int]:
+        """Free GPUs on the nodes that the shape could use, and the number of nodes with any."""
+        if shape not in self._totals:
+            free = self._free.get(shape.resource, {})
+            gpus = [free[name] for name in self.ground(shape).usable if free[name] > 0]
+            self._totals[shape] = sum(gpus), len(gpus)
+        return self._totals[shape]
+
+    def claims(self, shape: Shape) -> int:
+        """How many jobs have claimed nodes that the shape could use."""
+        usable = self.ground(shape).usable
+        return sum(
+            count
+            for (resource, nodes), count in self._claims.items()
+            if resource == shape.resource and not nodes.isdisjoint(usable)
+        )
+
+    def take(self, shape: Shape, workers: int, *, avoid: frozenset[str] = _NOWHERE) -> int:
+        """Place up to `workers` outside claimed and avoided nodes; returns how many found room."""
+        without = self._closed.get(shape.resource, _NOWHERE)
+        rooms = self._rooms_for(shape, avoid | without if avoid else without)
+        chosen = _pack(rooms, workers) if workers > 0 else []
+        for name, count in chosen:
+            self._free[shape.resource][name] -= count * shape.gpus
+        if chosen:
+            self._rooms.clear()
+            self._totals.clear()
+        return sum(count for _, count in chosen)
+
+    def claim(self, shape: Shape) -> None:
+        """Keep every node that the shape could use for a job that waits: no later one gets in."""
+        usable = self.ground(shape).usable
+        closed = self._closed.get(shape.resource, _NOWHERE)
+        self._claims[shape.resource, usable] += 1
+        if not usable <= closed:
+            self._closed[shape.resource] = closed | usable
+
+    def _rooms_for(self, shape: Shape, without: frozenset[str]) -> dict[str, int]:
+        """Workers that fit now by node, nodes without room left out."""
+        question = (shape, without)
+        if question not in self._rooms:
+            free, gpus = self._free.get(shape.resource, {}), shape.gpus
+            self._rooms[question] = {
+                name: free[name] // gpus
+                for name in self.ground(shape).usable - without
+                if free[name] >= gpus
+            }
+        return self._rooms[question]
+
+
+def _ground(nodes: Iterable[Node], shape: Shape) -> Ground:
+    matching = [node for node in nodes if matches(node, shape)]
+    ready = [node for node in matching if node.is_ready]
+    return Ground(
+        matching=len(matching),
+        usable=frozenset(node.name for node in ready),
+        capacity=sum(node.gpus[shape.resource] // shape.gpus for node in matching),
+        ready_capacity=sum(node.gpus[shape.resource] // shape.gpus for node in ready),
+    )
+
+
+def _pack(rooms: Mapping[str, int], workers: int) -> list[tuple[str, int]]:
+    """Spread workers over few nodes: whole roomy ones, then the one where they fit tightest."""
+    left, chosen = dict(rooms), []
+    if workers > max(rooms.values(), default=0):
+        for name in sorted(rooms, key=lambda name: (-rooms[name], name)):
+            if workers <= rooms[name]:
+                break
+            chosen.append((name, left.pop(name)))
+            workers -= rooms[name]
+    enough = [(room, name) for name, room in left.items() if room >= workers]
+    if workers and enough:
+        chosen.append((min(enough)[1], workers))
+    return chosen

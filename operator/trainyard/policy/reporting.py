@@ -1,0 +1,105 @@
+"""From a verdict to the status that is written: the one place where a status is put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+from trainyard_trainer.contract import Role
+
+from trainyard.api import names
+from trainyard.api.conditions import Type, merge_conditions
+from trainyard.api.jobs import DistributedJob, format_time
+from trainyard.api.report import Report
+from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingStatus
+from trainyard.policy.lifecycle import Verdict
+from trainyard.policy.roster import Roster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What a status is made from."""
+
+    verdict: Verdict
+    roster: Roster
+    scaling: ScalingStatus
+    report: Report | None
+    term: int
+    """The highest term ever used."""
+    plan_generation: int
+    now: datetime
+
+
+def status_of(job: DistributedJob, found: Findings) -> DistributedJobStatus:
+    """The whole status; equal inputs but for the time give an equal status."""
+    old, verdict, now = job.status, found.verdict, format_time(found.now)
+    active = sum(pod.is_running for pod in found.roster.workers.values())
+    return DistributedJobStatus(
+        observed_generation=job.generation,
+        phase=verdict.phase,
+        conditions=merge_conditions(old.conditions, verdict.claims, now, job.generation),
+        selector=f"{names.LABEL_JOB}={job.key.name},{names.LABEL_ROLE}={Role.WORKER}",
+        replicas=active,
+        term=max(old.term, found.term),
+        restarts=verdict.restarts,
+        plan_generation=found.plan_generation,
+        start_time=old.start_time or (now if verdict.started else ""),
+        completion_time=old.completion_time or (now if verdict.completed else ""),
+        failures=verdict.failures,
+        training=_training(old.training, found),
+        scaling=msgspec.structs.replace(found.scaling, current=active),
+    )
+
+
+def _training(old: TrainingStatus | None, found: Findings) -> TrainingStatus | None:
+    report, final = found.report, found.verdict.evaluation
+    if report is None or report.term == 0:
+        return (
+            old
+            if not final
+            else msgspec.structs.replace(old or TrainingStatus(), evaluation=_rounded(final))
+        )
+    return TrainingStatus(
+        term=report.term,
+        view=report.view,
+        step=report.step,
+        epoch=round(report.epoch, 3),
+        samples=report.samples,
+        loss=None if report.loss is None else round(report.loss, 6),
+        evaluation=_rounded(final or dict(report.evaluation)),
+        samples_per_second=_present_throughput(report),
+        workers=report.active_workers,
+        checkpoint_step=report.checkpoint_step if report.checkpoint_step >= 0 else None,
+        at=format_time(report.at),
+    )
+
+
+def _present_throughput(report: Report) -> float | None:
+    rows = [m for m in report.profile if m.workers == report.active_workers]
+    steps = sum(m.steps for m in rows)
+    if not steps:
+        return None
+    return round(sum(m.samples_per_second * m.steps for m in rows) / steps, 2)
+
+
+def _rounded(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in metrics.items()}
+
+
+def is_urgent(old: DistributedJobStatus, new: DistributedJobStatus) -> bool:
+    """Whether more than metrics differ, so that the status is written at once."""
+    return _without_metrics(old) != _without_metrics(new)
+
+
+def _without_metrics(status: DistributedJobStatus) -> DistributedJobStatus:
+    scaling = status.scaling
+    if scaling is not None:
+        scaling = msgspec.structs.replace(
+            scaling, message="", profile=[], stall_seconds=None, cost_gpu_seconds=None
+        )
+    conditions = [
+        msgspec.structs.replace(c, message="") if c.type == Type.ADMITTED else c
+        for c in status.conditions
+    ]
+    return msgspec.structs.replace(status, training=None, scaling=scaling, conditions=conditions)

@@ -1,0 +1,87 @@
+"""Talking to one coordinator: its Plan goes out, its metrics come in, again and again.
+
+In a queue of its own, so that a coordinator that does not answer delays nobody's reconcile.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from dataclasses import replace
+
+from trainyard_trainer.contract import Plan
+
+from trainyard.api.jobs import DistributedJob
+from trainyard.api.names import Key
+from trainyard.api.pods import Pod
+from trainyard.cluster.coordinator import Address, StalePlanError, UnreachableError, address_of
+from trainyard.policy.lifecycle import is_finished
+from trainyard.policy.roster import sort_pods
+from trainyard.reconcile.services import Services
+from trainyard.reconcile.state import JobState
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS = 0.25
+"""A coordinator's process listens a moment after its pod runs."""
+RETRY_CAP_SECONDS = 30.0
+
+
+async def contact(services: Services, key: Key, told: Callable[[Key], None]) -> float | None:
+    """Send the Plan if it is not taken yet, read the metrics; the seconds until the next time.
+
+    `told` is called when there is something new to act on.
+    """
+    job, state = services.mirror.jobs.get(key), services.memory.jobs.get(key)
+    if job is None or state is None or job.is_deleting or is_finished(job):
+        return None
+    pod = sort_pods(services.mirror.pods_of(key), job.uid).coordinator
+    if pod is None or not pod.is_running:
+        return None  # its next event starts this again
+    try:
+        await _talk(services, job, state, pod)
+    except UnreachableError as error:
+        state.contact_failures += 1
+        services.metrics.scrapes.labels("failed").inc()
+        log.debug("%s: no answer (%d in a row): %s", key, state.contact_failures, error)
+        pause: float = FIRST_RETRY_SECONDS * 2 ** min(state.contact_failures - 1, 10)
+        return min(pause, RETRY_CAP_SECONDS)
+    state.contact_failures = 0
+    services.metrics.scrapes.labels("ok").inc()
+    told(key)
+    # Jitter spreads the scrapes of jobs that started together.
+    return services.options.scrape_interval.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311
+
+
+async def _talk(services: Services, job: DistributedJob, state: JobState, pod: Pod) -> None:
+    address = address_of(job.key, pod, services.options.cluster_domain)
+    tls = await _tls(services, job, pod)
+    plan = state.plan
+    if plan is not None and state.acknowledged != (pod.uid, plan.generation):
+        await _send(services, state, address, tls, plan)
+    state.report = await services.coordinators.scrape(address, tls, services.clock())
+
+
+async def _tls(services: Services, job: DistributedJob, pod: Pod) -> ssl.SSLContext | None:
+    """A context with a fresh certificate, unless the connection stands already."""
+    if services.coordinators.is_open(pod.uid):
+        return None
+    context = await services.authorities.operator_context(job.key, job.uid, services.clock())
+    if context is None:
+        raise UnreachableError(f"{job.key} has no certificate authority")
+    return context
+
+
+async def _send(
+    services: Services, state: JobState, address: Address, tls: ssl.SSLContext | None, plan: Plan
+) -> None:
+    try:
+        await services.coordinators.put_plan(address, tls, plan)
+    except StalePlanError as stale:
+        # An earlier operator went further than its last status says: take up from there.
+        plan = replace(plan, generation=stale.generation + 1)
+        await services.coordinators.put_plan(address, tls, plan)
+        state.plan, state.plan_generation = plan, plan.generation
+    state.acknowledged = (address.pod.uid, plan.generation)

@@ -1,0 +1,163 @@
+"""The controller: events in, reconciles out.
+
+It owns the queues and knows which event touches what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from trainyard.api.jobs import UnreadableJobError, parse_job
+from trainyard.api.names import Key
+from trainyard.api.nodes import parse_node
+from trainyard.api.pods import parse_pod
+from trainyard.reconcile.contact import contact
+from trainyard.reconcile.distributed import reconcile
+from trainyard.reconcile.queue import WorkQueue
+from trainyard.reconcile.resync import resync
+from trainyard.reconcile.scheduler import Scheduler
+from trainyard.reconcile.services import Services
+
+log = logging.getLogger(__name__)
+
+RESYNC_SETTLE_SECONDS = 1.0
+"""Several watches reconnect together; one listing serves them all."""
+
+
+class Controller:
+    """Mirror, queues and scheduler of one operator process."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        options = services.options
+        self.queue: WorkQueue[Key] = WorkQueue(
+            "reconcile", self._reconcile, workers=options.workers
+        )
+        self.contacts: WorkQueue[Key] = WorkQueue(
+            "contact", self._contact, workers=options.contacts, settle_seconds=0.0
+        )
+        self.scheduler = Scheduler(services, self.queue.add)
+        self._resync_wanted = asyncio.Event()
+        self.is_synced = False
+        """Whether the first listing is complete; nothing is reconciled before."""
+
+    async def run(self) -> None:
+        """List everything once, then reconcile until cancelled."""
+        await self._resync()
+        self.is_synced = True
+        for key in self.services.mirror.jobs:
+            self.queue.add(key)
+        self.scheduler.poke()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.queue.run())
+            group.create_task(self.contacts.run())
+            group.create_task(self.scheduler.run())
+            group.create_task(self._resync_for_ever())
+
+    def job_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
+        """A job was listed (None), added, modified or deleted."""
+        try:
+            job = parse_job(raw)
+        except UnreadableJobError as error:
+            log.error("%s", error)
+            return
+        if kind == "DELETED":
+            self.services.mirror.drop_job(job.key, job.uid)
+        elif not self.services.mirror.put_job(job):
+            return
+        self._noticed_listing(kind)
+        self.queue.add(job.key)
+        self.scheduler.poke()
+
+    def pod_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
+        """A pod was listed (None), added, modified or deleted."""
+        pod = parse_pod(raw)
+        mirror = self.services.mirror
+        if kind == "DELETED":
+            changed = mirror.drop_pod((pod.namespace, pod.name), pod.uid) is not None
+        else:
+            changed = mirror.put_pod(pod)
+        self._noticed_listing(kind)
+        if not changed:
+            return
+        if pod.job is not None:
+            self.queue.add(pod.job)
+        if pod.gpus and (kind == "DELETED" or pod.is_finished or pod.job is None):
+            self.scheduler.poke()
+
+    def node_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
+        """A node was listed (None), added, modified or deleted."""
+        node = parse_node(raw)
+        mirror = self.services.mirror
+        changed = mirror.drop_node(node.name) if kind == "DELETED" else mirror.put_node(node)
+        if changed:
+            self.scheduler.poke()
+
+    def observe(self) -> None:
+        """Bring the gauges up to date; called before they are read."""
+        metrics, services = self.services.metrics, self.services
+        metrics.queue.labels("reconcile").set(self.queue.depth)
+        metrics.queue.labels("contact").set(self.contacts.depth)
+        metrics.requests.set(services.client.requests)
+        metrics.request_limit.set(services.client.throttle.limit)
+        metrics.jobs.clear()
+        for phase, count in Counter(j.status.phase for j in services.mirror.jobs.values()).items():
+            metrics.jobs.labels(phase or "New").set(count)
+
+    def _noticed_listing(self, kind: str | None) -> None:
+        # A listing after the first means that a watch was disconnected: what was deleted
+        # meanwhile is not in it.
+        if kind is None and self.is_synced:
+            self._resync_wanted.set()
+
+    async def _reconcile(self, key: Key) -> float | None:
+        metrics = self.services.metrics
+        try:
+            with metrics.reconcile_seconds.time():
+                outcome = await reconcile(self.services, key)
+        except Exception:
+            metrics.reconciles.labels("failed").inc()
+            raise
+        metrics.reconciles.labels("ok").inc()
+        if outcome.tick:
+            self.scheduler.poke()
+        if outcome.contact:
+            self.contacts.add(key)
+        if key not in self.services.mirror.jobs:
+            self.queue.forget(key)
+            self.contacts.forget(key)
+        return outcome.again_seconds
+
+    async def _contact(self, key: Key) -> float | None:
+        return await contact(self.services, key, self._told)
+
+    def _told(self, key: Key) -> None:
+        self.queue.add(key)
+        self.scheduler.poke()
+
+    async def _resync(self) -> None:
+        dirty = await resync(self.services)
+        for key in dirty:
+            self.queue.add(key)
+        if dirty:
+            self.scheduler.poke()
+
+    async def _resync_for_ever(self) -> None:
+        interval = self.services.options.resync_interval.total_seconds()
+        while True:
+            pause = interval * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+            try:
+                await asyncio.wait_for(self._resync_wanted.wait(), pause)
+                await asyncio.sleep(RESYNC_SETTLE_SECONDS)
+            except TimeoutError:
+                pass
+            self._resync_wanted.clear()
+            try:
+                await self._resync()
+            except Exception:
+                log.exception("resync failed; the next one tries again")

@@ -1,0 +1,234 @@
+"""One DistributedJob: observe → decide → render → plan → apply → report.
+
+Idempotent and level-triggered: it looks at what is, never at what happened, and would reach the
+same state from any starting point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from trainyard_trainer.contract import Plan
+
+from trainyard.api import names
+from trainyard.api.jobs import DistributedJob, format_time, parse_job
+from trainyard.api.names import Key
+from trainyard.api.status import DistributedJobStatus
+from trainyard.cluster.client import ApiError, collection
+from trainyard.cluster.throttle import Lane
+from trainyard.planning import Steps, plan
+from trainyard.policy.asking import initial_scaling, wants_gpus
+from trainyard.policy.lifecycle import Look, Verdict, judge, with_refusal
+from trainyard.policy.reporting import Findings, is_urgent, status_of
+from trainyard.policy.roster import Roster, sort_pods
+from trainyard.policy.scaling import record_report, refuse_start, release
+from trainyard.reconcile.children import create_pod, delete_job, delete_pod, ensure_children
+from trainyard.reconcile.services import Services
+from trainyard.reconcile.state import JobState
+from trainyard.render.events import event, notices
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What the controller does after a reconcile."""
+
+    again_seconds: float | None = None
+    tick: bool = False
+    """GPUs were released or are wanted: the scheduler should look."""
+    contact: bool = False
+    """The coordinator should be talked to now."""
+
+
+async def reconcile(services: Services, key: Key) -> Outcome:
+    """Bring one job a step closer to what is wanted of it."""
+    job = services.mirror.jobs.get(key)
+    if job is None or job.is_deleting:
+        return await _forget(services, key, job)
+    if not job.is_ours:
+        return Outcome()
+    state = remember(services, job)
+    if wants_gpus(job) and not state.scaling.reason and not state.scaling.desired:
+        return Outcome(tick=True)  # nothing decided yet: the scheduler comes first
+    roster = sort_pods(services.mirror.pods_of(key), job.uid)
+    now = services.clock()
+    verdict = judge(_look(services, job, state, roster, now))
+    if verdict.delete_job:
+        await delete_job(services, job)
+        return Outcome()
+    was_holding = state.scaling.desired
+    _settle_scaling(state, verdict, services, now)
+    state.plan = _wanted_plan(state, verdict)
+    steps = _steps(job, roster, verdict, now)
+    if verdict.wish.coordinator:
+        await ensure_children(services, job, state)
+    refusal = await _apply(services, job, steps)
+    if refusal is not None:
+        verdict = with_refusal(verdict, refusal.message)
+    await _report(services, job, state, verdict, now)
+    if refusal is not None:
+        raise refusal
+    return Outcome(
+        again_seconds=_seconds_until(now, verdict.again_at, steps.again_at),
+        tick=was_holding != state.scaling.desired,
+        contact=_needs_contact(state, roster),
+    )
+
+
+def remember(services: Services, job: DistributedJob) -> JobState:
+    """What this process knows of the job; begun from its status and its pods."""
+    state = services.memory.jobs.get(job.key)
+    if state is None or state.uid != job.uid:
+        pods = services.mirror.pods_of(job.key)
+        state = JobState(
+            uid=job.uid,
+            scaling=initial_scaling(job, pods),
+            plan_generation=job.status.plan_generation,
+        )
+        services.memory.jobs[job.key] = state
+    return state
+
+
+async def _forget(services: Services, key: Key, job: DistributedJob | None) -> Outcome:
+    """A job that is gone leaves one thing behind that Kubernetes does not collect."""
+    if job is not None:
+        return Outcome()  # its owner references do the rest; the deletion's event comes back here
+    state = services.memory.jobs.pop(key, None)
+    if state is not None:
+        await services.authorities.delete(state.uid)
+    return Outcome(tick=True)
+
+
+def _look(
+    services: Services, job: DistributedJob, state: JobState, roster: Roster, now: datetime
+) -> Look:
+    return Look(
+        job=job,
+        roster=roster,
+        scaling=state.scaling,
+        report=state.report,
+        limits=services.options.limits,
+        now=now,
+    )
+
+
+def _settle_scaling(state: JobState, verdict: Verdict, services: Services, now: datetime) -> None:
+    if verdict.refuse_start:
+        pause = services.options.limits.start_backoff
+        state.scaling = refuse_start(state.scaling, pause, verdict.release, now)
+    elif verdict.release and (state.scaling.desired or not state.scaling.reason):
+        state.scaling = release(state.scaling, verdict.phase, verdict.release)
+    if state.report is not None:
+        state.scaling = record_report(state.scaling, state.report)
+
+
+def _wanted_plan(state: JobState, verdict: Verdict) -> Plan | None:
+    """The Plan for the coordinator; a change of content raises the generation."""
+    if not verdict.wish.coordinator:
+        return None
+    workers, old = verdict.wish.workers, state.plan
+    if workers == 0 and not verdict.suspend:
+        return old  # the workers are finishing: nothing new is wanted
+    if old is not None and (old.workers, old.suspend) == (workers, verdict.suspend):
+        return old
+    generation = max(state.plan_generation, state.acknowledged[1], old.generation if old else 0) + 1
+    state.plan_generation = generation
+    return Plan(generation=generation, workers=workers, suspend=verdict.suspend)
+
+
+def _steps(job: DistributedJob, roster: Roster, verdict: Verdict, now: datetime) -> Steps:
+    recorded = frozenset(f.uid for f in job.status.failures)
+    return plan(verdict.wish, roster, recorded, job.status.term, now)
+
+
+async def _apply(services: Services, job: DistributedJob, steps: Steps) -> ApiError | None:
+    """Carry the steps out at once; returns the first refusal after all have been tried."""
+    results = await asyncio.gather(
+        *(create_pod(services, job, slot) for slot in steps.create),
+        *(delete_pod(services, pod) for pod in steps.delete),
+        return_exceptions=True,
+    )
+    refusals = [r for r in results if isinstance(r, ApiError)]
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, ApiError):
+            raise result
+    return refusals[0] if refusals else None
+
+
+async def _report(
+    services: Services, job: DistributedJob, state: JobState, verdict: Verdict, now: datetime
+) -> None:
+    """Write the status if it says anything new, then tell the news."""
+    roster = sort_pods(services.mirror.pods_of(job.key), job.uid)
+    found = Findings(
+        verdict=verdict,
+        roster=roster,
+        scaling=state.scaling,
+        report=state.report,
+        term=roster.term,
+        plan_generation=state.plan_generation,
+        now=now,
+    )
+    status = status_of(job, found)
+    if status == job.status or not _is_due(services, job, state, status, now):
+        return
+    written = await _write(services, job, status)
+    state.reported_at = now
+    services.mirror.put_job(written, only_known=True)
+    for notice in notices(job.status, status):
+        await _tell(services, job, event(job, notice, format_time(now), services.options.identity))
+
+
+def _is_due(
+    services: Services,
+    job: DistributedJob,
+    state: JobState,
+    status: DistributedJobStatus,
+    now: datetime,
+) -> bool:
+    if is_urgent(job.status, status) or state.reported_at is None:
+        return True
+    limits = services.options.limits
+    pause = limits.metrics_every if state.report is not None else limits.messages_every
+    return now - state.reported_at >= pause * 0.9
+
+
+async def _write(
+    services: Services, job: DistributedJob, status: DistributedJobStatus
+) -> DistributedJob:
+    path = collection(names.API_VERSION, names.DISTRIBUTED_JOBS, job.key.namespace)
+    body: dict[str, Any] = {
+        "apiVersion": names.API_VERSION,
+        "kind": job.key.kind,
+        # The uid makes a write to a namesake of a deleted job a conflict.
+        "metadata": {"name": job.key.name, "namespace": job.key.namespace, "uid": job.uid},
+        "status": msgspec.to_builtins(status),
+    }
+    answer = await services.client.apply(f"{path}/{job.key.name}/status", body, lane=Lane.STATUS)
+    return parse_job(answer)
+
+
+async def _tell(services: Services, job: DistributedJob, manifest: dict[str, Any]) -> None:
+    """Events are a courtesy: a refused one is logged, never retried."""
+    path = collection("v1", "events", job.key.namespace)
+    try:
+        await services.client.create(path, manifest)
+    except ApiError as error:
+        if not error.is_conflict:
+            log.info("an event of %s was refused: %s", job.key, error)
+
+
+def _needs_contact(state: JobState, roster: Roster) -> bool:
+    coordinator = roster.coordinator
+    if state.plan is None or coordinator is None or not coordinator.is_running:
+        return False
+    return state.acknowledged != (coordinator.uid, state.plan.generation)
+
+
+def _seconds_until(now: datetime, *moments: datetime | None) -> float | None:
+    waits = [(m - now).total_seconds() for m in moments if m is not None]
+    return max(min(waits), 0.0) if waits else None

@@ -1,0 +1,153 @@
+"""The work queue: each key waits at most once, and runs again when it was touched meanwhile.
+
+The first event of a quiet key acts at once. Under load, events of one key that come close together
+settle into one run, since each run is a look at the whole job and makes those before it pointless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[K], Awaitable["float | None"]]
+"""Handles a key; returns the seconds after which to run it again, or None."""
+
+
+class WorkQueue(Generic[K]):
+    """Keys, a bounded number of workers, and a timetable of what is due later."""
+
+    def __init__(
+        self,
+        name: str,
+        handler: Handler[K],
+        *,
+        workers: int = 16,
+        settle_seconds: float = 0.3,
+        backoff_seconds: float = 0.2,
+        backoff_cap_seconds: float = 60.0,
+    ) -> None:
+        self.name = name
+        self._handler = handler
+        self._workers = workers
+        self._settle = settle_seconds
+        self._backoff, self._backoff_cap = backoff_seconds, backoff_cap_seconds
+        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._queued: set[K] = set()
+        self._running: set[K] = set()
+        self._touched: set[K] = set()
+        self._ran_at: dict[K, float] = {}
+        self._failures: dict[K, int] = {}
+        self._due: dict[K, float] = {}
+        self._timetable: list[tuple[float, int, K]] = []
+        self._order = itertools.count()
+        self._alarm = asyncio.Event()
+
+    @property
+    def depth(self) -> int:
+        """Keys that wait or are in work."""
+        return len(self._queued) + len(self._running)
+
+    def add(self, key: K) -> None:
+        """Have the key handled as soon as may be."""
+        if key in self._running:
+            self._touched.add(key)
+        elif key not in self._queued:
+            wait = self._settling(key)
+            if wait > 0:
+                self.add_after(key, wait)
+            else:
+                self._enqueue(key)
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Have the key handled in so many seconds, or sooner if it is due sooner."""
+        at = self._now() + max(seconds, 0.0)
+        if at < self._due.get(key, float("inf")):
+            self._due[key] = at
+            heapq.heappush(self._timetable, (at, next(self._order), key))
+            self._alarm.set()
+
+    def forget(self, key: K) -> None:
+        """Drop what is remembered of a key that will not come back."""
+        for memory in (self._ran_at, self._failures, self._due):
+            memory.pop(key, None)
+
+    async def run(self) -> None:
+        """Handle keys until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_time())
+            for _ in range(self._workers):
+                group.create_task(self._work())
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _settling(self, key: K) -> float:
+        """Seconds to let events of this key settle: none while there is a free worker."""
+        if len(self._queued) < self._workers:
+            return 0.0
+        return self._ran_at.get(key, float("-inf")) + self._settle - self._now()
+
+    def _enqueue(self, key: K) -> None:
+        self._due.pop(key, None)
+        self._queued.add(key)
+        self._ready.put_nowait(key)
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._queued.discard(key)
+            self._running.add(key)
+            self._ran_at[key] = self._now()
+            again = await self._handle(key)
+            self._running.discard(key)
+            if key in self._touched:
+                self._touched.discard(key)
+                self.add(key)
+            if again is not None and key not in self._queued:
+                self.add_after(key, again)
+
+    async def _handle(self, key: K) -> float | None:
+        try:
+            again: float | None = await self._handler(key)
+        except Exception as error:  # one job's trouble must not stop the others
+            failures = self._failures[key] = self._failures.get(key, 0) + 1
+            pause: float = min(self._backoff * 2 ** min(failures - 1, 16), self._backoff_cap)
+            log.warning(
+                "%s %s failed, again in %.1f s: %s",
+                self.name,
+                key,
+                pause,
+                error,
+                exc_info=failures == 3,
+            )
+            return pause
+        self._failures.pop(key, None)
+        return again
+
+    async def _keep_time(self) -> None:
+        while True:
+            while self._timetable and self._timetable[0][0] <= self._now():
+                at, _, key = heapq.heappop(self._timetable)
+                if self._due.get(key) == at:
+                    del self._due[key]
+                    self._release(key)
+            self._alarm.clear()
+            pause = self._timetable[0][0] - self._now() if self._timetable else None
+            try:
+                await asyncio.wait_for(self._alarm.wait(), pause)
+            except TimeoutError:
+                continue
+
+    def _release(self, key: K) -> None:
+        if key in self._running:
+            self._touched.add(key)
+        elif key not in self._queued:
+            self._enqueue(key)

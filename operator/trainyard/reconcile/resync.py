@@ -1,0 +1,96 @@
+"""Listing everything: before the first reconcile, and now and then to find what no event told.
+
+A deletion during a disconnect sends no event, so the mirror would keep a ghost for ever; and the
+Secret of a job's authority lies where the job cannot own it, so one whose job is gone is swept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from trainyard.api import names
+from trainyard.api.jobs import UnreadableJobError, parse_job
+from trainyard.api.names import Key
+from trainyard.api.nodes import parse_node
+from trainyard.api.pods import parse_pod
+from trainyard.cluster.client import collection
+from trainyard.cluster.mirror import PodKey
+from trainyard.reconcile.services import Services
+
+log = logging.getLogger(__name__)
+
+UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
+OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
+
+
+async def resync(services: Services) -> set[Key]:
+    """Bring the mirror up to date; returns the jobs that something unseen happened to."""
+    dirty: set[Key] = set()
+    pods = await _pods(services, dirty)
+    nodes = await _nodes(services)
+    await _priorities(services)
+    jobs = await _jobs(services, dirty)
+    dirty |= services.mirror.replace_all(jobs, pods, nodes)
+    await _sweep(services, set(jobs.values()))
+    return dirty
+
+
+async def _jobs(services: Services, dirty: set[Key]) -> dict[Key, str]:
+    found: dict[Key, str] = {}
+    async for raw in _everywhere(services, names.API_VERSION, names.DISTRIBUTED_JOBS):
+        try:
+            job = parse_job(raw)
+        except UnreadableJobError as error:
+            log.error("%s", error)
+            continue
+        found[job.key] = job.uid
+        if services.mirror.put_job(job):
+            dirty.add(job.key)
+    return found
+
+
+async def _pods(services: Services, dirty: set[Key]) -> dict[PodKey, str]:
+    found: dict[PodKey, str] = {}
+    for selectors in ({"label_selector": OURS}, {"field_selector": UNFINISHED}):
+        async for raw in _everywhere(services, "v1", "pods", **selectors):
+            pod = parse_pod(raw)
+            found[pod.namespace, pod.name] = pod.uid
+            if services.mirror.put_pod(pod) and pod.job is not None:
+                dirty.add(pod.job)
+    return found
+
+
+async def _nodes(services: Services) -> set[str]:
+    found = set()
+    async for raw in services.client.list_all(collection("v1", "nodes")):
+        node = parse_node(raw)
+        found.add(node.name)
+        services.mirror.put_node(node)
+    return found
+
+
+async def _priorities(services: Services) -> None:
+    path = collection("scheduling.k8s.io/v1", "priorityclasses")
+    services.mirror.priorities = {
+        raw["metadata"]["name"]: int(raw["value"]) async for raw in services.client.list_all(path)
+    }
+
+
+async def _sweep(services: Services, uids: set[str]) -> None:
+    """Delete authorities whose job is gone, in the namespaces that this operator serves."""
+    served = set(services.options.namespaces)
+    async for uid, key in services.authorities.list_owners():
+        if uid not in uids and (not served or key.namespace in served):
+            log.info("sweeping the certificate authority of %s, which is gone", key)
+            await services.authorities.delete(uid)
+
+
+async def _everywhere(
+    services: Services, api_version: str, plural: str, **selectors: str
+) -> AsyncIterator[dict[str, Any]]:
+    for namespace in services.options.namespaces or ("",):
+        path = collection(api_version, plural, namespace)
+        async for raw in services.client.list_all(path, **selectors):
+            yield raw

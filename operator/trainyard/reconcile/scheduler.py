@@ -1,0 +1,117 @@
+"""The scheduler's tick: the whole cluster goes into `allocate`, decisions come out.
+
+One tick at a time, in a thread of its own so that events go on meanwhile; pokes that arrive during
+a tick make one more. The first poke of a quiet scheduler acts at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from trainyard.api.jobs import DistributedJob
+from trainyard.api.names import Key
+from trainyard.policy.allocation import allocate
+from trainyard.policy.asking import demand_of, wants_gpus
+from trainyard.policy.demand import Allocation, Decision, Demand
+from trainyard.policy.scaling import record_decision
+from trainyard.reconcile.distributed import remember
+from trainyard.reconcile.services import Services
+
+log = logging.getLogger(__name__)
+
+SHARE = 5
+"""A tick is followed by a pause of this many times its duration, up to `PAUSE_CAP_SECONDS`: at
+most a sixth of the time is spent deciding, however many jobs there are."""
+PAUSE_CAP_SECONDS = 0.3
+RETRY_SECONDS = 5.0
+
+
+class Scheduler:
+    """Decides for all jobs, whenever something that matters has changed."""
+
+    def __init__(self, services: Services, touch: Callable[[Key], None]) -> None:
+        self._services = services
+        self._touch = touch
+        self._poked = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def poke(self) -> None:
+        """Have the next tick soon."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._poked.wait()
+            self._poked.clear()
+            started = loop.time()
+            try:
+                await self.tick()
+            except Exception:
+                # The last allocation stays in force; a defect must not stop the jobs.
+                log.exception("the scheduler failed; decisions stay as they are")
+                self._wake_after(RETRY_SECONDS)
+            took = loop.time() - started
+            await asyncio.sleep(min(took * SHARE, PAUSE_CAP_SECONDS))
+
+    async def tick(self) -> None:
+        """One decision over the whole cluster."""
+        services = self._services
+        now = services.clock()
+        demands, jobs = self._demands()
+        cluster = services.mirror.cluster()
+        with services.metrics.decision_seconds.time():
+            allocation = await asyncio.to_thread(allocate, demands, cluster, now)
+        self._carry_out(allocation, jobs, now)
+        self._set_alarm(allocation, now)
+
+    def _demands(self) -> tuple[list[Demand], dict[Key, DistributedJob]]:
+        services = self._services
+        jobs = {key: job for key, job in services.mirror.jobs.items() if wants_gpus(job)}
+        demands = []
+        for job in jobs.values():
+            state = remember(services, job)
+            demands.append(demand_of(job, state.scaling, state.report, services.mirror.priorities))
+        return demands, jobs
+
+    def _carry_out(
+        self, allocation: Allocation, jobs: dict[Key, DistributedJob], now: datetime
+    ) -> None:
+        for key, decision in allocation.items():
+            job = self._services.mirror.jobs.get(key)
+            if job is None or job.uid != jobs[key].uid or not wants_gpus(job):
+                continue  # it changed while we decided; the change has poked us again
+            state = remember(self._services, job)
+            before = state.scaling
+            state.scaling = record_decision(before, decision, job.spec.scaling, now)
+            after = state.scaling
+            if (before.desired, before.reason, before.recommended) != (
+                after.desired,
+                after.reason,
+                after.recommended,
+            ):
+                self._count(decision, before.desired)
+                self._touch(key)
+
+    def _count(self, decision: Decision, before: int) -> None:
+        if decision.workers != before:
+            labels = (decision.reason, "applied")
+        elif decision.recommended != decision.workers:
+            labels = (decision.reason, "recommended")
+        else:
+            return
+        self._services.metrics.decisions.labels(*labels).inc()
+
+    def _set_alarm(self, allocation: Allocation, now: datetime) -> None:
+        moments = [d.again_at for d in allocation.values() if d.again_at is not None]
+        if moments:
+            self._wake_after(max((min(moments) - now).total_seconds(), 0.05))
+
+    def _wake_after(self, seconds: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_later(seconds, self.poke)

@@ -1,0 +1,57 @@
+"""What one operator process knows beyond the mirror: decisions in force, reports, plans sent.
+
+All of it can be had again: decisions are in the statuses, reports come with the next scrape, and a
+Plan sent twice is the same Plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from trainyard_trainer.contract import Plan
+
+from trainyard.api.names import Key
+from trainyard.api.report import Report
+from trainyard.api.status import ScalingStatus
+
+
+class Clock(Protocol):
+    """Tells the time; injected, so that tests own it."""
+
+    def __call__(self) -> datetime:
+        """The present moment, in UTC."""
+        ...
+
+
+def utc_now() -> datetime:
+    """The machine's clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class JobState:
+    """What is remembered of one job."""
+
+    uid: str
+    scaling: ScalingStatus
+    report: Report | None = None
+    plan: Plan | None = None
+    """The Plan that is wanted now."""
+    plan_generation: int = 0
+    """The highest generation given to a Plan; begun from the status."""
+    acknowledged: tuple[str, int] = ("", 0)
+    """The coordinator pod's uid and the generation of the last Plan it took."""
+    children_until: datetime | None = None
+    """This process has seen to Secrets and Service, which need no more until then."""
+    reported_at: datetime | None = None
+    """When metrics last went into the status."""
+    contact_failures: int = 0
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered of all jobs."""
+
+    jobs: dict[Key, JobState] = field(default_factory=dict)

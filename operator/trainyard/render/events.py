@@ -1,0 +1,103 @@
+"""The Events of a job: what changed between two statuses, in the words of its conditions.
+
+Few, because the API server is shared: a start that goes well leaves none but the ones people wait
+for. Names are made from the content, so that a repeated reconcile repeats no Event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trainyard.api import names
+from trainyard.api.conditions import Condition
+from trainyard.api.jobs import DistributedJob
+from trainyard.api.status import DistributedJobStatus, ScalingStatus
+
+_TOLD = {
+    ("Accepted", "False"): "Warning",
+    ("Admitted", "False"): "Normal",
+    ("Suspended", "True"): "Normal",
+    ("Degraded", "True"): "Warning",
+    ("Complete", "True"): "Normal",
+    ("Failed", "True"): "Warning",
+}
+"""Condition changes that people want to hear of, and how."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One thing to tell."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def notices(before: DistributedJobStatus, after: DistributedJobStatus) -> Iterator[Notice]:
+    """What a status change has to tell: transitions, failures, decisions and their outcome."""
+    old = {c.type: c for c in before.conditions}
+    for condition in after.conditions:
+        yield from _of_condition(old.get(condition.type), condition)
+    known = {f.uid for f in before.failures}
+    for failure in after.failures:
+        if failure.uid not in known:
+            yield Notice(type="Warning", reason="PodFailed", message=failure.message)
+    yield from _of_scaling(before.scaling or ScalingStatus(), after.scaling or ScalingStatus())
+
+
+def _of_condition(old: Condition | None, new: Condition) -> Iterator[Notice]:
+    kind = _TOLD.get((new.type, new.status))
+    is_news = old is None or old.status != new.status or old.reason != new.reason
+    if kind is None or not is_news or not new.message:
+        return
+    yield Notice(
+        type="Warning" if kind == "Warning" else "Normal", reason=new.reason, message=new.message
+    )
+
+
+def _of_scaling(old: ScalingStatus, new: ScalingStatus) -> Iterator[Notice]:
+    if old.desired and new.desired and new.desired != old.desired:
+        yield Notice(type="Normal", reason=new.reason, message=new.message)
+    elif new.recommended and new.recommended != new.desired and new.recommended != old.recommended:
+        yield Notice(type="Normal", reason="Recommended", message=new.message)
+    if not new.history or not old.history:
+        return
+    last, same = new.history[-1], old.history[-1]
+    is_measured = last.measured_speedup is not None and same.measured_speedup is None
+    if is_measured and last.from_ and last.decided_at == same.decided_at:
+        expected = f", expected {last.expected_speedup:g}×" if last.expected_speedup else ""
+        message = (
+            f"{last.from_} → {last.to} workers: {last.measured_speedup:g}× the samples per "
+            f"second{expected}."
+        )
+        yield Notice(type="Normal", reason="SpeedupMeasured", message=message)
+
+
+def event(job: DistributedJob, notice: Notice, now: str, reporter: str) -> dict[str, Any]:
+    """The Event's manifest; equal notices in the same second make the same name."""
+    content = f"{job.uid}|{notice.reason}|{notice.message}|{now}"
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{job.key.name}.{digest}", "namespace": job.key.namespace},
+        "involvedObject": {
+            "apiVersion": names.API_VERSION,
+            "kind": job.key.kind,
+            "name": job.key.name,
+            "namespace": job.key.namespace,
+            "uid": job.uid,
+        },
+        "type": notice.type,
+        "reason": notice.reason,
+        "message": notice.message[:1024],
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+        "source": {"component": names.MANAGER},
+        "reportingComponent": names.GROUP,
+        "reportingInstance": reporter,
+    }

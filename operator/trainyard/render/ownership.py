@@ -1,0 +1,40 @@
+"""What all children share: labels, and the owner reference by which Kubernetes collects them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainyard.api import names
+from trainyard.api.jobs import DistributedJob
+from trainyard.api.names import Key
+
+
+def labels_of(key: Key) -> dict[str, str]:
+    """The labels of every child of a job."""
+    return {
+        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_KIND: key.kind,
+        names.LABEL_JOB: key.name,
+    }
+
+
+def owner_of(job: DistributedJob) -> dict[str, Any]:
+    """The owner reference of every child in the job's namespace."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": job.key.kind,
+        "name": job.key.name,
+        "uid": job.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def metadata(job: DistributedJob, name: str, **labels: str) -> dict[str, Any]:
+    """A child's metadata in the job's namespace."""
+    return {
+        "name": name,
+        "namespace": job.key.namespace,
+        "labels": {**labels_of(job.key), **labels},
+        "ownerReferences": [owner_of(job)],
+    }

@@ -1,0 +1,48 @@
+"""The two Secrets of a job: its authority (operator's namespace) and its leaves (job's own)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from trainyard.api import names
+from trainyard.api.jobs import DistributedJob, format_time
+from trainyard.render.ownership import labels_of, metadata
+
+
+def authority_secret(
+    job: DistributedJob, namespace: str, certificate: bytes, key: bytes, renew_at: datetime
+) -> dict[str, Any]:
+    """The authority's Secret; the job cannot own it across namespaces, so it carries its uid."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": names.ca_secret_name(job.uid),
+            "namespace": namespace,
+            "labels": {**labels_of(job.key), names.LABEL_NAMESPACE: job.key.namespace},
+            "annotations": {
+                names.ANNOTATION_JOB_UID: job.uid,
+                names.ANNOTATION_RENEW_AT: format_time(renew_at),
+            },
+        },
+        "type": "Opaque",
+        "data": _encoded({"ca.crt": certificate, "ca.key": key}),
+    }
+
+
+def leaf_secret(job: DistributedJob, items: Mapping[str, bytes]) -> dict[str, Any]:
+    """The pods' certificates and keys, by file name; each role mounts only its own."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata(job, names.leaf_secret_name(job.key.name)),
+        "type": "Opaque",
+        "data": _encoded(items),
+    }
+
+
+def _encoded(items: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: base64.b64encode(value).decode() for name, value in items.items()}
