@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from trainyard_trainer.contract import Role
-
 from trainyard.api.pods import Pod
 from trainyard.policy.lifecycle import Wish
 from trainyard.policy.roster import Roster
+from trainyard_trainer.contract import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

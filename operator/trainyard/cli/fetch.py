@@ -12,8 +12,6 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, Role
-
 from trainyard.api import names
 from trainyard.api.jobs import DistributedJob, parse_job
 from trainyard.api.names import DISTRIBUTED_JOB, Key
@@ -21,6 +19,7 @@ from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.cluster.execute import CommandError, execute
 from trainyard.render.fetching import fetch_pod
+from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, Role
 
 CONTAINER = "trainer"
 EXPORT = ("trainyard-trainer", "export")

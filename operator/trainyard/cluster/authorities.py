@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from trainyard_trainer.contract import Role
-
 from trainyard.api import names
 from trainyard.api.jobs import DistributedJob, parse_time
 from trainyard.api.names import Key
@@ -24,6 +22,7 @@ from trainyard.cluster.certificates import (
 )
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.render.secrets import authority_secret
+from trainyard_trainer.contract import Role
 
 REMEMBERED = 512
 """Authorities kept in memory; any other is read again when needed."""

@@ -11,7 +11,6 @@ from datetime import datetime
 
 import aiohttp
 import msgspec
-from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN, Plan
 
 from trainyard.api.names import Key, service_name
 from trainyard.api.pods import Pod
@@ -19,6 +18,7 @@ from trainyard.api.report import Report
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.portforward import forward
 from trainyard.cluster.scrape import parse_report
+from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN, Plan
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 MAX_ANSWER_BYTES = 1 << 20

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from trainyard_trainer.contract import Metric
 
 from trainyard.api.report import Report
 from trainyard.api.status import Measurement
+from trainyard_trainer.contract import Metric
 
 MAX_CONFIGURATIONS = 64
 MAX_EVALUATIONS = 32

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from trainyard_trainer.contract import Exit, LastWords, Role
-
 from trainyard.api.jobs import DistributedJob, format_time, parse_time
 from trainyard.api.pods import Pod
 from trainyard.api.status import Failed
 from trainyard.policy.limits import Limits
 from trainyard.policy.roster import Roster
+from trainyard_trainer.contract import Exit, LastWords, Role
 
 REMEMBERED = 10
 """Failures kept in the status; older pods are long gone."""

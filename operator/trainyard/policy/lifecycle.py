@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from trainyard_trainer.contract import WIRE_VERSION, Result, Role
-
 from trainyard.api.conditions import Condition, Truth, Type, is_true
 from trainyard.api.jobs import DistributedJob, parse_time
 from trainyard.api.pods import Pod
@@ -21,6 +19,7 @@ from trainyard.policy.failures import record_failures
 from trainyard.policy.limits import Limits
 from trainyard.policy.roster import Roster
 from trainyard.policy.support import unsupported
+from trainyard_trainer.contract import WIRE_VERSION, Result, Role
 
 
 class Phase(StrEnum):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
-from trainyard_trainer.contract import Role
 
 from trainyard.api import names
 from trainyard.api.conditions import Type, merge_conditions
@@ -15,6 +14,7 @@ from trainyard.api.report import Report
 from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingStatus
 from trainyard.policy.lifecycle import Verdict
 from trainyard.policy.roster import Roster
+from trainyard_trainer.contract import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

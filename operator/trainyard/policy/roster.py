@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from trainyard_trainer.contract import LastWords, Result, Role
-
 from trainyard.api.pods import Pod
+from trainyard_trainer.contract import LastWords, Result, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,8 @@ _PLAUSIBLE_SPEED: Final = (1e-6, 1e12)
 """Samples per second that a job may claim; anything else is a broken metric, and is ignored."""
 _MOST_STEPS: Final = 10**9
 """Weight limit of one figure: a broken counter must not overflow the mean."""
+_MOST_DOUBLINGS: Final = 3
+"""A size that never pays costs a try every four hours in the end."""
 _HOUR: Final = timedelta(hours=1)
 
 
@@ -37,7 +39,7 @@ class Settings:
     min_steps: int = 20
     """Steps behind a figure before it counts: the first ones after a change are slow."""
     retry_after: timedelta = timedelta(minutes=30)
-    """A growth that did not pay is not tried again before; loads and neighbours change slowly."""
+    """A growth that did not pay is not tried again before; twice as long after each vain retry."""
     unbound_grace: timedelta = timedelta(seconds=60)
     """How long workers of a fresh decision may find no room before the job shrinks to what fits."""
 
@@ -215,7 +217,7 @@ def _growth(
     """
     here = job.admitted_workers
     best = curve.paying(job.min_gain)[-1]
-    retry_at = _left_larger_at(job) + settings.retry_after
+    retry_at = _retry_at(job, settings)
     is_due = now >= retry_at
     if best > here and (is_due or curve.speedup(here, best) >= job.min_gain**2):
         because = f"{best} workers brought {_figures(job, curve, here, best)}"
@@ -226,6 +228,8 @@ def _growth(
         because = f"{because} {retry_at:%H:%M:%S}"
         return _stay(job, Reason.STEADY, because, again_at=retry_at)
     target = min(2 * here, job.max_workers)
+    if larger is not None and larger / here >= job.min_gain:
+        target = min(target, larger)
     if len(chain) < 2:
         because = f"no size but {_workers(here)} is known to pay"
         return _grow(job, curve.until(here), target, Reason.GROW_TO_MEASURE, because)
@@ -277,11 +281,17 @@ def _stay(
     return Proposal(workers=here, at_least=here, reason=reason, because=because, again_at=again_at)
 
 
-def _left_larger_at(job: Demand) -> datetime:
-    """When the job last went down to its present size or below; its last change if unknown."""
+def _retry_at(job: Demand, settings: Settings) -> datetime:
+    """When a larger size that did not pay may be tried again.
+
+    `retry_after` from when the job last came down to its present size, doubled for each time
+    before that it came down in vain; from its last change if the history does not reach back.
+    """
     here = job.admitted_workers
     left = [past.decided_at for past in job.history if past.from_workers > here >= past.to_workers]
-    return max(left, default=job.decided_at or job.admitted_at or job.created_at)
+    since = max(left, default=job.decided_at or job.admitted_at or job.created_at)
+    doublings = max(0, min(len(left) - 1, _MOST_DOUBLINGS))
+    return since + settings.retry_after * 2**doublings
 
 
 def _figures(job: Demand, curve: Curve, before: int, after: int) -> str:

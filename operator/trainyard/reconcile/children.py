@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from trainyard_trainer.contract import Role
-
 from trainyard.api import names
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.pods import Pod, parse_pod
@@ -18,6 +16,7 @@ from trainyard.reconcile.state import JobState
 from trainyard.render.network import coordinator_service
 from trainyard.render.pods import coordinator_host, coordinator_pod, worker_pod
 from trainyard.render.secrets import leaf_secret
+from trainyard_trainer.contract import Role
 
 
 async def ensure_children(services: Services, job: DistributedJob, state: JobState) -> None:

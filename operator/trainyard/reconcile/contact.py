@@ -11,8 +11,6 @@ import ssl
 from collections.abc import Callable
 from dataclasses import replace
 
-from trainyard_trainer.contract import Plan
-
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
@@ -21,6 +19,7 @@ from trainyard.policy.lifecycle import is_finished
 from trainyard.policy.roster import sort_pods
 from trainyard.reconcile.services import Services
 from trainyard.reconcile.state import JobState
+from trainyard_trainer.contract import Plan
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from trainyard_trainer.contract import Plan
 
 from trainyard.api import names
 from trainyard.api.jobs import DistributedJob, format_time, parse_job
@@ -30,6 +29,7 @@ from trainyard.reconcile.children import create_pod, delete_job, delete_pod, ens
 from trainyard.reconcile.services import Services
 from trainyard.reconcile.state import JobState
 from trainyard.render.events import event, notices
+from trainyard_trainer.contract import Plan
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,8 @@ async def _report(
     written = await _write(services, job, status)
     state.reported_at = now
     services.mirror.put_job(written, only_known=True)
-    for notice in notices(job.status, status):
+    news, state.news = [*state.news, *notices(job.status, status)], []
+    for notice in news:
         await _tell(services, job, event(job, notice, format_time(now), services.options.identity))
 
 

@@ -19,6 +19,7 @@ from trainyard.policy.demand import Allocation, Decision, Demand
 from trainyard.policy.scaling import record_decision
 from trainyard.reconcile.distributed import remember
 from trainyard.reconcile.services import Services
+from trainyard.render.events import of_decision
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ class Scheduler:
                 after.recommended,
             ):
                 self._count(decision, before.desired)
+                if (notice := of_decision(before, decision)) is not None:
+                    state.news.append(notice)
                 self._touch(key)
 
     def _count(self, decision: Decision, before: int) -> None:

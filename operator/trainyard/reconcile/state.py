@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from trainyard_trainer.contract import Plan
-
 from trainyard.api.names import Key
 from trainyard.api.report import Report
 from trainyard.api.status import ScalingStatus
+from trainyard.render.events import Notice
+from trainyard_trainer.contract import Plan
 
 
 class Clock(Protocol):
@@ -45,6 +45,8 @@ class JobState:
     """The coordinator pod's uid and the generation of the last Plan it took."""
     children_until: datetime | None = None
     """This process has seen to Secrets and Service, which need no more until then."""
+    news: list[Notice] = field(default_factory=list)
+    """Decisions to be told with the next status."""
     reported_at: datetime | None = None
     """When metrics last went into the status."""
     contact_failures: int = 0

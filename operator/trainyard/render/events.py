@@ -15,6 +15,7 @@ from trainyard.api import names
 from trainyard.api.conditions import Condition
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.status import DistributedJobStatus, ScalingStatus
+from trainyard.policy.demand import Decision
 
 _TOLD = {
     ("Accepted", "False"): "Warning",
@@ -37,7 +38,7 @@ class Notice:
 
 
 def notices(before: DistributedJobStatus, after: DistributedJobStatus) -> Iterator[Notice]:
-    """What a status change has to tell: transitions, failures, decisions and their outcome."""
+    """What a status change has to tell: transitions, failures, and what a decision brought."""
     old = {c.type: c for c in before.conditions}
     for condition in after.conditions:
         yield from _of_condition(old.get(condition.type), condition)
@@ -46,6 +47,19 @@ def notices(before: DistributedJobStatus, after: DistributedJobStatus) -> Iterat
         if failure.uid not in known:
             yield Notice(type="Warning", reason="PodFailed", message=failure.message)
     yield from _of_scaling(before.scaling or ScalingStatus(), after.scaling or ScalingStatus())
+
+
+def of_decision(before: ScalingStatus, decision: Decision) -> Notice | None:
+    """What a decision has to tell: a change of a running job's workers, made or recommended.
+
+    An admission is no news: the job's pods are seen to start.
+    """
+    if before.desired and decision.workers not in (0, before.desired):
+        return Notice(type="Normal", reason=decision.reason, message=decision.message)
+    is_advice = decision.workers and decision.recommended != decision.workers
+    if is_advice and decision.recommended != before.recommended:
+        return Notice(type="Normal", reason="Recommended", message=decision.message)
+    return None
 
 
 def _of_condition(old: Condition | None, new: Condition) -> Iterator[Notice]:
@@ -59,10 +73,6 @@ def _of_condition(old: Condition | None, new: Condition) -> Iterator[Notice]:
 
 
 def _of_scaling(old: ScalingStatus, new: ScalingStatus) -> Iterator[Notice]:
-    if old.desired and new.desired and new.desired != old.desired:
-        yield Notice(type="Normal", reason=new.reason, message=new.message)
-    elif new.recommended and new.recommended != new.desired and new.recommended != old.recommended:
-        yield Notice(type="Normal", reason="Recommended", message=new.message)
     if not new.history or not old.history:
         return
     last, same = new.history[-1], old.history[-1]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainyard_trainer import contract
-
 from trainyard.api.jobs import DistributedJob
 from trainyard.render.ownership import owner_of
 from trainyard.render.pods import USER
+from trainyard_trainer import contract
 
 LIFE_SECONDS = 900
 """The pod ends by itself after this, should its user's machine vanish."""

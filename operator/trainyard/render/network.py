@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainyard_trainer.contract import COORDINATOR_PORT, Role
-
 from trainyard.api import names
 from trainyard.api.jobs import DistributedJob
 from trainyard.render.ownership import labels_of, metadata
+from trainyard_trainer.contract import COORDINATOR_PORT, Role
 
 
 def coordinator_service(job: DistributedJob) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainyard_trainer import contract
-from trainyard_trainer.contract import Goal, JobConfig, Role, Target
-
 from trainyard.api import names
 from trainyard.api.durations import parse_duration
 from trainyard.api.jobs import DistributedJob
 from trainyard.render.ownership import metadata
+from trainyard_trainer import contract
+from trainyard_trainer.contract import Goal, JobConfig, Role, Target
 
 GRACE_SECONDS = 120
 """Longer than a step, so that a worker that is asked to leave can finish it."""
@@ -201,7 +200,12 @@ def _pod(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "tolerations": [_unreachable("not-ready"), _unreachable("unreachable")],
+        "tolerations": [
+            _unreachable("not-ready"),
+            _unreachable("unreachable"),
+            # The coordinator too: the nodes that a job may use may be the only ones there are.
+            *job.spec.workers.template.tolerations,
+        ],
         "containers": [container],
         "volumes": [
             _tls_volume(job, role),
@@ -250,7 +254,6 @@ def _apply_template(job: DistributedJob, spec: Manifest) -> None:
     template = job.spec.workers.template
     if job.spec.workers.gpus:
         spec["tolerations"].append({"key": job.spec.workers.gpu_resource, "operator": "Exists"})
-    spec["tolerations"] += template.tolerations
     optional = {
         "affinity": template.affinity or _packing(job),
         "nodeSelector": template.node_selector,

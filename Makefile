@@ -1,0 +1,75 @@
+# Two commands do all the set-up: `make demo` and `make test`. Everything is made once and kept:
+# the environment in .venv, binaries and images in ${XDG_CACHE_HOME:-~/.cache}/trainyard.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trainyard
+UV := $(or $(shell command -v uv),$(CACHE)/uv/bin/uv)
+PYTHON := .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: demo
+demo: .venv ## Start a cluster, install Trainyard, and watch a job train and grow
+	@$(PYTHON) -m tests.demo up
+
+.PHONY: demo-down
+demo-down: .venv ## End the demo's cluster
+	@$(PYTHON) -m tests.demo down
+
+.PHONY: test
+test: check test-all ## Run every check and every test, against a real cluster
+
+.PHONY: test-all
+test-all: .venv
+	@$(PYTHON) -m tests.cluster prepare
+	@$(PYTHON) -m pytest
+
+.PHONY: test-quick
+test-quick: .venv ## Run the checks' and pure rooms' tests alone
+	@$(PYTHON) -m pytest tests/unit
+
+.PHONY: check
+check: .venv ## Lint, types, and the dependencies between rooms
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@lint-imports --no-logo
+
+.PHONY: cluster
+cluster: .venv ## Start the local cluster with the images loaded
+	@$(PYTHON) -m tests.cluster up
+	@$(PYTHON) -m tests.cluster load-image trainyard-operator:0.1.0 trainyard-trainer:0.1.0
+
+.PHONY: cluster-down
+cluster-down: .venv ## End the local cluster
+	@$(PYTHON) -m tests.cluster down
+
+.PHONY: manifests
+manifests: .venv ## Write plain manifests to dist/trainyard.yaml
+	@mkdir -p dist
+	@$(PYTHON) -m tests.cluster helm template trainyard manifests/charts/trainyard --include-crds \
+		--namespace trainyard-system > dist/trainyard.yaml
+	@echo "dist/trainyard.yaml"
+
+.PHONY: constraints
+constraints: $(UV) ## Pin the newest versions of all dependencies
+	@$(UV) pip compile pyproject.toml --upgrade --extra operator --extra trainer --extra test \
+		--extra bench --python-version 3.11 --no-annotate --no-header -q -o constraints.txt
+
+.venv: pyproject.toml constraints.txt | $(UV)
+	@echo "Making the Python environment (.venv)"
+	@$(UV) venv -q --clear --python "$$(command -v python3)" .venv
+	@$(UV) pip install -q --python $(PYTHON) -c constraints.txt -e '.[operator,trainer,test,bench]'
+	@touch .venv
+
+$(CACHE)/uv/bin/uv:
+	@echo "Installing uv, which makes environments in seconds"
+	@mkdir -p $(CACHE)
+	@python3 -m venv $(CACHE)/uv || { echo "python3-venv is missing: on Debian, apt-get install python3-venv"; exit 1; }
+	@$(CACHE)/uv/bin/pip install -q uv

@@ -1,0 +1,124 @@
+"""`python -m tests.demo up|down`: the demo from nothing to its summary; asks for nothing."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tests.cluster import Cluster, ClusterError, ClusterOptions
+from tests.cluster.cluster import provider_for
+from tests.demo import stage
+from tests.demo.reference import run_reference
+from tests.demo.summary import summary
+from tests.demo.watch import watch
+from trainyard.api import names
+from trainyard.cli.fetch import fetch, parse_target
+from trainyard.cluster.client import KubeClient, collection
+from trainyard.policy.lifecycle import Phase
+
+TRAINING_SECONDS = 1200.0
+OVER = (Phase.COMPLETE, Phase.FAILED)
+
+console = Console()
+
+
+def main() -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.demo", description=__doc__)
+    parser.add_argument("command", choices=("up", "down"))
+    try:
+        return up() if parser.parse_args().command == "up" else down()
+    except ClusterError as error:
+        console.print(f"[red]error:[/red] {error}", markup=True)
+        return 1
+
+
+def up() -> int:
+    """Set the stage, train, and sum up."""
+    began = time.monotonic()
+    console.rule("A real Kubernetes cluster")
+    cluster = stage.start_cluster()
+    console.rule("Trainyard, installed with Helm")
+    stage.install(cluster)
+    console.print(f"The operator runs in the namespace {stage.SYSTEM}.")
+    console.rule("A DistributedJob that grows while it trains, because it pays")
+    return asyncio.run(_train(cluster, began))
+
+
+def down() -> int:
+    """End the demo's cluster."""
+    provider_for(ClusterOptions(name=stage.NAME)).down(stage.NAME)
+    console.print("The demo's cluster is gone; what was built stays in the cache.")
+    return 0
+
+
+async def _train(cluster: Cluster, began: float) -> int:
+    async with await KubeClient.connect(cluster.kubeconfig) as client:
+        path = await _fresh(client)
+        job = await watch(client, path, console, _is_over, TRAINING_SECONDS)
+        if job["status"]["phase"] == Phase.FAILED:
+            console.print(f"[red]The job failed:[/red] {_message(job)}")
+            return 1
+        nodes = await _nodes(client, job["metadata"]["name"])
+        with tempfile.TemporaryDirectory(prefix="trainyard-demo-") as folder:
+            result = await _fetch(client, job, Path(folder, "job"))
+            with console.status("The reference: the same training in one process"):
+                reference = await asyncio.to_thread(run_reference, Path(folder, "reference"))
+    console.print(summary(job, nodes, result, reference))
+    console.print(f"All of it took {time.monotonic() - began:.0f} s. To look around:")
+    console.print(f"  export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True)
+    console.print("  kubectl describe dj mnist      # and `make demo-down` when done")
+    return 0
+
+
+async def _fresh(client: KubeClient) -> str:
+    """The path of a new job; an earlier demo's is deleted first."""
+    for where, manifest in reversed(list(stage.paths())):
+        path = f"{where}/{manifest['metadata']['name']}"
+        await client.delete(path)
+        await _until_gone(client, path)
+    return await stage.submit(client)
+
+
+async def _until_gone(client: KubeClient, path: str) -> None:
+    where, _, name = path.rpartition("/")
+    async with asyncio.timeout(180):
+        while any([o["metadata"]["name"] == name async for o in client.list_all(where)]):
+            await asyncio.sleep(0.5)
+
+
+def _is_over(job: dict[str, Any]) -> bool:
+    return (job.get("status") or {}).get("phase") in OVER
+
+
+def _message(job: dict[str, Any]) -> str:
+    failed = [c for c in job["status"]["conditions"] if c["type"] == "Failed"]
+    return str(failed[0]["message"]) if failed else "no reason given"
+
+
+async def _nodes(client: KubeClient, name: str) -> set[str]:
+    path = collection("v1", "pods", stage.NAMESPACE)
+    selector = f"{names.LABEL_JOB}={name}"
+    return {
+        pod["spec"].get("nodeName", "?")
+        async for pod in client.list_all(path, label_selector=selector)
+    }
+
+
+async def _fetch(client: KubeClient, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    await fetch(client, parse_target(f"dj/{job['metadata']['name']}", stage.NAMESPACE), folder)
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

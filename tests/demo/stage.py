@@ -1,0 +1,75 @@
+"""Setting the demo's stage: cluster, images, Helm release, and the job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster import Cluster, ClusterOptions, open_cluster
+from tests.cluster.commands import run
+from trainyard.api import names
+from trainyard.cluster.client import KubeClient, collection
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "manifests" / "charts" / "trainyard"
+MANIFESTS = Path(__file__).with_name("job.yaml")
+IMAGES = ("trainyard-operator:0.1.0", "trainyard-trainer:0.1.0")
+NAME = "trainyard-demo"
+NAMESPACE = "default"
+SYSTEM = "trainyard-system"
+
+
+def start_cluster() -> Cluster:
+    """The demo's cluster, with both images loaded."""
+    cluster = open_cluster(ClusterOptions(name=NAME))
+    for tag in IMAGES:
+        cluster.load_image(tag)
+    return cluster
+
+
+def install(cluster: Cluster, *settings: str) -> None:
+    """Install or upgrade the Helm release, and wait until the operator is ready."""
+    run(
+        [
+            cluster.helm,
+            *("--kubeconfig", cluster.kubeconfig),
+            *("upgrade", "--install", "trainyard", CHART),
+            *("--namespace", SYSTEM, "--create-namespace"),
+            *("--wait", "--timeout", "3m"),
+            *(word for setting in settings for word in ("--set", setting)),
+        ],
+        timeout_seconds=240,
+    )
+
+
+def manifests() -> list[dict[str, Any]]:
+    """The claim and the job."""
+    return list(yaml.safe_load_all(MANIFESTS.read_text()))
+
+
+def job_manifest() -> dict[str, Any]:
+    """The job."""
+    return next(m for m in manifests() if m["kind"] == names.DISTRIBUTED_JOB)
+
+
+def paths() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each manifest with the path of its collection."""
+    for manifest in manifests():
+        plural = (
+            names.DISTRIBUTED_JOBS
+            if manifest["kind"] == names.DISTRIBUTED_JOB
+            else "persistentvolumeclaims"
+        )
+        yield collection(manifest["apiVersion"], plural, NAMESPACE), manifest
+
+
+async def submit(client: KubeClient) -> str:
+    """Apply the manifests; returns the job's path."""
+    path = ""
+    for where, manifest in paths():
+        path = f"{where}/{manifest['metadata']['name']}"
+        await client.apply(path, manifest)
+    return path
