@@ -1,0 +1,91 @@
+"""A real cluster with Trainyard installed by Helm; each test has a namespace of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster import Cluster, ClusterOptions, open_cluster
+from tests.demo.stage import IMAGES, install
+from tests.e2e.yard import Yard
+from trainyard.cluster.client import KubeClient
+
+NAMESPACES = "/api/v1/namespaces"
+CPU = "1"
+"""Here a worker need not be a device of fixed speed: it should start soon."""
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster, with both images loaded and the release installed."""
+    with open_cluster(ClusterOptions(name="trainyard-e2e")) as found:
+        for tag in IMAGES:
+            found.load_image(tag)
+        install(found, "scrapeInterval=1s")
+        yield found
+
+
+@pytest.fixture
+async def yard(cluster: Cluster) -> AsyncIterator[Yard]:
+    """A fresh namespace with the restricted Pod Security Standard enforced."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    async with await KubeClient.connect(cluster.kubeconfig) as client:
+        await client.create(
+            NAMESPACES,
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": name, "labels": labels},
+            },
+        )
+        yield Yard(cluster, client, name)
+        await client.delete(f"{NAMESPACES}/{name}")
+
+
+def digits(name: str, **spec: Any) -> dict[str, Any]:
+    """A small job on the digits data set, long enough to watch; `spec` is merged over it."""
+    base: dict[str, Any] = {
+        "task": {"use": "trainyard_trainer.tasks.digits:Digits"},
+        "image": "trainyard-trainer:0.1.0",
+        "workers": {
+            "min": 1,
+            "max": 4,
+            "replicas": 1,
+            "gpus": 1,
+            "resources": {"requests": {"cpu": "50m"}, "limits": {"cpu": CPU, "memory": "2Gi"}},
+        },
+        "training": {"batchSize": 256, "epochs": 400},
+        "scaling": {"policy": "Manual"},
+    }
+    return {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "DistributedJob",
+        "metadata": {"name": name},
+        "spec": merged(base, spec),
+    }
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` merged into `base`, mapping by mapping."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def claim(name: str) -> dict[str, Any]:
+    """A volume claim of the default storage class."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
