@@ -138,9 +138,9 @@ def _preference(job: Demand, scene: _Scene) -> Proposal:
         return _order(job, bounded, Reason.BOUNDS_CHANGED, bounds)
     match job.policy:
         case "Manual":
-            target = max(job.min_workers, min(job.start_workers, job.max_workers))
-            reason = Reason.STEADY if target == here else Reason.REQUESTED
-            return _order(job, target, reason, f"workers.replicas asks for {target}")
+            return _requested(job)
+        case "Throughput" if job.mode == "Recommend" and _target(job) != here:
+            return _requested(job)  # what is only recommended, people carry out themselves
         case "Throughput":
             return propose(job, scene.now, scene.settings)
         case "Goodput":
@@ -148,6 +148,16 @@ def _preference(job: Demand, scene: _Scene) -> Proposal:
             return Proposal(workers=here, at_least=here, reason=Reason.STEADY, because=because)
         case _:
             assert_never(job.policy)
+
+
+def _target(job: Demand) -> int:
+    return max(job.min_workers, min(job.start_workers, job.max_workers))
+
+
+def _requested(job: Demand) -> Proposal:
+    target = _target(job)
+    reason = Reason.STEADY if target == job.admitted_workers else Reason.REQUESTED
+    return _order(job, target, reason, f"workers.replicas asks for {target}")
 
 
 def _order(job: Demand, workers: int, reason: Reason, because: str) -> Proposal:

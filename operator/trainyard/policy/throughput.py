@@ -36,7 +36,7 @@ class Settings:
 
     stale_after: timedelta = timedelta(seconds=15)
     """Metrics older than three scrape intervals (of 5 s) decide nothing."""
-    min_steps: int = 20
+    min_steps: int = 10
     """Steps behind a figure before it counts: the first ones after a change are slow."""
     retry_after: timedelta = timedelta(minutes=30)
     """A growth that did not pay is not tried again before; twice as long after each vain retry."""
@@ -128,8 +128,8 @@ def measured(profile: Iterable[Throughput], *, min_steps: int) -> tuple[tuple[in
         if figure.workers > 0 and figure.steps > 0 and _is_plausible(figure.samples_per_second):
             weight = min(figure.steps, _MOST_STEPS)
             steps[figure.workers] = steps.get(figure.workers, 0) + weight
-            gain = weight * figure.samples_per_second
-            sums[figure.workers] = sums.get(figure.workers, 0.0) + gain
+            speed = weight * figure.samples_per_second
+            sums[figure.workers] = sums.get(figure.workers, 0.0) + speed
     return tuple(
         (size, sums[size] / steps[size]) for size in sorted(sums) if steps[size] >= min_steps
     )
@@ -291,7 +291,7 @@ def _retry_at(job: Demand, settings: Settings) -> datetime:
     left = [past.decided_at for past in job.history if past.from_workers > here >= past.to_workers]
     since = max(left, default=job.decided_at or job.admitted_at or job.created_at)
     doublings = max(0, min(len(left) - 1, _MOST_DOUBLINGS))
-    return since + settings.retry_after * 2**doublings
+    return since + settings.retry_after * (1 << doublings)
 
 
 def _figures(job: Demand, curve: Curve, before: int, after: int) -> str:

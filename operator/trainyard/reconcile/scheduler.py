@@ -11,9 +11,10 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
+from trainyard.api.cluster import Cluster
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.names import Key
-from trainyard.policy.allocation import allocate
+from trainyard.policy.allocation import Settings, allocate
 from trainyard.policy.asking import demand_of, wants_gpus
 from trainyard.policy.demand import Allocation, Decision, Demand
 from trainyard.policy.scaling import record_decision
@@ -36,6 +37,8 @@ class Scheduler:
     def __init__(self, services: Services, touch: Callable[[Key], None]) -> None:
         self._services = services
         self._touch = touch
+        # Three readings missed in a row are no coincidence any more.
+        self._settings = Settings(stale_after=services.options.scrape_interval * 3)
         self._poked = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -66,9 +69,12 @@ class Scheduler:
         demands, jobs = self._demands()
         cluster = services.mirror.cluster()
         with services.metrics.decision_seconds.time():
-            allocation = await asyncio.to_thread(allocate, demands, cluster, now)
+            allocation = await asyncio.to_thread(self._allocate, demands, cluster, now)
         self._carry_out(allocation, jobs, now)
         self._set_alarm(allocation, now)
+
+    def _allocate(self, demands: list[Demand], cluster: Cluster, now: datetime) -> Allocation:
+        return allocate(demands, cluster, now, settings=self._settings)
 
     def _demands(self) -> tuple[list[Demand], dict[Key, DistributedJob]]:
         services = self._services
