@@ -182,7 +182,7 @@ def test_a_steady_job_wants(
             {"measured_at": minutes_ago(0.25)}, Reason.METRICS_STALE, None, id="read 15 s ago"
         ),
         pytest.param(
-            {"profile": (figure(1, 99), figure(2, 190, 19))}, Reason.MEASURING, 15, id="few steps"
+            {"profile": (figure(1, 99), figure(2, 190, 9))}, Reason.MEASURING, 15, id="few steps"
         ),
         pytest.param(
             {"decided_at": NOW - timedelta(seconds=50)}, Reason.COOLING_DOWN, 10, id="cooldown"
