@@ -114,14 +114,11 @@ async def operate(
 
 
 async def _until_stopped(controller: Controller, options: Options) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop, watching = asyncio.Event(), asyncio.Event()
     tasks = [
         asyncio.create_task(controller.run(), name="controller"),
-        asyncio.create_task(_watch(controller, options), name="watch"),
-        asyncio.create_task(stop.wait(), name="stop"),
+        asyncio.create_task(_watch(controller, options, watching), name="watch"),
+        asyncio.create_task(_stop_asked(watching, stop), name="stop"),
     ]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
@@ -131,7 +128,23 @@ async def _until_stopped(controller: Controller, options: Options) -> None:
         task.result()  # a part that fails takes the process down; its successor starts afresh
 
 
-async def _watch(controller: Controller, options: Options) -> None:
+async def _stop_asked(watching: asyncio.Event, stop: asyncio.Event) -> None:
+    """Return at SIGINT or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    # kopf takes the signals over as it starts. It would stop watching, then let the controller
+    # act for seconds on what it last saw: the controller has to end first.
+    await asyncio.wait(
+        [asyncio.create_task(stop.wait()), asyncio.create_task(watching.wait())],
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+async def _watch(controller: Controller, options: Options, watching: asyncio.Event) -> None:
     registry = kopf.OperatorRegistry()
     handlers.register(registry)
     kopf_settings = kopf.OperatorSettings()
@@ -143,6 +156,7 @@ async def _watch(controller: Controller, options: Options) -> None:
         clusterwide=not options.namespaces,
         namespaces=options.namespaces,
         memo=kopf.Memo(controller=controller),
+        ready_flag=watching,
     )
 
 

@@ -11,6 +11,9 @@ def configure(settings: kopf.OperatorSettings) -> None:
     """Reduce kopf to watching."""
     # Events are made from statuses (render/events.py), not from log lines.
     settings.posting.enabled = False
+    # The kinds and namespaces are known at the start; watching for more would take the right to
+    # list all CRDs and namespaces, and would hold up the watches where that is refused.
+    settings.scanning.disabled = True
     # Nothing patches on kopf's behalf, so there is nothing to wait to see again.
     settings.persistence.consistency_timeout = 0.0
     # Large clusters: page the initial listings.

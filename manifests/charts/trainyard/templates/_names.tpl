@@ -1,0 +1,80 @@
+{{/* Full name of the release's objects: short enough for a suffix. */}}
+{{- define "trainyard.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels by which the operator's pod is found; they never change in the life of a release. */}}
+{{- define "trainyard.selectorLabels" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{/* Labels of every object. */}}
+{{- define "trainyard.labels" -}}
+{{ include "trainyard.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "trainyard.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "trainyard.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- required "serviceAccount.name must name the existing ServiceAccount when serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "trainyard.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The subject of every binding. */}}
+{{- define "trainyard.subjects" -}}
+- kind: ServiceAccount
+  name: {{ include "trainyard.serviceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end -}}
+
+{{/* What the operator may do where the jobs are. */}}
+{{- define "trainyard.jobRules" -}}
+# The jobs: read, and delete those whose ttlSecondsAfterFinished is over. Their spec is never written.
+- apiGroups: [trainyard.dev]
+  resources: [distributedjobs]
+  verbs: [list, watch, delete]
+- apiGroups: [trainyard.dev]
+  resources: [distributedjobs/status]
+  verbs: [patch]
+# Owner references with blockOwnerDeletion need this where the admission plug-in
+# OwnerReferencesPermissionEnforcement is on.
+- apiGroups: [trainyard.dev]
+  resources: [distributedjobs/finalizers]
+  verbs: [update]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch, create, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [create, patch]
+# Certificates of the pods go in, but no Secret of a job's namespace is ever read.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create, patch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+{{- end -}}
