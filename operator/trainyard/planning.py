@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from trainyard.api.pods import Pod
+from trainyard.policy.failures import is_failure
 from trainyard.policy.lifecycle import Wish
 from trainyard.policy.roster import Roster
 from trainyard_trainer.contract import Role
@@ -42,12 +43,13 @@ def plan(wish: Wish, roster: Roster, recorded: frozenset[str], term: int, now: d
     term ever used, so that a new coordinator fences all before it.
     """
     missing = _missing(wish, roster, term)
+    # Nothing is created while a failure's pause lasts: once a failed pod is removed, its
+    # replacement looks like any other.
     is_early = wish.replace_at is not None and now < wish.replace_at
-    held = [s for s in missing if is_early and s.attempt > 1]
     return Steps(
-        create=tuple(s for s in missing if s not in held),
+        create=() if is_early else tuple(missing),
         delete=(*_unwanted(wish, roster), *_done(wish, roster, recorded)),
-        again_at=wish.replace_at if held else None,
+        again_at=wish.replace_at if is_early and missing else None,
     )
 
 
@@ -78,4 +80,8 @@ def _done(wish: Wish, roster: Roster, recorded: frozenset[str]) -> list[Pod]:
     """Finished pods whose end is known; they hold nothing but their names and logs."""
     if wish.keeps_finished:
         return []
-    return [p for p in roster.finished if p.phase == "Succeeded" or p.uid in recorded]
+    return [
+        pod
+        for pod in roster.finished
+        if not pod.is_deleting and (not is_failure(pod) or pod.uid in recorded)
+    ]

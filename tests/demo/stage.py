@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tests.cluster import Cluster, ClusterOptions, open_cluster
+from tests.cluster.cache import content_key
 from tests.cluster.commands import run
 from trainyard.api import names
 from trainyard.cluster.client import KubeClient, collection
@@ -17,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "manifests" / "charts" / "trainyard"
 MANIFESTS = Path(__file__).with_name("job.yaml")
 IMAGES = ("trainyard-operator:0.1.0", "trainyard-trainer:0.1.0")
-NAME = "trainyard-demo"
+NAME = "trainyard"
+"""The same cluster as the end-to-end tests': the images are loaded once."""
 NAMESPACE = "default"
 SYSTEM = "trainyard-system"
 
@@ -39,10 +41,17 @@ def install(cluster: Cluster, *settings: str) -> None:
             *("upgrade", "--install", "trainyard", CHART),
             *("--namespace", SYSTEM, "--create-namespace"),
             *("--wait", "--timeout", "3m"),
+            *("--set-string", f"podAnnotations.source={source_key()}"),
             *(word for setting in settings for word in ("--set", setting)),
         ],
         timeout_seconds=240,
     )
+
+
+def source_key() -> str:
+    """A hash of the operator's code: a pod of older code is replaced, whatever the tag."""
+    folder = ROOT / "operator" / "trainyard"
+    return content_key([], folder.rglob("*.py"), ROOT)
 
 
 def manifests() -> list[dict[str, Any]]:

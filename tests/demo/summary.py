@@ -74,5 +74,5 @@ def _accuracy(result: dict[str, Any], reference: dict[str, Any]) -> Iterator[Row
 
 
 def _audit(result: dict[str, Any]) -> str:
-    audit = result["audit"]
-    return f"{audit['epochs']} epochs audited, {audit['wrong']} samples seen twice or never"
+    audited, wrong = result["epochs_audited"], result["samples_wrong"]
+    return f"{audited} epochs audited, {wrong} samples seen twice or never"

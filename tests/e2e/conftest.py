@@ -21,7 +21,7 @@ CPU = "1"
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster, with both images loaded and the release installed."""
-    with open_cluster(ClusterOptions(name="trainyard-e2e")) as found:
+    with open_cluster(ClusterOptions()) as found:
         for tag in IMAGES:
             found.load_image(tag)
         install(found, "scrapeInterval=1s")

@@ -22,8 +22,8 @@ async def test_a_job_trains_to_its_end_and_its_model_is_fetched(yard: Yard, tmp_
     assert "failures" not in job["status"]
     await fetch(yard.client, parse_target("dj/whole", yard.namespace), tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["audit"]["wrong"] == 0
-    assert result["audit"]["epochs"] == 20
+    assert result["samples_wrong"] == 0
+    assert result["epochs_audited"] == 20
     assert (tmp_path / "model.safetensors").stat().st_size > 10_000
 
 

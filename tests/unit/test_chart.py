@@ -75,7 +75,7 @@ JOB_GRANTS = {
     "trainyard.dev/distributedjobs": {"list", "watch", "delete"},
     "trainyard.dev/distributedjobs/status": {"patch"},
     "trainyard.dev/distributedjobs/finalizers": {"update"},
-    "/pods": {"list", "watch", "create", "delete"},
+    "/pods": {"get", "list", "watch", "create", "delete"},
     "/services": {"create", "patch"},
     "/secrets": {"create", "patch"},
     "/events": {"create"},

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from trainyard.api import names
@@ -15,6 +15,8 @@ from trainyard.api.names import Key
 FINISHED = ("Succeeded", "Failed")
 DISRUPTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
 """Pod reasons that say the cluster, not the pod, ended it."""
+CONTAINER = "trainer"
+"""Our container; others in the pod were put there by somebody else, for example a mesh."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,10 @@ class Pod:
     trouble: str = ""
     """Why it does not start: `ImagePullBackOff`, `Unschedulable`, …"""
     trouble_message: str = ""
+    ended_at: datetime | None = None
     is_disrupted: bool = False
-    """The cluster ended it (drain, preemption, lost node); never held against the job."""
+    """It was ended from outside (drain, preemption, lost node, deletion); never held against the
+    job."""
 
     @property
     def is_finished(self) -> bool:
@@ -106,7 +110,7 @@ def parse_pod(raw: Mapping[str, Any]) -> Pod:
         gpus=gpus,
         **_ending(status),
         **_trouble(status),
-        is_disrupted=_is_disrupted(status),
+        is_disrupted=_is_disrupted(status) or _was_deleted(meta, status),
     )
 
 
@@ -126,19 +130,45 @@ def _gpus(spec: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _ending(status: Mapping[str, Any]) -> dict[str, Any]:
-    for container in status.get("containerStatuses", ()):
-        ended = (container.get("state") or {}).get("terminated")
-        if ended is not None:
-            return {
-                "exit_code": ended.get("exitCode"),
-                "reason": status.get("reason") or ended.get("reason", ""),
-                "words": ended.get("message", ""),
-            }
-    return {"reason": status.get("reason", ""), "words": status.get("message", "")}
+    ended = _ended(status)
+    if ended is None:
+        return {"reason": status.get("reason", ""), "words": status.get("message", "")}
+    return {
+        "exit_code": ended.get("exitCode"),
+        "reason": status.get("reason") or ended.get("reason", ""),
+        "words": ended.get("message", ""),
+        "ended_at": _finished_at(ended),
+    }
+
+
+def _ended(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The end of our container, else of the first that ended."""
+    states = ((c.get("state") or {}).get("terminated") for c in _containers(status))
+    return next((ended for ended in states if ended is not None), None)
+
+
+def _containers(status: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    return sorted(status.get("containerStatuses", ()), key=lambda c: c.get("name") != CONTAINER)
+
+
+def _finished_at(ended: Mapping[str, Any]) -> datetime | None:
+    # Null where the kubelet lost sight of the container.
+    return parse_time(ended["finishedAt"]) if ended.get("finishedAt") else None
+
+
+def _was_deleted(meta: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Whether it ended after somebody had asked it to: a worker that the job no longer needs."""
+    ended = _ended(status)
+    if ended is None or "deletionTimestamp" not in meta:
+        return False
+    # The time stamp is that of the latest end; the request came a grace period earlier.
+    grace = timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+    ended_at = _finished_at(ended)
+    return ended_at is not None and ended_at >= parse_time(meta["deletionTimestamp"]) - grace
 
 
 def _trouble(status: Mapping[str, Any]) -> dict[str, Any]:
-    for container in status.get("containerStatuses", ()):
+    for container in _containers(status):
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason", "")
         if reason not in ("", "ContainerCreating", "PodInitializing"):

@@ -34,6 +34,8 @@ class Authority:
 
     pair: KeyPair
     renew_at: datetime
+    is_new: bool = False
+    """Made by this process: leaves that are there already are another authority's."""
 
 
 class Authorities:
@@ -49,7 +51,8 @@ class Authorities:
         """The job's authority, made if there is none yet."""
         if found := self._recall(job.uid):
             return found
-        made = Authority(pair=make_authority(job.key, now), renew_at=now + RENEW_AFTER)
+        pair = make_authority(job.key, now)
+        made = Authority(pair=pair, renew_at=now + RENEW_AFTER, is_new=True)
         try:
             await self._client.create(self._path, self._manifest(job, made))
         except ApiError as error:

@@ -7,7 +7,9 @@ a newer one. Reads are synchronous and never leave the process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from trainyard.api.cluster import Cluster, Node
 from trainyard.api.jobs import DistributedJob
@@ -15,6 +17,18 @@ from trainyard.api.names import Key
 from trainyard.api.pods import Pod
 
 PodKey = tuple[str, str]
+
+REMEMBERED = 8192
+"""Uids of deleted objects; only those of the last seconds matter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """What there is, by name, with its uid where a name may be given again."""
+
+    jobs: Mapping[Key, str]
+    pods: Mapping[PodKey, str]
+    nodes: frozenset[str]
 
 
 class Mirror:
@@ -26,6 +40,8 @@ class Mirror:
         self._pods: dict[PodKey, Pod] = {}
         self._pods_of: dict[Key, dict[PodKey, Pod]] = {}
         self._nodes: dict[str, Node] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        """Uids of the deleted: an answer that was under way must not bring them back."""
 
     def put_job(self, job: DistributedJob, *, only_known: bool = False) -> bool:
         """Take the job in; False when the mirror knows a newer one already.
@@ -33,6 +49,8 @@ class Mirror:
         `only_known` is for answers to our own writes, which may overtake the job's deletion.
         """
         known = self.jobs.get(job.key)
+        if job.uid in self._gone:
+            return False
         if only_known and (known is None or known.uid != job.uid):
             return False
         if known and known.uid == job.uid and known.resource_version >= job.resource_version:
@@ -42,6 +60,7 @@ class Mirror:
 
     def drop_job(self, key: Key, uid: str = "") -> DistributedJob | None:
         """Forget the job unless another of the same name has taken its place."""
+        self._bury(uid)
         known = self.jobs.get(key)
         if known is None or (uid and known.uid != uid):
             return None
@@ -51,10 +70,14 @@ class Mirror:
         """Take the pod in if it is of use to us; False when nothing changed."""
         place = (pod.namespace, pod.name)
         known = self._pods.get(place)
+        if pod.uid in self._gone:
+            return False
         if known and known.uid == pod.uid and known.resource_version >= pod.resource_version:
             return False
         if pod.job is None and (not pod.gpus or pod.is_finished):
             return self.drop_pod(place) is not None
+        if known and known.job != pod.job:
+            self.drop_pod(place)  # relabelled: it leaves the other job's pods
         self._pods[place] = pod
         if pod.job is not None:
             self._pods_of.setdefault(pod.job, {})[place] = pod
@@ -62,6 +85,7 @@ class Mirror:
 
     def drop_pod(self, place: PodKey, uid: str = "") -> Pod | None:
         """Forget the pod unless another of the same name has taken its place."""
+        self._bury(uid)
         known = self._pods.get(place)
         if known is None or (uid and known.uid != uid):
             return None
@@ -97,20 +121,33 @@ class Mirror:
             ),
         )
 
-    def replace_all(
-        self, jobs: Mapping[Key, str], pods: Mapping[PodKey, str], nodes: Iterable[str]
-    ) -> set[Key]:
-        """Forget all that a complete listing (name → uid) no longer has; the jobs concerned."""
+    def names(self) -> Names:
+        """All that is known now."""
+        return Names(
+            jobs={key: job.uid for key, job in self.jobs.items()},
+            pods={place: pod.uid for place, pod in self._pods.items()},
+            nodes=frozenset(self._nodes),
+        )
+
+    def forget_missing(self, before: Names, listed: Names) -> set[Key]:
+        """Forget what was known `before` a complete listing and is not in it; the jobs concerned.
+
+        What came to be known while the listing was made may be missing in it for that reason.
+        """
         dirty: set[Key] = set()
-        for key, job in list(self.jobs.items()):
-            if jobs.get(key) != job.uid:
+        for key, uid in before.jobs.items() - listed.jobs.items():
+            if self.drop_job(key, uid):
                 dirty.add(key)
-                del self.jobs[key]
-        for place, pod in list(self._pods.items()):
-            if pods.get(place) != pod.uid:
-                self.drop_pod(place)
-                if pod.job is not None:
-                    dirty.add(pod.job)
-        for name in self._nodes.keys() - set(nodes):
-            del self._nodes[name]
+        for place, uid in before.pods.items() - listed.pods.items():
+            pod = self.drop_pod(place, uid)
+            if pod is not None and pod.job is not None:
+                dirty.add(pod.job)
+        for name in before.nodes - listed.nodes:
+            self.drop_node(name)
         return dirty
+
+    def _bury(self, uid: str) -> None:
+        if uid:
+            self._gone[uid] = None
+            if len(self._gone) > REMEMBERED:
+                self._gone.popitem(last=False)

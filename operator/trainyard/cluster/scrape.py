@@ -19,6 +19,12 @@ from trainyard_trainer.contract import Metric
 
 MAX_CONFIGURATIONS = 64
 MAX_EVALUATIONS = 32
+MAX_LABEL = 128
+"""Characters of a label that is worth keeping; what is longer is nobody's metric."""
+INT32, INT64 = 2**31 - 1, 2**63 - 1
+"""What the status can hold."""
+MAX_RATE = 1e15
+"""Samples per second beyond this are no measurement, and their sums would not be finite."""
 
 Sample = tuple[dict[str, str], float]
 
@@ -30,20 +36,23 @@ def parse_report(text: str, at: datetime) -> Report:
     return Report(
         at=at,
         wire=int(one.label(Metric.INFO, "wire") or 0),
-        term=int(one.number(Metric.TERM) or 0),
-        view=int(one.number(Metric.VIEW) or 0),
-        step=int(one.number(Metric.STEP) or 0),
+        term=one.count(Metric.TERM),
+        view=one.count(Metric.VIEW),
+        step=one.count(Metric.STEP),
         epoch=one.number(Metric.EPOCH) or 0.0,
-        samples=int(one.number(f"{Metric.SAMPLES}_total") or 0),
+        samples=one.count(f"{Metric.SAMPLES}_total"),
         loss=one.number(Metric.LOSS),
         evaluation=one.by_label(Metric.EVAL, "metric"),
-        members={k: int(v) for k, v in one.by_label(Metric.MEMBERS, "state").items()},
+        members={
+            k: _whole(v, INT32 // MAX_EVALUATIONS)
+            for k, v in one.by_label(Metric.MEMBERS, "state").items()
+        },
         profile=tuple(_profile(found)),
-        rescales=int(one.number(f"{Metric.RESCALES}_total") or 0),
+        rescales=one.count(f"{Metric.RESCALES}_total"),
         stall_seconds=one.number(Metric.RESCALE_STALL),
         cost_gpu_seconds=one.number(Metric.RESCALE_COST),
-        plan_generation=int(one.number(Metric.PLAN_GENERATION) or 0),
-        checkpoint_step=int(_or(one.number(Metric.CHECKPOINT_STEP), -1)),
+        plan_generation=one.count(Metric.PLAN_GENERATION),
+        checkpoint_step=_whole(_or(one.number(Metric.CHECKPOINT_STEP), -1) + 1) - 1,
         outcome=one.label(Metric.OUTCOME, "result"),
     )
 
@@ -57,6 +66,9 @@ class _Figures:
     def number(self, name: str) -> float | None:
         return next((value for _, value in self._found.get(name, ())), None)
 
+    def count(self, name: str) -> int:
+        return _whole(self.number(name) or 0)
+
     def label(self, name: str, label: str) -> str:
         return next((labels.get(label, "") for labels, _ in self._found.get(name, ())), "")
 
@@ -69,7 +81,7 @@ def _samples(text: str) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = defaultdict(list)
     for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
         for sample in family.samples:
-            if math.isfinite(sample.value):
+            if math.isfinite(sample.value) and _is_short(sample.labels):
                 found[sample.name].append((sample.labels, sample.value))
     return found
 
@@ -78,13 +90,13 @@ def _profile(found: dict[str, list[Sample]]) -> Iterable[Measurement]:
     steps = {_configuration(labels): value for labels, value in found[Metric.MEASURED_STEPS]}
     for labels, value in found[Metric.SAMPLES_PER_SECOND][:MAX_CONFIGURATIONS]:
         nodes, workers, local_batch = configuration = _configuration(labels)
-        if value > 0 and min(configuration) > 0:
+        if 0 < value < MAX_RATE and min(configuration) > 0:
             yield Measurement(
                 nodes=nodes,
                 workers=workers,
                 local_batch=local_batch,
                 samples_per_second=value,
-                steps=int(steps.get(configuration, 0)),
+                steps=_whole(steps.get(configuration, 0), INT32),
             )
 
 
@@ -95,6 +107,15 @@ def _configuration(labels: dict[str, str]) -> tuple[int, int, int]:
 
 def _count(text: str) -> int:
     return int(text) if text.isdecimal() and len(text) < 10 else 0
+
+
+def _is_short(labels: dict[str, str]) -> bool:
+    return all(len(text) <= MAX_LABEL for text in labels.values())
+
+
+def _whole(value: float, most: int = INT64) -> int:
+    """A count within what the status can hold."""
+    return max(0, min(int(value), most))
 
 
 def _or(value: float | None, default: float) -> float:

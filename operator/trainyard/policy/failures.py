@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trainyard.api.jobs import DistributedJob, format_time, parse_time
-from trainyard.api.pods import Pod
+from trainyard.api.pods import DISRUPTIONS, Pod
 from trainyard.api.status import Failed
 from trainyard.policy.limits import Limits
 from trainyard.policy.roster import Roster
 from trainyard_trainer.contract import Exit, LastWords, Role
 
 REMEMBERED = 10
-"""Failures kept in the status; older pods are long gone."""
+"""Failures kept in the status; more at once wait as pods until there is room for them."""
+TOGETHER = timedelta(seconds=10)
+"""Pods of one crew that end within this time of each other break for one cause: it counts once."""
+DISRUPTED = "Disrupted"
+"""Reason of a pod that the cluster ended without naming one of its own."""
 PERMANENT = (Exit.TASK_INVALID, Exit.WIRE_MISMATCH)
 """A retry would end the same way."""
 SENTENCE = 900
 """Characters of a failure's sentence: room for an error, not for a novel."""
+REASON = 128
+"""Characters of a failure's reason; codes are short, but anyone may write a pod's status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +43,14 @@ class Record:
 
 def record_failures(job: DistributedJob, roster: Roster, limits: Limits, now: datetime) -> Record:
     """Add the failed pods that the status does not have yet; each is counted once, by its uid."""
-    known = {f.uid for f in job.status.failures}
-    news = [p for p in roster.finished if is_failure(p) and p.uid not in known]
-    failures = [*job.status.failures, *(_record(p, now) for p in news)][-REMEMBERED:]
-    restarts = job.status.restarts + any(_counts(p) for p in news)
+    old, present = job.status.failures, {p.uid for p in roster.finished}
+    known = {f.uid for f in old}
+    # A failure is not forgotten while its pod is there: it would be counted again.
+    room = REMEMBERED - sum(f.uid in present for f in old)
+    news = [p for p in roster.finished if is_failure(p) and p.uid not in known][: max(room, 0)]
+    failures = _newest([*old, *(_record(p, now) for p in news)], present)
+    last = _last_counted(old)
+    restarts = job.status.restarts + any(_counts(p, last, now) for p in news)
     reason, fatal = _fatal(failures, restarts, job.spec.failure.max_restarts)
     return Record(
         failures=failures,
@@ -64,6 +75,22 @@ def _fatal(failures: list[Failed], restarts: int, max_restarts: int) -> tuple[st
     return "", ""
 
 
+def _newest(failures: list[Failed], present: Collection[str]) -> list[Failed]:
+    """As many as may be remembered, without the oldest of those whose pods are gone."""
+    excess = max(len(failures) - REMEMBERED, 0)
+    dropped = {f.uid for f in [f for f in failures if f.uid not in present][:excess]}
+    return [f for f in failures if f.uid not in dropped]
+
+
+def _last_counted(failures: list[Failed]) -> Failed | None:
+    """The last failure that was held against the job."""
+    return next((f for f in reversed(failures) if not _is_excused(f.reason, f.exit_code)), None)
+
+
+def _is_excused(reason: str, exit_code: int | None) -> bool:
+    return reason in (*DISRUPTIONS, DISRUPTED) or exit_code == Exit.FENCED
+
+
 def is_failure(pod: Pod) -> bool:
     """Whether a finished pod failed; a success that is not ours to understand is one too."""
     return pod.phase == "Failed" or LastWords.decode(pod.words) is None
@@ -71,14 +98,24 @@ def is_failure(pod: Pod) -> bool:
 
 def _retry_at(failures: list[Failed], restarts: int, limits: Limits) -> datetime | None:
     """Exponential pauses from one second, after the last failure that counted."""
-    if not failures or not restarts:
+    last = _last_counted(failures)
+    if last is None or not restarts:
         return None
     pause = min(timedelta(seconds=2 ** min(restarts - 1, 20)), limits.retry_cap)
-    return parse_time(failures[-1].at) + pause
+    return parse_time(last.at) + pause
 
 
-def _counts(pod: Pod) -> bool:
-    return not pod.is_disrupted and pod.exit_code != Exit.FENCED
+def _counts(pod: Pod, last: Failed | None, now: datetime) -> bool:
+    """Whether the pod's end is a failure of its own, not one more of the crew that broke `last`."""
+    if _is_excused(_reason(pod), pod.exit_code):
+        return False
+    if last is None or pod.created_at > parse_time(last.at):
+        return True
+    return (pod.ended_at or now) > parse_time(last.at) + TOGETHER
+
+
+def _reason(pod: Pod) -> str:
+    return DISRUPTED if pod.is_disrupted and pod.reason not in DISRUPTIONS else pod.reason
 
 
 def _record(pod: Pod, now: datetime) -> Failed:
@@ -87,7 +124,7 @@ def _record(pod: Pod, now: datetime) -> Failed:
         uid=pod.uid,
         at=format_time(now),
         exit_code=pod.exit_code,
-        reason=pod.reason,
+        reason=_reason(pod)[:REASON],
         message=describe(pod)[:SENTENCE],
     )
 

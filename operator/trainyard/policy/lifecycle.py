@@ -19,7 +19,7 @@ from trainyard.policy.failures import record_failures
 from trainyard.policy.limits import Limits
 from trainyard.policy.roster import Roster
 from trainyard.policy.support import unsupported
-from trainyard_trainer.contract import WIRE_VERSION, Result, Role
+from trainyard_trainer.contract import WIRE_VERSION, LastWords, Result, Role
 
 
 class Phase(StrEnum):
@@ -67,8 +67,8 @@ class Verdict:
     restarts: int = 0
     started: bool = False
     completed: bool = False
-    evaluation: dict[str, float] | None = None
-    """Final metrics from the last words."""
+    final: LastWords | None = None
+    """What a complete training's last words report."""
     delete_job: bool = False
     """Its time to live after the end is over."""
     again_at: datetime | None = None
@@ -88,10 +88,23 @@ class Look:
 
 def judge(look: Look) -> Verdict:
     """The verdict of the first stage that applies."""
-    for stage in (_finished, _refused, _ended, _overdue, _completing, _suspended, _waiting, _late):
+    for stage in (_finished, _refused, _ended, _overdue):
+        if (verdict := stage(look)) is not None:
+            return verdict
+    return _with_deadline(look, _unfinished(look))
+
+
+def _unfinished(look: Look) -> Verdict:
+    for stage in (_completing, _suspended, _waiting, _late):
         if (verdict := stage(look)) is not None:
             return verdict
     return _running(look)
+
+
+def _with_deadline(look: Look, verdict: Verdict) -> Verdict:
+    """The verdict, looked at again when something of it is due; what is past would spin."""
+    times = (verdict.again_at, _deadline(look.job))
+    return replace(verdict, again_at=min((t for t in times if t and t > look.now), default=None))
 
 
 def with_refusal(verdict: Verdict, message: str) -> Verdict:
@@ -140,8 +153,8 @@ def _finished(look: Look) -> Verdict | None:
 
 def _refused(look: Look) -> Verdict | None:
     reason = unsupported(look.job.spec)
-    if not reason:
-        return None
+    if not reason or look.job.status.start_time:
+        return None  # a job that trains is not stopped for a field that is not followed: it is told
     return Verdict(
         phase=Phase.PENDING,
         claims=(_claim(Type.ACCEPTED, "False", "NotSupportedYet", reason),),
@@ -154,26 +167,30 @@ def _refused(look: Look) -> Verdict | None:
 def _ended(look: Look) -> Verdict | None:
     """Complete, or failed for good."""
     record = record_failures(look.job, look.roster, look.limits, look.now)
-    if (evaluation := _outcome(look)) is not None:
-        return _end(look, Type.COMPLETE, "TrainingComplete", _summary(evaluation), evaluation)
+    if (final := _outcome(look)) is not None:
+        return _end(look, Type.COMPLETE, "TrainingComplete", _summary(final.metrics), final)
     if record.fatal:
         return _end(look, Type.FAILED, record.fatal_reason, record.fatal)
     return None
 
 
-def _outcome(look: Look) -> dict[str, float] | None:
-    """The final metrics once training is complete and its result safe; None before."""
+def _outcome(look: Look) -> LastWords | None:
+    """The last words of a training that is complete and whose result is safe; None before."""
     by_coordinator = look.roster.ended(Role.COORDINATOR, Result.COMPLETE)
     if by_coordinator:
-        return by_coordinator[-1][1].metrics
+        return by_coordinator[-1][1]
     if look.job.is_durable:
         return None  # the coordinator itself says when the claim has everything
-    if look.report is not None and look.report.outcome == Result.COMPLETE:
-        return dict(look.report.evaluation)
+    report = look.report
+    if report is not None and report.outcome == Result.COMPLETE:
+        return LastWords(
+            result=Result.COMPLETE,
+            step=report.step,
+            samples=report.samples,
+            metrics=dict(report.evaluation),
+        )
     by_worker = look.roster.ended(Role.WORKER, Result.COMPLETE)
-    if not by_worker:
-        return None
-    return max((words.metrics for _, words in by_worker), key=len)
+    return max((words for _, words in by_worker), key=lambda w: len(w.metrics), default=None)
 
 
 def _summary(evaluation: dict[str, float]) -> str:
@@ -186,7 +203,7 @@ def _end(
     type_: Type,
     reason: str,
     message: str,
-    evaluation: dict[str, float] | None = None,
+    final: LastWords | None = None,
 ) -> Verdict:
     record = record_failures(look.job, look.roster, look.limits, look.now)
     is_complete = type_ is Type.COMPLETE
@@ -207,7 +224,7 @@ def _end(
         failures=record.failures,
         restarts=record.restarts,
         completed=True,
-        evaluation=evaluation,
+        final=final,
         again_at=look.now + look.limits.finish_grace if is_complete else None,
     )
 
@@ -251,7 +268,9 @@ def _suspended(look: Look) -> Verdict | None:
     if _can_save(look) and look.now < give_up_at:
         return Verdict(
             phase=Phase.SUSPENDING,
-            wish=Wish(coordinator=True, keeps_live=True, keeps_finished=True),
+            wish=Wish(
+                coordinator=True, replace_at=record.retry_at, keeps_live=True, keeps_finished=True
+            ),
             claims=(_claim(Type.SUSPENDED, "Unknown", "Checkpointing", "Saving the state first."),),
             suspend=True,
             failures=record.failures,
@@ -269,7 +288,7 @@ def _suspended(look: Look) -> Verdict | None:
         phase=Phase.SUSPENDED,
         wish=Wish(coordinator=keeps_coordinator),
         claims=(
-            _accepted(),
+            _accepted(look),
             _claim(Type.ADMITTED, "False", "Suspended"),
             _claim(Type.RUNNING, "False", "Suspended"),
             _claim(Type.RESCALING, "False", "Suspended"),
@@ -284,14 +303,8 @@ def _suspended(look: Look) -> Verdict | None:
 
 
 def _can_save(look: Look) -> bool:
-    """Whether workers train and a coordinator is there to take their state."""
-    coordinator = look.roster.coordinator
-    return (
-        bool(look.roster.workers)
-        and coordinator is not None
-        and coordinator.is_running
-        and _ran(look)
-    )
+    """Whether there are workers with a state; a coordinator that broke meanwhile is replaced."""
+    return bool(look.roster.workers) and _ran(look)
 
 
 def _keeps_coordinator(look: Look) -> bool:
@@ -319,7 +332,7 @@ def _waiting(look: Look) -> Verdict | None:
         phase=Phase.WAITING,
         wish=Wish(coordinator=_keeps_coordinator(look)),
         claims=(
-            _accepted(),
+            _accepted(look),
             _claim(Type.ADMITTED, "False", look.scaling.reason or "Pending", look.scaling.message),
             _claim(Type.RUNNING, "False", "NotAdmitted"),
             _claim(Type.SUSPENDED, "False", "NotRequested"),
@@ -332,11 +345,8 @@ def _waiting(look: Look) -> Verdict | None:
 
 def _late(look: Look) -> Verdict | None:
     """A gang that holds GPUs without getting to run gives them back."""
-    if _is_running(look) or is_true(look.job.status.conditions, Type.RUNNING):
-        return None
-    if not look.scaling.decided_at:
-        return None
-    if look.now < parse_time(look.scaling.decided_at) + look.limits.start_timeout:
+    until = _start_limit(look)
+    if until is None or look.now < until or _is_training(look):
         return None
     trouble = _trouble(look) or "its pods did not all start"
     minutes = look.limits.start_timeout.total_seconds() / 60
@@ -344,8 +354,12 @@ def _late(look: Look) -> Verdict | None:
     record = record_failures(look.job, look.roster, look.limits, look.now)
     return Verdict(
         phase=Phase.WAITING,
+        wish=Wish(coordinator=_keeps_coordinator(look)),
         claims=(
+            _accepted(look),
             _claim(Type.ADMITTED, "False", "StartTimedOut", message),
+            _claim(Type.RUNNING, "False", "NotAdmitted"),
+            _claim(Type.RESCALING, "False", "NotAdmitted"),
             _claim(Type.DEGRADED, "True", "StartTimedOut", message),
         ),
         release=message,
@@ -358,23 +372,23 @@ def _late(look: Look) -> Verdict | None:
 def _running(look: Look) -> Verdict:
     record = record_failures(look.job, look.roster, look.limits, look.now)
     phase = _running_phase(look)
-    times = (record.retry_at, _deadline(look.job), _start_limit(look, phase))
+    times = (record.retry_at, _start_limit(look))
     return Verdict(
         phase=phase,
         wish=Wish(coordinator=True, workers=look.scaling.desired, replace_at=record.retry_at),
         claims=(
-            _accepted(),
+            _accepted(look),
             _claim(Type.ADMITTED, "True", "Admitted", look.scaling.message),
             _running_claim(look, phase),
             _rescaling_claim(look, phase),
             _claim(Type.SUSPENDED, "False", "NotRequested"),
             _durability(look.job),
-            _degraded_claim(look),
+            _degraded_claim(look, record.failures),
         ),
         failures=record.failures,
         restarts=record.restarts,
         started=True,
-        again_at=min((t for t in times if t is not None and t > look.now), default=None),
+        again_at=min((t for t in times if t and t > look.now), default=None),
     )
 
 
@@ -382,27 +396,46 @@ def _running_phase(look: Look) -> Phase:
     if _is_running(look):
         return Phase.RUNNING
     has_run = is_true(look.job.status.conditions, Type.RUNNING)
-    return Phase.RESCALING if has_run else Phase.STARTING
+    return Phase.RESCALING if has_run and _running_workers(look) else Phase.STARTING
 
 
 def _is_running(look: Look) -> bool:
     """Whether the coordinator and all wanted workers run."""
-    coordinator, workers = look.roster.coordinator, look.roster.workers
+    workers = look.roster.workers
     wanted = range(look.scaling.desired)
-    return (
-        coordinator is not None
-        and coordinator.is_running
-        and all(i in workers and workers[i].is_running for i in wanted)
-    )
+    return _has_coordinator(look) and all(i in workers and workers[i].is_running for i in wanted)
 
 
-def _start_limit(look: Look, phase: Phase) -> datetime | None:
-    if phase is not Phase.STARTING or not look.scaling.decided_at:
+def _is_training(look: Look) -> bool:
+    """Whether enough workers run to train, though not all that are wanted."""
+    return _has_coordinator(look) and _running_workers(look) >= look.job.spec.workers.min
+
+
+def _has_coordinator(look: Look) -> bool:
+    coordinator = look.roster.coordinator
+    return coordinator is not None and coordinator.is_running
+
+
+def _running_workers(look: Look) -> int:
+    return sum(pod.is_running for pod in look.roster.workers.values())
+
+
+def _start_limit(look: Look) -> datetime | None:
+    """Until when a job that does not run may hold its GPUs; a start counts anew from a loss."""
+    if _running_phase(look) is not Phase.STARTING or not look.scaling.decided_at:
         return None
-    return parse_time(look.scaling.decided_at) + look.limits.start_timeout
+    since = parse_time(look.scaling.decided_at)
+    for condition in look.job.status.conditions:
+        if condition.type == Type.RUNNING:
+            # Still True when the last worker was lost just now.
+            lost_at = parse_time(condition.last_transition_time)
+            since = max(since, lost_at if condition.status == "False" else look.now)
+    return since + look.limits.start_timeout
 
 
-def _accepted() -> Condition:
+def _accepted(look: Look) -> Condition:
+    if reason := unsupported(look.job.spec):
+        return _claim(Type.ACCEPTED, "False", "NotSupportedYet", reason)
     return _claim(Type.ACCEPTED, "True", "Valid")
 
 
@@ -418,8 +451,7 @@ def _durability(job: DistributedJob) -> Condition:
 
 
 def _running_claim(look: Look, phase: Phase) -> Condition:
-    running = sum(pod.is_running for pod in look.roster.workers.values())
-    wanted = look.scaling.desired
+    running, wanted = _running_workers(look), look.scaling.desired
     if phase is Phase.STARTING:
         message = _trouble(look) or f"{running} of {wanted} workers run."
         return _claim(Type.RUNNING, "False", "Starting", message)
@@ -437,7 +469,7 @@ def _rescaling_claim(look: Look, phase: Phase) -> Condition:
     return _claim(Type.RESCALING, "False", "Steady")
 
 
-def _degraded_claim(look: Look) -> Condition:
+def _degraded_claim(look: Look, failures: list[Failed]) -> Condition:
     if look.report is not None and look.report.wire not in (0, WIRE_VERSION):
         message = (
             f"The trainer image speaks wire version {look.report.wire}, this operator "
@@ -447,8 +479,8 @@ def _degraded_claim(look: Look) -> Condition:
     if trouble := _trouble(look):
         return _claim(Type.DEGRADED, "True", "PodTrouble", trouble)
     gone = [i for i in range(look.scaling.desired) if i not in look.roster.workers]
-    if look.job.status.failures and (gone or look.roster.coordinator is None):
-        return _claim(Type.DEGRADED, "True", "Replacing", look.job.status.failures[-1].message)
+    if failures and (gone or look.roster.coordinator is None):
+        return _claim(Type.DEGRADED, "True", "Replacing", failures[-1].message)
     return _claim(Type.DEGRADED, "False", "Healthy")
 
 

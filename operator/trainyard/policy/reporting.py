@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,6 +16,9 @@ from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingSt
 from trainyard.policy.lifecycle import Verdict
 from trainyard.policy.roster import Roster
 from trainyard_trainer.contract import Role
+
+EVALUATIONS = 64
+"""Metrics that the schema of the status takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +57,22 @@ def status_of(job: DistributedJob, found: Findings) -> DistributedJobStatus:
 
 
 def _training(old: TrainingStatus | None, found: Findings) -> TrainingStatus | None:
-    report, final = found.report, found.verdict.evaluation
-    if report is None or report.term == 0:
-        return (
-            old
-            if not final
-            else msgspec.structs.replace(old or TrainingStatus(), evaluation=_rounded(final))
-        )
+    report = found.report
+    status = old if report is None or report.term == 0 else _of_report(report)
+    final = found.verdict.final
+    if final is None:
+        return status
+    status = status or TrainingStatus()
+    return msgspec.structs.replace(
+        status,
+        step=status.step if final.step is None else final.step,
+        samples=status.samples if final.samples is None else final.samples,
+        evaluation=_rounded(final.metrics) or status.evaluation,
+        at=format_time(found.now),
+    )
+
+
+def _of_report(report: Report) -> TrainingStatus:
     return TrainingStatus(
         term=report.term,
         view=report.view,
@@ -67,7 +80,7 @@ def _training(old: TrainingStatus | None, found: Findings) -> TrainingStatus | N
         epoch=round(report.epoch, 3),
         samples=report.samples,
         loss=None if report.loss is None else round(report.loss, 6),
-        evaluation=_rounded(final or dict(report.evaluation)),
+        evaluation=_rounded(report.evaluation),
         samples_per_second=_present_throughput(report),
         workers=report.active_workers,
         checkpoint_step=report.checkpoint_step if report.checkpoint_step >= 0 else None,
@@ -83,8 +96,9 @@ def _present_throughput(report: Report) -> float | None:
     return round(sum(m.samples_per_second * m.steps for m in rows) / steps, 2)
 
 
-def _rounded(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in metrics.items()}
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    shown = sorted(metrics.items())[:EVALUATIONS]
+    return {name: round(value, 6) for name, value in shown}
 
 
 def is_urgent(old: DistributedJobStatus, new: DistributedJobStatus) -> bool:

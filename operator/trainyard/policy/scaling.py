@@ -35,16 +35,17 @@ def record_decision(
         return msgspec.structs.replace(told, cooldown_until=format_time(decision.again_at))
     if decision.workers == before.desired:
         return told
+    expected = None if decision.expected_speedup is None else round(decision.expected_speedup, 3)
     change = Change(
         from_=before.desired,
         to=decision.workers,
         reason=decision.reason,
         decided_at=format_time(now),
-        expected_speedup=decision.expected_speedup,
+        expected_speedup=expected,
     )
     return msgspec.structs.replace(
         told,
-        expected_speedup=decision.expected_speedup,
+        expected_speedup=expected,
         measured_speedup=None,
         decided_at=format_time(now),
         cooldown_until=format_time(now + parse_duration(spec.cooldown)),

@@ -27,8 +27,8 @@ async def ensure_children(services: Services, job: DistributedJob, state: JobSta
     authority = await services.authorities.ensure(job, now)
     is_due = now >= authority.renew_at
     # Leaves that pods of this job may hold are replaced only when they are due; those of an
-    # earlier job of the same name always are.
-    is_ours_to_replace = is_due or not job.status.term
+    # earlier job of the same name, or of an authority that was lost, always are.
+    is_ours_to_replace = is_due or authority.is_new or not job.status.term
     leaves = _leaf_manifest(services, job, authority.pair)
     await asyncio.gather(
         _create_or_apply(services, "services", coordinator_service(job)),
@@ -65,7 +65,7 @@ async def _create_or_apply(
 
 
 async def create_pod(services: Services, job: DistributedJob, slot: Slot) -> None:
-    """Create the pod of a slot; one of that name that exists already is as good."""
+    """Create the pod of a slot; one of that name that is this job's already is as good."""
     if slot.role is Role.COORDINATOR:
         manifest = coordinator_pod(job, slot.attempt)
     else:
@@ -75,9 +75,13 @@ async def create_pod(services: Services, job: DistributedJob, slot: Slot) -> Non
     try:
         created = await services.client.create(path, manifest)
     except ApiError as error:
-        if error.is_conflict:
-            return
-        raise
+        if not error.is_conflict:
+            raise
+        created = await services.client.get(f"{path}/{manifest['metadata']['name']}")
+        if parse_pod(created).owner_uid != job.uid:
+            services.mirror.put_pod(parse_pod(created))  # a namesake's: its attempt is taken
+            told = f"{error.message}, and is not of this job: delete it, or rename the job"
+            raise ApiError(error.status, error.reason, told) from error
     services.mirror.put_pod(parse_pod(created))
 
 

@@ -64,9 +64,7 @@ async def reconcile(services: Services, key: Key) -> Outcome:
     _settle_scaling(state, verdict, services, now)
     state.plan = _wanted_plan(state, verdict)
     steps = _steps(job, roster, verdict, now)
-    if verdict.wish.coordinator:
-        await ensure_children(services, job, state)
-    refusal = await _apply(services, job, steps)
+    refusal = await _apply(services, job, state, verdict, steps)
     if refusal is not None:
         verdict = with_refusal(verdict, refusal.message)
     await _report(services, job, state, verdict, now)
@@ -145,18 +143,35 @@ def _steps(job: DistributedJob, roster: Roster, verdict: Verdict, now: datetime)
     return plan(verdict.wish, roster, recorded, job.status.term, now)
 
 
-async def _apply(services: Services, job: DistributedJob, steps: Steps) -> ApiError | None:
-    """Carry the steps out at once; returns the first refusal after all have been tried."""
+async def _apply(
+    services: Services, job: DistributedJob, state: JobState, verdict: Verdict, steps: Steps
+) -> ApiError | None:
+    """Carry the steps out at once; returns the first refusal after all have been tried.
+
+    Pods that could not start without a Secret or a Service are not created before these are there.
+    """
+    refused = await _ensure_children(services, job, state) if verdict.wish.coordinator else None
+    create = () if refused else steps.create
     results = await asyncio.gather(
-        *(create_pod(services, job, slot) for slot in steps.create),
+        *(create_pod(services, job, slot) for slot in create),
         *(delete_pod(services, pod) for pod in steps.delete),
         return_exceptions=True,
     )
-    refusals = [r for r in results if isinstance(r, ApiError)]
+    refusals = [r for r in (refused, *results) if isinstance(r, ApiError)]
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, ApiError):
             raise result
     return refusals[0] if refusals else None
+
+
+async def _ensure_children(
+    services: Services, job: DistributedJob, state: JobState
+) -> ApiError | None:
+    try:
+        await ensure_children(services, job, state)
+    except ApiError as refusal:
+        return refusal
+    return None
 
 
 async def _report(

@@ -17,6 +17,9 @@ K = TypeVar("K", bound=Hashable)
 
 log = logging.getLogger(__name__)
 
+SLACK = 64
+"""Entries of the timetable that may be out of date before it is worth tidying."""
+
 Handler = Callable[[K], Awaitable["float | None"]]
 """Handles a key; returns the seconds after which to run it again, or None."""
 
@@ -72,6 +75,7 @@ class WorkQueue(Generic[K]):
         if at < self._due.get(key, float("inf")):
             self._due[key] = at
             heapq.heappush(self._timetable, (at, next(self._order), key))
+            self._tidy()
             self._alarm.set()
 
     def forget(self, key: K) -> None:
@@ -94,6 +98,12 @@ class WorkQueue(Generic[K]):
         if len(self._queued) < self._workers:
             return 0.0
         return self._ran_at.get(key, float("-inf")) + self._settle - self._now()
+
+    def _tidy(self) -> None:
+        """Drop entries that sooner ones have replaced: a far deadline is noted at every run."""
+        if len(self._timetable) > 2 * len(self._due) + SLACK:
+            self._timetable = [(at, next(self._order), key) for key, at in self._due.items()]
+            heapq.heapify(self._timetable)
 
     def _enqueue(self, key: K) -> None:
         self._due.pop(key, None)

@@ -16,7 +16,7 @@ from trainyard.api.names import Key
 from trainyard.api.nodes import parse_node
 from trainyard.api.pods import parse_pod
 from trainyard.cluster.client import collection
-from trainyard.cluster.mirror import PodKey
+from trainyard.cluster.mirror import Names, PodKey
 from trainyard.reconcile.services import Services
 
 log = logging.getLogger(__name__)
@@ -28,11 +28,13 @@ OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 async def resync(services: Services) -> set[Key]:
     """Bring the mirror up to date; returns the jobs that something unseen happened to."""
     dirty: set[Key] = set()
+    before = services.mirror.names()
     pods = await _pods(services, dirty)
     nodes = await _nodes(services)
     await _priorities(services)
     jobs = await _jobs(services, dirty)
-    dirty |= services.mirror.replace_all(jobs, pods, nodes)
+    listed = Names(jobs=jobs, pods=pods, nodes=frozenset(nodes))
+    dirty |= services.mirror.forget_missing(before, listed)
     await _sweep(services, set(jobs.values()))
     return dirty
 
@@ -40,12 +42,14 @@ async def resync(services: Services) -> set[Key]:
 async def _jobs(services: Services, dirty: set[Key]) -> dict[Key, str]:
     found: dict[Key, str] = {}
     async for raw in _everywhere(services, names.API_VERSION, names.DISTRIBUTED_JOBS):
+        meta = raw["metadata"]
+        # One that cannot be read is there all the same: what it owns must not be swept.
+        found[Key(names.DISTRIBUTED_JOB, meta["namespace"], meta["name"])] = meta["uid"]
         try:
             job = parse_job(raw)
         except UnreadableJobError as error:
             log.error("%s", error)
             continue
-        found[job.key] = job.uid
         if services.mirror.put_job(job):
             dirty.add(job.key)
     return found
@@ -82,7 +86,9 @@ async def _sweep(services: Services, uids: set[str]) -> None:
     """Delete authorities whose job is gone, in the namespaces that this operator serves."""
     served = set(services.options.namespaces)
     async for uid, key in services.authorities.list_owners():
-        if uid not in uids and (not served or key.namespace in served):
+        job = services.mirror.jobs.get(key)
+        is_new = job is not None and job.uid == uid  # created since the jobs were listed
+        if uid not in uids and not is_new and (not served or key.namespace in served):
             log.info("sweeping the certificate authority of %s, which is gone", key)
             await services.authorities.delete(uid)
 

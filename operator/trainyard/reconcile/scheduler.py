@@ -70,7 +70,7 @@ class Scheduler:
         cluster = services.mirror.cluster()
         with services.metrics.decision_seconds.time():
             allocation = await asyncio.to_thread(self._allocate, demands, cluster, now)
-        self._carry_out(allocation, jobs, now)
+        self._carry_out(allocation, jobs, {d.key: d.admitted_workers for d in demands}, now)
         self._set_alarm(allocation, now)
 
     def _allocate(self, demands: list[Demand], cluster: Cluster, now: datetime) -> Allocation:
@@ -86,7 +86,11 @@ class Scheduler:
         return demands, jobs
 
     def _carry_out(
-        self, allocation: Allocation, jobs: dict[Key, DistributedJob], now: datetime
+        self,
+        allocation: Allocation,
+        jobs: dict[Key, DistributedJob],
+        admitted: dict[Key, int],
+        now: datetime,
     ) -> None:
         for key, decision in allocation.items():
             job = self._services.mirror.jobs.get(key)
@@ -94,6 +98,9 @@ class Scheduler:
                 continue  # it changed while we decided; the change has poked us again
             state = remember(self._services, job)
             before = state.scaling
+            if before.desired != admitted[key]:
+                self.poke()  # it gave its GPUs back while we decided
+                continue
             state.scaling = record_decision(before, decision, job.spec.scaling, now)
             after = state.scaling
             if (before.desired, before.reason, before.recommended) != (

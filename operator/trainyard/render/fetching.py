@@ -6,7 +6,7 @@ from typing import Any
 
 from trainyard.api.jobs import DistributedJob
 from trainyard.render.ownership import owner_of
-from trainyard.render.pods import USER
+from trainyard.render.pods import USER, state_folder
 from trainyard_trainer import contract
 
 LIFE_SECONDS = 900
@@ -18,13 +18,13 @@ def fetch_pod(job: DistributedJob, name: str) -> dict[str, Any]:
     mounts = {
         "name": "trainyard-state",
         "mountPath": contract.STATE_DIR,
-        "subPath": job.key.name,
         "readOnly": True,
     }
     container = {
         "name": "trainer",
         "image": job.spec.image,
         "command": ["sleep", str(LIFE_SECONDS)],
+        "env": [{"name": contract.ENV_STATE, "value": state_folder(job)}],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         "volumeMounts": [mounts],
         "securityContext": {

@@ -35,6 +35,7 @@ def coordinator_pod(job: DistributedJob, term: int) -> Manifest:
         env={
             contract.ENV_TERM: str(term),
             contract.ENV_CONFIG: config_of(job).encode(),
+            contract.ENV_STATE: state_folder(job),
         },
         mounts=mounts,
         resources=spec.coordinator.resources
@@ -111,14 +112,13 @@ def _state(job: DistributedJob) -> tuple[list[Manifest], list[Manifest]]:
     )
     return (
         [{"name": "trainyard-state", **source}],
-        [{"name": "trainyard-state", "mountPath": contract.STATE_DIR, **_sub_path(job)}],
+        [{"name": "trainyard-state", "mountPath": contract.STATE_DIR}],
     )
 
 
-def _sub_path(job: DistributedJob) -> Manifest:
-    """Jobs may share a claim: each has a folder of its own, by name, so that a job that is
-    created anew finds its earlier state."""
-    return {"subPath": job.key.name} if job.is_durable else {}
+def state_folder(job: DistributedJob) -> str:
+    """The job's own folder on its claim, which other jobs may share."""
+    return f"{job.key.name}/{job.uid}"
 
 
 def _container(
