@@ -8,8 +8,9 @@ and the Plan. A change that an older peer would misread raises `WIRE_VERSION`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import IntEnum, StrEnum
 from typing import Any, Final, TypeVar
 
@@ -29,6 +30,9 @@ ENV_TERM: Final = "TRAINYARD_TERM"
 """The coordinator's attempt number, a positive integer; given to the coordinator."""
 ENV_CONFIG: Final = "TRAINYARD_CONFIG"
 """The job's configuration as JSON (`JobConfig`); given to the coordinator."""
+ENV_STATE: Final = "TRAINYARD_STATE"
+"""The job's own folder below `STATE_DIR`; jobs may share a claim, and a job that is created anew
+under an old name must not take the old one's result for its own."""
 ENV_WIRE: Final = "TRAINYARD_WIRE"
 """The operator's `WIRE_VERSION`."""
 
@@ -130,13 +134,20 @@ class LastWords:
 
     @classmethod
     def decode(cls, message: str) -> LastWords | None:
-        """Parse a termination message; None when a process other than ours wrote it."""
+        """Parse a termination message; None when a process other than ours wrote it.
+
+        Anyone may write one, so nothing is taken on trust; metrics that are not finite are dropped.
+        """
         try:
             words = json.loads(message)
             known = {f.name for f in fields(cls)}
             picked = {k: v for k, v in words.items() if k in known}
-            return cls(**{**picked, "result": Result(words["result"])})
-        except (ValueError, TypeError, KeyError, AttributeError):
+            said = cls(**{**picked, "result": Result(words["result"])})
+            if not isinstance(said.error, str) or not isinstance(said.traceback, str):
+                return None
+            finite = {k: float(v) for k, v in said.metrics.items() if math.isfinite(v)}
+            return replace(said, metrics=finite)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return None
 
 

@@ -1,0 +1,255 @@
+"""The workers' connections, and the membership protocol between them.
+
+It stands apart from the HTTP server: here a message becomes an event for `membership.registry`, and
+its commands become messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from aiohttp import WSMsgType, web
+
+from trainyard_trainer.contract import WIRE_VERSION, JobConfig, Plan, Result
+from trainyard_trainer.coordinator.progress import Progress
+from trainyard_trainer.membership import nouns, registry
+from trainyard_trainer.membership.registry import Registry
+from trainyard_trainer.process import Fenced
+from trainyard_trainer.transport import messages
+from trainyard_trainer.transport.messages import FromWorker, Hello, Message
+
+log = logging.getLogger(__name__)
+
+HELLO_SECONDS: Final = 10.0
+TICK_SECONDS: Final = 0.2
+LEARNING_SILENCES: Final = 2.0
+"""A later coordinator waits so many silences for workers of an earlier one to come back."""
+
+
+@dataclass(slots=True)
+class Connection:
+    """One worker's WebSocket; messages to it queue, so that nobody waits for a slow one."""
+
+    ident: str
+    socket: web.WebSocketResponse
+    outbox: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)
+    left_for: nouns.ViewId | None = None
+
+    async def send_all(self) -> None:
+        """Send what is queued until None, then hang up."""
+        with contextlib.suppress(ConnectionError):
+            while (message := await self.outbox.get()) is not None:
+                await self.socket.send_str(messages.encode(message))
+        await self.socket.close()
+
+
+class Members:
+    """Who is connected, and what the protocol makes of it."""
+
+    def __init__(self, config: JobConfig, term: int, progress: Progress) -> None:
+        """A coordinator after the first one begins by learning what its workers know."""
+        self.config, self.progress = config, progress
+        grace = LEARNING_SILENCES * config.silence_seconds
+        self.registry = Registry(
+            term=term,
+            minimum=config.min_workers,
+            wanted=config.min_workers,
+            grace=grace,
+            learning_until=time.monotonic() + grace if term > 1 else None,
+        )
+        self.plan: Plan | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Raises Fenced when a worker knows of a higher term."""
+        self.on_closed: Callable[[Result], None] = lambda result: None
+        self._connections: dict[str, Connection] = {}
+
+    async def tick(self) -> None:
+        """Let time pass in the protocol, until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self.feed(nouns.Tick())
+
+    def feed(self, event: nouns.Event) -> None:
+        """Take an event to the protocol and carry out what it commands."""
+        before = self.registry
+        self.registry, commands = registry.step(before, event, time.monotonic())
+        if before.pending is not None and self.registry.pending is None and self.registry.view:
+            self.progress.view_begun(self.registry.view)
+        for command in commands:
+            self._carry_out(command)
+        if self.registry.pending not in (None, before.pending):
+            log.info("announcing %s", self.registry.pending)
+        if self.registry.closed is not None and self.registry.closed is not before.closed:
+            log.info("training has ended: %s", self.registry.closed)
+            self.on_closed(self.registry.closed)
+
+    def follow(self, plan: Plan) -> None:
+        """Put a plan in force: tell the workers, and the protocol how many are wanted."""
+        self.plan = plan
+        for connection in self._connections.values():
+            connection.outbox.put_nowait(messages.Orders(plan=plan.encode()))
+        self.feed(nouns.Wanted(workers=0 if plan.suspend else plan.workers))
+
+    def request_snapshot(self) -> None:
+        """Have the first member of the view send in a checkpoint at its next step boundary."""
+        view = self.registry.view
+        connection = self._connections.get(view.idents[0]) if view is not None else None
+        if connection is not None:
+            connection.outbox.put_nowait(messages.Snapshot())
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether nobody is connected."""
+        return not self._connections
+
+    async def serve(self, request: web.Request) -> web.WebSocketResponse:
+        """One worker's connection, from its Hello to its end."""
+        # A ping unanswered for half of `heartbeat` closes the connection.
+        socket = web.WebSocketResponse(
+            heartbeat=self.config.silence_seconds / 1.5, max_msg_size=messages.MESSAGE_BYTES
+        )
+        await socket.prepare(request)
+        try:
+            first = await socket.receive_str(timeout=HELLO_SECONDS)
+            hello = messages.decode_from_worker(first)
+        except (TypeError, ValueError, TimeoutError) as error:
+            log.warning("a worker's first message was no Hello: %s", error)
+            await socket.close()
+            return socket
+        if isinstance(hello, Hello) and self._accept(hello):
+            await self._converse(hello, socket)
+        await socket.close()
+        return socket
+
+    def _accept(self, hello: Hello) -> bool:
+        if hello.term > self.registry.term and not self.ended.done():
+            text = f"the workers know of term {hello.term}; this coordinator has term "
+            self.ended.set_exception(Fenced(text + str(self.registry.term)))
+        return hello.term <= self.registry.term
+
+    async def _converse(self, hello: Hello, socket: web.WebSocketResponse) -> None:
+        connection = Connection(hello.seat.ident, socket)
+        sender = asyncio.create_task(connection.send_all())
+        self._welcome(hello, connection)
+        try:
+            if hello.wire == WIRE_VERSION:
+                await self._listen(connection)
+        finally:
+            if self._connections.get(connection.ident) is connection:
+                del self._connections[connection.ident]
+                self.feed(nouns.Lost(ident=connection.ident, left_for=connection.left_for))
+            connection.outbox.put_nowait(None)
+            await sender
+
+    def _welcome(self, hello: Hello, connection: Connection) -> None:
+        """Introduce the job to the worker, and the worker to the protocol."""
+        pod = hello.seat.ident.rpartition("/")[0]
+        for other in list(self._connections.values()):
+            if other.ident.rpartition("/")[0] == pod:
+                self._replace(other, same=other.ident == hello.seat.ident)
+        term, config = self.registry.term, messages.as_json(self.config)
+        connection.outbox.put_nowait(messages.Welcome(term=term, config=config))
+        if hello.wire != WIRE_VERSION:
+            return
+        if self.plan is not None:
+            connection.outbox.put_nowait(messages.Orders(plan=self.plan.encode()))
+        self._connections[connection.ident] = connection
+        if hello.report is not None:
+            self.progress.take(hello.report, connection.ident)
+        member = nouns.Member(
+            seat=hello.seat,
+            ready_at=time.monotonic() if hello.warm else None,
+            view=hello.view.id if hello.view is not None else None,
+            heard=hello.heard,
+            progress=hello.progress,
+            digest=hello.digest,
+            stopped=hello.stopped,
+            leaving=hello.leaving,
+            halted=hello.halted,
+        )
+        self.feed(nouns.Joined(member=member, view=hello.view))
+
+    def _replace(self, other: Connection, *, same: bool) -> None:
+        del self._connections[other.ident]
+        if not same:
+            other.outbox.put_nowait(messages.Fencing(replaced=True))
+        other.outbox.put_nowait(None)
+        self.feed(nouns.Lost(ident=other.ident))
+
+    async def _listen(self, connection: Connection) -> None:
+        async for frame in connection.socket:
+            if frame.type is not WSMsgType.TEXT:
+                continue
+            try:
+                message = messages.decode_from_worker(frame.data)
+            except ValueError as error:
+                log.warning("%s sent what is no message: %s", connection.ident, error)
+                return
+            if self._connections.get(connection.ident) is not connection:
+                return  # A newer connection has taken its place.
+            self._take(connection, message)
+
+    def _take(self, connection: Connection, message: FromWorker) -> None:
+        ident = connection.ident
+        match message:
+            case messages.Report():
+                self.progress.take(message, ident)
+            case messages.Goodbye():
+                connection.left_for = message.left_for
+            case messages.Ready():
+                self.feed(nouns.Warm(ident=ident))
+            case messages.Leave():
+                self.feed(nouns.Leaving(ident=ident))
+            case messages.Begun():
+                self.feed(nouns.Began(ident=ident, view=message.view, progress=message.progress))
+            case messages.Halt():
+                self.feed(
+                    nouns.Stopped(
+                        ident=ident,
+                        heard=message.heard,
+                        view=message.view,
+                        progress=message.progress,
+                        digest=message.digest,
+                    )
+                )
+            case messages.Finished():
+                self.progress.digests[ident] = message.digest
+                self.feed(
+                    nouns.Halted(
+                        ident=ident,
+                        result=message.result,
+                        progress=message.progress,
+                        digest=message.digest,
+                    )
+                )
+            case Hello():
+                log.warning("%s said hello twice", ident)
+            case _:
+                assert_never(message)
+
+    def _carry_out(self, command: nouns.Command) -> None:
+        connection = self._connections.get(command.to)
+        if connection is None:
+            return  # Its loss is an event on its way.
+        match command:
+            case nouns.Announce():
+                message: Message = messages.Announcement(view=command.view)
+            case nouns.Stop():
+                message = messages.Halting()
+            case nouns.Fence():
+                message = messages.Fencing()
+            case nouns.Collect():
+                message = messages.Collection(result=command.result)
+            case nouns.Dismiss():
+                message = messages.Dismissal(result=command.result)
+            case _:
+                assert_never(command)
+        connection.outbox.put_nowait(message)
+        if isinstance(command, nouns.Fence):
+            connection.outbox.put_nowait(None)  # It comes back under a new name.

@@ -1,0 +1,125 @@
+"""The coordinator's OpenMetrics: what `contract.Metric` names, made afresh for each scrape."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.core import (
+    Metric as Family,
+)
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from trainyard_trainer import __version__
+from trainyard_trainer.contract import WIRE_VERSION, Metric
+from trainyard_trainer.coordinator.members import Members
+from trainyard_trainer.membership.nouns import Phase
+from trainyard_trainer.transport.messages import Speed
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+
+class Exposition(Collector):
+    """Reads the members' state as metrics."""
+
+    def __init__(self, members: Members) -> None:
+        """Every scrape reads `members` and its progress as they then are."""
+        self._members = members
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """The OpenMetrics text."""
+        text: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]
+        return text
+
+    def collect(self) -> Iterator[Family]:
+        """All families, in the order of `contract.Metric`."""
+        yield self._info()
+        yield from self._membership()
+        yield from self._training()
+        yield from self._profile()
+        yield from self._plan()
+
+    def _info(self) -> Family:
+        task = self._members.config.task
+        labels = {"wire": str(WIRE_VERSION), "version": __version__, "task": task}
+        return InfoMetricFamily(Metric.INFO.removesuffix("_info"), "The trainer.", value=labels)
+
+    def _membership(self) -> Iterator[Family]:
+        registry = self._members.registry
+        yield _gauge(Metric.TERM, "The coordinator's attempt.", registry.term)
+        number = registry.view.id.number if registry.view is not None else 0
+        yield _gauge(Metric.VIEW, "The number of the view in force.", number)
+        phases = Counter(registry.phase(ident) for ident in registry.members)
+        members = GaugeMetricFamily(Metric.MEMBERS, "Workers by state.", labels=["state"])
+        for phase in Phase:
+            if phase is not Phase.DEAD:
+                members.add_metric([phase.value], phases[phase])
+        yield members
+
+    def _training(self) -> Iterator[Family]:
+        progress = self._members.progress
+        report = progress.report
+        yield _gauge(Metric.STEP, "Steps committed.", report.step)
+        yield _gauge(Metric.EPOCH, "Passes over the data.", report.epoch)
+        yield _counter(Metric.SAMPLES, "Samples in committed steps.", report.samples)
+        yield _counter(Metric.EPOCHS_AUDITED, "Epochs whose samples were checked.", report.audited)
+        yield _gauge(Metric.SAMPLES_WRONG, "Samples missing or repeated.", report.wrong)
+        if report.loss is not None:
+            yield _gauge(Metric.LOSS, "Mean loss of the last reported step.", report.loss)
+        evaluated = GaugeMetricFamily(Metric.EVAL, "The last evaluation.", labels=["metric"])
+        for name, value in report.metrics.items():
+            evaluated.add_metric([name], float("nan") if value is None else value)
+        yield evaluated
+        if progress.last_step_at is not None:
+            yield _gauge(Metric.LAST_STEP_AT, "When the last step was seen.", progress.last_step_at)
+
+    def _profile(self) -> Iterator[Family]:
+        speeds = self._members.progress.speeds.values()
+        for name, text, attribute in (
+            (Metric.SAMPLES_PER_SECOND, "Throughput.", "samples_per_second"),
+            (Metric.MEASURED_STEPS, "Steps behind these figures.", "steps"),
+            (Metric.COMPUTE_SECONDS, "Mean compute time of a step.", "compute_seconds"),
+            (Metric.COMMUNICATION_SECONDS, "Mean time in collectives.", "communication_seconds"),
+        ):
+            family = GaugeMetricFamily(name, text, labels=list(Metric.CONFIGURATION))
+            for speed in speeds:
+                family.add_metric(_labels(speed), getattr(speed, attribute))
+            yield family
+
+    def _plan(self) -> Iterator[Family]:
+        members, progress = self._members, self._members.progress
+        yield _counter(Metric.RESCALES, "Completed view changes.", progress.rescales)
+        yield _gauge(Metric.RESCALE_STALL, "Stall of the last rescale.", progress.stall_seconds)
+        yield _gauge(Metric.RESCALE_COST, "Cost of the last rescale.", progress.cost_seconds)
+        generation = members.plan.generation if members.plan else progress.report.generation
+        yield _gauge(Metric.PLAN_GENERATION, "The newest plan.", generation)
+        if progress.report.generation:
+            text = "Where the plan in force took effect."
+            yield _gauge(Metric.PLAN_EFFECTIVE_STEP, text, progress.report.effective_step)
+        yield _gauge(Metric.CHECKPOINT_STEP, "The newest checkpoint.", progress.checkpoint_step)
+        if members.registry.closed is not None:
+            outcome = GaugeMetricFamily(Metric.OUTCOME, "How it ended.", labels=["result"])
+            outcome.add_metric([members.registry.closed.value], 1)
+            yield outcome
+
+
+def _gauge(name: str, text: str, value: float) -> Family:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Family:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _labels(speed: Speed) -> list[str]:
+    return [str(getattr(speed, name)) for name in Metric.CONFIGURATION]

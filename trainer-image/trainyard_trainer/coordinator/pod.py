@@ -1,0 +1,106 @@
+"""What a coordinator's process does from its first line to its last words."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainyard_trainer import contract
+from trainyard_trainer.contract import Exit, JobConfig, LastWords, Result
+from trainyard_trainer.coordinator.server import Coordinator
+from trainyard_trainer.process import Ending, check_wire, describe, leave_word
+from trainyard_trainer.transport.tls import Credentials
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What a coordinator learns from its environment."""
+
+    namespace: str
+    job: str
+    term: int
+    config: JobConfig
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> Assignment:
+        """From environment variables; raises Ending that names a missing or wrong one."""
+        try:
+            return cls(
+                namespace=environ[contract.ENV_NAMESPACE],
+                job=environ[contract.ENV_JOB],
+                term=int(environ[contract.ENV_TERM]),
+                config=JobConfig.decode(environ[contract.ENV_CONFIG]),
+            )
+        except KeyError as error:
+            raise Ending(f"the environment variable {error.args[0]} is not set") from None
+        except ValueError as error:
+            raise Ending(f"the coordinator's environment is wrong: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a coordinator serves and writes."""
+
+    port: int
+    state: str
+    tls: str
+    last_words: str
+
+
+def run(environ: Mapping[str, str], place: Place) -> Exit:
+    """Coordinate until the job has ended, or until told to end."""
+    try:
+        check_wire(environ)
+        words = asyncio.run(_coordinate(Assignment.read(environ), place))
+        code = Exit.OK
+    except Exception as error:
+        code, words = describe(error)
+        log.error("%s", words.error, exc_info=error.__cause__)
+    leave_word(place.last_words, words)
+    return code
+
+
+async def _coordinate(assignment: Assignment, place: Place) -> LastWords:
+    credentials = Credentials(
+        namespace=assignment.namespace, job=assignment.job, directory=place.tls
+    )
+    coordinator = Coordinator(assignment.config, assignment.term, Path(place.state), credentials)
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    host = None if credentials.exist else "127.0.0.1"
+    async with coordinator.serving(host, place.port) as port:
+        log.info("term %d on port %d", assignment.term, port)
+        await _first(coordinator, told)
+    return last_words(coordinator)
+
+
+async def _first(coordinator: Coordinator, told: asyncio.Event) -> None:
+    """Wait for a signal, for a higher term (raises Fenced), or for the end of a durable job."""
+    waits: set[asyncio.Future[object]] = {
+        asyncio.ensure_future(told.wait()),
+        coordinator.members.ended,  # type: ignore[arg-type]
+    }
+    if coordinator.config.durable:
+        waits.add(asyncio.ensure_future(coordinator.dispersed()))
+    done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in pending:
+        wait.cancel()
+    for wait in done:
+        wait.result()
+
+
+def last_words(coordinator: Coordinator) -> LastWords:
+    """How training stands as the coordinator ends."""
+    report = coordinator.progress.report
+    return LastWords(
+        result=coordinator.members.registry.closed or Result.LEFT,
+        step=report.step,
+        samples=report.samples,
+        metrics={name: value for name, value in report.metrics.items() if value is not None},
+    )

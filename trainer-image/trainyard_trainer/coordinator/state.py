@@ -1,0 +1,113 @@
+"""Uploads of checkpoints and models, streamed to disk and verified; downloads of the newest one.
+
+It stands apart because it is the only room that writes to the state directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from trainyard_trainer import checkpoint
+from trainyard_trainer.checkpoint import STATE, Manifest, Store
+from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE
+from trainyard_trainer.transport.link import HEADER_DIGEST, HEADER_TERM
+
+log = logging.getLogger(__name__)
+
+KINDS: Final = ("checkpoint", "snapshot", "model")
+DOCUMENT: Final = "trainyard"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A state file as it arrived."""
+
+    spool: Path
+    sha256: str
+    size: int
+
+
+class Keeper:
+    """Keeps what the workers send in, and gives it back."""
+
+    def __init__(self, store: Store, init: str) -> None:
+        """`init` is the job's starting model, which may lie below the state directory."""
+        self.store, self._init = store, init
+
+    def checkpoint_step(self) -> int:
+        """The step of the newest whole checkpoint; -1 without one."""
+        newest = self.store.newest()
+        return -1 if newest is None else newest[1].step
+
+    async def receive(self, request: web.Request) -> Upload:
+        """Stream an upload into a spool; raises an HTTP error, and leaves nothing, when it is bad."""
+        if request.headers.get(HEADER_TERM) != str(self.store.term):
+            raise web.HTTPConflict(text=f"this coordinator has term {self.store.term}")
+        spool = self.store.open_spool()
+        try:
+            summary, size = hashlib.sha256(), 0
+            with (spool / STATE).open("wb") as file:
+                async for chunk in request.content.iter_chunked(checkpoint.CHUNK_BYTES):
+                    summary.update(chunk)
+                    size += file.write(chunk)
+                checkpoint.sync_file(file)
+            if summary.hexdigest() != request.headers.get(HEADER_DIGEST):
+                raise web.HTTPBadRequest(text="the upload does not have the announced checksum")
+        except BaseException:
+            shutil.rmtree(spool, ignore_errors=True)
+            raise
+        return Upload(spool=spool, sha256=summary.hexdigest(), size=size)
+
+    def keep_checkpoint(self, upload: Upload) -> int:
+        """Make an upload the newest checkpoint; its step."""
+        found = checkpoint.document(upload.spool / STATE, DOCUMENT)
+        counts = found.get("counts")
+        step = counts.get("step") if isinstance(counts, dict) else None
+        if not isinstance(step, int):
+            raise ValueError("the checkpoint does not say its step")
+        manifest = Manifest(term=self.store.term, step=step, sha256=upload.sha256, size=upload.size)
+        path = self.store.keep_checkpoint(upload.spool, manifest)
+        log.info("checkpoint %s, %d bytes", path.name, upload.size)
+        return step
+
+    def keep_model(self, upload: Upload, *, digests_equal: bool) -> dict[str, object]:
+        """Make an upload the final model and its result; the result."""
+        found = checkpoint.document(upload.spool / STATE, DOCUMENT)
+        model = {"sha256": upload.sha256, "bytes": upload.size}
+        result = {
+            **found,
+            "model": model,
+            "term": self.store.term,
+            "digests_equal": digests_equal,
+        }
+        self.store.check_term()
+        (upload.spool / STATE).rename(self.store.directory / MODEL_FILE)
+        text = json.dumps(result, indent=1, sort_keys=True)
+        checkpoint.write_atomically(self.store.directory / RESULT_FILE, text.encode())
+        shutil.rmtree(upload.spool)
+        return result
+
+    async def send(self, request: web.Request) -> web.StreamResponse:
+        """Stream the newest whole checkpoint, or the starting model where that is asked for."""
+        if request.query.get("kind") == "init":
+            path = Path(self._init)
+            inside = path.resolve().is_relative_to(self.store.directory.resolve())
+            if not self._init or not inside or not path.is_file():
+                raise web.HTTPNotFound
+            return _file(path, checkpoint.checksum(path))
+        newest = self.store.newest()
+        if newest is None:
+            raise web.HTTPNotFound
+        return _file(newest[0], newest[1].sha256)
+
+
+def _file(path: Path, sha256: str) -> web.FileResponse:
+    return web.FileResponse(path, headers={HEADER_DIGEST: sha256}, chunk_size=1 << 20)

@@ -1,0 +1,148 @@
+"""Training on this machine, without Kubernetes: in one process, or with a coordinator and workers.
+
+It stands apart from the pods' rooms, and uses the same ones: a Task that runs here runs there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from trainyard_trainer import contract
+from trainyard_trainer.contract import LastWords, JobConfig, Plan, Result
+from trainyard_trainer.checkpoint import write_atomically
+from trainyard_trainer.display import Display, State, showing, summary
+from trainyard_trainer.process import Ending, describe
+
+NAMESPACE, JOB = "local", "run"
+LOOK_SECONDS = 0.2
+
+
+def run(config: JobConfig, workers: int, output: Path | None) -> contract.Exit:
+    """Train, say how it went, and write model and result to `output` when there is one."""
+    try:
+        with showing(config.epochs) as display:
+            if workers:
+                model, result = run_with_workers(config, workers, display)
+            else:
+                model, result = run_alone(config, display)
+    except Exception as error:
+        code, words = describe(error)
+        print(words.error, words.traceback, sep="\n", file=sys.stderr)
+        return code
+    print(summary(result))
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(output / contract.MODEL_FILE, model)
+        write_atomically(output / contract.RESULT_FILE, json.dumps(result, indent=1).encode())
+    return contract.Exit.OK
+
+
+def run_alone(config: JobConfig, display: Display) -> tuple[bytes, dict[str, Any]]:
+    """Train in this process: the model file, and what result.json says."""
+    from trainyard_trainer import loop, worker
+    from trainyard_trainer.replica import Replica, build
+    from trainyard_trainer.task import load
+
+    class Watch:
+        def committed(
+            self, replica: Replica, company: loop.Company, compute_seconds: float
+        ) -> None:
+            display.show(State.of(replica))
+
+    replica = build(load(config.task, config.args), config, worker.choose_device())
+    replica.notes["born_at"] = time.time()
+    if config.init:
+        replica.start_from(Path(config.init).read_bytes(), config.init)
+    loop.train(replica, loop.Alone(replica), Watch())
+    return worker.final_model(replica), worker.result(replica)
+
+
+def run_with_workers(
+    config: JobConfig, workers: int, display: Display
+) -> tuple[bytes, dict[str, Any]]:
+    """Train with `workers` processes and a coordinator in this one: model file and result."""
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as directory:
+        return asyncio.run(_coordinate(config, workers, display, Path(directory)))
+
+
+async def _coordinate(
+    config: JobConfig, workers: int, display: Display, directory: Path
+) -> tuple[bytes, dict[str, Any]]:
+    from trainyard_trainer.coordinator.server import Coordinator
+    from trainyard_trainer.transport.tls import Credentials
+
+    credentials = Credentials(namespace=NAMESPACE, job=JOB, directory=str(directory / "tls"))
+    coordinator = Coordinator(config, 1, directory / "state", credentials)
+    coordinator.members.follow(Plan(generation=1, workers=workers))
+    async with (
+        coordinator.serving("127.0.0.1", 0) as port,
+        _workers(workers, port, directory) as processes,
+    ):
+        while not coordinator.closed.is_set():
+            await asyncio.sleep(LOOK_SECONDS)
+            display.show(State.of(coordinator.progress.report))
+            _check(processes, directory)
+        await coordinator.dispersed()
+    model = (directory / "state" / contract.MODEL_FILE).read_bytes()
+    return model, coordinator.result
+
+
+@contextlib.asynccontextmanager
+async def _workers(
+    number: int, port: int, directory: Path
+) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    processes = []
+    try:
+        for index in range(number):
+            command = [sys.executable, "-m", "trainyard_trainer", "worker"]
+            words = ["--last-words", str(directory / f"worker-{index}")]
+            processes.append(
+                await asyncio.create_subprocess_exec(
+                    *command, *words, env=_environment(index, port), stderr=sys.stderr
+                )
+            )
+        yield processes
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.terminate()
+        for process in processes:
+            await process.wait()
+
+
+def _environment(index: int, port: int) -> dict[str, str]:
+    ours = {
+        contract.ENV_NAMESPACE: NAMESPACE,
+        contract.ENV_JOB: JOB,
+        contract.ENV_POD: f"worker-{index}",
+        contract.ENV_POD_IP: "127.0.0.1",
+        contract.ENV_NODE: "local",
+        contract.ENV_COORDINATOR: f"127.0.0.1:{port}",
+    }
+    # Workers share this machine's cores: more threads than cores would wait for each other.
+    return {"OMP_NUM_THREADS": "1", **os.environ, **ours}
+
+
+def _check(processes: list[asyncio.subprocess.Process], directory: Path) -> None:
+    """Raise Ending with a worker's own last words when one has failed."""
+    for index, process in enumerate(processes):
+        if process.returncode in (None, 0):
+            continue
+        path = directory / f"worker-{index}"
+        words = LastWords.decode(path.read_text()) if path.exists() else None
+        if words is not None and words.result is Result.FAILED:
+            failure = Ending(words.error + ("\n" + words.traceback if words.traceback else ""))
+        else:
+            failure = Ending(f"worker {index} ended with code {process.returncode}")
+        if process.returncode in tuple(contract.Exit):
+            failure.code = contract.Exit(process.returncode)
+        raise failure

@@ -1,0 +1,142 @@
+"""A worker's measurements of its own steps: throughput by configuration, stalls, what it reports.
+
+It stands apart, and is pure (times are arguments), because decisions of the scheduler rest on it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Final
+
+WINDOW_SECONDS: Final = 1.0
+"""Steps are averaged over windows of this length before anything is left out."""
+WINDOWS: Final = 60
+"""How many of a configuration's newest windows stand behind its figures."""
+TRIM: Final = 0.1
+"""The share of windows left out at either end of a configuration's mean."""
+NORMAL_STEPS: Final = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Configuration:
+    """What throughput depends on, as the scheduler sees it."""
+
+    nodes: int
+    workers: int
+    local_batch: int
+    """The largest share of the global batch, in samples."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Sums over the steps of about one second."""
+
+    steps: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    compute: float = 0.0
+    communication: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """A configuration's means."""
+
+    steps: int
+    samples_per_second: float
+    compute_seconds: float
+    """Of one step."""
+    communication_seconds: float
+    """Of one step."""
+
+
+def trimmed(values: Sequence[float]) -> float:
+    """The mean without the largest and smallest tenth (rounded down); NaN of nothing.
+
+    Windows are trimmed, not steps: the pauses of a throttled CPU come back in every window and
+    count, while a rare stall of the machine falls into one window and does not.
+    """
+    if not values:
+        return float("nan")
+    cut = int(len(values) * TRIM)
+    return fmean(sorted(values)[cut : len(values) - cut])
+
+
+@dataclass(slots=True)
+class Profile:
+    """Throughput by configuration, from windows of steps."""
+
+    _windows: dict[Configuration, deque[Window]] = field(default_factory=dict)
+    _steps: dict[Configuration, int] = field(default_factory=dict)
+
+    def add(self, configuration: Configuration, window: Window) -> None:
+        """Take a full window of steps in one configuration."""
+        kept = self._windows.setdefault(configuration, deque(maxlen=WINDOWS))
+        kept.append(window)
+        self._steps[configuration] = self._steps.get(configuration, 0) + window.steps
+
+    def figures(self) -> dict[Configuration, Figures]:
+        """All configurations' means."""
+        return {key: self._figure(key) for key in self._windows}
+
+    def _figure(self, key: Configuration) -> Figures:
+        windows = self._windows[key]
+        return Figures(
+            steps=self._steps[key],
+            samples_per_second=trimmed([w.samples / w.seconds for w in windows]),
+            compute_seconds=trimmed([w.compute / w.steps for w in windows]),
+            communication_seconds=trimmed([w.communication / w.steps for w in windows]),
+        )
+
+
+@dataclass(slots=True)
+class Meter:
+    """Measures steps as they are committed; rescales and evaluations are left out."""
+
+    profile: Profile = field(default_factory=Profile)
+    last_commit: float | None = None
+    """When the last turn was committed, on the caller's steady clock."""
+    _steps: deque[float] = field(default_factory=lambda: deque(maxlen=NORMAL_STEPS))
+    _window: Window = Window()
+    _configuration: Configuration | None = None
+
+    def committed(
+        self,
+        now: float,
+        configuration: Configuration,
+        *,
+        samples: int,
+        compute: float,
+        communication: float,
+    ) -> None:
+        """Take a step committed at `now`; the very first only starts the clock."""
+        if configuration != self._configuration:
+            self._window, self._configuration = Window(), configuration
+        if self.last_commit is None:
+            self.last_commit = now
+            return
+        seconds = now - self.last_commit
+        self.last_commit = now
+        self._steps.append(seconds)
+        old = self._window
+        self._window = Window(
+            steps=old.steps + 1,
+            samples=old.samples + samples,
+            seconds=old.seconds + seconds,
+            compute=old.compute + compute,
+            communication=old.communication + communication,
+        )
+        if self._window.seconds >= WINDOW_SECONDS:
+            self.profile.add(configuration, self._window)
+            self._window = Window()
+
+    def skip(self, now: float) -> None:
+        """What came until `now` was no step: an evaluation, or the first turn after a rescale."""
+        self.last_commit = now
+
+    def normal_step(self) -> float:
+        """The median of the latest steps in seconds; 0 before any."""
+        return median(self._steps) if self._steps else 0.0

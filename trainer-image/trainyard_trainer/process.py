@@ -1,0 +1,90 @@
+"""How a trainer process ends: its exit codes as exceptions, and its last words.
+
+It stands apart from the command line because every room raises these, and free of torch because
+the coordinator does too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from trainyard_trainer.contract import ENV_WIRE, WIRE_VERSION, Exit, LastWords, Result
+
+
+class Ending(Exception):
+    """Ends the process with `code`; the message is a sentence for a person."""
+
+    code = Exit.INTERNAL
+
+
+class TaskInvalid(Ending):
+    """The task cannot be loaded, refuses its arguments or is of a kind that is not supported."""
+
+    code = Exit.TASK_INVALID
+
+
+class TaskFailed(Ending):
+    """The user's code raised; the cause is chained."""
+
+    code = Exit.TASK_FAILED
+
+
+class StateUnusable(Ending):
+    """The state directory cannot be read or written."""
+
+    code = Exit.STATE_UNUSABLE
+
+
+class Fenced(Ending):
+    """A higher term, or a newer worker of the same name, has taken this process' place."""
+
+    code = Exit.FENCED
+
+
+class WireMismatch(Ending):
+    """The peer speaks another wire version."""
+
+    code = Exit.WIRE_MISMATCH
+
+
+def check_wire(environ: Mapping[str, str]) -> None:
+    """Raise WireMismatch when the operator that made this pod speaks another wire version."""
+    theirs = environ.get(ENV_WIRE, str(WIRE_VERSION))
+    if theirs != str(WIRE_VERSION):
+        raise WireMismatch(
+            f"the operator speaks wire version {theirs}, this trainer {WIRE_VERSION}: "
+            "use images of the same release"
+        )
+
+
+def describe(error: BaseException) -> tuple[Exit, LastWords]:
+    """The exit code and the last words for an exception that ends the process."""
+    code = error.code if isinstance(error, Ending) else Exit.INTERNAL
+    sentence = str(error) or type(error).__name__
+    if not isinstance(error, Ending):
+        sentence = f"{type(error).__name__}: {sentence}"
+    cause = error.__cause__ if isinstance(error, Ending) else error
+    trace = "" if cause is None else "".join(traceback.format_exception(cause))
+    return code, LastWords(result=Result.FAILED, error=sentence, traceback=trace)
+
+
+def leave_word(path: str, words: LastWords) -> None:
+    """Write the termination message; a place that cannot be written is not worth failing for."""
+    with contextlib.suppress(OSError):
+        Path(path).write_text(words.encode(), encoding="utf-8")
+
+
+def leave_at_once_on_sigterm(last_words: str) -> None:
+    """Until there is anything to hand over, a request to end is followed at once."""
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        leave_word(last_words, LastWords(result=Result.LEFT))
+        os._exit(Exit.OK)
+
+    signal.signal(signal.SIGTERM, leave)

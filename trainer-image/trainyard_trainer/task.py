@@ -1,0 +1,173 @@
+"""The class that a user's training code follows, and how one is loaded by name.
+
+It stands apart from the engine because it is all that a user needs to read: a Task says what is
+trained on what, and knows nothing of workers. Only `model` and `train_data` have no default.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import default_collate
+
+from trainyard_trainer.process import TaskInvalid
+
+Batch = Any
+T = TypeVar("T", bound=nn.Module)
+
+
+class Data(Protocol):
+    """A map-style data set: `len(data)` samples, `data[i]` for each."""
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """The sample at `index`."""
+
+
+@runtime_checkable
+class Gathers(Protocol):
+    """A data set that makes a whole batch at once, which is much faster for data in memory."""
+
+    def gather(self, ids: Sequence[int]) -> Batch:
+        """The batch of the samples `ids`."""
+
+
+class Tensors:
+    """A data set of tensors of equal length; a sample is a tuple of one row of each."""
+
+    def __init__(self, *columns: Tensor) -> None:
+        """`columns` share their first dimension, the samples."""
+        self.columns = columns
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.columns[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        """The rows at `index`."""
+        return tuple(column[index] for column in self.columns)
+
+    def gather(self, ids: Sequence[int]) -> tuple[Tensor, ...]:
+        """The rows `ids` of each column, stacked."""
+        rows = torch.as_tensor(ids)
+        return tuple(column[rows] for column in self.columns)
+
+
+class Task:
+    """What is trained, on what, and how; subclass it and name it in `task.use`.
+
+    `task.args` become the arguments of the subclass' constructor. The same Task runs in one
+    process, in a DistributedJob of any size and in a FederatedJob.
+    """
+
+    clip_norm: ClassVar[float | None] = None
+    """The gradient of the whole batch is clipped to this Euclidean norm."""
+    accumulate: ClassVar[int] = 1
+    """A worker computes its share in so many pieces, to need less memory."""
+    autocast: ClassVar[torch.dtype | None] = None
+    """Run the forward pass in this dtype where PyTorch holds it safe; bfloat16 needs no scaler."""
+
+    def model(self) -> nn.Module:
+        """The model, freshly initialised; PyTorch's generator is seeded before."""
+        raise NotImplementedError
+
+    def train_data(self) -> Data:
+        """The training samples."""
+        raise NotImplementedError
+
+    def eval_data(self) -> Data | None:
+        """The held-out samples; None for no evaluation."""
+        return None
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """A batch of samples; not asked where the data set has `gather`."""
+        return default_collate(samples)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss over the batch (a scalar), or one loss a sample (a vector).
+
+        The default is the cross entropy of `model(inputs)` for batches `(inputs, classes)`.
+        """
+        inputs, classes = batch
+        return nn.functional.cross_entropy(model(inputs), classes)
+
+    def weights(self, batch: Batch) -> Tensor | None:  # noqa: ARG002
+        """One weight a sample, or None for equal ones.
+
+        A scalar `loss` must then be the weighted mean; a vector is weighted by the trainer.
+        """
+        return None
+
+    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor | float]:
+        """Means over the batch by name; the default is the accuracy of `(inputs, classes)`."""
+        inputs, classes = batch
+        return {"accuracy": (model(inputs).argmax(dim=-1) == classes).double().mean()}
+
+    def summary(self, means: Mapping[str, float]) -> Mapping[str, float]:
+        """The metrics reported, from the means of `metrics` and `loss` over all held-out samples.
+
+        Override it for what is no mean, a ratio or a root.
+        """
+        return means
+
+    def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser; any of `torch.optim` but LBFGS."""
+        return torch.optim.AdamW(params, lr=1e-3)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler | None:  # noqa: ARG002
+        """The learning rate's schedule, stepped once a training step; None keeps it."""
+        return None
+
+
+def fetch(task: Task, data: Data, ids: Sequence[int]) -> Batch:
+    """The batch of the samples `ids`."""
+    if isinstance(data, Gathers):
+        return data.gather(ids)
+    return task.collate([data[i] for i in ids])
+
+
+def load(use: str, args: Mapping[str, Any]) -> Task:
+    """The Task that `use` (`module:Class`) names, made with `args`.
+
+    Raises TaskInvalid with a sentence that names the field and what is available.
+    """
+    module_name, _, class_name = use.partition(":")
+    if not module_name or not class_name:
+        raise TaskInvalid(f"task.use is {use!r}; write it as module:Class")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise TaskInvalid(
+            f"task.use is {use!r}, but there is no module {error.name!r} in this image"
+        ) from None
+    return _make(use, _pick(use, module, class_name), args)
+
+
+def _pick(use: str, module: Any, class_name: str) -> type[Task]:
+    found = getattr(module, class_name, None)
+    if isinstance(found, type) and issubclass(found, Task):
+        return found
+    tasks = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Task)]
+    names = ", ".join(sorted(n for n in tasks if n != "Task")) or "no Task"
+    what = "no class" if found is None else "something that is no Task called"
+    raise TaskInvalid(
+        f"task.use is {use!r}, but {module.__name__} has {what} {class_name!r}; it has {names}"
+    )
+
+
+def _make(use: str, cls: type[Task], args: Mapping[str, Any]) -> Task:
+    signature = inspect.signature(cls)
+    try:
+        signature.bind(**args)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters) or "no arguments"
+        raise TaskInvalid(f"task.args: {error}; {use} takes {takes}") from None
+    return cls(**args)

@@ -1,0 +1,1 @@
+"""Ready-made tasks on real data that ships inside packages, so that they run anywhere."""

@@ -1,0 +1,1 @@
+"""Bytes between trainer processes: TLS, messages, the worker's link, streamed state."""

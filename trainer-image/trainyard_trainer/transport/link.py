@@ -1,0 +1,212 @@
+"""A worker's connection to its coordinator, kept up by a thread of its own.
+
+It stands apart from the training thread so that no step waits for the network: messages go out
+through a queue and come in through another. When the coordinator is gone the link looks for it
+again, by name, for as long as it takes; each new connection begins with a `Hello` that says all
+that the worker knows, so nothing that was said to the old coordinator needs repeating.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import queue
+import random
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import WSMsgType
+
+from trainyard_trainer.contract import PATH_MEMBER, PATH_STATE
+from trainyard_trainer.process import Ending
+from trainyard_trainer.transport import messages
+from trainyard_trainer.transport.messages import FromCoordinator, Hello, Leave, Message
+from trainyard_trainer.transport.tls import Credentials, is_loopback
+
+CHUNK_BYTES: Final = 1 << 20
+RETRY_SECONDS: Final = (0.05, 2.0)
+"""First and longest pause between attempts to reach the coordinator."""
+HEADER_TERM: Final = "X-Trainyard-Term"
+HEADER_DIGEST: Final = "X-Trainyard-SHA256"
+
+
+class Link:
+    """The connection; its methods are called from the training thread."""
+
+    def __init__(self, coordinator: str, credentials: Credentials) -> None:
+        """`coordinator` is `host:port`, resolved anew for each connection."""
+        host = coordinator.rpartition(":")[0].strip("[]")
+        if not credentials.exist and not is_loopback(host):
+            raise Ending(
+                f"no certificates in {credentials.directory}: plain HTTP is for loopback, "
+                f"and the coordinator is at {coordinator}"
+            )
+        scheme = "https" if credentials.exist else "http"
+        self._url = f"{scheme}://{coordinator}"
+        self._credentials = credentials
+        self._inbox: queue.SimpleQueue[FromCoordinator | Leave] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._hello: Callable[[], Hello] | None = None
+        self._outbox: asyncio.Queue[Message | None] | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+        self._closing = False
+        self.term = 0
+        """Of the coordinator last connected to; it goes with what is uploaded."""
+
+    def start(self, hello: Callable[[], Hello]) -> None:
+        """Connect, and keep connected; `hello` is asked for each connection, under the lock."""
+        self._hello = hello
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def changing(self) -> Any:
+        """Hold off new connections while what `hello` says is changed and told."""
+        with self._lock:
+            yield
+
+    def tell(self, message: Message) -> None:
+        """Send a message; without a connection it is dropped, for the next `Hello` says more.
+
+        To be called within `changing` when the message says what has changed.
+        """
+        outbox = self._outbox
+        if outbox is not None:
+            self._loop.call_soon_threadsafe(outbox.put_nowait, message)
+
+    def hear(self, timeout: float = 0.0) -> FromCoordinator | Leave | None:
+        """The next message, waiting up to `timeout` seconds for one."""
+        try:
+            return self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
+        except queue.Empty:
+            return None
+
+    def wake(self, message: Leave) -> None:
+        """Have `hear` return `message`; safe in a signal handler."""
+        self._inbox.put(message)
+
+    def upload(self, kind: str, data: bytes) -> bool:
+        """Send a state file to the coordinator; whether it says that it is stored."""
+        work = asyncio.run_coroutine_threadsafe(self._upload(kind, data), self._loop)
+        try:
+            return work.result()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    def download(self, kind: str = "checkpoint") -> bytes | None:
+        """The coordinator's newest checkpoint, or the `init` model; None when it has none.
+
+        Raises OSError or aiohttp.ClientError when the coordinator cannot be reached.
+        """
+        return asyncio.run_coroutine_threadsafe(self._download(kind), self._loop).result()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Send what is queued and hang up."""
+        self._closing = True
+        with self._lock:
+            if self._outbox is not None:
+                self._loop.call_soon_threadsafe(self._outbox.put_nowait, None)
+        self._thread.join(timeout)
+
+    # --- in the link's own thread ---------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._keep_connected())
+
+    async def _keep_connected(self) -> None:
+        pause = RETRY_SECONDS[0]
+        while not self._closing:
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                if await self._connection():
+                    pause = RETRY_SECONDS[0]
+            # Jitter, so that the workers of a large job do not come back all at once.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            pause = min(2 * pause, RETRY_SECONDS[1])
+
+    def _session(self) -> aiohttp.ClientSession:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+        return aiohttp.ClientSession(timeout=timeout)
+
+    def _tls(self) -> Any:
+        return self._credentials.client() if self._credentials.exist else False
+
+    async def _connection(self) -> bool:
+        """One connection from `Hello` to its end; whether it came about."""
+        async with (
+            self._session() as session,
+            session.ws_connect(
+                self._url + PATH_MEMBER,
+                ssl=self._tls(),
+                heartbeat=5.0,
+                max_msg_size=messages.MESSAGE_BYTES,
+            ) as socket,
+        ):
+            outbox = self._open()
+            sender = asyncio.create_task(self._send_all(socket, outbox))
+            try:
+                await self._receive_all(socket)
+            finally:
+                with self._lock:
+                    self._outbox = None
+                if not self._closing:
+                    sender.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                    await sender
+        return True
+
+    def _open(self) -> asyncio.Queue[Message | None]:
+        outbox: asyncio.Queue[Message | None] = asyncio.Queue()
+        with self._lock:
+            assert self._hello is not None  # noqa: S101 -- set by `start`
+            outbox.put_nowait(self._hello())
+            self._outbox = outbox
+        return outbox
+
+    async def _send_all(
+        self, socket: aiohttp.ClientWebSocketResponse, outbox: asyncio.Queue[Message | None]
+    ) -> None:
+        while (message := await outbox.get()) is not None:
+            await socket.send_str(messages.encode(message))
+        await socket.close()
+
+    async def _receive_all(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        async for frame in socket:
+            if frame.type is not WSMsgType.TEXT:
+                continue
+            message = messages.decode_from_coordinator(frame.data)
+            if isinstance(message, messages.Welcome):
+                self.term = message.term
+            self._inbox.put(message)
+
+    async def _upload(self, kind: str, data: bytes) -> bool:
+        async def chunks() -> Any:
+            view = memoryview(data)
+            for start in range(0, len(view), CHUNK_BYTES):
+                yield bytes(view[start : start + CHUNK_BYTES])
+
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+        headers = {HEADER_TERM: str(self.term), HEADER_DIGEST: digest}
+        url = f"{self._url}{PATH_STATE}?kind={kind}"
+        async with (
+            self._session() as session,
+            session.put(url, data=chunks(), headers=headers, ssl=self._tls()) as response,
+        ):
+            return response.status == 200
+
+    async def _download(self, kind: str) -> bytes | None:
+        url = f"{self._url}{PATH_STATE}?kind={kind}"
+        async with (
+            self._session() as session,
+            session.get(url, ssl=self._tls()) as response,
+        ):
+            if response.status == 404:
+                return None
+            response.raise_for_status()
+            data = await response.read()
+        if hashlib.sha256(data).hexdigest() != response.headers.get(HEADER_DIGEST):
+            raise aiohttp.ClientPayloadError("the checkpoint was damaged on its way")
+        return data

@@ -1,0 +1,109 @@
+"""Who may speak: mutual TLS with roles in the certificates, and plain HTTP on loopback alone.
+
+It stands apart because every connection of the trainer passes here. Both sides verify the other's
+chain against the job's own authority, and its URI name (`contract.identity`) right after the
+handshake, before a byte of theirs is read. Certificate files are read again when they change.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from trainyard_trainer.contract import TLS_DIR, Role, identity
+
+FILES: Final = ("ca.crt", "tls.crt", "tls.key")
+
+
+def names(certificate: Any) -> set[str]:
+    """The URI names in a peer certificate as `ssl` parses it; empty without one."""
+    found = (certificate or {}).get("subjectAltName", ())
+    return {value for kind, value in found if kind == "URI"}
+
+
+def _checking(allowed: Collection[str]) -> type[ssl.SSLObject]:
+    """An SSLObject that ends its handshake only with a peer that has one of the allowed names."""
+
+    class Checked(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            if not names(self.getpeercert()) & set(allowed):
+                who = ", ".join(sorted(names(self.getpeercert()))) or "a certificate without a name"
+                raise ssl.SSLCertVerificationError(f"the peer is {who}, not {' or '.join(allowed)}")
+
+    return Checked
+
+
+@dataclass(slots=True, kw_only=True)
+class Credentials:
+    """A process' certificate, key and authority, and the contexts made of them."""
+
+    namespace: str
+    job: str
+    directory: str = TLS_DIR
+    _stamp: tuple[int, ...] = ()
+    _contexts: dict[bool, ssl.SSLContext] = field(default_factory=dict)
+
+    @property
+    def exist(self) -> bool:
+        """Whether there are certificates at all; without them only loopback is allowed."""
+        return all(os.path.exists(os.path.join(self.directory, name)) for name in FILES)
+
+    def peer(self, role: Role) -> str:
+        """The name that a peer of this job has in `role`."""
+        return identity(self.namespace, self.job, role)
+
+    def server(self) -> ssl.SSLContext:
+        """A context that takes any role of this job; new handshakes use renewed files."""
+
+        def renew(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            connection.context = self._context(server=True)
+
+        outer = self._make(server=True)
+        outer.sni_callback = renew  # Called for each handshake, with a server name or without.
+        return outer
+
+    def client(self) -> ssl.SSLContext:
+        """A context that speaks with this job's coordinator alone."""
+        return self._context(server=False)
+
+    def _context(self, *, server: bool) -> ssl.SSLContext:
+        paths = [os.path.join(self.directory, name) for name in FILES]
+        stamp = tuple(value for s in map(os.stat, paths) for value in (s.st_mtime_ns, s.st_ino))
+        if stamp != self._stamp:
+            self._contexts.clear()
+            self._stamp = stamp
+        if server not in self._contexts:
+            self._contexts[server] = self._make(server=server)
+        return self._contexts[server]
+
+    def _make(self, *, server: bool) -> ssl.SSLContext:
+        authority, certificate, key = (os.path.join(self.directory, name) for name in FILES)
+        purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
+        context = ssl.create_default_context(purpose, cafile=authority)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        if not server:
+            # The pod's address changes with each attempt; the URI name says more than a host's.
+            context.check_hostname = False
+        context.load_cert_chain(certificate, key)
+        allowed = Role if server else (Role.COORDINATOR,)
+        context.sslobject_class = _checking([self.peer(role) for role in allowed])
+        return context
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only be this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+Contexts = Callable[[], ssl.SSLContext]

@@ -1,0 +1,170 @@
+"""What a worker's process does from its first line to its last words."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+import torch
+
+from trainyard_trainer import contract, snapshot
+from trainyard_trainer.contract import Exit, LastWords, Result
+from trainyard_trainer.elastic.crew import Crew, Ended
+from trainyard_trainer.elastic.group import Rendezvous
+from trainyard_trainer.loop import train
+from trainyard_trainer.process import Ending, check_wire, describe, leave_word
+from trainyard_trainer.replica import Replica, build
+from trainyard_trainer.reporter import Reporter
+from trainyard_trainer.task import load
+from trainyard_trainer.transport import messages
+from trainyard_trainer.transport.link import Link
+from trainyard_trainer.transport.tls import Credentials
+
+log = logging.getLogger(__name__)
+
+CGROUP: Final = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a worker learns from its environment; all else it learns from its coordinator."""
+
+    namespace: str
+    job: str
+    pod: str
+    address: str
+    """The IP address by which other workers reach this one."""
+    node: str
+    coordinator: str
+    tls: str
+    """The folder of the certificates."""
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str], tls: str) -> Surroundings:
+        """From environment variables; raises Ending that names a missing one."""
+        try:
+            return cls(
+                namespace=environ[contract.ENV_NAMESPACE],
+                job=environ[contract.ENV_JOB],
+                pod=environ[contract.ENV_POD],
+                address=environ[contract.ENV_POD_IP],
+                node=environ.get(contract.ENV_NODE, ""),
+                coordinator=environ[contract.ENV_COORDINATOR],
+                tls=tls,
+            )
+        except KeyError as error:
+            raise Ending(f"the environment variable {error.args[0]} is not set") from None
+
+
+def run(environ: Mapping[str, str], *, started: float, tls: str, last_words: str) -> NoReturn:
+    """Work until let go, then end the process; `started` is on `time.monotonic`'s clock."""
+    try:
+        check_wire(environ)
+        code, words = _work(Surroundings.read(environ, tls), started)
+    except Exception as error:
+        code, words = describe(error)
+        log.error("%s", words.error, exc_info=error.__cause__ or error)
+    leave_word(last_words, words)
+    logging.shutdown()
+    sys.stdout.flush()
+    # Threads may wait for groups whose members are long gone; an orderly exit would wait for them.
+    os._exit(code)
+
+
+def _work(surroundings: Surroundings, started: float) -> tuple[Exit, LastWords]:
+    credentials = Credentials(
+        namespace=surroundings.namespace, job=surroundings.job, directory=surroundings.tls
+    )
+    link = Link(surroundings.coordinator, credentials)
+    crew = Crew(link, Rendezvous(surroundings.address), surroundings.pod, surroundings.node)
+    _leave_on_sigterm(link)
+    link.start(crew.hello)
+    try:
+        result = _train(crew, started)
+    except Ended as end:
+        result = end.result
+    finally:
+        link.close()
+    replica = crew.replica_or_none
+    if replica is None or replica.turn == 0:
+        return Exit.OK, LastWords(result=result)
+    return Exit.OK, LastWords(
+        result=result, step=replica.step, samples=replica.samples, metrics=replica.metrics
+    )
+
+
+def _leave_on_sigterm(link: Link) -> None:
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        link.wake(messages.Leave())
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+
+
+def _train(crew: Crew, started: float) -> Result:
+    config = crew.await_config()
+    device = choose_device()
+    replica = build(load(config.task, config.args), config, device)
+    crew.bring(replica)
+    train(replica, crew, Reporter(crew, started))
+    return crew.conclude(lambda: final_model(replica))
+
+
+def choose_device() -> torch.device:
+    """CUDA where there is one; else the CPU, in one thread when the share is one core or less."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    cores = cpu_share()
+    if cores is not None and cores <= 1.0:
+        # More threads than cores would spend the quota on waiting for each other.
+        torch.set_num_threads(1)
+    log.info("no GPU here: training on the CPU with %d threads", torch.get_num_threads())
+    return torch.device("cpu")
+
+
+def cpu_share(root: Path = CGROUP) -> float | None:
+    """The cores that the cgroup's quota allows; None without a quota. Reads version 2, then 1."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        quota_us = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
+        period_us = int((root / "cpu" / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return quota_us / period_us if quota_us > 0 else None
+
+
+def final_model(replica: Replica) -> bytes:
+    """The trained model as a safetensors file, the result in its metadata."""
+    return snapshot.encode(snapshot.model_tensors(replica.model), result(replica))
+
+
+def result(replica: Replica) -> dict[str, Any]:
+    """What result.json says of a finished training."""
+    born = replica.notes.get("born_at", time.time())
+    return {
+        "task": replica.config.task,
+        "args": replica.config.args,
+        "seed": replica.config.seed,
+        "metrics": replica.metrics,
+        "loss": replica.loss if math.isfinite(replica.loss) else None,
+        "steps": replica.step,
+        "samples": replica.samples,
+        "epochs": replica.cursor.epochs,
+        "epochs_audited": replica.audit.epochs,
+        "samples_wrong": replica.audit.wrong,
+        "seconds": time.time() - born,
+        "history": replica.notes.get("history", []),
+    }
