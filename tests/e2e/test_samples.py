@@ -1,0 +1,87 @@
+"""Every sample runs: all of them side by side, each to the end that it is there to show."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.e2e.yard import Yard, phase, scaling, training
+from trainyard.api import names
+from trainyard.cluster.client import ApiError, collection
+
+SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
+SECONDS = 360.0
+
+
+async def test_every_sample_reaches_the_end_that_it_shows(yard: Yard) -> None:
+    files = sorted(SAMPLES.glob("*.yaml"))
+    jobs = [name for file in files for name in await _apply(yard, file)]
+    endings = {
+        "digits": _ends_early,
+        "suspend": _starts_and_ends,
+        "deadline": _is_deleted,
+        "recommend": _is_advised,
+        "surrogate": _ends_early,
+    }
+    assert endings.keys() <= set(jobs)
+    await asyncio.gather(*(endings.get(name, _completes)(yard, name) for name in jobs))
+
+
+async def _apply(yard: Yard, file: Path) -> list[str]:
+    """Create what is in the file; the names of its jobs."""
+    jobs = []
+    for manifest in yaml.safe_load_all(file.read_text()):
+        name = manifest["metadata"]["name"]
+        match manifest["kind"]:
+            case names.DISTRIBUTED_JOB:
+                await yard.submit(manifest)
+                jobs.append(name)
+            case "PersistentVolumeClaim":
+                await yard.create("persistentvolumeclaims", manifest)
+            case "PriorityClass":
+                path = collection("scheduling.k8s.io/v1", "priorityclasses")
+                await yard.client.apply(f"{path}/{name}", manifest)
+            case kind:
+                raise AssertionError(f"{file.name}: nobody here knows what a {kind} is")
+    return jobs
+
+
+async def _completes(yard: Yard, name: str) -> dict[str, Any]:
+    return await yard.complete(name, SECONDS)
+
+
+async def _ends_early(yard: Yard, name: str) -> None:
+    job = await yard.complete(name, SECONDS)
+    target = job["spec"]["training"]["target"]
+    assert training(job)["evaluation"][target["metric"]] >= target["goal"]
+    assert training(job)["epoch"] < job["spec"]["training"]["epochs"]
+
+
+async def _starts_and_ends(yard: Yard, name: str) -> None:
+    await yard.wait(name, "suspended", lambda j: phase(j) == "Suspended")
+    assert await yard.pods(name) == []
+    await yard.patch(name, {"spec": {"suspend": False}})
+    await yard.complete(name, SECONDS)
+
+
+async def _is_deleted(yard: Yard, name: str) -> None:
+    async with asyncio.timeout(SECONDS):
+        while True:
+            try:
+                await yard.job(name)
+            except ApiError as error:
+                if error.is_missing:
+                    return
+                raise
+            await asyncio.sleep(1)
+
+
+async def _is_advised(yard: Yard, name: str) -> None:
+    job = await yard.wait(
+        name, "advice given", lambda j: scaling(j).get("recommended", 0) > 1, SECONDS
+    )
+    assert scaling(job)["desired"] == 1, "nothing is carried out"
+    await yard.complete(name, SECONDS)
