@@ -53,8 +53,8 @@ cluster-down: .venv ## End the local cluster
 .PHONY: manifests
 manifests: .venv ## Write plain manifests to dist/trainyard.yaml
 	@mkdir -p dist
-	@$(PYTHON) -m tests.cluster helm template trainyard manifests/charts/trainyard --include-crds \
-		--namespace trainyard-system > dist/trainyard.yaml
+	@$(PYTHON) -m tests.cluster helm template trainyard manifests/charts/trainyard \
+		--namespace trainyard-system --set namespace.create=true > dist/trainyard.yaml
 	@echo "dist/trainyard.yaml"
 
 .PHONY: constraints

@@ -73,7 +73,6 @@ def main(
     inside = SERVICE_ACCOUNT.exists() and kubeconfig is None
     if not inside:
         kubeconfig = kubeconfig or Path(os.environ.get("KUBECONFIG", "~/.kube/config")).expanduser()
-        os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf's login looks
     options = Options(
         operator_namespace=operator_namespace,
         namespaces=tuple(namespace or ()),

@@ -37,9 +37,9 @@ async def on_node(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
     _controller(memo).node_event(event["type"], cast("dict[str, Any]", event["object"]))
 
 
-async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    """The pod's service account, else the kubeconfig named by KUBECONFIG."""
-    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+async def login(memo: Any, **_: Any) -> kopf.ConnectionInfo:
+    """The same server and credentials as our own client's; asked again when they expire."""
+    return kopf.ConnectionInfo(**await _controller(memo).services.client.connection())
 
 
 def _controller(memo: Any) -> Controller:

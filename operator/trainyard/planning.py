@@ -77,11 +77,23 @@ def _unwanted(wish: Wish, roster: Roster) -> list[Pod]:
 
 
 def _done(wish: Wish, roster: Roster, recorded: frozenset[str]) -> list[Pod]:
-    """Finished pods whose end is known; they hold nothing but their names and logs."""
+    """Finished pods whose end is known; they hold nothing but their names and logs.
+
+    One stays until its place is taken again: its attempt is what makes the next name new.
+    """
     if wish.keeps_finished:
         return []
     return [
         pod
         for pod in roster.finished
-        if not pod.is_deleting and (not is_failure(pod) or pod.uid in recorded)
+        if not pod.is_deleting
+        and (not is_failure(pod) or pod.uid in recorded)
+        and not _is_vacant(pod, wish, roster)
     ]
+
+
+def _is_vacant(pod: Pod, wish: Wish, roster: Roster) -> bool:
+    """Whether the pod's place is wanted and nobody is there."""
+    if pod.role == Role.COORDINATOR:
+        return wish.coordinator and roster.coordinator is None
+    return pod.index < wish.workers and pod.index not in roster.workers

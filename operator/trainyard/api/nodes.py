@@ -7,6 +7,14 @@ from typing import Any
 
 from trainyard.api.cluster import Node, Taint
 
+TOLD_OTHERWISE = (
+    "node.kubernetes.io/unschedulable",
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/unreachable",
+)
+"""Taints that Kubernetes sets while a node is cordoned or not ready, which `is_ready` says: a node
+that only rests is still one that could hold a worker."""
+
 
 def parse_node(raw: Mapping[str, Any]) -> Node:
     """Cut an API object down to name, accelerators, labels, taints and readiness."""
@@ -19,6 +27,7 @@ def parse_node(raw: Mapping[str, Any]) -> Node:
         taints=tuple(
             Taint(key=t["key"], value=t.get("value", ""), effect=t["effect"])
             for t in spec.get("taints", ())
+            if t["key"] not in TOLD_OTHERWISE
         ),
         is_ready=not spec.get("unschedulable", False) and _is_ready(status),
     )

@@ -104,6 +104,20 @@ class KubeClient:
         settings = await self._configuration.auth_settings()
         return {s["key"]: s["value"] for s in settings.values() if s["in"] == "header"}
 
+    async def connection(self) -> dict[str, Any]:
+        """Server and credentials, for another client of the same cluster."""
+        configuration = self._configuration
+        scheme, _, token = (await self.headers()).get("authorization", "").rpartition(" ")
+        return {
+            "server": configuration.host,
+            "ca_path": configuration.ssl_ca_cert,
+            "insecure": not configuration.verify_ssl,
+            "certificate_path": configuration.cert_file,
+            "private_key_path": configuration.key_file,
+            "scheme": scheme or None,
+            "token": token or None,
+        }
+
     def url(self, path: str) -> str:
         """The absolute address of an API path."""
         return f"{self._configuration.host}{path}"

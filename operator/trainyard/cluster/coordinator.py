@@ -21,7 +21,8 @@ from trainyard.cluster.scrape import parse_report
 from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN, Plan
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
-MAX_ANSWER_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 1 << 18
+"""Some five times an honest answer of the largest job; reading it holds the event loop up."""
 MAX_SESSIONS = 256
 """TLS sessions kept open; an older one is closed and would be opened again."""
 

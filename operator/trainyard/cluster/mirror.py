@@ -37,6 +37,8 @@ class Mirror:
     def __init__(self) -> None:
         self.jobs: dict[Key, DistributedJob] = {}
         self.priorities: dict[str, int] = {}
+        self.unknown_priorities: frozenset[str] = frozenset()
+        """Classes that jobs name and that the last listing did not have."""
         self._pods: dict[PodKey, Pod] = {}
         self._pods_of: dict[Key, dict[PodKey, Pod]] = {}
         self._nodes: dict[str, Node] = {}

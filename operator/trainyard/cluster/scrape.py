@@ -21,6 +21,9 @@ MAX_CONFIGURATIONS = 64
 MAX_EVALUATIONS = 32
 MAX_LABEL = 128
 """Characters of a label that is worth keeping; what is longer is nobody's metric."""
+MAX_LINE = 1024
+"""Characters of a line that is worth reading: the parser takes quadratic time over one line, and
+one job's trainer must not hold up the operator."""
 INT32, INT64 = 2**31 - 1, 2**63 - 1
 """What the status can hold."""
 MAX_RATE = 1e15
@@ -79,6 +82,7 @@ class _Figures:
 
 def _samples(text: str) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = defaultdict(list)
+    text = "\n".join(line for line in text.split("\n") if len(line) <= MAX_LINE)
     for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
         for sample in family.samples:
             if math.isfinite(sample.value) and _is_short(sample.labels):

@@ -1,7 +1,7 @@
 """Who may start: the order of the queue, and whether a job's minimum fits as a gang.
 
 It stands apart from growth because it answers a different question, and comes first: GPUs go to
-waiting jobs before running ones grow (design §6, Admission).
+waiting jobs before running ones grow (the design, Admission).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The scheduler: one pure function over the whole cluster, from demands to decisions with reasons.
 
-It merges what the other rules want under the GPUs that exist, in this order (design §6): workers
+It merges what the other rules want under the GPUs that exist, in this order: workers
 already admitted keep their GPUs; waiting jobs start in queue order; then running ones grow, first
 those that people asked to grow, then whoever gains most per GPU. Nobody is preempted.
 """

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+import msgspec
+
 from trainyard.api.cluster import Toleration
 from trainyard.api.conditions import Type, is_true
 from trainyard.api.durations import parse_duration
-from trainyard.api.jobs import DistributedJob, parse_time
+from trainyard.api.jobs import DistributedJob, format_time, parse_time
 from trainyard.api.pods import Pod
 from trainyard.api.report import Report
 from trainyard.api.spec import DistributedJobSpec
@@ -104,11 +106,19 @@ def initial_scaling(job: DistributedJob, pods: tuple[Pod, ...]) -> ScalingStatus
     scaling = job.status.scaling or ScalingStatus()
     if scaling.desired or is_true(job.status.conditions, Type.ADMITTED):
         return scaling
-    found = len(sort_pods(pods, job.uid).workers)
+    found = sort_pods(pods, job.uid).workers
     if not found or not wants_gpus(job):
         return scaling
-    return ScalingStatus(
-        desired=found, recommended=found, reason=Reason.ADMITTED, message="Found running."
+    # The status of its start was never written, and any of its pods may be missing still: they
+    # are a gang, and the highest index says how large it was at least.
+    meant = max(job.spec.workers.min, max(found) + 1)
+    return msgspec.structs.replace(
+        scaling,
+        desired=meant,
+        recommended=meant,
+        reason=Reason.ADMITTED,
+        message="Found running.",
+        decided_at=format_time(min(pod.created_at for pod in found.values())),
     )
 
 

@@ -9,11 +9,11 @@ from datetime import datetime
 import msgspec
 
 from trainyard.api import names
-from trainyard.api.conditions import Type, merge_conditions
+from trainyard.api.conditions import Type, is_true, merge_conditions
 from trainyard.api.jobs import DistributedJob, format_time
 from trainyard.api.report import Report
 from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingStatus
-from trainyard.policy.lifecycle import Verdict
+from trainyard.policy.lifecycle import Verdict, is_finished
 from trainyard.policy.roster import Roster
 from trainyard_trainer.contract import Role
 
@@ -51,14 +51,23 @@ def status_of(job: DistributedJob, found: Findings) -> DistributedJobStatus:
         start_time=old.start_time or (now if verdict.started else ""),
         completion_time=old.completion_time or (now if verdict.completed else ""),
         failures=verdict.failures,
-        training=_training(old.training, found),
-        scaling=msgspec.structs.replace(found.scaling, current=active),
+        # The last reading is older than the last words that a finished job's status holds.
+        training=old.training if is_finished(job) else _training(old.training, found),
+        scaling=msgspec.structs.replace(found.scaling, current=_together(found, active)),
     )
+
+
+def _together(found: Findings, running: int) -> int:
+    """Workers that step together; before the first reading, those that run."""
+    is_read = found.report is not None and running and found.report.term == found.term
+    return found.report.active_workers if found.report and is_read else running
 
 
 def _training(old: TrainingStatus | None, found: Findings) -> TrainingStatus | None:
     report = found.report
-    status = old if report is None or report.term == 0 else _of_report(report)
+    status = old or _first_sign(found)
+    if report is not None and report.term:
+        status = _of_report(report)
     final = found.verdict.final
     if final is None:
         return status
@@ -70,6 +79,12 @@ def _training(old: TrainingStatus | None, found: Findings) -> TrainingStatus | N
         evaluation=_rounded(final.metrics) or status.evaluation,
         at=format_time(found.now),
     )
+
+
+def _first_sign(found: Findings) -> TrainingStatus | None:
+    """That the job trains, though it has not reported yet: its pods may hold the only state."""
+    is_running = is_true(found.verdict.claims, Type.RUNNING)
+    return TrainingStatus(term=found.term) if is_running else None
 
 
 def _of_report(report: Report) -> TrainingStatus:

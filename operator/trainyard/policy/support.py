@@ -15,6 +15,8 @@ _RULES: tuple[_Rule, ...] = (
     ("training.precision", lambda s: s.training.precision != "FP32", "use FP32"),
     ("training.maxBatchSize", lambda s: s.training.max_batch_size is not None, "leave it out"),
     ("scaling.policy", lambda s: s.scaling.policy == "Goodput", "use Throughput or Manual"),
+    ("scaling.weight", lambda s: s.scaling.weight != 1, "use 1"),
+    ("failure.hungAfterSteps", lambda s: s.failure.hung_after_steps != 10, "leave it out"),
     ("adjustments", lambda s: bool(s.adjustments), "leave it out"),
     ("candidates", lambda s: bool(s.candidates), "leave it out"),
     ("selection", lambda s: bool(s.selection), "leave it out"),

@@ -152,7 +152,8 @@ class Controller:
         while True:
             pause = interval * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
             try:
-                await asyncio.wait_for(self._resync_wanted.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._resync_wanted.wait()
                 await asyncio.sleep(RESYNC_SETTLE_SECONDS)
             except TimeoutError:
                 pass

@@ -29,7 +29,7 @@ from trainyard.reconcile.children import create_pod, delete_job, delete_pod, ens
 from trainyard.reconcile.services import Services
 from trainyard.reconcile.state import JobState
 from trainyard.render.events import event, notices
-from trainyard_trainer.contract import Plan
+from trainyard_trainer.contract import Plan, Role
 
 log = logging.getLogger(__name__)
 
@@ -194,9 +194,19 @@ async def _report(
     written = await _write(services, job, status)
     state.reported_at = now
     services.mirror.put_job(written, only_known=True)
+    _count_failures(services, job, status)
     news, state.news = [*state.news, *notices(job.status, status)], []
     for notice in news:
         await _tell(services, job, event(job, notice, format_time(now), services.options.identity))
+
+
+def _count_failures(services: Services, job: DistributedJob, status: DistributedJobStatus) -> None:
+    known = {f.uid for f in job.status.failures}
+    for failure in status.failures:
+        if failure.uid not in known:
+            is_coordinator = failure.pod.startswith(f"{names.service_name(job.key.name)}-")
+            role = Role.COORDINATOR if is_coordinator else Role.WORKER
+            services.metrics.failures.labels(role).inc()
 
 
 def _is_due(

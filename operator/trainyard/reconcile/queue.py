@@ -7,6 +7,7 @@ settle into one run, since each run is a look at the whole job and makes those b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -151,10 +152,10 @@ class WorkQueue(Generic[K]):
                     self._release(key)
             self._alarm.clear()
             pause = self._timetable[0][0] - self._now() if self._timetable else None
-            try:
-                await asyncio.wait_for(self._alarm.wait(), pause)
-            except TimeoutError:
-                continue
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that meets the alarm.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._alarm.wait()
 
     def _release(self, key: K) -> None:
         if key in self._running:

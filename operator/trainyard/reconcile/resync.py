@@ -75,11 +75,21 @@ async def _nodes(services: Services) -> set[str]:
     return found
 
 
+async def learn_priorities(services: Services) -> None:
+    """List the priority classes anew if a job names one that is younger than the last listing."""
+    mirror = services.mirror
+    named = {job.spec.priority_class_name for job in mirror.jobs.values()} - {""}
+    if not named <= mirror.priorities.keys() | mirror.unknown_priorities:
+        await _priorities(services)
+        mirror.unknown_priorities = frozenset(named - mirror.priorities.keys())
+
+
 async def _priorities(services: Services) -> None:
     path = collection("scheduling.k8s.io/v1", "priorityclasses")
     services.mirror.priorities = {
         raw["metadata"]["name"]: int(raw["value"]) async for raw in services.client.list_all(path)
     }
+    services.mirror.unknown_priorities = frozenset()
 
 
 async def _sweep(services: Services, uids: set[str]) -> None:

@@ -19,6 +19,7 @@ from trainyard.policy.asking import demand_of, wants_gpus
 from trainyard.policy.demand import Allocation, Decision, Demand
 from trainyard.policy.scaling import record_decision
 from trainyard.reconcile.distributed import remember
+from trainyard.reconcile.resync import learn_priorities
 from trainyard.reconcile.services import Services
 from trainyard.render.events import of_decision
 
@@ -65,6 +66,7 @@ class Scheduler:
     async def tick(self) -> None:
         """One decision over the whole cluster."""
         services = self._services
+        await learn_priorities(services)
         now = services.clock()
         demands, jobs = self._demands()
         cluster = services.mirror.cluster()

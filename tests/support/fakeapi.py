@@ -1,0 +1,51 @@
+"""An API server in memory, as far as `KubeClient` is used for children; it notes every request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+from trainyard.cluster.client import ApiError, KubeClient
+
+Object = dict[str, Any]
+
+
+class FakeApi:
+    """Objects by path; hand `client` to whatever wants a KubeClient."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Object] = {}
+        self.requests: list[tuple[str, str]] = []
+
+    @property
+    def client(self) -> KubeClient:
+        return cast(KubeClient, self)
+
+    async def get(self, path: str) -> Object:
+        self.requests.append(("GET", path))
+        if path not in self.objects:
+            raise ApiError(404, "NotFound", f"{path} not found")
+        return self.objects[path]
+
+    async def create(self, path: str, body: Object) -> Object:
+        name = f"{path}/{body['metadata']['name']}"
+        self.requests.append(("POST", name))
+        if name in self.objects:
+            raise ApiError(409, "AlreadyExists", f"{name} already exists")
+        self.objects[name] = body
+        return body
+
+    async def apply(self, path: str, body: Object, **_: Any) -> Object:
+        self.requests.append(("PATCH", path))
+        self.objects[path] = body
+        return body
+
+    async def delete(self, path: str, **_: Any) -> None:
+        self.requests.append(("DELETE", path))
+        self.objects.pop(path, None)
+
+    async def list_all(self, path: str, **_: Any) -> AsyncIterator[Object]:
+        self.requests.append(("LIST", path))
+        for name, found in list(self.objects.items()):
+            if name.startswith(f"{path}/"):
+                yield found

@@ -1,0 +1,189 @@
+"""DistributedJobs, their pods and what is known of them, as values, for tests of the pure rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from trainyard.api.conditions import Condition, Truth
+from trainyard.api.jobs import DistributedJob, format_time, parse_job
+from trainyard.api.names import DISTRIBUTED_JOB, Key, coordinator_name, worker_name
+from trainyard.api.pods import Pod
+from trainyard.api.report import Report
+from trainyard.api.status import ScalingStatus
+from trainyard.policy.lifecycle import Look, Verdict
+from trainyard.policy.limits import Limits
+from trainyard.policy.roster import Roster, sort_pods
+from trainyard_trainer.contract import LastWords, Result, Role
+
+NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
+KEY = Key(DISTRIBUTED_JOB, "team", "digits")
+UID = "uid-of-digits"
+LIMITS = Limits()
+
+
+def ago(**spans: float) -> datetime:
+    """So long before the present of these tests."""
+    return NOW - timedelta(**spans)
+
+
+def at(moment: datetime = NOW) -> str:
+    """A time stamp as in a manifest."""
+    return format_time(moment)
+
+
+def raw_job(
+    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **meta: Any
+) -> dict[str, Any]:
+    """A job as the API server hands it over."""
+    return {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": DISTRIBUTED_JOB,
+        "metadata": {
+            "namespace": KEY.namespace,
+            "name": KEY.name,
+            "uid": UID,
+            "resourceVersion": "7",
+            "generation": 3,
+            "creationTimestamp": at(ago(hours=2)),
+            **meta,
+        },
+        "spec": {"task": {"use": "yard.digits:Digits"}, "image": "trainer:1", **(spec or {})},
+        "status": dict(status or {}),
+    }
+
+
+def make_job(
+    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **meta: Any
+) -> DistributedJob:
+    """A job of at least one worker."""
+    return parse_job(raw_job(spec, status, **meta))
+
+
+def condition(
+    type_: str, status: Truth = "True", reason: str = "Because", since: datetime = NOW
+) -> dict[str, Any]:
+    """A condition as it is stored."""
+    return {
+        "type": type_,
+        "status": status,
+        "reason": reason,
+        "message": "",
+        "lastTransitionTime": at(since),
+    }
+
+
+def has_run(since: datetime = NOW, **status: Any) -> dict[str, Any]:
+    """The status of a job that has trained."""
+    return {
+        "startTime": at(ago(hours=1)),
+        "term": 1,
+        "conditions": [condition("Admitted"), condition("Running", since=since)],
+        **status,
+    }
+
+
+def pod(role: str, index: int, attempt: int, **fields: Any) -> Pod:
+    """A running pod of the job."""
+    is_worker = role == Role.WORKER
+    name = worker_name(KEY.name, index, attempt)
+    values: dict[str, Any] = {
+        "namespace": KEY.namespace,
+        "name": name if is_worker else coordinator_name(KEY.name, attempt),
+        "uid": f"{role}-{index}-{attempt}",
+        "resource_version": 1,
+        "created_at": ago(hours=1),
+        "job": KEY,
+        "owner_uid": UID,
+        "role": str(role),
+        "index": index,
+        "attempt": attempt,
+        "phase": "Running",
+        "node": "n0",
+        "ip": "10.0.0.1",
+        **fields,
+    }
+    return Pod(**values)
+
+
+def coordinator(term: int = 1, **fields: Any) -> Pod:
+    """A running coordinator."""
+    return pod(Role.COORDINATOR, 0, term, **fields)
+
+
+def worker(index: int = 0, attempt: int = 1, **fields: Any) -> Pod:
+    """A running worker."""
+    return pod(Role.WORKER, index, attempt, **fields)
+
+
+def workers(count: int, **fields: Any) -> tuple[Pod, ...]:
+    """Running workers 0 to count - 1."""
+    return tuple(worker(index, **fields) for index in range(count))
+
+
+def ending(result: Result, **words: Any) -> dict[str, Any]:
+    """The fields of a pod that ended in good order with these last words."""
+    return {
+        "phase": "Succeeded",
+        "exit_code": 0,
+        "reason": "Completed",
+        "words": LastWords(result=result, **words).encode(),
+    }
+
+
+def failing(exit_code: int | None = 1, words: str = "", **fields: Any) -> dict[str, Any]:
+    """The fields of a pod that failed."""
+    return {
+        "phase": "Failed",
+        "exit_code": exit_code,
+        "reason": "Error",
+        "words": words,
+        "ended_at": NOW,
+        **fields,
+    }
+
+
+def roster_of(*pods: Pod) -> Roster:
+    """The job's pods, sorted."""
+    return sort_pods(pods, UID)
+
+
+def admitted(count: int = 1, since: datetime = NOW, **fields: Any) -> ScalingStatus:
+    """The decision that the job has `count` workers."""
+    values: dict[str, Any] = {
+        "desired": count,
+        "recommended": count,
+        "reason": "Admitted",
+        "decided_at": at(since),
+        **fields,
+    }
+    return ScalingStatus(**values)
+
+
+def look_at(
+    job: DistributedJob,
+    *pods: Pod,
+    scaling: ScalingStatus | None = None,
+    report: Report | None = None,
+    now: datetime = NOW,
+) -> Look:
+    """A look at the job; without `scaling` it has been admitted with one worker just now."""
+    return Look(
+        job=job,
+        roster=roster_of(*pods),
+        scaling=admitted() if scaling is None else scaling,
+        report=report,
+        limits=LIMITS,
+        now=now,
+    )
+
+
+def claimed(verdict: Verdict) -> dict[str, tuple[str, str]]:
+    """What a verdict claims: status and reason by type."""
+    return {c.type: (c.status, c.reason) for c in verdict.claims}
+
+
+def claim(verdict: Verdict, type_: str) -> Condition:
+    """One claim of a verdict."""
+    return next(c for c in verdict.claims if c.type == type_)

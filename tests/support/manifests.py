@@ -1,0 +1,85 @@
+"""Manifests that tests send: jobs, and the nodes that only they may use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Object = dict[str, Any]
+
+POOL = "trainyard.dev/pool"
+"""The key of the label and of the taint (effect NoSchedule) of one test's own nodes."""
+
+
+def job(
+    name: str,
+    pool: str,
+    replicas: int = 1,
+    *,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    gpus: int = 1,
+    policy: str = "Manual",
+    template: Object | None = None,
+    **spec: Any,
+) -> Object:
+    """A DistributedJob whose pods run on the nodes of `pool` alone."""
+    tolerations = [{"key": POOL, "value": pool, "effect": "NoSchedule"}]
+    return {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "DistributedJob",
+        "metadata": {"name": name},
+        "spec": {
+            "task": {"use": "trainyard_trainer.tasks.digits:Digits"},
+            "image": "trainyard-trainer:test",
+            "workers": {
+                "min": replicas if minimum is None else minimum,
+                "max": replicas if maximum is None else maximum,
+                "replicas": replicas,
+                "gpus": gpus,
+                "template": {
+                    "tolerations": tolerations,
+                    "nodeSelector": {POOL: pool},
+                    **(template or {}),
+                },
+            },
+            "scaling": {"policy": policy},
+            **spec,
+        },
+    }
+
+
+def node(name: str, pool: str, gpus: int, *, is_attended: bool, labels: Object) -> Object:
+    """A node without a machine; KWOK plays the kubelet of an attended one, the test of another."""
+    capacity = {"cpu": "64", "memory": "512Gi", "pods": "250", "nvidia.com/gpu": str(gpus)}
+    conditions = [] if is_attended else [{"type": "Ready", "status": "True", "reason": "Played"}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "labels": {POOL: pool, "kubernetes.io/hostname": name, **labels},
+            "annotations": {"kwok.x-k8s.io/node": "fake"} if is_attended else {},
+        },
+        "spec": {"taints": [{"key": POOL, "value": pool, "effect": "NoSchedule"}]},
+        "status": {"capacity": capacity, "allocatable": capacity, "conditions": conditions},
+    }
+
+
+def stranger(name: str, pool: str, gpus: int, node_name: str = "") -> Object:
+    """Somebody else's pod that holds GPUs of the pool."""
+    container = {
+        "name": "main",
+        "image": "busybox",
+        "resources": {"limits": {"nvidia.com/gpu": str(gpus)}},
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "containers": [container],
+            "terminationGracePeriodSeconds": 0,
+            "tolerations": [{"key": POOL, "value": pool, "effect": "NoSchedule"}],
+            "nodeSelector": {"kubernetes.io/hostname": node_name} if node_name else {POOL: pool},
+        },
+    }

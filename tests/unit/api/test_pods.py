@@ -1,0 +1,205 @@
+"""Pods as kubelets, schedulers and strangers write them, cut down to what decisions need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.jobs import KEY, NOW, UID, ago, at
+from trainyard.api.pods import Pod, parse_pod
+
+LABELS = {
+    "app.kubernetes.io/managed-by": "trainyard",
+    "trainyard.dev/kind": "DistributedJob",
+    "trainyard.dev/job": "digits",
+    "trainyard.dev/role": "worker",
+    "trainyard.dev/index": "3",
+    "trainyard.dev/attempt": "2",
+}
+
+
+def parsed(
+    status: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **meta: Any
+) -> Pod:
+    return parse_pod(
+        {
+            "metadata": {
+                "namespace": KEY.namespace,
+                "name": "digits-worker-3-2",
+                "uid": "u",
+                "resourceVersion": "12",
+                "creationTimestamp": at(),
+                "labels": LABELS,
+                "ownerReferences": [{"uid": UID}],
+                **meta,
+            },
+            "spec": spec or {"containers": []},
+            **({} if status is None else {"status": status}),
+        }
+    )
+
+
+def ended(name: str = "trainer", **fields: Any) -> dict[str, Any]:
+    return {"name": name, "state": {"terminated": {"exitCode": 0, **fields}}}
+
+
+def gpus(*limits: Any) -> dict[str, Any]:
+    containers = [{"resources": {"limits": {"nvidia.com/gpu": limit}}} for limit in limits]
+    return {"containers": [{}, {"resources": None}, *containers]}
+
+
+def test_a_pod_of_ours_knows_its_place() -> None:
+    pod = parsed({"phase": "Running", "podIP": "10.1.2.3"}, {"nodeName": "n1", "containers": []})
+    assert (pod.job, pod.owner_uid, pod.role) == (KEY, UID, "worker")
+    assert (pod.index, pod.attempt, pod.resource_version) == (3, 2, 12)
+    assert (pod.node, pod.ip, pod.created_at) == ("n1", "10.1.2.3", NOW)
+    assert pod.is_running
+    assert not pod.is_finished
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"trainyard.dev/job": "digits"}, id="not managed by us"),
+        pytest.param({"app.kubernetes.io/managed-by": "trainyard"}, id="of no job"),
+        pytest.param({**LABELS, "app.kubernetes.io/managed-by": "helm"}, id="another's"),
+    ],
+)
+def test_a_strangers_pod_has_no_job(labels: dict[str, str]) -> None:
+    pod = parsed(labels=labels)
+    assert (pod.job, pod.owner_uid) == (None, "")
+
+
+@pytest.mark.parametrize("text", ["", "-1", "x", "1.5", "²"])
+def test_a_label_that_is_no_number_counts_as_zero(text: str) -> None:
+    pod = parsed(labels={**LABELS, "trainyard.dev/index": text, "trainyard.dev/attempt": text})
+    assert (pod.index, pod.attempt) == (0, 0)
+
+
+def test_a_pod_that_has_just_been_created_has_no_status() -> None:
+    pod = parsed()
+    assert (pod.phase, pod.is_live, pod.is_running) == ("Pending", True, False)
+
+
+def test_a_pod_without_an_owner_is_nobodys() -> None:
+    assert parsed(ownerReferences=[]).owner_uid == ""
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        pytest.param(gpus("4"), ("nvidia.com/gpu", 4), id="one container"),
+        pytest.param(gpus("4", 2), ("nvidia.com/gpu", 6), id="containers add up"),
+        pytest.param({"containers": []}, ("", 0), id="none"),
+        pytest.param(
+            {"containers": [{"resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]},
+            ("", 0),
+            id="no accelerator",
+        ),
+    ],
+)
+def test_accelerators_are_counted(spec: dict[str, Any], expected: tuple[str, int]) -> None:
+    pod = parsed(spec=spec)
+    assert (pod.resource, pod.gpus) == expected
+
+
+def test_the_end_of_our_container_is_told_not_that_of_another_in_the_pod() -> None:
+    """Kubelets sort containers by name, and a mesh's comes before ours."""
+    mesh, ours = ended("istio-proxy"), ended(exitCode=1, reason="Error", message="words")
+    pod = parsed({"phase": "Failed", "containerStatuses": [mesh, ours]})
+    assert (pod.exit_code, pod.reason, pod.words) == (1, "Error", "words")
+
+
+def test_a_container_that_the_kubelet_lost_sight_of_has_no_end_in_time() -> None:
+    lost = ended(exitCode=137, reason="ContainerStatusUnknown", finishedAt=None)
+    pod = parsed({"phase": "Failed", "containerStatuses": [lost]})
+    assert (pod.exit_code, pod.ended_at) == (137, None)
+
+
+def test_an_evicted_pod_has_a_reason_of_its_own() -> None:
+    pod = parsed({"phase": "Failed", "reason": "Evicted", "message": "low on memory"})
+    assert (pod.reason, pod.words, pod.exit_code) == ("Evicted", "low on memory", None)
+    assert pod.is_disrupted
+
+
+@pytest.mark.parametrize(
+    ("truth", "expected"), [("True", True), ("False", False), ("Unknown", False)]
+)
+def test_a_drained_pod_is_disrupted(truth: str, expected: bool) -> None:
+    conditions = [{"type": "DisruptionTarget", "status": truth, "reason": "EvictionByEvictionAPI"}]
+    assert parsed({"conditions": conditions}).is_disrupted is expected
+
+
+@pytest.mark.parametrize(
+    ("meta", "finished_at", "expected"),
+    [
+        pytest.param({}, at(), False, id="nobody asked it to go"),
+        pytest.param(
+            {"deletionTimestamp": at(), "deletionGracePeriodSeconds": 120},
+            at(ago(seconds=30)),
+            True,
+            id="ended in its grace period",
+        ),
+        pytest.param(
+            {"deletionTimestamp": at(), "deletionGracePeriodSeconds": 120},
+            at(ago(seconds=121)),
+            False,
+            id="had failed before",
+        ),
+        pytest.param({"deletionTimestamp": at()}, at(), True, id="no grace"),
+        pytest.param({"deletionTimestamp": at()}, None, False, id="nobody knows when"),
+    ],
+)
+def test_a_pod_that_dies_of_being_deleted_is_not_held_against_the_job(
+    meta: dict[str, Any], finished_at: str | None, expected: bool
+) -> None:
+    status = {
+        "phase": "Failed",
+        "containerStatuses": [ended(exitCode=137, finishedAt=finished_at)],
+    }
+    assert parsed(status, **meta).is_disrupted is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        pytest.param({}, "", id="none"),
+        pytest.param(
+            {"containerStatuses": [{"name": "trainer", "state": {"waiting": {}}}]}, "", id="no why"
+        ),
+        pytest.param(
+            {
+                "containerStatuses": [
+                    {"name": "trainer", "state": {"waiting": {"reason": "ContainerCreating"}}}
+                ]
+            },
+            "",
+            id="on its way",
+        ),
+        pytest.param(
+            {
+                "containerStatuses": [
+                    {"name": "trainer", "state": {"waiting": {"reason": "ErrImagePull"}}}
+                ]
+            },
+            "ErrImagePull",
+            id="no image",
+        ),
+        pytest.param(
+            {
+                "conditions": [
+                    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+                ]
+            },
+            "Unschedulable",
+            id="no node",
+        ),
+        pytest.param(
+            {"conditions": [{"type": "PodScheduled", "status": "True"}]}, "", id="has a node"
+        ),
+    ],
+)
+def test_why_a_pod_does_not_start(status: dict[str, Any], expected: str) -> None:
+    assert parsed(status).trouble == expected

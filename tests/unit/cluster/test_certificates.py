@@ -1,0 +1,234 @@
+"""The job's authority: who may speak with whom, in real TLS handshakes on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.verification import PolicyBuilder, Store
+
+from tests.support.jobs import KEY
+from trainyard.cluster.certificates import (
+    LEAF_LIFE,
+    RENEW_AFTER,
+    KeyPair,
+    client_context,
+    issue,
+    make_authority,
+)
+from trainyard_trainer.contract import Role
+from trainyard_trainer.transport.tls import Credentials
+
+HOST = "digits-coordinator.team.svc.cluster.local"
+OTHER = replace(KEY, name="other")
+
+
+@pytest.fixture(scope="module")
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def authority(now: datetime) -> KeyPair:
+    return make_authority(KEY, now)
+
+
+@pytest.fixture(scope="module")
+def foreign(now: datetime) -> KeyPair:
+    """The authority of another job."""
+    return make_authority(OTHER, now)
+
+
+class Server:
+    """A coordinator's listening socket with the trainer's own TLS; answers what it is asked."""
+
+    def __init__(self, folder: Path, authority: KeyPair, leaf: KeyPair) -> None:
+        self.credentials = Credentials(namespace=KEY.namespace, job=KEY.name, directory=str(folder))
+        self.folder, self.authority = folder, authority
+        self.install(leaf)
+
+    def install(self, leaf: KeyPair) -> None:
+        for name, content in (
+            ("ca.crt", self.authority.certificate),
+            ("tls.crt", leaf.certificate),
+            ("tls.key", leaf.key),
+        ):
+            (self.folder / name).write_bytes(content)
+
+    @contextlib.asynccontextmanager
+    async def listen(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(_echo, "127.0.0.1", 0, ssl=self.credentials.server())
+        async with server:
+            yield server.sockets[0].getsockname()[1]
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        writer.write(await reader.read(100))
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+
+async def talk(port: int, context: ssl.SSLContext, host: str = HOST) -> bytes:
+    """What comes back; raises OSError (SSLError among them) when either side refuses."""
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=context, server_hostname=host
+        )
+        try:
+            writer.write(b"hello")
+            await writer.drain()
+            answer = await reader.read()
+            if not answer:
+                raise ConnectionResetError("the peer hung up")
+            return answer
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+async def test_operator_and_coordinator_of_a_job_speak_with_each_other(
+    tmp_path: Path, authority: KeyPair, now: datetime
+) -> None:
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, HOST))
+    operator = issue(authority, KEY, Role.OPERATOR, now)
+    async with server.listen() as port:
+        assert await talk(port, client_context(authority.certificate, operator)) == b"hello"
+
+
+async def test_the_operator_refuses_another_jobs_coordinator(
+    tmp_path: Path, authority: KeyPair, foreign: KeyPair, now: datetime
+) -> None:
+    server = Server(tmp_path, foreign, issue(foreign, KEY, Role.COORDINATOR, now, HOST))
+    operator = issue(authority, KEY, Role.OPERATOR, now)
+    async with server.listen() as port:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await talk(port, client_context(authority.certificate, operator))
+
+
+async def test_the_operator_refuses_a_worker_that_poses_as_the_coordinator(
+    tmp_path: Path, authority: KeyPair, now: datetime
+) -> None:
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.WORKER, now))
+    operator = issue(authority, KEY, Role.OPERATOR, now)
+    async with server.listen() as port:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await talk(port, client_context(authority.certificate, operator))
+
+
+async def test_the_operator_refuses_a_coordinator_under_another_name(
+    tmp_path: Path, authority: KeyPair, now: datetime
+) -> None:
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, HOST))
+    operator = issue(authority, KEY, Role.OPERATOR, now)
+    async with server.listen() as port:
+        context = client_context(authority.certificate, operator)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await talk(port, context, "other-coordinator.team.svc.cluster.local")
+
+
+async def test_the_coordinator_refuses_a_client_of_another_authority(
+    tmp_path: Path, authority: KeyPair, foreign: KeyPair, now: datetime
+) -> None:
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, HOST))
+    stranger = issue(foreign, KEY, Role.OPERATOR, now)
+    async with server.listen() as port:
+        with pytest.raises(OSError, match=r"."):
+            await talk(port, client_context(authority.certificate, stranger))
+
+
+async def test_the_coordinator_refuses_a_client_that_is_named_after_another_job(
+    tmp_path: Path, authority: KeyPair, now: datetime
+) -> None:
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, HOST))
+    misnamed = issue(authority, OTHER, Role.OPERATOR, now)
+    async with server.listen() as port:
+        with pytest.raises(OSError, match=r"."):
+            await talk(port, client_context(authority.certificate, misnamed))
+
+
+async def test_an_expired_leaf_is_refused(
+    tmp_path: Path, authority: KeyPair, now: datetime
+) -> None:
+    old = now - LEAF_LIFE - timedelta(days=1)
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, old, HOST))
+    operator = issue(authority, KEY, Role.OPERATOR, now)
+    async with server.listen() as port:
+        with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+            await talk(port, client_context(authority.certificate, operator))
+
+
+async def test_a_renewed_leaf_is_taken_without_a_restart(
+    tmp_path: Path, authority: KeyPair, now: datetime
+) -> None:
+    old = now - LEAF_LIFE - timedelta(days=1)
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, old, HOST))
+    operator = client_context(authority.certificate, issue(authority, KEY, Role.OPERATOR, now))
+    async with server.listen() as port:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await talk(port, operator)
+        server.install(issue(authority, KEY, Role.COORDINATOR, now, HOST))
+        assert await talk(port, operator) == b"hello"
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_leaf_chains_to_its_authority_by_the_books(
+    role: Role, authority: KeyPair, now: datetime
+) -> None:
+    """The strict rules of RFC 5280, as newer OpenSSL and browsers apply them."""
+    leaf = x509.load_pem_x509_certificate(issue(authority, KEY, role, now, HOST).certificate)
+    store = Store([x509.load_pem_x509_certificate(authority.certificate)])
+    verifier = PolicyBuilder().store(store).time(now.replace(tzinfo=None))
+    verifier.build_server_verifier(x509.DNSName(HOST)).verify(leaf, [])
+    subject = verifier.build_client_verifier().verify(leaf, [])
+    assert subject.subjects is not None
+    uris = [s.value for s in subject.subjects if isinstance(s, x509.UniformResourceIdentifier)]
+    assert uris == [f"trainyard://team/digits/{role}"]
+
+
+def test_only_a_leaf_that_serves_names_a_host(authority: KeyPair, now: datetime) -> None:
+    leaf = x509.load_pem_x509_certificate(issue(authority, KEY, Role.WORKER, now).certificate)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == []
+
+
+def test_an_authority_signs_leaves_and_nothing_below_them(
+    authority: KeyPair, now: datetime
+) -> None:
+    root = x509.load_pem_x509_certificate(authority.certificate)
+    constraints = root.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert (constraints.ca, constraints.path_length) == (True, 0)
+    leaf = x509.load_pem_x509_certificate(issue(authority, KEY, Role.WORKER, now).certificate)
+    assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert not leaf.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+
+
+def test_leaves_are_renewed_well_before_they_expire(authority: KeyPair, now: datetime) -> None:
+    leaf = x509.load_pem_x509_certificate(issue(authority, KEY, Role.WORKER, now).certificate)
+    assert leaf.not_valid_before_utc < now
+    assert leaf.not_valid_after_utc - (now + RENEW_AFTER) > timedelta(days=28)
+
+
+def test_every_leaf_has_a_key_of_its_own(authority: KeyPair, now: datetime) -> None:
+    keys = {issue(authority, KEY, role, now).key for role in Role}
+    assert len(keys) == len(Role)
+    assert authority.key not in keys
+    key = load_pem_private_key(authority.key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+
+
+def test_a_job_of_the_longest_name_gets_an_authority(now: datetime) -> None:
+    key = replace(KEY, namespace="n" * 63, name="j" * 45)
+    leaf = issue(make_authority(key, now), key, Role.COORDINATOR, now, "c" * 60 + ".svc")
+    assert b"BEGIN CERTIFICATE" in leaf.certificate

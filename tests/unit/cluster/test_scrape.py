@@ -1,0 +1,207 @@
+"""From a coordinator's words to a report: nothing in them is trusted."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.support.jobs import NOW
+from trainyard.api.report import Report
+from trainyard.api.status import Measurement
+from trainyard.cluster.scrape import parse_report
+
+# As the trainer's coordinator serves it.
+HONEST = """\
+# HELP trainyard_training Who trains.
+# TYPE trainyard_training info
+trainyard_training_info{task="digits:Digits",version="0.1.0",wire="1"} 1.0
+# TYPE trainyard_training_term gauge
+trainyard_training_term 2.0
+# TYPE trainyard_training_view gauge
+trainyard_training_view 5.0
+# TYPE trainyard_training_members gauge
+trainyard_training_members{state="active"} 3.0
+trainyard_training_members{state="warming"} 1.0
+# TYPE trainyard_training_step gauge
+trainyard_training_step 1200.0
+# TYPE trainyard_training_epoch gauge
+trainyard_training_epoch 3.5
+# TYPE trainyard_training_samples counter
+trainyard_training_samples_total 307200.0
+trainyard_training_samples_created 1.7e9
+# TYPE trainyard_training_loss gauge
+trainyard_training_loss 0.25
+# TYPE trainyard_training_eval gauge
+trainyard_training_eval{metric="eval/accuracy"} 0.97
+# TYPE trainyard_training_samples_per_second gauge
+trainyard_training_samples_per_second{local_batch="128",nodes="1",workers="2"} 900.5
+trainyard_training_samples_per_second{local_batch="64",nodes="2",workers="4"} 1600.0
+# TYPE trainyard_training_measured_steps gauge
+trainyard_training_measured_steps{local_batch="128",nodes="1",workers="2"} 40.0
+# TYPE trainyard_training_rescales counter
+trainyard_training_rescales_total 4.0
+# TYPE trainyard_training_rescale_stall_seconds gauge
+trainyard_training_rescale_stall_seconds 0.12
+# TYPE trainyard_training_rescale_cost_gpu_seconds gauge
+trainyard_training_rescale_cost_gpu_seconds 7.5
+# TYPE trainyard_training_plan_generation gauge
+trainyard_training_plan_generation 6.0
+# TYPE trainyard_training_checkpoint_step gauge
+trainyard_training_checkpoint_step 1000.0
+# TYPE trainyard_training_outcome gauge
+trainyard_training_outcome{result="Complete"} 1.0
+# EOF
+"""
+
+
+def report_of(*lines: str) -> Report:
+    return parse_report("\n".join([*lines, "# EOF\n"]), NOW)
+
+
+def throughput(value: str, nodes: str = "1", workers: str = "2", local_batch: str = "8") -> str:
+    labels = f'nodes="{nodes}",workers="{workers}",local_batch="{local_batch}"'
+    return f"trainyard_training_samples_per_second{{{labels}}} {value}"
+
+
+def test_an_honest_text_is_read_in_full() -> None:
+    assert parse_report(HONEST, NOW) == Report(
+        at=NOW,
+        wire=1,
+        term=2,
+        view=5,
+        step=1200,
+        epoch=3.5,
+        samples=307200,
+        loss=0.25,
+        evaluation={"eval/accuracy": 0.97},
+        members={"active": 3, "warming": 1},
+        profile=(
+            Measurement(nodes=1, workers=2, local_batch=128, samples_per_second=900.5, steps=40),
+            Measurement(nodes=2, workers=4, local_batch=64, samples_per_second=1600.0, steps=0),
+        ),
+        rescales=4,
+        stall_seconds=0.12,
+        cost_gpu_seconds=7.5,
+        plan_generation=6,
+        checkpoint_step=1000,
+        outcome="Complete",
+    )
+
+
+def test_what_is_absent_is_unknown() -> None:
+    assert report_of() == Report(at=NOW)
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
+def test_a_figure_that_is_not_finite_is_absent(value: str) -> None:
+    report = report_of(
+        f"trainyard_training_loss {value}",
+        f"trainyard_training_step {value}",
+        f'trainyard_training_eval{{metric="eval/loss"}} {value}',
+        f'trainyard_training_members{{state="active"}} {value}',
+        throughput(value),
+    )
+    assert report == Report(at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "expected"),
+    [
+        ("trainyard_training_step -3", "step", 0),
+        ("trainyard_training_step 1e300", "step", 2**63 - 1),
+        ("trainyard_training_term -1", "term", 0),
+        ("trainyard_training_view 1e19", "view", 2**63 - 1),
+        ("trainyard_training_checkpoint_step -7", "checkpoint_step", -1),
+        ("trainyard_training_checkpoint_step 0", "checkpoint_step", 0),
+        ("trainyard_training_plan_generation -1", "plan_generation", 0),
+        ("trainyard_training_loss -2.5", "loss", -2.5),
+    ],
+)
+def test_a_count_stays_within_what_the_status_can_hold(
+    line: str, field: str, expected: float
+) -> None:
+    assert getattr(report_of(line), field) == expected
+
+
+def test_negative_and_huge_numbers_of_members_are_bounded() -> None:
+    report = report_of(
+        'trainyard_training_members{state="active"} -4',
+        'trainyard_training_members{state="warming"} 1e18',
+    )
+    assert report.active_workers == 0
+    assert 0 < report.members["warming"] < 2**31
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(throughput("-5"), id="negative"),
+        pytest.param(throughput("0"), id="zero"),
+        pytest.param(throughput("1e300"), id="beyond any machine"),
+        pytest.param(throughput("5", workers="0"), id="no workers"),
+        pytest.param(throughput("5", workers="-2"), id="fewer than none"),
+        pytest.param(throughput("5", workers="two"), id="words"),
+        pytest.param(throughput("5", workers="2.5"), id="parts of a worker"),
+        pytest.param(throughput("5", nodes=""), id="no nodes"),
+        pytest.param(throughput("5", local_batch="9" * 30), id="a batch beyond counting"),
+        pytest.param("trainyard_training_samples_per_second 5", id="no labels"),
+    ],
+)
+def test_a_measurement_of_nothing_is_dropped(line: str) -> None:
+    assert report_of(line).profile == ()
+
+
+@pytest.mark.parametrize("length", [129, 1000, 100_000])
+def test_a_label_of_any_length_does_not_reach_the_status(length: int) -> None:
+    long = "x" * length
+    report = report_of(
+        f'trainyard_training_eval{{metric="{long}"}} 1',
+        'trainyard_training_eval{metric="eval/accuracy"} 0.5',
+        f'trainyard_training_members{{state="{long}"}} 1',
+    )
+    assert report.evaluation == {"eval/accuracy": 0.5}
+    assert report.members == {}
+
+
+def test_a_line_that_takes_the_parser_for_ever_is_not_read() -> None:
+    """A megabyte of quotes took it nine seconds, in which no job was looked at."""
+    quotes = '\\"' * 500_000
+    report = report_of(
+        f'trainyard_training_eval{{metric="{quotes}"}} 1', "trainyard_training_step 5"
+    )
+    assert report.step == 5
+
+
+def test_series_without_end_are_cut() -> None:
+    evaluations = (f'trainyard_training_eval{{metric="m{n}"}} 1' for n in range(1000))
+    configurations = (throughput("5", workers=str(n + 1)) for n in range(1000))
+    report = report_of(*evaluations, *configurations)
+    assert len(report.evaluation) == 32
+    assert len(report.profile) == 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("trainyard_training_step 1\n", id="cut off"),
+        pytest.param("<html>Bad gateway</html>", id="a page"),
+        pytest.param("trainyard_training_step one\n# EOF\n", id="no number"),
+        pytest.param('trainyard_training_info{wire="new"} 1\n# EOF\n', id="no wire version"),
+        pytest.param("\x00\x01\x02", id="bytes"),
+    ],
+)
+def test_what_is_not_openmetrics_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_report(text, NOW)
+
+
+@given(st.text() | st.lists(st.sampled_from(HONEST.splitlines())).map("\n".join))
+@example("# EOF")
+def test_no_text_raises_anything_else(text: str) -> None:
+    for whole in (text, f"{text}\n# EOF\n"):
+        try:
+            parse_report(whole, NOW)
+        except ValueError:
+            continue

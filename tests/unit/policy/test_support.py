@@ -1,0 +1,35 @@
+"""What this version can do, against the CRD's own defaults and its every field."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tests.support.jobs import make_job
+from trainyard.api.spec import DistributedJobSpec
+from trainyard.policy.support import unsupported
+
+
+def test_a_job_of_defaults_asks_for_nothing_unsupported() -> None:
+    assert unsupported(make_job().spec) == ""
+
+
+def test_every_field_that_asks_for_too_much_is_named_in_one_sentence() -> None:
+    spec = make_job({"sync": {"algorithm": "Async", "compression": "Int8"}}).spec
+    assert unsupported(spec) == (
+        "This version of Trainyard does not support yet: spec.sync.algorithm (use AllReduce), "
+        "spec.sync.compression (use None)."
+    )
+
+
+def test_every_refused_field_exists_in_the_spec() -> None:
+    asking = DistributedJobSpec(
+        task=make_job().spec.task,
+        image="i",
+        adjustments={"a": {}},
+        candidates=[{}],
+        selection={"metric": "m"},
+    )
+    spec = msgspec.to_builtins(asking)
+    for name in unsupported(asking).split(": ")[1].split(", "):
+        path = name.split(" ")[0].removeprefix("spec.").split(".")
+        assert path[0] in spec

@@ -1,0 +1,130 @@
+"""A job's Secrets and Service: made once, renewed in time, and never of two authorities."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from tests.support.fakeapi import FakeApi
+from tests.support.jobs import NOW, has_run, make_job
+from trainyard.api.jobs import DistributedJob
+from trainyard.api.status import ScalingStatus
+from trainyard.cluster.authorities import Authorities
+from trainyard.cluster.certificates import LEAF_LIFE, RENEW_AFTER
+from trainyard.cluster.coordinator import Coordinators
+from trainyard.cluster.mirror import Mirror
+from trainyard.reconcile.children import ensure_children
+from trainyard.reconcile.services import Options, Services
+from trainyard.reconcile.state import JobState
+
+CA = "/api/v1/namespaces/trainyard-system/secrets/trainyard-ca-uid-of-digits"
+LEAVES = "/api/v1/namespaces/team/secrets/digits-tls"
+SERVICE = "/api/v1/namespaces/team/services/digits-coordinator"
+
+
+class Operator:
+    """One process' life: what it remembers is lost when another is made."""
+
+    def __init__(self, api: FakeApi, now: datetime = NOW) -> None:
+        self.now = now
+        self.services = Services(
+            client=api.client,
+            mirror=Mirror(),
+            authorities=Authorities(api.client, "trainyard-system"),
+            coordinators=Coordinators(api.client, is_direct=True),
+            clock=lambda: self.now,
+            options=Options(),
+        )
+        self.state = JobState(uid="uid-of-digits", scaling=ScalingStatus())
+
+    async def see_to(self, job: DistributedJob) -> None:
+        await ensure_children(self.services, job, self.state)
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi()
+
+
+def certificate(secret: dict[str, Any], name: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(base64.b64decode(secret["data"][name]))
+
+
+def assert_one_authority(api: FakeApi) -> None:
+    root = certificate(api.objects[CA], "ca.crt")
+    assert certificate(api.objects[LEAVES], "ca.crt") == root
+    for role in ("coordinator", "worker"):
+        certificate(api.objects[LEAVES], f"{role}.crt").verify_directly_issued_by(root)
+
+
+async def test_a_new_jobs_children_cost_three_requests(api: FakeApi) -> None:
+    operator = Operator(api)
+    await operator.see_to(make_job())
+    await operator.see_to(make_job())
+    assert sorted(api.requests) == [("POST", p) for p in sorted((CA, LEAVES, SERVICE))]
+    assert_one_authority(api)
+
+
+async def test_the_authoritys_key_stays_in_the_operators_namespace(api: FakeApi) -> None:
+    await Operator(api).see_to(make_job())
+    key = api.objects[CA]["data"]["ca.key"]
+    others = {path: body for path, body in api.objects.items() if path != CA}
+    assert key not in str(others)
+
+
+async def test_a_restarted_operator_leaves_the_leaves_that_pods_hold(api: FakeApi) -> None:
+    await Operator(api).see_to(make_job())
+    before = api.objects[LEAVES]
+    await Operator(api, NOW + timedelta(days=1)).see_to(make_job(status=has_run()))
+    assert api.objects[LEAVES] is before
+    assert_one_authority(api)
+
+
+async def test_leaves_are_renewed_in_time_by_the_same_authority(api: FakeApi) -> None:
+    operator = Operator(api)
+    await operator.see_to(make_job())
+    root = certificate(api.objects[CA], "ca.crt")
+    operator.now = NOW + RENEW_AFTER
+    await operator.see_to(make_job(status=has_run()))
+    assert certificate(api.objects[CA], "ca.crt") == root
+    renewed = certificate(api.objects[LEAVES], "worker.crt")
+    assert renewed.not_valid_after_utc == operator.now + LEAF_LIFE
+    assert_one_authority(api)
+    requests = len(api.requests)
+    await operator.see_to(make_job(status=has_run()))
+    assert len(api.requests) == requests
+
+
+async def test_leaves_follow_an_authority_that_was_lost(api: FakeApi) -> None:
+    """They did not: the operator then could not speak to that job's coordinator any more."""
+    await Operator(api).see_to(make_job())
+    del api.objects[CA]
+    await Operator(api).see_to(make_job(status=has_run()))
+    assert_one_authority(api)
+
+
+async def test_leaves_of_an_earlier_job_of_the_same_name_are_replaced(api: FakeApi) -> None:
+    api.objects[LEAVES] = {"metadata": {}, "data": {}}
+    await Operator(api).see_to(make_job())
+    assert_one_authority(api)
+
+
+async def test_two_operators_at_once_use_one_authority(api: FakeApi) -> None:
+    first, second = Operator(api), Operator(api)
+    await first.services.authorities.ensure(make_job(), NOW)
+    made = await second.services.authorities.ensure(make_job(), NOW)
+    assert made.pair == (await first.services.authorities.ensure(make_job(), NOW)).pair
+
+
+async def test_the_authority_of_a_job_that_is_gone_is_deleted(api: FakeApi) -> None:
+    operator = Operator(api)
+    await operator.see_to(make_job())
+    owners = [o async for o in operator.services.authorities.list_owners()]
+    assert owners == [("uid-of-digits", make_job().key)]
+    await operator.services.authorities.delete("uid-of-digits")
+    assert CA not in api.objects
+    assert await operator.services.authorities.find("uid-of-digits") is None

@@ -1,0 +1,94 @@
+"""The scheduler's tick beside everything else that happens meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.support.fakeapi import FakeApi
+from tests.support.jobs import KEY, NOW, make_job
+from trainyard.api.names import Key
+from trainyard.cluster.authorities import Authorities
+from trainyard.cluster.coordinator import Coordinators
+from trainyard.cluster.mirror import Mirror
+from trainyard.policy.demand import Decision, Reason
+from trainyard.reconcile import scheduler as scheduler_module
+from trainyard.reconcile.distributed import remember
+from trainyard.reconcile.scheduler import Scheduler
+from trainyard.reconcile.services import Options, Services
+
+CPU = {"workers": {"min": 1, "max": 2, "gpus": 0}}
+
+
+@pytest.fixture
+def services() -> Services:
+    client = FakeApi().client
+    made = Services(
+        client=client,
+        mirror=Mirror(),
+        authorities=Authorities(client, "trainyard-system"),
+        coordinators=Coordinators(client, is_direct=True),
+        clock=lambda: NOW,
+        options=Options(),
+    )
+    made.mirror.put_job(make_job(CPU))
+    return made
+
+
+def scheduler_of(services: Services, touched: list[Key]) -> Scheduler:
+    return Scheduler(services, touched.append)
+
+
+async def test_a_decision_is_carried_out_and_the_job_touched_once(services: Services) -> None:
+    touched: list[Key] = []
+    scheduler = scheduler_of(services, touched)
+    await scheduler.tick()
+    assert services.memory.jobs[KEY].scaling.desired == 1
+    await scheduler.tick()
+    assert KEY in touched
+    touched.clear()
+    await scheduler.tick()
+    assert touched == [], "a decision that stays is no news"
+
+
+async def test_a_job_that_gave_its_gpus_back_meanwhile_does_not_get_them_again(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did: its start had timed out while the scheduler decided that it keeps them."""
+    state = remember(services, services.mirror.jobs[KEY])
+    state.scaling = msgspec.structs.replace(state.scaling, desired=1, reason="Admitted")
+
+    def allocate(*_: Any, **__: Any) -> dict[Key, Decision]:
+        state.scaling = msgspec.structs.replace(state.scaling, desired=0, reason="StartTimedOut")
+        kept = Decision(workers=1, recommended=1, reason=Reason.STEADY, message="stays at 1")
+        return {KEY: kept}
+
+    monkeypatch.setattr(scheduler_module, "allocate", allocate)
+    touched: list[Key] = []
+    await scheduler_of(services, touched).tick()
+    assert (state.scaling.desired, state.scaling.reason) == (0, "StartTimedOut")
+    assert touched == []
+
+
+@pytest.mark.parametrize("gone", ["deleted", "suspended", "a namesake"])
+async def test_a_job_that_changed_meanwhile_is_left_to_the_next_tick(
+    services: Services, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    def allocate(*_: Any, **__: Any) -> dict[Key, Decision]:
+        match gone:
+            case "deleted":
+                services.mirror.drop_job(KEY)
+            case "suspended":
+                services.mirror.put_job(make_job({**CPU, "suspend": True}, resourceVersion="8"))
+            case _:
+                services.mirror.put_job(make_job(CPU, uid="another", resourceVersion="9"))
+        made = Decision(workers=2, recommended=2, reason=Reason.ADMITTED, message="admitted")
+        return {KEY: made}
+
+    monkeypatch.setattr(scheduler_module, "allocate", allocate)
+    touched: list[Key] = []
+    await scheduler_of(services, touched).tick()
+    assert touched == []
+    assert services.memory.jobs[KEY].scaling.desired == 0

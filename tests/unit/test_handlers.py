@@ -1,0 +1,46 @@
+"""kopf watches and logs in; it writes nothing."""
+
+from __future__ import annotations
+
+import kopf
+import pytest
+
+from trainyard import handlers, settings
+
+
+@pytest.fixture
+def registry() -> kopf.OperatorRegistry:
+    made = kopf.OperatorRegistry()
+    handlers.register(made)
+    return made
+
+
+def test_kopf_has_only_event_handlers_and_a_login(registry: kopf.OperatorRegistry) -> None:
+    """Any other kind writes annotations or finalizers on objects, or polls."""
+    kinds = {
+        name: [handler.id for handler in part._handlers]
+        for name, part in vars(registry).items()
+        if part._handlers
+    }
+    assert kinds == {
+        "_watching": ["on_job", "on_pod", "on_node"],
+        "_activities": ["login"],
+    }
+
+
+def test_the_watched_resources_are_our_jobs_pods_and_nodes(
+    registry: kopf.OperatorRegistry,
+) -> None:
+    selectors = [h.selector for h in registry._watching._handlers if h.selector is not None]
+    assert [(s.group, s.version, s.any_name) for s in selectors] == [
+        ("trainyard.dev", "v1alpha1", "distributedjobs"),
+        ("", "v1", "pods"),
+        ("", "v1", "nodes"),
+    ]
+
+
+def test_kopf_posts_no_events_and_waits_for_no_patch() -> None:
+    made = kopf.OperatorSettings()
+    settings.configure(made)
+    assert made.posting.enabled is False
+    assert made.persistence.consistency_timeout == 0
