@@ -1,4 +1,4 @@
-"""Every sample runs: all of them side by side, each to the end that it is there to show."""
+"""Every sample runs, a few side by side, each to the end that it is there to show."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainyard.api import names
 from trainyard.cluster.client import ApiError, collection
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
-SECONDS = 360.0
+SECONDS = 240.0
+SIDE_BY_SIDE = 3
+"""Each job starts a few processes that load PyTorch; more at once only wait for a core."""
 
 
 async def test_every_sample_reaches_the_end_that_it_shows(yard: Yard) -> None:
-    files = sorted(SAMPLES.glob("*.yaml"))
-    jobs = [name for file in files for name in await _apply(yard, file)]
     endings = {
         "digits": _ends_early,
         "suspend": _starts_and_ends,
@@ -26,8 +26,17 @@ async def test_every_sample_reaches_the_end_that_it_shows(yard: Yard) -> None:
         "recommend": _is_advised,
         "surrogate": _ends_early,
     }
-    assert endings.keys() <= set(jobs)
-    await asyncio.gather(*(endings.get(name, _completes)(yard, name) for name in jobs))
+    places = asyncio.Semaphore(SIDE_BY_SIDE)
+    seen: list[str] = []
+
+    async def run(file: Path) -> None:
+        async with places:
+            jobs = await _apply(yard, file)
+            seen.extend(jobs)
+            await asyncio.gather(*(endings.get(name, _completes)(yard, name) for name in jobs))
+
+    await asyncio.gather(*(run(file) for file in sorted(SAMPLES.glob("*.yaml"))))
+    assert endings.keys() <= set(seen)
 
 
 async def _apply(yard: Yard, file: Path) -> list[str]:

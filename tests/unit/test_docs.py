@@ -14,7 +14,7 @@ from prometheus_client import Metric as Family
 
 from trainyard.api.conditions import Type
 from trainyard.policy.demand import Reason
-from trainyard.policy.lifecycle import Phase
+from trainyard.policy.verdict import Phase
 from trainyard.reconcile.metrics import OperatorMetrics
 from trainyard_trainer.contract import Exit, Metric
 
@@ -133,7 +133,7 @@ def test_every_reason_condition_and_phase_is_documented(word: str) -> None:
 
 
 def test_every_reason_of_a_condition_is_documented() -> None:
-    files = ("lifecycle.py", "failures.py")
+    files = ("lifecycle.py", "claims.py", "failures.py")
     code = "".join((ROOT / "operator/trainyard/policy" / name).read_text() for name in files)
     reasons = {word for word in CAMEL_CASE.findall(code) if "Image" not in word}
     reasons |= set(CLAIMED.findall(code))

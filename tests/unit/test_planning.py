@@ -29,7 +29,7 @@ from trainyard.api.jobs import DistributedJob
 from trainyard.api.pods import Pod
 from trainyard.planning import Slot, Steps, plan
 from trainyard.policy.failures import is_failure, record_failures
-from trainyard.policy.lifecycle import Wish
+from trainyard.policy.verdict import Wish
 from trainyard_trainer.contract import Result, Role
 
 NONE: frozenset[str] = frozenset()

@@ -81,7 +81,7 @@ class Store:
         return spool
 
     def keep_checkpoint(self, spool: Path, manifest: Manifest) -> Path:
-        """Make the spooled `state.safetensors` the newest checkpoint, and forget the oldest ones."""
+        """Make the spooled state file the newest checkpoint, and forget the oldest ones."""
         self.check_term()
         write_atomically(spool / MANIFEST, json.dumps(asdict(manifest), sort_keys=True).encode())
         target = self.directory / "checkpoints" / f"{manifest.step:012d}-{manifest.term:06d}"
@@ -94,7 +94,7 @@ class Store:
         return target
 
     def newest(self) -> tuple[Path, Manifest] | None:
-        """The newest whole checkpoint's state file; damaged ones are named in the log and skipped."""
+        """The newest whole checkpoint's state file; the log names damaged ones, left out."""
         for folder in self._folders():
             try:
                 return folder / STATE, verify(folder)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from trainyard_trainer import contract
-from trainyard_trainer.contract import LastWords, JobConfig, Plan, Result
 from trainyard_trainer.checkpoint import write_atomically
+from trainyard_trainer.contract import JobConfig, LastWords, Plan, Result
 from trainyard_trainer.display import Display, State, showing, summary
 from trainyard_trainer.process import Ending, describe
 
@@ -53,9 +53,7 @@ def run_alone(config: JobConfig, display: Display) -> tuple[bytes, dict[str, Any
     from trainyard_trainer.task import load
 
     class Watch:
-        def committed(
-            self, replica: Replica, company: loop.Company, compute_seconds: float
-        ) -> None:
+        def committed(self, replica: Replica, *_: object) -> None:
             display.show(State.of(replica))
 
     replica = build(load(config.task, config.args), config, worker.choose_device())
@@ -87,7 +85,7 @@ async def _coordinate(
         coordinator.serving("127.0.0.1", 0) as port,
         _workers(workers, port, directory) as processes,
     ):
-        while not coordinator.closed.is_set():
+        while not coordinator.members.closed.is_set():
             await asyncio.sleep(LOOK_SECONDS)
             display.show(State.of(coordinator.progress.report))
             _check(processes, directory)

@@ -80,13 +80,17 @@ class Replica:
 
         Changes no state. Raises TaskInvalid for gradients that cannot be reduced.
         """
-        self._remember_buffers()
+        self._buffers_before = self._copy_buffers()
         ids = np.arange(min(self.cursor.size, 8), dtype=np.int64)
         self._backward(ids, 1.0)
         self.gradients.check()
         if self.eval_data is not None:
             few = np.arange(min(len(self.eval_data), 8), dtype=np.int64)
-            self.metric_names = sorted(self._evaluate(few))
+            means = self._evaluate(few)
+            self.metric_names = sorted(means)
+            self.metrics = self._summarise(means)
+        self._check_target()
+        self.metrics = {}
         self.undo()
 
     def compute(self, rank: int, size: int) -> Work:
@@ -95,7 +99,7 @@ class Replica:
             return self._compute_evaluation(rank, size)
         positions = self.cursor.batch(self.batch_size)
         ids = self.cursor.ids(share(positions, rank, size))
-        self._remember_buffers()
+        self._buffers_before = self._copy_buffers()
         # A function of shared state, so that a turn that is tried again draws the same numbers.
         words = np.array([self.config.seed & (2**63 - 1), self.turn, rank], dtype=np.uint64)
         torch.manual_seed(int(mix(mix(mix(words[:1]) ^ words[1:2]) ^ words[2:])[0] >> np.uint64(1)))
@@ -157,6 +161,7 @@ class Replica:
         else:
             self._commit_step(sums, work)
         self.turn += 1
+        self._buffers_before = []
 
     def _commit_step(self, sums: list[float], work: Work) -> None:
         samples, low, high, weight, loss = sums
@@ -182,25 +187,28 @@ class Replica:
     def _commit_evaluation(self, sums: list[float]) -> None:
         samples, *values = sums
         means = {name: v / samples for name, v in zip(self.metric_names, values, strict=True)}
-        self.metrics = {f"eval/{k}": float(v) for k, v in self.task.summary(means).items()}
+        self.metrics = self._summarise(means)
         self.is_evaluating = False
         target = self.config.target
-        reached = target is not None and target.reached(self._metric(target.metric))
+        reached = target is not None and target.reached(self.metrics[target.metric])
         self.is_over = reached or self.cursor.epoch >= self.config.epochs
 
-    def _metric(self, name: str) -> float:
-        if name not in self.metrics:
-            has = ", ".join(sorted(self.metrics)) or "none"
-            raise TaskInvalid(f"training.target.metric is {name!r}; the task evaluates {has}")
-        return self.metrics[name]
+    def _summarise(self, means: Mapping[str, float]) -> dict[str, float]:
+        return {f"eval/{k}": float(v) for k, v in self.task.summary(means).items()}
+
+    def _check_target(self) -> None:
+        target = self.config.target
+        if target is not None and target.metric not in self.metrics:
+            has = ", ".join(sorted(self.metrics)) or "nothing, for want of eval_data"
+            raise TaskInvalid(
+                f"training.target.metric is {target.metric!r}, but the task evaluates {has}"
+            )
 
     def undo(self) -> None:
-        """Forget a turn that was computed and not committed."""
+        """Forget the turn that was computed and not committed, if there is one."""
         self._set_buffers(self._buffers_before)
+        self._buffers_before = []
         self.gradients.renew()
-
-    def _remember_buffers(self) -> None:
-        self._buffers_before = self._copy_buffers()
 
     def _copy_buffers(self) -> list[Tensor]:
         return [buffer.detach().clone() for buffer in self.model.buffers()]
@@ -250,7 +258,8 @@ class Replica:
             setattr(self, name, document["counts"][name])
         self.plan = None if document["plan"] is None else Plan.decode(document["plan"])
         self.notes = document["notes"]
-        self.undo_to_here()
+        self._buffers_before = []
+        self.gradients.renew()
 
     def start_from(self, data: bytes, source: str) -> None:
         """Take over the model of a safetensors file; raises TaskInvalid when it does not fit."""
@@ -258,12 +267,6 @@ class Replica:
             snapshot.load_model(self.model, safetensors.torch.load(data), source)
         except (ValueError, safetensors.SafetensorError) as error:
             raise TaskInvalid(f"training.init: {error}") from None
-        self.undo_to_here()
-
-    def undo_to_here(self) -> None:
-        """Make the state as it is now the one that `undo` goes back to."""
-        self._remember_buffers()
-        self.gradients.renew()
 
     def digest(self) -> str:
         """A short digest of the state: equal on all workers after the same turn."""
@@ -293,6 +296,8 @@ def move(batch: Any, device: torch.device) -> Any:
             return batch.to(device, non_blocking=True)
         case Mapping():
             return {k: move(v, device) for k, v in batch.items()}
+        case tuple() if hasattr(batch, "_fields"):
+            return type(batch)(*(move(v, device) for v in batch))
         case tuple() | list():
             return type(batch)(move(v, device) for v in batch)
         case _:
@@ -305,6 +310,8 @@ def refuse_unsupported(replica: Replica) -> None:
         raise TaskInvalid("LBFGS evaluates the loss several times a step: use another optimiser")
     if isinstance(replica.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise TaskInvalid("ReduceLROnPlateau needs a metric each step: use another scheduler")
+    if replica.task.autocast is torch.float16:
+        raise TaskInvalid("float16 needs a gradient scaler: set autocast to torch.bfloat16")
     for name, module in replica.model.named_modules():
         if getattr(module, "sparse", False):
             raise TaskInvalid(f"{name} makes sparse gradients: build it with sparse=False")

@@ -18,6 +18,8 @@ from trainyard_trainer.replica import Replica
 from trainyard_trainer.transport.messages import Report, Rescale, Speed
 
 REPORT_SECONDS: Final = 1.0
+HISTORY: Final = 1000
+"""Changes of view that the state, and result.json, remember."""
 
 
 class Reporter:
@@ -55,12 +57,14 @@ class Reporter:
         self._latest_commit = now
         if self._crew.wants_snapshot:
             self._crew.wants_snapshot = False
-            self._crew.link.upload("checkpoint", replica.encode())
+            self._crew.link.upload("snapshot", replica.encode())
         if rescale is not None or self._is_due(now, replica):
             self._send(replica, company, rescale, now)
 
     def _is_due(self, now: float, replica: Replica) -> bool:
-        return replica.is_over or now - self._reported >= REPORT_SECONDS
+        told = self._crew.report.generation if self._crew.report is not None else 0
+        is_new = replica.plan is not None and replica.plan.generation > told
+        return replica.is_over or is_new or now - self._reported >= REPORT_SECONDS
 
     def _rescaled(self, view: View, replica: Replica, now: float) -> Rescale | None:
         """The first turn in a new view: what the change has cost this worker."""
@@ -75,6 +79,7 @@ class Reporter:
         past = replica.notes.setdefault("history", [])
         entry = {"step": replica.step, "at": time.time(), "workers": len(view.seats)}
         past.append({**entry, "stall_seconds": round(stall, 4)})
+        del past[:-HISTORY]
         if view.birth:
             return None
         return Rescale(view=view.id.number, stall_seconds=stall, joining_seconds=joining)

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from trainyard_trainer.transport.tls import Credentials
 log = logging.getLogger(__name__)
 
 CGROUP: Final = Path("/sys/fs/cgroup")
+ALONE_SECONDS: Final = 45.0
+"""A worker that was asked to leave looks so long for a coordinator: a new one takes ten seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,7 @@ def run(environ: Mapping[str, str], *, started: float, tls: str, last_words: str
     """Work until let go, then end the process; `started` is on `time.monotonic`'s clock."""
     try:
         check_wire(environ)
-        code, words = _work(Surroundings.read(environ, tls), started)
+        code, words = _work(Surroundings.read(environ, tls), started, last_words)
     except Exception as error:
         code, words = describe(error)
         log.error("%s", words.error, exc_info=error.__cause__ or error)
@@ -80,13 +83,13 @@ def run(environ: Mapping[str, str], *, started: float, tls: str, last_words: str
     os._exit(code)
 
 
-def _work(surroundings: Surroundings, started: float) -> tuple[Exit, LastWords]:
+def _work(surroundings: Surroundings, started: float, last_words: str) -> tuple[Exit, LastWords]:
     credentials = Credentials(
         namespace=surroundings.namespace, job=surroundings.job, directory=surroundings.tls
     )
     link = Link(surroundings.coordinator, credentials)
     crew = Crew(link, Rendezvous(surroundings.address), surroundings.pod, surroundings.node)
-    _leave_on_sigterm(link)
+    _leave_on_sigterm(link, last_words)
     link.start(crew.hello)
     try:
         result = _train(crew, started)
@@ -102,12 +105,24 @@ def _work(surroundings: Surroundings, started: float) -> tuple[Exit, LastWords]:
     )
 
 
-def _leave_on_sigterm(link: Link) -> None:
+def _leave_on_sigterm(link: Link, last_words: str) -> None:
     def leave(_signal: int, _frame: FrameType | None) -> None:
         link.wake(messages.Leave())
+        threading.Thread(target=_leave_alone, args=(link, last_words), daemon=True).start()
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
+
+
+def _leave_alone(link: Link, last_words: str) -> None:
+    """End the process when there is no coordinator to say goodbye to, well before it is killed."""
+    lonely = 0.0
+    while lonely < ALONE_SECONDS:
+        time.sleep(1.0)
+        lonely = 0.0 if link.is_connected else lonely + 1.0
+    log.warning("no coordinator for %.0f s: leaving without a goodbye", lonely)
+    leave_word(last_words, LastWords(result=Result.LEFT))
+    os._exit(Exit.OK)
 
 
 def _train(crew: Crew, started: float) -> Result:

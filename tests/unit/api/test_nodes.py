@@ -45,6 +45,13 @@ def test_a_taint_may_have_no_value() -> None:
     )
 
 
+@pytest.mark.parametrize("rest", ["unschedulable", "not-ready", "unreachable"])
+def test_a_node_that_rests_is_still_one_that_could_hold_a_worker(rest: str) -> None:
+    """Kubernetes taints it for as long, and readiness says the same."""
+    taints = [{"key": f"node.kubernetes.io/{rest}", "effect": "NoSchedule"}]
+    assert parse_node(node(READY, taints=taints)).taints == ()
+
+
 @pytest.mark.parametrize(
     ("toleration", "expected"),
     [

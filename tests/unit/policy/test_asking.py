@@ -130,5 +130,14 @@ def test_a_restarted_operator_takes_what_runs_as_decided_when_the_status_was_los
     assert (found.desired, found.message) == (2, "Found running.")
 
 
+def test_what_runs_of_a_gang_tells_how_large_it_was_meant_to_be() -> None:
+    """A crash between two creations may leave any of its pods, the first not among them."""
+    job = make_job({"workers": {"min": 3, "max": 8, "replicas": 5}})
+    (*_, fourth), (second, *_) = workers(4), workers(4)[1:]
+    assert initial_scaling(job, (fourth,)).desired == 4
+    assert initial_scaling(job, (second,)).desired == 3
+    assert initial_scaling(job, (second,)).decided_at
+
+
 def test_a_suspended_jobs_leaving_pods_are_no_decision() -> None:
     assert initial_scaling(make_job({"suspend": True}), workers(2)).desired == 0

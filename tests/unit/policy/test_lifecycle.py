@@ -30,7 +30,9 @@ from trainyard.api.conditions import merge_conditions
 from trainyard.api.pods import Pod
 from trainyard.api.report import Report
 from trainyard.api.status import ScalingStatus
-from trainyard.policy.lifecycle import Phase, Verdict, Wish, judge, with_refusal
+from trainyard.policy.claims import with_refusal
+from trainyard.policy.lifecycle import judge
+from trainyard.policy.verdict import Phase, Verdict, Wish
 from trainyard_trainer.contract import LastWords, Result
 
 CLAIM = {"state": {"claim": "digits-state"}}

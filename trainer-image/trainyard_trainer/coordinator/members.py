@@ -10,15 +10,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 from aiohttp import WSMsgType, web
 
 from trainyard_trainer.contract import WIRE_VERSION, JobConfig, Plan, Result
 from trainyard_trainer.coordinator.progress import Progress
-from trainyard_trainer.membership import nouns, registry
+from trainyard_trainer.membership import nouns, protocol
 from trainyard_trainer.membership.registry import Registry
 from trainyard_trainer.process import Fenced
 from trainyard_trainer.transport import messages
@@ -28,6 +27,10 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS: Final = 10.0
 TICK_SECONDS: Final = 0.2
+LEAVING_NOTICE_SECONDS: Final = 2.0
+"""When all pods of a job are told to end, their signals come within this time."""
+LEAVING_SECONDS: Final = 60.0
+"""A coordinator that is told to end waits so long for workers that leave with it."""
 LEARNING_SILENCES: Final = 2.0
 """A later coordinator waits so many silences for workers of an earlier one to come back."""
 
@@ -66,8 +69,25 @@ class Members:
         self.plan: Plan | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Raises Fenced when a worker knows of a higher term."""
-        self.on_closed: Callable[[Result], None] = lambda result: None
+        self.closed = asyncio.Event()
+        """Training has ended, until a plan goes on with it."""
         self._connections: dict[str, Connection] = {}
+        self._deserted = asyncio.Event()
+        """Nobody is connected."""
+        self._deserted.set()
+
+    def find_complete(self) -> None:
+        """Training was complete before this coordinator came: whoever connects is dismissed."""
+        self.registry = replace(self.registry, closed=Result.COMPLETE)
+        self.closed.set()
+
+    async def farewell(self) -> None:
+        """Wait while workers leave; they hand over their state when all of a job is deleted."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVING_SECONDS):
+                await asyncio.sleep(LEAVING_NOTICE_SECONDS)
+                while any(m.leaving for m in self.registry.members.values()):  # noqa: ASYNC110
+                    await asyncio.sleep(TICK_SECONDS)
 
     async def tick(self) -> None:
         """Let time pass in the protocol, until cancelled."""
@@ -78,7 +98,7 @@ class Members:
     def feed(self, event: nouns.Event) -> None:
         """Take an event to the protocol and carry out what it commands."""
         before = self.registry
-        self.registry, commands = registry.step(before, event, time.monotonic())
+        self.registry, commands = protocol.step(before, event, time.monotonic())
         if before.pending is not None and self.registry.pending is None and self.registry.view:
             self.progress.view_begun(self.registry.view)
         for command in commands:
@@ -87,11 +107,14 @@ class Members:
             log.info("announcing %s", self.registry.pending)
         if self.registry.closed is not None and self.registry.closed is not before.closed:
             log.info("training has ended: %s", self.registry.closed)
-            self.on_closed(self.registry.closed)
+            self.closed.set()
 
     def follow(self, plan: Plan) -> None:
         """Put a plan in force: tell the workers, and the protocol how many are wanted."""
         self.plan = plan
+        if not plan.suspend and self.registry.closed is not Result.COMPLETE:
+            self.closed.clear()
+            self.progress.digests.clear()
         for connection in self._connections.values():
             connection.outbox.put_nowait(messages.Orders(plan=plan.encode()))
         self.feed(nouns.Wanted(workers=0 if plan.suspend else plan.workers))
@@ -103,10 +126,10 @@ class Members:
         if connection is not None:
             connection.outbox.put_nowait(messages.Snapshot())
 
-    @property
-    def is_deserted(self) -> bool:
-        """Whether nobody is connected."""
-        return not self._connections
+    async def dispersed(self) -> None:
+        """Wait until training has ended and the workers have gone."""
+        await self.closed.wait()
+        await self._deserted.wait()
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """One worker's connection, from its Hello to its end."""
@@ -143,6 +166,8 @@ class Members:
         finally:
             if self._connections.get(connection.ident) is connection:
                 del self._connections[connection.ident]
+                if not self._connections:
+                    self._deserted.set()
                 self.feed(nouns.Lost(ident=connection.ident, left_for=connection.left_for))
             connection.outbox.put_nowait(None)
             await sender
@@ -160,6 +185,7 @@ class Members:
         if self.plan is not None:
             connection.outbox.put_nowait(messages.Orders(plan=self.plan.encode()))
         self._connections[connection.ident] = connection
+        self._deserted.clear()
         if hello.report is not None:
             self.progress.take(hello.report, connection.ident)
         member = nouns.Member(

@@ -77,6 +77,8 @@ async def _coordinate(assignment: Assignment, place: Place) -> LastWords:
     async with coordinator.serving(host, place.port) as port:
         log.info("term %d on port %d", assignment.term, port)
         await _first(coordinator, told)
+        if told.is_set():
+            await coordinator.members.farewell()
     return last_words(coordinator)
 
 

@@ -20,13 +20,12 @@ from trainyard_trainer.contract import (
     PATH_STATE,
     JobConfig,
     Plan,
-    Result,
     Role,
 )
 from trainyard_trainer.coordinator.members import Members
 from trainyard_trainer.coordinator.metrics import CONTENT_TYPE, Exposition
 from trainyard_trainer.coordinator.progress import Progress
-from trainyard_trainer.coordinator.state import KINDS, Keeper
+from trainyard_trainer.coordinator.state import KINDS, Keeper, final_report
 from trainyard_trainer.membership import nouns
 from trainyard_trainer.process import Ending, Fenced
 from trainyard_trainer.transport.tls import Credentials, names
@@ -60,15 +59,16 @@ class Coordinator:
         self.keeper = Keeper(Store(directory, term, config.checkpoint_keep), config.init)
         self.progress = Progress(checkpoint_step=self.keeper.checkpoint_step())
         self.members = Members(config, term, self.progress)
-        self.members.on_closed = self._closed
-        self.result: dict[str, Any] = {}
+        self.result: dict[str, Any] = self.keeper.result()
         """The content of result.json, once training is complete."""
-        self.closed = asyncio.Event()
+        if self.result:
+            self.progress.report = final_report(self.result)
+            self.members.find_complete()
         self._exposition = Exposition(self.members)
 
     @contextlib.asynccontextmanager
     async def serving(self, host: str | None, port: int) -> AsyncIterator[int]:
-        """Serve on `port` (0 for any free one) of `host` (None for all addresses): the port.
+        """Serve on `port` of `host` (None for all addresses; port 0 for any, of a host): the port.
 
         Raises Ending when there are no certificates and `host` is not loopback.
         """
@@ -98,11 +98,10 @@ class Coordinator:
 
     async def dispersed(self) -> None:
         """Wait until training has ended and the workers have gone."""
-        await self.closed.wait()
+        await self.members.closed.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DISPERSAL_SECONDS):
-                while not self.members.is_deserted:
-                    await asyncio.sleep(0.05)
+                await self.members.dispersed()
 
     # --- handlers -------------------------------------------------------------------------------
 
@@ -136,7 +135,6 @@ class Coordinator:
             return web.json_response({"generation": current}, status=409)
         if plan != known:
             log.info("%s", plan)
-            self._reopen(plan)
             self.members.follow(plan)
         step = await self._effective_step(plan)
         return web.json_response({"generation": plan.generation, "effectiveStep": step})
@@ -175,14 +173,6 @@ class Coordinator:
             self.progress.checkpoint_step = step
 
     # --- the job --------------------------------------------------------------------------------
-
-    def _closed(self, result: Result) -> None:  # noqa: ARG002
-        self.closed.set()
-
-    def _reopen(self, plan: Plan) -> None:
-        if not plan.suspend:
-            self.closed.clear()
-            self.progress.digests.clear()
 
     async def _save(self) -> None:
         """Ask for a checkpoint now and then, where it would outlive this pod."""

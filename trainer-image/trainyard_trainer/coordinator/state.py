@@ -5,20 +5,22 @@ It stands apart because it is the only room that writes to the state directory.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from trainyard_trainer import checkpoint
 from trainyard_trainer.checkpoint import STATE, Manifest, Store
-from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE
+from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, STATE_DIR
 from trainyard_trainer.transport.link import HEADER_DIGEST, HEADER_TERM
+from trainyard_trainer.transport.messages import Report
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +49,17 @@ class Keeper:
         newest = self.store.newest()
         return -1 if newest is None else newest[1].step
 
+    def result(self) -> dict[str, Any]:
+        """The result of a training that was complete under an earlier term; empty without one."""
+        try:
+            found = json.loads((self.store.directory / RESULT_FILE).read_text())
+        except (OSError, ValueError):
+            return {}
+        is_whole = isinstance(found, dict) and (self.store.directory / MODEL_FILE).is_file()
+        return found if is_whole else {}
+
     async def receive(self, request: web.Request) -> Upload:
-        """Stream an upload into a spool; raises an HTTP error, and leaves nothing, when it is bad."""
+        """Stream an upload into a spool; raises an HTTP error and leaves nothing when it is bad."""
         if request.headers.get(HEADER_TERM) != str(self.store.term):
             raise web.HTTPConflict(text=f"this coordinator has term {self.store.term}")
         spool = self.store.open_spool()
@@ -98,15 +109,34 @@ class Keeper:
     async def send(self, request: web.Request) -> web.StreamResponse:
         """Stream the newest whole checkpoint, or the starting model where that is asked for."""
         if request.query.get("kind") == "init":
-            path = Path(self._init)
-            inside = path.resolve().is_relative_to(self.store.directory.resolve())
-            if not self._init or not inside or not path.is_file():
-                raise web.HTTPNotFound
-            return _file(path, checkpoint.checksum(path))
-        newest = self.store.newest()
+            path = await asyncio.to_thread(self._find_init)
+            return _file(path, await asyncio.to_thread(checkpoint.checksum, path))
+        newest = await asyncio.to_thread(self.store.newest)
         if newest is None:
             raise web.HTTPNotFound
         return _file(newest[0], newest[1].sha256)
+
+    def _find_init(self) -> Path:
+        # Jobs may share a claim, so that one can start from another's model.
+        inside_pod = self.store.directory.is_relative_to(STATE_DIR)
+        root = Path(STATE_DIR) if inside_pod else self.store.directory
+        path = (root / self._init).resolve()
+        if not self._init or not path.is_relative_to(root.resolve()) or not path.is_file():
+            raise web.HTTPNotFound
+        return path
+
+
+def final_report(result: dict[str, Any]) -> Report:
+    """The last report of a training, from its result."""
+    return Report(
+        step=int(result.get("steps", 0)),
+        samples=int(result.get("samples", 0)),
+        epoch=float(result.get("epochs", 0.0)),
+        loss=result.get("loss"),
+        metrics=dict(result.get("metrics", {})),
+        audited=int(result.get("epochs_audited", 0)),
+        wrong=int(result.get("samples_wrong", 0)),
+    )
 
 
 def _file(path: Path, sha256: str) -> web.FileResponse:

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
-import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from concurrent.futures import Future
 from typing import Final, assert_never
 
-import aiohttp
 import torch
 from torch import Tensor
 
 from trainyard_trainer.contract import WIRE_VERSION, JobConfig, Plan, Result
-from trainyard_trainer.elastic.group import Broken, Collective, Group, Rendezvous, Solo
+from trainyard_trainer.elastic.builder import Builder
+from trainyard_trainer.elastic.group import Broken, Group, Rendezvous, Solo
+from trainyard_trainer.elastic.transfer import make_state, send_state
 from trainyard_trainer.membership import participant as protocol
 from trainyard_trainer.membership.nouns import Seat, View, ViewId
 from trainyard_trainer.membership.participant import Mode, Participant, Reaction, Votes
-from trainyard_trainer.process import Fenced, TaskInvalid, WireMismatch
+from trainyard_trainer.process import Fenced, WireMismatch
 from trainyard_trainer.replica import Replica, Work
 from trainyard_trainer.transport import messages
 from trainyard_trainer.transport.link import Link
@@ -46,34 +44,6 @@ class Ended(Exception):
         self.result = result
 
 
-class Builder:
-    """Makes a view's group in a thread of its own, while the old group trains."""
-
-    def __init__(self, crew: Crew, view: View) -> None:
-        """Start at once."""
-        self.view = view
-        self.group: Group | None = Solo() if len(view.seats) == 1 else None
-        self.error: Exception | None = None
-        if self.group is None:
-            name = f"view-{view.id.number}"
-            threading.Thread(target=self._build, args=(crew,), name=name, daemon=True).start()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether there is a group, or never will be."""
-        return self.group is not None or self.error is not None
-
-    def _build(self, crew: Crew) -> None:
-        view = self.view
-        rank, size = view.idents.index(crew.me.ident), len(view.seats)
-        prefix = f"{view.id.term}.{view.id.number}"
-        try:
-            made = crew.rendezvous.meet(view.seats[0].address, prefix, rank, size, crew.device)
-            self.group = Collective(made, lambda: crew.check(view))
-        except RuntimeError as error:
-            self.error = error
-
-
 class Crew:
     """The worker's place in its job, from the first view to the last word."""
 
@@ -92,8 +62,11 @@ class Crew:
         """What the next `Hello` says of training."""
         self._config: JobConfig | None = None
         self._replica: Replica | None = None
-        self._builder: Builder | None = None
+        self._builders: dict[ViewId, Builder] = {}
+        self._voted_plan: Plan | None = None
         self._collection: Result | None = None
+        """What the coordinator has asked this worker's state for."""
+        self._upload: Future[bool] | None = None
         self._digest = ""
 
     @property
@@ -125,12 +98,14 @@ class Crew:
         """Wait until this worker is in a view and has its state."""
         while True:
             while self.me.mode is not Mode.ENTERING:
-                self.hear(POLL_SECONDS)
+                self._wait()
+            view = self.me.view
             try:
                 return self._enter()
             except Broken as error:
-                log.warning("view %s has broken: %s", self.me.view, error)
-                self._react(*protocol.fail(self.me))
+                log.warning("%s has broken: %s", view, error)
+                if self.me.mode is Mode.ENTERING and self.me.view is view:
+                    self._react(*protocol.fail(self.me))
 
     def recover(self) -> Group:
         """The view has broken under a turn: forget the turn, and settle in another view."""
@@ -150,25 +125,32 @@ class Crew:
             self.group.sum(*work.gradients)
         for buffer in work.buffers:
             self.group.send(buffer, 0)
-        mine = Votes.of(self._prepared(), self.offered.generation if self.offered else 0)
-        votes = torch.tensor(list(_values(mine)), dtype=torch.float64)
-        control = torch.cat([votes, work.totals]).to(self.device)
+        control = torch.cat([self._vote(), work.totals]).to(self.device)
         self.group.sum(control)
         control = control.cpu()
         return control[VOTES:], Votes(**dict(zip(_NAMES, control[:VOTES].tolist(), strict=True)))
 
+    def _vote(self) -> Tensor:
+        """What this worker is ready for, at the front of the control vector."""
+        self._be(protocol.vote(self.me, is_prepared=self._is_prepared()))
+        # While the votes are summed a newer plan may come: what is agreed on is this one.
+        self._voted_plan = self.offered
+        ballot = self.me.ballot.id if self.me.ballot is not None else None
+        votes = Votes.of(ballot, self.offered.generation if self.offered is not None else 0)
+        return torch.tensor([getattr(votes, name) for name in _NAMES], dtype=torch.float64)
+
     def boundary(self, votes: Votes) -> Group:
         """After a committed turn: follow a new plan or a new view when all are ready for it."""
         size = self.group.size
-        with self.link.changing():
-            self.me = protocol.commit(self.me)
+        self._be(protocol.commit(self.me))
         self._follow_plan(votes.agreed_plan(size))
         self.hear()
         if self.me.mode is not Mode.STEPPING:
             return self.group  # Asked to stop: the next turn finds out.
         if self.is_done:
             return self.group
-        self.me, reaction = protocol.switch(self.me, votes.agreed_view(size))
+        me, reaction = protocol.switch(self.me, votes.agreed_view(size))
+        self._be(me)
         return self.settle() if reaction is Reaction.ENTER else self.group
 
     @property
@@ -183,18 +165,31 @@ class Crew:
         `final` makes the model file of a complete training.
         """
         self._digest = self.replica.digest()
-        with self.link.changing():
-            self.me = protocol.halt(self.me)
-            self.link.tell(self._finished())
-        while True:
-            try:
-                self.hear(POLL_SECONDS)
-            except Ended as end:
-                return end.result
-            if self._collection is not None:
-                kind = "model" if self._collection is Result.COMPLETE else "checkpoint"
+        me = protocol.halt(self.me)
+        finished = messages.Finished(
+            result=self._result(), progress=me.progress, digest=self._digest
+        )
+        self._be(me, finished)
+        try:
+            while True:
+                self._wait(final)
+        except Ended as end:
+            return end.result
+
+    def _wait(self, final: Callable[[], bytes] | None = None) -> None:
+        """Hear what comes, and send in the state when the coordinator collects it."""
+        self.hear(POLL_SECONDS)
+        if self._collection is None:
+            return
+        if self._upload is None:
+            is_model = self._collection is Result.COMPLETE and final is not None
+            data = final() if is_model and final is not None else self.replica.encode()
+            self._upload = self.link.upload("model" if is_model else "checkpoint", data)
+        elif self._upload.done():
+            if self._upload.result():
                 self._collection = None
-                self.link.upload(kind, final() if kind == "model" else self.replica.encode())
+            # Else the coordinator is gone, or cannot store it: try again.
+            self._upload = None
 
     # --- what the coordinator says --------------------------------------------------------------
 
@@ -221,10 +216,6 @@ class Crew:
         while message is not None:
             self._take(message)
             message = self.link.hear()
-        if self._collection is not None and self.me.mode is not Mode.HALTED:
-            # The last worker leaves: its state would be lost with it.
-            self._collection = None
-            self.link.upload("checkpoint", self.replica.encode())
 
     def check(self, view: View | None) -> None:
         """Raise Broken when this worker is not in `view` any more; called while it waits."""
@@ -238,8 +229,7 @@ class Crew:
                 if message.wire != WIRE_VERSION:
                     raise WireMismatch(f"the coordinator speaks wire version {message.wire}")
                 self._config = self._config or messages.to_config(message.config)
-                with self.link.changing():
-                    self.me = protocol.hear_term(self.me, message.term)
+                self._be(protocol.hear_term(self.me, message.term))
             case messages.Announcement():
                 self._react(*protocol.hear_view(self.me, message.view))
             case messages.Halting():
@@ -265,8 +255,9 @@ class Crew:
     def _be_fenced(self, message: messages.Fencing) -> None:
         if message.replaced:
             raise Fenced(f"a newer worker is called {self.pod}")
-        with self.link.changing():
-            self.me = protocol.reset(self.me, new_ident(self.pod))
+        if self.me.mode is Mode.HALTED:
+            raise Fenced("training has gone on without this worker's final state")
+        self._be(protocol.reset(self.me, new_ident(self.pod)))
 
     def _ask_to_leave(self) -> None:
         with self.link.changing():
@@ -282,40 +273,56 @@ class Crew:
     # --- views ----------------------------------------------------------------------------------
 
     def _react(self, me: Participant, reaction: Reaction) -> None:
+        match reaction:
+            case Reaction.REPORT:
+                self._report_stop(me)
+            case Reaction.PREPARE:
+                self._be(me)
+                if me.pending is not None and me.ident in me.pending.idents:
+                    self._build(me.pending)
+            case Reaction.ENTER | Reaction.NOTHING:
+                self._be(me)
+            case _:
+                assert_never(reaction)
+
+    def _be(self, me: Participant, message: messages.Message | None = None) -> None:
+        """Change what the next `Hello` says, and tell the coordinator in the same breath."""
         with self.link.changing():
             self.me = me
-            match reaction:
-                case Reaction.PREPARE:
-                    assert me.pending is not None  # noqa: S101 -- what PREPARE means
-                    if me.ident in me.pending.idents:
-                        self._builder = Builder(self, me.pending)
-                case Reaction.REPORT:
-                    self._report_stop()
-                case Reaction.ENTER | Reaction.NOTHING:
-                    pass
-                case _:
-                    assert_never(reaction)
+            if message is not None:
+                self.link.tell(message)
 
-    def _report_stop(self) -> None:
-        if self.me.progress >= 0:
+    def _report_stop(self, me: Participant) -> None:
+        if me.progress >= 0:
             self.replica.undo()
             self._digest = self.replica.digest()
-        based = self.me.based.id if self.me.based else None
-        self.link.tell(
-            messages.Halt(
-                heard=self.me.heard, view=based, progress=self.me.progress, digest=self._digest
-            )
+        based = me.based.id if me.based else None
+        report = messages.Halt(
+            heard=me.heard, view=based, progress=me.progress, digest=self._digest
         )
+        self._be(me, report)
 
-    def _prepared(self) -> ViewId | None:
-        """The pending view, once this worker is ready to switch to it."""
-        pending, builder = self.me.pending, self._builder
+    def _build(self, view: View) -> Builder:
+        """Make the view's group, or find it in the making: a group can be made only once."""
+        if view.id not in self._builders:
+            self._builders[view.id] = Builder(
+                view, self.me.ident, self.rendezvous, self.device, self.check
+            )
+        return self._builders[view.id]
+
+    def _give_up_before(self, view: ViewId) -> None:
+        """Bury the groups of earlier views, those that never began included."""
+        for earlier in [key for key in self._builders if key < view]:
+            self._builders.pop(earlier).give_up()
+
+    def _is_prepared(self) -> bool:
+        """Whether this worker is ready to switch to the pending view."""
+        pending = self.me.pending
         if pending is None:
-            return None
-        if self.me.ident not in pending.idents:
-            return pending.id
-        ready = builder is not None and builder.view is pending and builder.group is not None
-        return pending.id if ready else None
+            return False
+        builder = self._builders.get(pending.id)
+        is_built = builder is not None and builder.group is not None
+        return is_built or self.me.ident not in pending.idents
 
     def _enter(self) -> Group:
         """Begin the view that `me` is entering: its group first, then its state."""
@@ -324,20 +331,19 @@ class Crew:
         if not self.me.is_member:
             self._say_goodbye(view.id)
             raise Ended(Result.LEFT)
-        group = self._await_group(view)
-        self.group.bury()
-        self.group = group
+        group = self.group = self._await_group(view)
+        self._give_up_before(view.id)
         if view.transfer:
-            self._transfer(view, group)
-        with self.link.changing():
-            self.me = protocol.begin(self.me, self.replica.turn)
-            self.link.tell(messages.Begun(view=view, progress=self.me.progress))
+            if view.birth and view.source == self.me.ident:
+                make_state(self.replica, self.link, self.offered)
+            takes = self.me.progress < 0 or view.after is None
+            send_state(self.replica, group, view.idents.index(view.source), takes=takes)
+        me = protocol.begin(self.me, self.replica.turn)
+        self._be(me, messages.Begun(view=view, progress=me.progress))
         return group
 
     def _await_group(self, view: View) -> Group:
-        if self._builder is None or self._builder.view is not view:
-            self._builder = Builder(self, view)
-        builder = self._builder
+        builder = self._build(view)
         while not builder.is_done:
             self.hear(POLL_SECONDS / 5)
             self.check(view)
@@ -345,50 +351,8 @@ class Crew:
             raise Broken(str(builder.error)) from builder.error
         return builder.group
 
-    def _transfer(self, view: View, group: Group) -> None:
-        """Take over the source's state: a header with its length, then one flat buffer."""
-        is_source = view.source == self.me.ident
-        if is_source and view.birth:
-            self._make_state()
-        data = self.replica.encode() if is_source else b""
-        root = view.idents.index(view.source)
-        length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
-        group.send(length, root)
-        held = bytearray(data) if is_source else bytearray(int(length))
-        flat = torch.frombuffer(held, dtype=torch.uint8).to(self.device)
-        group.send(flat, root)
-        if not is_source and (self.me.progress < 0 or view.after is None):
-            self.replica.restore(flat.cpu().numpy().tobytes())
-
-    def _make_state(self) -> None:
-        """The first state of all: the newest checkpoint, else what the task starts from."""
-        try:
-            data = self.link.download()
-            init = self._read_init() if data is None else None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Broken(f"the coordinator did not answer: {error}") from error
-        if data is not None:
-            self.replica.restore(data)
-        elif init is not None:
-            self.replica.start_from(init, self.replica.config.init)
-        plan = self.offered or self.replica.plan
-        self.replica.plan = plan and replace(plan, suspend=self.offered is plan and plan.suspend)
-        self.replica.notes.setdefault("born_at", time.time())
-
-    def _read_init(self) -> bytes | None:
-        """The job's starting model: a file of this image, or one in the coordinator's keeping."""
-        path = self.replica.config.init
-        if not path:
-            return None
-        if Path(path).is_file():
-            return Path(path).read_bytes()
-        data = self.link.download("init")
-        if data is None:
-            raise TaskInvalid(f"training.init: there is no file {path}")
-        return data
-
     def _follow_plan(self, generation: int) -> None:
-        plan, current = self.offered, self.replica.plan
+        plan, current = self._voted_plan, self.replica.plan
         if plan is None or plan.generation != generation or plan == current:
             return
         if current is None or generation > current.generation:
@@ -400,17 +364,8 @@ class Crew:
     def _result(self) -> Result:
         return Result.COMPLETE if self.replica.is_over else Result.SUSPENDED
 
-    def _finished(self) -> messages.Finished:
-        return messages.Finished(
-            result=self._result(), progress=self.me.progress, digest=self._digest
-        )
-
 
 _NAMES: Final = tuple(Votes.__dataclass_fields__)
-
-
-def _values(votes: Votes) -> list[float]:
-    return [getattr(votes, name) for name in _NAMES]
 
 
 def new_ident(pod: str) -> str:

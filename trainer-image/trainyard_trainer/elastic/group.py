@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 SLICE: Final = timedelta(milliseconds=50)
 """A survivor looks so often whether its view has ended; a completed operation wakes it at once."""
+POLL_SECONDS: Final = 0.0002
 BUILD_TIMEOUT: Final = timedelta(seconds=60)
 """Members of a new view have so long to connect to each other."""
 OPERATION_TIMEOUT: Final = timedelta(minutes=30)
@@ -68,9 +69,10 @@ class Solo:
 class Collective:
     """A view of several, on a process group of `torch.distributed`."""
 
-    def __init__(self, group: Any, check: Callable[[], None]) -> None:
+    def __init__(self, group: Any, device: torch.device, check: Callable[[], None]) -> None:
         """`check` is called in each slice of a wait, and raises Broken when the view has ended."""
         self._group, self._check = group, check
+        self._wait_slice = _wait_slice if device.type == "cpu" else _poll
         self.rank, self.size = group.rank(), group.size()
         self.seconds = 0.0
         self._unfinished: list[Any] = []
@@ -92,6 +94,8 @@ class Collective:
 
     def bury(self) -> None:
         """Destroy the group and what it may still write to, however long that takes."""
+        if self._group is None:
+            return
         grave = [self._unfinished, self._group]
         self._group = None
         threading.Thread(target=_destroy, args=(grave,), name="graveyard", daemon=True).start()
@@ -104,7 +108,7 @@ class Collective:
 
     def _wait(self, work: Any, tensor: Tensor) -> None:
         try:
-            while not _wait_slice(work):
+            while not self._wait_slice(work):
                 self._check()
         except (Broken, RuntimeError) as error:
             self._unfinished.append((work, tensor))
@@ -125,6 +129,15 @@ def _wait_slice(work: Any) -> bool:
         if not work.is_completed():
             return False  # Only the slice has run out; the operation goes on.
         work.wait()  # It has failed, or was completed just after the slice.
+    return True
+
+
+def _poll(work: Any) -> bool:
+    """As `_wait_slice`, for NCCL, where a wait that times out would abort the whole group."""
+    if not work.is_completed():
+        time.sleep(POLL_SECONDS)
+        return False
+    work.wait()
     return True
 
 

@@ -1,7 +1,7 @@
 """Who steps together: the membership protocol as pure functions.
 
 It stands apart, and does no I/O, so that a checker can walk the interleavings of workers,
-coordinator and faults (`tests/unit/trainer/test_membership_checker.py`). `registry` is the
+coordinator and faults (`tests/unit/trainer/test_membership_checker.py`). `protocol` is the
 coordinator's half, `participant` the worker's.
 
 The protocol in short. A *view* is a numbered set of workers that step together. A *planned* view

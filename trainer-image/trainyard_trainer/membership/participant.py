@@ -93,6 +93,10 @@ class Participant:
     based: View | None = None
     """The last view begun with state: what the state at `progress` belongs to."""
     pending: View | None = None
+    """Announced, to be switched to when all members of `view` have prepared it."""
+    ballot: View | None = None
+    """The pending view that it has voted for in the turn under way; by the time the votes are
+    counted, another may be pending, but all have agreed on this one."""
     progress: int = -1
     """Turns committed; -1 without state."""
 
@@ -158,6 +162,11 @@ def begin(participant: Participant, progress: int) -> Participant:
     return replace(participant, mode=Mode.STEPPING, progress=progress, based=based)
 
 
+def vote(participant: Participant, *, is_prepared: bool) -> Participant:
+    """It enters a turn's last collective, ready to switch to the pending view or not."""
+    return replace(participant, ballot=participant.pending if is_prepared else None)
+
+
 def commit(participant: Participant) -> Participant:
     """A turn's last collective has completed."""
     return replace(participant, progress=participant.progress + 1)
@@ -168,10 +177,10 @@ def switch(participant: Participant, agreed: ViewId | None) -> Step:
 
     A participant that is no member of the new view enters it too, as the one that it leaves for.
     """
-    pending = participant.pending
-    if agreed is None or pending is None or pending.id != agreed:
+    ballot = participant.ballot
+    if agreed is None or ballot is None or ballot.id != agreed:
         return participant, Reaction.NOTHING
-    return _enter(participant, pending)
+    return _enter(participant, ballot)
 
 
 def halt(participant: Participant) -> Participant:
@@ -185,9 +194,9 @@ def reset(participant: Participant, ident: str) -> Participant:
 
 
 def _enter(me: Participant, view: View) -> Step:
-    return replace(me, mode=Mode.ENTERING, view=view, pending=None), Reaction.ENTER
+    return replace(me, mode=Mode.ENTERING, view=view, pending=None, ballot=None), Reaction.ENTER
 
 
 def _stop(me: Participant) -> Participant:
     mode = Mode.STOPPED if me.progress >= 0 else Mode.IDLE
-    return replace(me, mode=mode, pending=None)
+    return replace(me, mode=mode, pending=None, ballot=None)

@@ -20,7 +20,7 @@ from trainyard_trainer.task import Data, Task, Tensors
 Fields = NDArray[np.float32]
 
 TIME_STEP: Final = 0.2
-"""In units of grid spacing over the fastest wind: stable, since |cx| + |cy| + 4κ < 1 / TIME_STEP."""
+"""Of grid spacing over the fastest wind: stable, since |cx| + |cy| + 4κ < 1 / TIME_STEP."""
 DIFFUSIVITY: Final = 0.1
 WAVES: Final = 4
 """Initial fields are sums of this many waves in either direction."""
@@ -116,7 +116,7 @@ class Surrogate(nn.Module):
 
 
 def initial_fields(rng: np.random.Generator, count: int, size: int) -> tuple[Fields, Fields]:
-    """Random smooth fields (count, size, size) of unit variance, and winds (count, 2) in [-1, 1]."""
+    """Smooth fields (count, size, size) of unit variance, and winds (count, 2) in [-1, 1]."""
     waves = np.arange(-WAVES, WAVES + 1)
     amplitude = 1.0 / (1.0 + np.hypot(*np.meshgrid(waves, waves)))
     shape = (count, len(waves), len(waves))

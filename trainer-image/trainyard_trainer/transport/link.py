@@ -15,6 +15,7 @@ import queue
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Final
 
 import aiohttp
@@ -57,6 +58,11 @@ class Link:
         self.term = 0
         """Of the coordinator last connected to; it goes with what is uploaded."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a coordinator at the other end."""
+        return self._outbox is not None
+
     def start(self, hello: Callable[[], Hello]) -> None:
         """Connect, and keep connected; `hello` is asked for each connection, under the lock."""
         self._hello = hello
@@ -88,15 +94,11 @@ class Link:
         """Have `hear` return `message`; safe in a signal handler."""
         self._inbox.put(message)
 
-    def upload(self, kind: str, data: bytes) -> bool:
-        """Send a state file to the coordinator; whether it says that it is stored."""
-        work = asyncio.run_coroutine_threadsafe(self._upload(kind, data), self._loop)
-        try:
-            return work.result()
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return False
+    def upload(self, kind: str, data: bytes) -> Future[bool]:
+        """Send a state file to the coordinator, beside all else; whether it is stored."""
+        return asyncio.run_coroutine_threadsafe(self._upload(kind, data), self._loop)
 
-    def download(self, kind: str = "checkpoint") -> bytes | None:
+    def download(self, kind: str) -> bytes | None:
         """The coordinator's newest checkpoint, or the `init` model; None when it has none.
 
         Raises OSError or aiohttp.ClientError when the coordinator cannot be reached.
@@ -191,11 +193,14 @@ class Link:
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         headers = {HEADER_TERM: str(self.term), HEADER_DIGEST: digest}
         url = f"{self._url}{PATH_STATE}?kind={kind}"
-        async with (
-            self._session() as session,
-            session.put(url, data=chunks(), headers=headers, ssl=self._tls()) as response,
-        ):
-            return response.status == 200
+        try:
+            async with (
+                self._session() as session,
+                session.put(url, data=chunks(), headers=headers, ssl=self._tls()) as response,
+            ):
+                return response.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
 
     async def _download(self, kind: str) -> bytes | None:
         url = f"{self._url}{PATH_STATE}?kind={kind}"

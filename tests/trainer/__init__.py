@@ -1,0 +1,1 @@
+"""The trainer with real processes: joins, leaves, kills, suspensions."""

@@ -1,0 +1,79 @@
+"""Small tasks for the tests, in float64 so that sums may be compared closely."""
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainyard_trainer.task import Data, Task, Tensors
+
+SAMPLES = 203
+"""A prime, so that no batch and no share divides it."""
+
+
+class Line(Task):
+    """A small network on made-up data, at a pace that leaves time to disturb it."""
+
+    def __init__(self, pace: float = 0.0, gate: str = "", norm: bool = False) -> None:
+        """A step takes `pace` seconds at least; training ends after the file `gate` exists."""
+        self.pace, self.gate, self.norm = pace, gate, norm
+        rng = torch.Generator().manual_seed(7)
+        inputs = torch.randn(SAMPLES, 6, generator=rng, dtype=torch.float64)
+        targets = torch.tanh(inputs @ torch.randn(6, 1, generator=rng, dtype=torch.float64))
+        self.data = Tensors(inputs, targets)
+
+    def model(self) -> nn.Module:
+        layers: list[nn.Module] = [nn.Linear(6, 8), nn.Tanh()]
+        if self.norm:
+            layers.append(nn.BatchNorm1d(8))
+        return nn.Sequential(*layers, nn.Linear(8, 1)).double()
+
+    def train_data(self) -> Data:
+        return self.data
+
+    def eval_data(self) -> Data:
+        return Tensors(*(column[:17] for column in self.data.columns))
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        if model.training:
+            time.sleep(self.pace)
+        return nn.functional.mse_loss(model(batch[0]), batch[1])
+
+    def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, float]:  # noqa: ARG002
+        if self.gate:
+            Path(f"{self.gate}.pulse").touch()
+        return {"open": float(bool(self.gate) and Path(self.gate).exists())}
+
+    def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(params, lr=0.01)
+
+
+class Failing(Line):
+    """Its loss raises after a few calls."""
+
+    calls = 0
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        self.calls += 1
+        if self.calls > 5:
+            raise ZeroDivisionError("the user's own mistake")
+        return super().loss(model, batch)
+
+
+class Dying(Line):
+    """The process that finds the file `gate` first takes it away and kills itself in mid-step."""
+
+    def __init__(self, victim: str, **args: Any) -> None:
+        super().__init__(**args)
+        self.victim = Path(victim)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        loss = super().loss(model, batch)
+        if model.training and self.victim.exists() and self.victim.read_text() == str(os.getpid()):
+            self.victim.unlink()
+            os.kill(os.getpid(), 9)
+        return loss

@@ -1,0 +1,58 @@
+"""Makes a view's process group in a thread of its own, while the old group trains."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import torch
+
+from trainyard_trainer.elastic.group import Collective, Group, Rendezvous, Solo
+from trainyard_trainer.membership.nouns import View
+
+
+class Builder:
+    """The making of one view's group."""
+
+    def __init__(
+        self,
+        view: View,
+        ident: str,
+        rendezvous: Rendezvous,
+        device: torch.device,
+        check: Callable[[View], None],
+    ) -> None:
+        """Start at once; `check` will raise Broken in the group's waits when the view has ended."""
+        self.view = view
+        self.group: Group | None = Solo() if len(view.seats) == 1 else None
+        self.error: Exception | None = None
+        self._ident, self._rendezvous = ident, rendezvous
+        self._device, self._check = device, check
+        self._is_given_up = False
+        if self.group is None:
+            name = f"view-{view.id.number}"
+            threading.Thread(target=self._build, name=name, daemon=True).start()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a group, or never will be."""
+        return self.group is not None or self.error is not None
+
+    def give_up(self) -> None:
+        """The view is over, or will not begin: its group is not used any more."""
+        self._is_given_up = True
+        if self.group is not None:
+            self.group.bury()
+
+    def _build(self) -> None:
+        view, check = self.view, self._check
+        rank, size = view.idents.index(self._ident), len(view.seats)
+        prefix = f"{view.id.term}.{view.id.number}"
+        address = view.seats[0].address
+        try:
+            made = self._rendezvous.meet(address, prefix, rank, size, self._device)
+            self.group = Collective(made, self._device, lambda: check(view))
+        except RuntimeError as error:
+            self.error = error
+        if self._is_given_up:
+            self.give_up()
