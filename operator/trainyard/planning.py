@@ -12,8 +12,8 @@ from datetime import datetime
 
 from trainyard.api.pods import Pod
 from trainyard.policy.failures import is_failure
-from trainyard.policy.lifecycle import Wish
 from trainyard.policy.roster import Roster
+from trainyard.policy.verdict import Wish
 from trainyard_trainer.contract import Role
 
 

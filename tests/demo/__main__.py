@@ -22,7 +22,7 @@ from tests.demo.watch import watch
 from trainyard.api import names
 from trainyard.cli.fetch import fetch, parse_target
 from trainyard.cluster.client import KubeClient, collection
-from trainyard.policy.lifecycle import Phase
+from trainyard.policy.verdict import Phase
 
 TRAINING_SECONDS = 1200.0
 OVER = (Phase.COMPLETE, Phase.FAILED)

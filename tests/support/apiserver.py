@@ -29,15 +29,19 @@ async def restart_api_server(kubeconfig: Path) -> None:
     await eventually(serves, 60)
 
 
-async def is_gone(kube: KubeClient, version: str) -> bool:
-    """Whether a watch of jobs from that resource version is refused with 410."""
+async def until_gone(kube: KubeClient, version: str) -> None:
+    """Wait until a watch of jobs from that resource version is answered 410 Gone."""
     url = kube.url(f"{collection(JOBS, 'distributedjobs')}?watch=1&resourceVersion={version}")
     timeout = aiohttp.ClientTimeout(total=10)
-    async with kube.session.get(url, headers=await kube.headers(), timeout=timeout) as answer:
-        if answer.status == 410:
-            return True
-        told = msgspec.json.decode(await answer.content.readline())
-        return bool(told.get("object", told).get("code") == 410)
+
+    async def refused() -> None:
+        async with kube.session.get(url, headers=await kube.headers(), timeout=timeout) as answer:
+            told = await answer.content.readline()
+        # As the answer itself, or as the first event; before its cache is filled it says 429.
+        event = msgspec.json.decode(told) if told.startswith(b"{") else {}
+        assert event.get("object", event).get("code") == 410, told
+
+    await eventually(refused)
 
 
 def _find(port: int) -> int:

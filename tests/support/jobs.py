@@ -12,9 +12,10 @@ from trainyard.api.names import DISTRIBUTED_JOB, Key, coordinator_name, worker_n
 from trainyard.api.pods import Pod
 from trainyard.api.report import Report
 from trainyard.api.status import ScalingStatus
-from trainyard.policy.lifecycle import Look, Verdict
 from trainyard.policy.limits import Limits
+from trainyard.policy.look import Look
 from trainyard.policy.roster import Roster, sort_pods
+from trainyard.policy.verdict import Verdict
 from trainyard_trainer.contract import LastWords, Result, Role
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)

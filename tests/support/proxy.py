@@ -23,8 +23,6 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._port = 0
-        self.accepted = 0
-        """Connections taken so far."""
 
     def write_kubeconfig(self, path: Path) -> Path:
         """The kubeconfig of whoever goes through this proxy."""
@@ -62,7 +60,6 @@ class Proxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
         self._open.add(writer)
         try:
             upstream, downstream = await asyncio.open_connection(self._host, self._api_port)

@@ -12,7 +12,7 @@ import msgspec
 
 from tests.support import manifests
 from tests.support.manifests import Object
-from tests.support.waiting import DEADLINE_SECONDS, eventually
+from tests.support.waiting import DEADLINE_SECONDS, eventually, stays
 from trainyard.cluster.client import ApiError, KubeClient, collection
 
 MERGE = "application/merge-patch+json"
@@ -130,6 +130,33 @@ class Yard:
         events = self.kube.list_all(self.path("events"), field_selector=selector)
         ours = [event async for event in events]
         return sorted(ours, key=lambda event: int(event["metadata"]["resourceVersion"]))
+
+    async def until_events(self, name: str, reason: str, number: int = 1) -> list[Object]:
+        """The Events of a job for that reason, once there are so many; they follow the status."""
+
+        async def check() -> list[Object]:
+            found = [event for event in await self.events(name) if event["reason"] == reason]
+            assert len(found) == number
+            return found
+
+        return await eventually(check)
+
+    async def until_quiet(self, seconds: float) -> list[Object]:
+        """The jobs, once none of them has been written for so long."""
+
+        async def versions() -> list[str]:
+            return [job["metadata"]["resourceVersion"] for job in await self.jobs()]
+
+        async def check() -> list[Object]:
+            before = await versions()
+
+            async def same() -> None:
+                assert await versions() == before
+
+            await stays(same, seconds)
+            return await self.jobs()
+
+        return await eventually(check)
 
     # --- Pods and other children ---
 

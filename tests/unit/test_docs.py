@@ -27,7 +27,7 @@ CRD: Final = ROOT / "crds" / "distributedjobs.trainyard.dev.yaml"
 SECTIONS: Final = ["Context", "Decision", "Consequences", "Alternatives"]
 FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-CLAIMED: Final = re.compile(r'_claim\(\s*Type\.\w+,\s*"\w+",\s*"(\w+)"')
+CLAIMED: Final = re.compile(r'\bclaim\(\s*Type\.\w+,\s*"\w+",\s*"(\w+)"')
 CAMEL_CASE: Final = re.compile(r'"([A-Z][a-z]+(?:[A-Z][a-z]+)+)"')
 REFUSED: Final = re.compile(r'^    \("([\w.]+)", lambda', re.MULTILINE)
 

@@ -16,9 +16,9 @@ from trainyard.api.report import Report
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.api.status import ScalingStatus
 from trainyard.policy.demand import Demand, PastChange, Reason, Throughput
-from trainyard.policy.lifecycle import is_finished
 from trainyard.policy.roster import sort_pods
 from trainyard.policy.support import unsupported
+from trainyard.policy.verdict import is_finished
 
 
 def wants_gpus(job: DistributedJob) -> bool:

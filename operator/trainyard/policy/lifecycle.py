@@ -6,84 +6,25 @@ answer depends on what is observed alone, never on what was observed before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
-from trainyard.api.conditions import Condition, Truth, Type, is_true
+from trainyard.api.conditions import Condition, Type, is_true
 from trainyard.api.jobs import DistributedJob, parse_time
-from trainyard.api.pods import Pod
-from trainyard.api.report import Report
-from trainyard.api.status import Failed, ScalingStatus
+from trainyard.policy.claims import (
+    accepted,
+    claim,
+    degraded_claim,
+    durability,
+    rescaling_claim,
+    running_claim,
+)
+from trainyard.policy.demand import Reason
 from trainyard.policy.failures import record_failures
-from trainyard.policy.limits import Limits
-from trainyard.policy.roster import Roster
+from trainyard.policy.look import Look, has_run, is_training, running_phase, start_limit, trouble_of
 from trainyard.policy.support import unsupported
-from trainyard_trainer.contract import WIRE_VERSION, LastWords, Result, Role
-
-
-class Phase(StrEnum):
-    """A job's state in one word, for people."""
-
-    PENDING = "Pending"
-    WAITING = "Waiting"
-    STARTING = "Starting"
-    RUNNING = "Running"
-    RESCALING = "Rescaling"
-    SUSPENDING = "Suspending"
-    SUSPENDED = "Suspended"
-    COMPLETE = "Complete"
-    FAILED = "Failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """The pods a job should have."""
-
-    coordinator: bool = False
-    workers: int = 0
-    replace_at: datetime | None = None
-    """Pods that failed are not replaced before."""
-    keeps_live: bool = False
-    """Live pods beyond the wish are left to end by themselves."""
-    keeps_finished: bool = False
-    """Finished pods stay, so that their logs can be read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Everything that follows from one look at a job."""
-
-    phase: Phase
-    wish: Wish = Wish()
-    claims: tuple[Condition, ...] = ()
-    suspend: bool = False
-    """The coordinator should checkpoint and stop."""
-    release: str = ""
-    """Why the job gives up its GPUs; empty while it keeps them."""
-    refuse_start: bool = False
-    """Whether it must stand back before it is admitted again."""
-    failures: list[Failed] = field(default_factory=list)
-    restarts: int = 0
-    started: bool = False
-    completed: bool = False
-    final: LastWords | None = None
-    """What a complete training's last words report."""
-    delete_job: bool = False
-    """Its time to live after the end is over."""
-    again_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What `judge` looks at."""
-
-    job: DistributedJob
-    roster: Roster
-    scaling: ScalingStatus
-    report: Report | None
-    limits: Limits
-    now: datetime
+from trainyard.policy.verdict import Phase, Verdict, Wish, is_finished
+from trainyard_trainer.contract import LastWords, Result, Role
 
 
 def judge(look: Look) -> Verdict:
@@ -105,24 +46,6 @@ def _with_deadline(look: Look, verdict: Verdict) -> Verdict:
     """The verdict, looked at again when something of it is due; what is past would spin."""
     times = (verdict.again_at, _deadline(look.job))
     return replace(verdict, again_at=min((t for t in times if t and t > look.now), default=None))
-
-
-def with_refusal(verdict: Verdict, message: str) -> Verdict:
-    """The verdict of a job whose children the API server refused: it says so."""
-    told = f"The API server refused a child of this job: {message[:600]}"
-    others = tuple(c for c in verdict.claims if c.type != Type.DEGRADED)
-    claim = _claim(Type.DEGRADED, "True", "ChildRefused", told)
-    return replace(verdict, claims=(*others, claim))
-
-
-def _claim(type_: Type, status: Truth, reason: str, message: str = "") -> Condition:
-    return Condition(type=type_, status=status, reason=reason, message=message)
-
-
-def is_finished(job: DistributedJob) -> bool:
-    """Whether the job has ended, well or badly."""
-    conditions = job.status.conditions
-    return is_true(conditions, Type.COMPLETE) or is_true(conditions, Type.FAILED)
 
 
 def _finished(look: Look) -> Verdict | None:
@@ -157,7 +80,7 @@ def _refused(look: Look) -> Verdict | None:
         return None  # a job that trains is not stopped for a field that is not followed: it is told
     return Verdict(
         phase=Phase.PENDING,
-        claims=(_claim(Type.ACCEPTED, "False", "NotSupportedYet", reason),),
+        claims=(claim(Type.ACCEPTED, "False", "NotSupportedYet", reason),),
         release=reason,
         failures=look.job.status.failures,
         restarts=look.job.status.restarts,
@@ -215,10 +138,10 @@ def _end(
             keeps_finished=True,
         ),
         claims=(
-            _claim(type_, "True", reason, message),
-            _claim(Type.RUNNING, "False", reason),
-            _claim(Type.RESCALING, "False", reason),
-            _claim(Type.DEGRADED, "False", reason),
+            claim(type_, "True", reason, message),
+            claim(Type.RUNNING, "False", reason),
+            claim(Type.RESCALING, "False", reason),
+            claim(Type.DEGRADED, "False", reason),
         ),
         release=message,
         failures=record.failures,
@@ -271,7 +194,7 @@ def _suspended(look: Look) -> Verdict | None:
             wish=Wish(
                 coordinator=True, replace_at=record.retry_at, keeps_live=True, keeps_finished=True
             ),
-            claims=(_claim(Type.SUSPENDED, "Unknown", "Checkpointing", "Saving the state first."),),
+            claims=(claim(Type.SUSPENDED, "Unknown", "Checkpointing", "Saving the state first."),),
             suspend=True,
             failures=record.failures,
             restarts=record.restarts,
@@ -288,12 +211,13 @@ def _suspended(look: Look) -> Verdict | None:
         phase=Phase.SUSPENDED,
         wish=Wish(coordinator=keeps_coordinator),
         claims=(
-            _accepted(look),
-            _claim(Type.ADMITTED, "False", "Suspended"),
-            _claim(Type.RUNNING, "False", "Suspended"),
-            _claim(Type.RESCALING, "False", "Suspended"),
-            _claim(Type.SUSPENDED, "True", "Requested", message),
-            _durability(look.job),
+            accepted(look),
+            claim(Type.ADMITTED, "False", "Suspended"),
+            claim(Type.RUNNING, "False", "Suspended"),
+            claim(Type.RESCALING, "False", "Suspended"),
+            claim(Type.SUSPENDED, "True", "Requested", message),
+            claim(Type.DEGRADED, "False", "Suspended"),
+            durability(look.job),
         ),
         suspend=True,
         release="Suspended.",
@@ -304,12 +228,12 @@ def _suspended(look: Look) -> Verdict | None:
 
 def _can_save(look: Look) -> bool:
     """Whether there are workers with a state; a coordinator that broke meanwhile is replaced."""
-    return bool(look.roster.workers) and _ran(look)
+    return bool(look.roster.workers) and has_run(look)
 
 
 def _keeps_coordinator(look: Look) -> bool:
     """Whether a job without workers keeps its coordinator, as the only copy of the state."""
-    return not look.job.is_durable and look.roster.coordinator is not None and _ran(look)
+    return not look.job.is_durable and look.roster.coordinator is not None and has_run(look)
 
 
 def _suspending_since(look: Look) -> datetime:
@@ -317,11 +241,6 @@ def _suspending_since(look: Look) -> datetime:
         if condition.type == Type.SUSPENDED and condition.status == "Unknown":
             return parse_time(condition.last_transition_time)
     return look.now
-
-
-def _ran(look: Look) -> bool:
-    """Whether there may be training state to save."""
-    return is_true(look.job.status.conditions, Type.RUNNING) or bool(look.job.status.training)
 
 
 def _waiting(look: Look) -> Verdict | None:
@@ -332,23 +251,31 @@ def _waiting(look: Look) -> Verdict | None:
         phase=Phase.WAITING,
         wish=Wish(coordinator=_keeps_coordinator(look)),
         claims=(
-            _accepted(look),
-            _claim(Type.ADMITTED, "False", look.scaling.reason or "Pending", look.scaling.message),
-            _claim(Type.RUNNING, "False", "NotAdmitted"),
-            _claim(Type.SUSPENDED, "False", "NotRequested"),
-            _durability(look.job),
+            accepted(look),
+            claim(Type.ADMITTED, "False", look.scaling.reason or "Pending", look.scaling.message),
+            claim(Type.RUNNING, "False", "NotAdmitted"),
+            claim(Type.SUSPENDED, "False", "NotRequested"),
+            *_not_degraded(look),
+            durability(look.job),
         ),
         failures=record.failures,
         restarts=record.restarts,
     )
 
 
+def _not_degraded(look: Look) -> tuple[Condition, ...]:
+    """A waiting job has no pods to be in trouble; why its last start failed stays to be read."""
+    if look.scaling.reason == Reason.START_TIMED_OUT:
+        return ()
+    return (claim(Type.DEGRADED, "False", "NotAdmitted"),)
+
+
 def _late(look: Look) -> Verdict | None:
     """A gang that holds GPUs without getting to run gives them back."""
-    until = _start_limit(look)
-    if until is None or look.now < until or _is_training(look):
+    until = start_limit(look)
+    if until is None or look.now < until or is_training(look):
         return None
-    trouble = _trouble(look) or "its pods did not all start"
+    trouble = trouble_of(look) or "its pods did not all start"
     minutes = look.limits.start_timeout.total_seconds() / 60
     message = f"Not running {minutes:g} min after it got its GPUs: {trouble}"
     record = record_failures(look.job, look.roster, look.limits, look.now)
@@ -356,11 +283,11 @@ def _late(look: Look) -> Verdict | None:
         phase=Phase.WAITING,
         wish=Wish(coordinator=_keeps_coordinator(look)),
         claims=(
-            _accepted(look),
-            _claim(Type.ADMITTED, "False", "StartTimedOut", message),
-            _claim(Type.RUNNING, "False", "NotAdmitted"),
-            _claim(Type.RESCALING, "False", "NotAdmitted"),
-            _claim(Type.DEGRADED, "True", "StartTimedOut", message),
+            accepted(look),
+            claim(Type.ADMITTED, "False", "StartTimedOut", message),
+            claim(Type.RUNNING, "False", "NotAdmitted"),
+            claim(Type.RESCALING, "False", "NotAdmitted"),
+            claim(Type.DEGRADED, "True", "StartTimedOut", message),
         ),
         release=message,
         refuse_start=True,
@@ -371,130 +298,22 @@ def _late(look: Look) -> Verdict | None:
 
 def _running(look: Look) -> Verdict:
     record = record_failures(look.job, look.roster, look.limits, look.now)
-    phase = _running_phase(look)
-    times = (record.retry_at, _start_limit(look))
+    phase = running_phase(look)
+    times = (record.retry_at, start_limit(look))
     return Verdict(
         phase=phase,
         wish=Wish(coordinator=True, workers=look.scaling.desired, replace_at=record.retry_at),
         claims=(
-            _accepted(look),
-            _claim(Type.ADMITTED, "True", "Admitted", look.scaling.message),
-            _running_claim(look, phase),
-            _rescaling_claim(look, phase),
-            _claim(Type.SUSPENDED, "False", "NotRequested"),
-            _durability(look.job),
-            _degraded_claim(look, record.failures),
+            accepted(look),
+            claim(Type.ADMITTED, "True", "Admitted", look.scaling.message),
+            running_claim(look, phase),
+            rescaling_claim(look, phase),
+            claim(Type.SUSPENDED, "False", "NotRequested"),
+            durability(look.job),
+            degraded_claim(look, record.failures),
         ),
         failures=record.failures,
         restarts=record.restarts,
         started=True,
         again_at=min((t for t in times if t and t > look.now), default=None),
     )
-
-
-def _running_phase(look: Look) -> Phase:
-    if _is_running(look):
-        return Phase.RUNNING
-    has_run = is_true(look.job.status.conditions, Type.RUNNING)
-    return Phase.RESCALING if has_run and _running_workers(look) else Phase.STARTING
-
-
-def _is_running(look: Look) -> bool:
-    """Whether the coordinator and all wanted workers run."""
-    workers = look.roster.workers
-    wanted = range(look.scaling.desired)
-    return _has_coordinator(look) and all(i in workers and workers[i].is_running for i in wanted)
-
-
-def _is_training(look: Look) -> bool:
-    """Whether enough workers run to train, though not all that are wanted."""
-    return _has_coordinator(look) and _running_workers(look) >= look.job.spec.workers.min
-
-
-def _has_coordinator(look: Look) -> bool:
-    coordinator = look.roster.coordinator
-    return coordinator is not None and coordinator.is_running
-
-
-def _running_workers(look: Look) -> int:
-    return sum(pod.is_running for pod in look.roster.workers.values())
-
-
-def _start_limit(look: Look) -> datetime | None:
-    """Until when a job that does not run may hold its GPUs; a start counts anew from a loss."""
-    if _running_phase(look) is not Phase.STARTING or not look.scaling.decided_at:
-        return None
-    since = parse_time(look.scaling.decided_at)
-    for condition in look.job.status.conditions:
-        if condition.type == Type.RUNNING:
-            # Still True when the last worker was lost just now.
-            lost_at = parse_time(condition.last_transition_time)
-            since = max(since, lost_at if condition.status == "False" else look.now)
-    return since + look.limits.start_timeout
-
-
-def _accepted(look: Look) -> Condition:
-    if reason := unsupported(look.job.spec):
-        return _claim(Type.ACCEPTED, "False", "NotSupportedYet", reason)
-    return _claim(Type.ACCEPTED, "True", "Valid")
-
-
-def _durability(job: DistributedJob) -> Condition:
-    if job.is_durable:
-        message = f"State is kept in the claim {job.spec.state.claim}."
-        return _claim(Type.STATE_DURABLE, "True", "Claim", message)
-    message = (
-        "Without spec.state.claim the state lives in the pods: it survives the loss of any one of "
-        "them, not of all."
-    )
-    return _claim(Type.STATE_DURABLE, "False", "NoClaim", message)
-
-
-def _running_claim(look: Look, phase: Phase) -> Condition:
-    running, wanted = _running_workers(look), look.scaling.desired
-    if phase is Phase.STARTING:
-        message = _trouble(look) or f"{running} of {wanted} workers run."
-        return _claim(Type.RUNNING, "False", "Starting", message)
-    return _claim(Type.RUNNING, "True", "WorkersRunning")
-
-
-def _rescaling_claim(look: Look, phase: Phase) -> Condition:
-    wanted, report = look.scaling.desired, look.report
-    if phase is Phase.RESCALING:
-        return _claim(Type.RESCALING, "True", "PodsChanging", f"On the way to {wanted} workers.")
-    if phase is Phase.RUNNING and report is not None and report.active_workers != wanted:
-        members = ", ".join(f"{n} {state}" for state, n in sorted(report.members.items()) if n)
-        message = f"On the way to {wanted} workers: {members or 'none has reported yet'}."
-        return _claim(Type.RESCALING, "True", "WorkersJoining", message)
-    return _claim(Type.RESCALING, "False", "Steady")
-
-
-def _degraded_claim(look: Look, failures: list[Failed]) -> Condition:
-    if look.report is not None and look.report.wire not in (0, WIRE_VERSION):
-        message = (
-            f"The trainer image speaks wire version {look.report.wire}, this operator "
-            f"{WIRE_VERSION}: use images of the same release."
-        )
-        return _claim(Type.DEGRADED, "True", "WireMismatch", message)
-    if trouble := _trouble(look):
-        return _claim(Type.DEGRADED, "True", "PodTrouble", trouble)
-    gone = [i for i in range(look.scaling.desired) if i not in look.roster.workers]
-    if failures and (gone or look.roster.coordinator is None):
-        return _claim(Type.DEGRADED, "True", "Replacing", failures[-1].message)
-    return _claim(Type.DEGRADED, "False", "Healthy")
-
-
-def _trouble(look: Look) -> str:
-    """Why a pod does not start, in one sentence; empty when none has trouble."""
-    troubled: list[Pod] = [p for p in look.roster.live if p.trouble]
-    if not troubled:
-        return ""
-    pod = troubled[0]
-    hint = {
-        "ErrImagePull": f"spec.image {look.job.spec.image!r} cannot be pulled",
-        "ImagePullBackOff": f"spec.image {look.job.spec.image!r} cannot be pulled",
-        "InvalidImageName": f"spec.image {look.job.spec.image!r} is not an image name",
-        "ErrImageNeverPull": f"spec.image {look.job.spec.image!r} is not on the node",
-        "Unschedulable": "no node takes it",
-    }.get(pod.trouble, "it does not start")
-    return f"Pod {pod.name}: {hint} ({pod.trouble}: {pod.trouble_message[:300]})."

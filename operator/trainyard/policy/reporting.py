@@ -13,8 +13,8 @@ from trainyard.api.conditions import Type, is_true, merge_conditions
 from trainyard.api.jobs import DistributedJob, format_time
 from trainyard.api.report import Report
 from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingStatus
-from trainyard.policy.lifecycle import Verdict, is_finished
 from trainyard.policy.roster import Roster
+from trainyard.policy.verdict import Verdict, is_finished
 from trainyard_trainer.contract import Role
 
 EVALUATIONS = 64

@@ -15,8 +15,8 @@ from trainyard.api.jobs import DistributedJob
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
 from trainyard.cluster.coordinator import Address, StalePlanError, UnreachableError, address_of
-from trainyard.policy.lifecycle import is_finished
 from trainyard.policy.roster import sort_pods
+from trainyard.policy.verdict import is_finished
 from trainyard.reconcile.services import Services
 from trainyard.reconcile.state import JobState
 from trainyard_trainer.contract import Plan

@@ -21,10 +21,13 @@ from trainyard.cluster.client import ApiError, collection
 from trainyard.cluster.throttle import Lane
 from trainyard.planning import Steps, plan
 from trainyard.policy.asking import initial_scaling, wants_gpus
-from trainyard.policy.lifecycle import Look, Verdict, judge, with_refusal
+from trainyard.policy.claims import with_refusal
+from trainyard.policy.lifecycle import judge
+from trainyard.policy.look import Look
 from trainyard.policy.reporting import Findings, is_urgent, status_of
 from trainyard.policy.roster import Roster, sort_pods
 from trainyard.policy.scaling import record_report, refuse_start, release
+from trainyard.policy.verdict import Verdict
 from trainyard.reconcile.children import create_pod, delete_job, delete_pod, ensure_children
 from trainyard.reconcile.services import Services
 from trainyard.reconcile.state import JobState
@@ -67,11 +70,11 @@ async def reconcile(services: Services, key: Key) -> Outcome:
     refusal = await _apply(services, job, state, verdict, steps)
     if refusal is not None:
         verdict = with_refusal(verdict, refusal.message)
-    await _report(services, job, state, verdict, now)
+    due_at = await _report(services, job, state, verdict, now)
     if refusal is not None:
         raise refusal
     return Outcome(
-        again_seconds=_seconds_until(now, verdict.again_at, steps.again_at),
+        again_seconds=_seconds_until(now, verdict.again_at, steps.again_at, due_at),
         tick=was_holding != state.scaling.desired,
         contact=_needs_contact(state, roster),
     )
@@ -176,8 +179,8 @@ async def _ensure_children(
 
 async def _report(
     services: Services, job: DistributedJob, state: JobState, verdict: Verdict, now: datetime
-) -> None:
-    """Write the status if it says anything new, then tell the news."""
+) -> datetime | None:
+    """Write the status if it says anything new, then tell the news; when it is due if not yet."""
     roster = sort_pods(services.mirror.pods_of(job.key), job.uid)
     found = Findings(
         verdict=verdict,
@@ -189,8 +192,11 @@ async def _report(
         now=now,
     )
     status = status_of(job, found)
-    if status == job.status or not _is_due(services, job, state, status, now):
-        return
+    if status == job.status:
+        return None
+    due_at = _due_at(services, job, state, status, now)
+    if now < due_at:
+        return due_at
     written = await _write(services, job, status)
     state.reported_at = now
     services.mirror.put_job(written, only_known=True)
@@ -198,6 +204,7 @@ async def _report(
     news, state.news = [*state.news, *notices(job.status, status)], []
     for notice in news:
         await _tell(services, job, event(job, notice, format_time(now), services.options.identity))
+    return None
 
 
 def _count_failures(services: Services, job: DistributedJob, status: DistributedJobStatus) -> None:
@@ -209,18 +216,19 @@ def _count_failures(services: Services, job: DistributedJob, status: Distributed
             services.metrics.failures.labels(role).inc()
 
 
-def _is_due(
+def _due_at(
     services: Services,
     job: DistributedJob,
     state: JobState,
     status: DistributedJobStatus,
     now: datetime,
-) -> bool:
+) -> datetime:
+    """When the status may be written: at once, unless only figures or sentences differ."""
     if is_urgent(job.status, status) or state.reported_at is None:
-        return True
+        return now
     limits = services.options.limits
     pause = limits.metrics_every if state.report is not None else limits.messages_every
-    return now - state.reported_at >= pause * 0.9
+    return state.reported_at + pause * 0.9
 
 
 async def _write(

@@ -84,7 +84,13 @@ class Scheduler:
         demands = []
         for job in jobs.values():
             state = remember(services, job)
-            demands.append(demand_of(job, state.scaling, state.report, services.mirror.priorities))
+            try:
+                demand = demand_of(job, state.scaling, state.report, services.mirror.priorities)
+            except ValueError:
+                # One odd job, stored before its schema was stricter, must not stop the others.
+                log.exception("%s cannot be decided on", job.key)
+                continue
+            demands.append(demand)
         return demands, jobs
 
     def _carry_out(
