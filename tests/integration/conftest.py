@@ -1,0 +1,144 @@
+"""A real API server for the tests of this folder, with our resources installed in it."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import client, config
+
+from tests.cluster import Cluster, ClusterOptions, open_cluster
+from tests.cluster.commands import run
+from tests.integration.crd_cases import CRDS
+from trainyard.cluster.client import KubeClient
+
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support.kubelet import Kubelet  # noqa: E402 - rewritten first
+from tests.support.process import OperatorProcess  # noqa: E402
+from tests.support.yard import Yard  # noqa: E402
+
+CLUSTER = os.environ.get("TRAINYARD_TEST_CLUSTER", "trainyard-test-api")
+"""Two runs at a time need two clusters: whoever started one takes it down at its end."""
+SCHEMA_SECONDS = 3
+"""The API server takes up a changed schema some time after storing it, and does not say when."""
+
+
+@pytest.fixture(scope="session")
+def api_cluster() -> Iterator[Cluster]:
+    """A control plane without nodes, found or started, that knows the CRDs of this checkout."""
+    options = ClusterOptions(name=CLUSTER, control_plane_only=True)
+    with open_cluster(options) as cluster:
+        install_crds(cluster)
+        yield cluster
+
+
+def install_crds(cluster: Cluster) -> None:
+    """Apply `crds/`, and wait until the API server serves just that."""
+    kubectl: list[str | Path] = [cluster.kubectl, "--kubeconfig", cluster.kubeconfig]
+    applied = run([*kubectl, "apply", "-f", CRDS])
+    run([*kubectl, "wait", "-f", CRDS, "--for", "condition=Established", "--timeout=30s"])
+    if "configured" in applied:
+        time.sleep(SCHEMA_SECONDS)
+
+
+@pytest.fixture(scope="session")
+def api(api_cluster: Cluster) -> Iterator[client.ApiClient]:
+    """A client of that API server, as an administrator."""
+    with config.new_client_from_config(config_file=str(api_cluster.kubeconfig)) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def namespace(api: client.ApiClient) -> Iterator[str]:
+    """A namespace of this run's own, so that runs do not meet in a cluster that is reused."""
+    name = f"crd-{uuid.uuid4().hex[:8]}"
+    core = client.CoreV1Api(api)
+    core.create_namespace({"metadata": {"name": name}})
+    yield name
+    core.delete_namespace(name)
+
+
+@pytest.fixture
+async def kube(api_cluster: Cluster) -> AsyncIterator[KubeClient]:
+    """The operator's own client of that API server, in the hands of a test."""
+    async with await KubeClient.connect(api_cluster.kubeconfig) as found:
+        yield found
+
+
+@pytest.fixture
+async def yard(kube: KubeClient) -> AsyncIterator[Yard]:
+    """A namespace and nodes of the test's own."""
+    made = Yard(kube, f"yard-{uuid.uuid4().hex[:8]}")
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def kubelet(yard: Yard) -> AsyncIterator[Kubelet]:
+    """The kubelet of the yard's unattended nodes."""
+    async with Kubelet(yard) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def operator_namespace(api: client.ApiClient) -> Iterator[str]:
+    """Where a module's operators keep the jobs' authorities."""
+    name = f"operator-{uuid.uuid4().hex[:8]}"
+    core = client.CoreV1Api(api)
+    core.create_namespace({"metadata": {"name": name}})
+    yield name
+    core.delete_namespace(name)
+
+
+@pytest.fixture(scope="module")
+def operator_options() -> tuple[str, ...]:
+    """Options of the module's operator; a module that needs some overrides this."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+def operator(
+    api_cluster: Cluster,
+    operator_namespace: str,
+    operator_options: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[OperatorProcess]:
+    """The operator, for all tests of a module."""
+    log = tmp_path_factory.mktemp("operator") / "operator.log"
+    process = OperatorProcess(api_cluster.kubeconfig, operator_namespace, log, *operator_options)
+    process.start()
+    try:
+        process.wait_until_ready()
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def mortal(
+    api_cluster: Cluster, operator_namespace: str, tmp_path: Path
+) -> Iterator[OperatorProcess]:
+    """An operator of the test's own, to start and kill; not to be used beside `operator`."""
+    process = OperatorProcess(api_cluster.kubeconfig, operator_namespace, tmp_path / "operator.log")
+    yield process
+    process.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, Any]:
+    """Show the end of the operator's log beside a failure."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for value in item.funcargs.values():
+            if isinstance(value, OperatorProcess):
+                report.sections.append((f"operator ({value.log})", value.tail()))
+    return report

@@ -1,0 +1,97 @@
+"""What the tests of the CRDs share: the schema, the table of cases, and the requests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from kubernetes import client
+
+Manifest = dict[str, Any]
+
+GROUP: Final = "trainyard.dev"
+VERSION: Final = "v1alpha1"
+PLURAL: Final = "distributedjobs"
+MERGE: Final = "application/merge-patch+json"
+STRICT: Final = {"field_validation": "Strict"}
+"""As kubectl asks for: unknown fields are refused, not dropped."""
+
+CRDS: Final = Path(__file__).parents[2] / "crds"
+CRD: Final[Manifest] = yaml.safe_load((CRDS / "distributedjobs.trainyard.dev.yaml").read_text())
+SCHEMA: Final[Manifest] = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+TABLE: Final[Manifest] = yaml.safe_load(
+    (Path(__file__).parent / "data" / "crd_refusals.yaml").read_text()
+)
+BASE: Final[Manifest] = TABLE["base"]
+
+STARTED: Final = {"status": {"startTime": "2026-01-01T00:00:00Z"}}
+STATES: Final[dict[str, tuple[bool, bool]]] = {
+    "running": (False, True),
+    "suspended": (True, True),
+    "fresh": (True, False),
+}
+"""By the name of a state: whether the job is suspended, and whether it has started."""
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """Apply a JSON merge patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+class Jobs:
+    """DistributedJobs of one namespace, as the API server keeps them."""
+
+    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self._api = client.CustomObjectsApi(api)
+        self._place = (GROUP, VERSION, namespace, PLURAL)
+
+    def create(self, manifest: Manifest, *, dry_run: bool = True) -> Manifest:
+        """Send a new job; a dry run passes every check and stores nothing."""
+        asked: Manifest = self._api.create_namespaced_custom_object(
+            *self._place, manifest, **STRICT, **_dry(dry_run)
+        )
+        return asked
+
+    def patch(self, name: str, patch: Manifest, *, dry_run: bool = True) -> Manifest:
+        """Send a merge patch."""
+        asked: Manifest = self._api.patch_namespaced_custom_object(
+            *self._place,
+            name,
+            patch,
+            **STRICT,
+            _content_type=MERGE,
+            **_dry(dry_run),
+        )
+        return asked
+
+    def patch_status(self, name: str, patch: Manifest) -> Manifest:
+        """Send a merge patch of the status, as the operator does."""
+        asked: Manifest = self._api.patch_namespaced_custom_object_status(
+            *self._place, name, patch, **STRICT, _content_type=MERGE
+        )
+        return asked
+
+    def delete(self, name: str) -> None:
+        """Delete a job."""
+        self._api.delete_namespaced_custom_object(*self._place, name)
+
+
+def refusal(error: client.ApiException) -> str:
+    """The sentence of an answer that is not a success."""
+    message: str = json.loads(error.body)["message"]
+    return message
+
+
+def _dry(dry_run: bool) -> dict[str, str]:
+    return {"dry_run": "All"} if dry_run else {}

@@ -1,0 +1,112 @@
+"""The chart on a real API server: what is installed, granted, upgraded and kept."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kubernetes import client
+
+from tests.cluster import Cluster
+from tests.cluster.commands import run
+from tests.integration.crd_cases import CRD, SCHEMA
+
+pytestmark = pytest.mark.integration
+
+CHART = Path(__file__).parents[2] / "manifests" / "charts" / "trainyard"
+NAME = CRD["metadata"]["name"]
+
+
+@pytest.fixture(scope="module")
+def release(api_cluster: Cluster, api: client.ApiClient) -> Iterator[str]:
+    """A release of the chart, in a namespace of its own name; it is gone in the end."""
+    name = f"chart-{uuid.uuid4().hex[:8]}"
+    # The cluster has the CRDs already, as after `kubectl apply -f crds/`.
+    helm(api_cluster, name, "install", name, CHART, "--create-namespace", *OWNING)
+    yield name
+    client.CoreV1Api(api).delete_namespace(name)
+
+
+OWNING = ("--take-ownership", "--force-conflicts")
+
+
+def helm(cluster: Cluster, namespace: str, *words: str | Path) -> str:
+    where = ("--kubeconfig", cluster.kubeconfig, "--namespace", namespace)
+    return run([cluster.helm, *words, *where])
+
+
+def live_schema(api: client.ApiClient) -> object:
+    crd = client.ApiextensionsV1Api(api).read_custom_resource_definition(NAME)
+    version = api.sanitize_for_serialization(crd)["spec"]["versions"][0]
+    return version["schema"]["openAPIV3Schema"]
+
+
+RIGHTS = {
+    "reads jobs anywhere": (True, "list", "trainyard.dev/distributedjobs", "default"),
+    "writes their status": (True, "patch", "trainyard.dev/distributedjobs/status", "default"),
+    "never writes a spec": (False, "patch", "trainyard.dev/distributedjobs", "default"),
+    "makes pods": (True, "create", "/pods", "default"),
+    "never enters pods": (False, "create", "/pods/exec", "default"),
+    "gives certificates": (True, "create", "/secrets", "default"),
+    "reads no secret of a job's namespace": (False, "get", "/secrets", "default"),
+    "lists no secret of a job's namespace": (False, "list", "/secrets", "default"),
+    "reads its own secrets": (True, "get", "/secrets", ""),
+    "holds no lease": (False, "get", "coordination.k8s.io/leases", "kube-system"),
+    "sees nodes": (True, "watch", "/nodes", "default"),
+    "changes no node": (False, "patch", "/nodes", "default"),
+    "grants nothing": (False, "create", "rbac.authorization.k8s.io/clusterroles", "default"),
+}
+
+
+@pytest.mark.parametrize("right", RIGHTS.values(), ids=RIGHTS.keys())
+def test_the_operator(
+    api: client.ApiClient, release: str, right: tuple[bool, str, str, str]
+) -> None:
+    expected, verb, kind, namespace = right
+    group, resource, *sub = kind.split("/")
+    account = f"{release}-trainyard"
+    review = {
+        "spec": {
+            "user": f"system:serviceaccount:{release}:{account}",
+            "groups": ["system:serviceaccounts"],
+            "resourceAttributes": {
+                "group": group,
+                "resource": resource,
+                "subresource": "".join(sub),
+                "verb": verb,
+                "namespace": namespace or release,
+            },
+        }
+    }
+    answer = client.AuthorizationV1Api(api).create_subject_access_review(review)
+    assert answer.status.allowed is expected
+
+
+def test_the_account_of_the_deployment_is_the_one_with_the_rights(
+    api: client.ApiClient, release: str
+) -> None:
+    deployment = client.AppsV1Api(api).read_namespaced_deployment(f"{release}-trainyard", release)
+    assert deployment.spec.template.spec.service_account_name == f"{release}-trainyard"
+
+
+def test_an_upgrade_brings_the_schema_up_to_date(
+    api_cluster: Cluster, api: client.ApiClient, release: str
+) -> None:
+    old = {"description": "An old schema."}
+    versions = [{**CRD["spec"]["versions"][0], "schema": {"openAPIV3Schema": {**SCHEMA, **old}}}]
+    client.ApiextensionsV1Api(api).patch_custom_resource_definition(
+        NAME, {"spec": {"versions": versions}}
+    )
+    assert live_schema(api) != SCHEMA
+    helm(api_cluster, release, "upgrade", release, CHART, "--force-conflicts")
+    assert live_schema(api) == SCHEMA
+
+
+def test_uninstalling_keeps_the_crds(
+    api_cluster: Cluster, api: client.ApiClient, release: str
+) -> None:
+    helm(api_cluster, release, "uninstall", release)
+    assert live_schema(api) == SCHEMA
+    assert not client.AppsV1Api(api).list_namespaced_deployment(release).items

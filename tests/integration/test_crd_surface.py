@@ -1,0 +1,232 @@
+"""What people and programs meet of a DistributedJob: defaults, scale, status, explain, columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+from tests.cluster import Cluster
+from tests.cluster.commands import run
+from tests.integration.crd_cases import BASE, Jobs, Manifest, merged, refusal
+
+pytestmark = pytest.mark.integration
+
+SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
+
+DEFAULTS = {
+    "task": {"use": "a.b:C"},
+    "image": "i:1",
+    "workers": {"min": 1, "max": 1, "replicas": 1, "gpus": 1, "gpuResource": "nvidia.com/gpu"},
+    "training": {"batchSize": 256, "epochs": 1, "seed": 0, "precision": "FP32"},
+    "sync": {"algorithm": "AllReduce", "interval": 1, "compression": "None"},
+    "scaling": {
+        "weight": 1,
+        "policy": "Throughput",
+        "mode": "Apply",
+        "cooldown": "60s",
+        "maxChangesPerHour": 12,
+        "minGain": 1.05,
+    },
+    "checkpoint": {"every": "2m", "keep": 3},
+    "failure": {
+        "retry": "Step",
+        "maxRestarts": 10,
+        "hungAfterSteps": 10,
+        "replaceStragglers": False,
+    },
+    "suspend": False,
+}
+
+STATUS: Manifest = {
+    "observedGeneration": 1,
+    "phase": "Rescaling",
+    "conditions": [
+        {
+            "type": "Accepted",
+            "status": "True",
+            "reason": "Accepted",
+            "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+            "observedGeneration": 1,
+        },
+        {
+            "type": "Rescaling",
+            "status": "True",
+            "reason": "GrowPays",
+            "message": "2 workers become 3.",
+            "lastTransitionTime": "2026-01-01T00:00:07Z",
+        },
+    ],
+    "selector": "trainyard.dev/job=status,trainyard.dev/role=worker",
+    "replicas": 3,
+    "term": 2,
+    "restarts": 1,
+    "planGeneration": 4,
+    "startTime": "2026-01-01T00:00:00Z",
+    "failures": [
+        {
+            "pod": "status-worker-0-1",
+            "uid": "2f0c",
+            "exitCode": 137,
+            "reason": "OOMKilled",
+            "message": "",
+            "at": "2026-01-01T00:00:05Z",
+        }
+    ],
+    "training": {
+        "term": 2,
+        "view": 3,
+        "step": 120,
+        "epoch": 1.5,
+        "samples": 6_000_000_000,
+        "loss": 0.25,
+        "evaluation": {"eval/accuracy": 0.9},
+        "samplesPerSecond": 1234.5,
+        "workers": 2,
+        "checkpointStep": -1,
+        "at": "2026-01-01T00:00:06Z",
+    },
+    "scaling": {
+        "current": 2,
+        "desired": 3,
+        "recommended": 3,
+        "reason": "GrowPays",
+        "message": "A third worker should bring 1.4 times the throughput.",
+        "expectedSpeedup": 1.4,
+        "measuredSpeedup": 1.3,
+        "decidedAt": "2026-01-01T00:00:07Z",
+        "cooldownUntil": "2026-01-01T00:01:07Z",
+        "stallSeconds": 0.02,
+        "costGpuSeconds": 5.5,
+        "history": [
+            {"from": 1, "to": 2, "reason": "GrowPays", "decidedAt": "2026-01-01T00:00:01Z"}
+        ],
+        "profile": [
+            {"nodes": 1, "workers": 2, "localBatch": 128, "samplesPerSecond": 900, "steps": 50}
+        ],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def jobs(api: client.ApiClient, namespace: str) -> Jobs:
+    return Jobs(api, namespace)
+
+
+@pytest.fixture
+def manual(jobs: Jobs) -> Iterator[str]:
+    """A stored job that follows `replicas`."""
+    manifest = merged(BASE, {"metadata": {"name": "manual"}})
+    jobs.create(merged(manifest, {"spec": {"scaling": {"policy": "Manual"}}}), dry_run=False)
+    yield "manual"
+    jobs.delete("manual")
+
+
+def kubectl(cluster: Cluster, *words: str) -> str:
+    return run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, *words])
+
+
+def test_defaults_are_filled_in_as_documented(jobs: Jobs) -> None:
+    bare = {**BASE, "spec": {"task": {"use": "a.b:C"}, "image": "i:1"}}
+    assert jobs.create(bare)["spec"] == DEFAULTS
+
+
+def test_every_sample_is_accepted(api_cluster: Cluster, namespace: str) -> None:
+    samples = sorted(SAMPLES.glob("*.yaml"))
+    words = [word for sample in samples for word in ("-f", str(sample))]
+    made = kubectl(api_cluster, "apply", "--namespace", namespace, "--dry-run=server", *words)
+    assert len(re.findall(r"^distributedjob\S+ created", made, re.MULTILINE)) >= len(samples) > 0
+
+
+def test_the_scale_subresource_reads_and_writes_replicas(
+    api: client.ApiClient, jobs: Jobs, namespace: str, manual: str
+) -> None:
+    jobs.patch_status(manual, {"status": {"replicas": 2, "selector": "a=b"}})
+    scale = client.CustomObjectsApi(api)
+    where = ("trainyard.dev", "v1alpha1", namespace, "distributedjobs", manual)
+    before = scale.get_namespaced_custom_object_scale(*where)
+    assert (before["spec"], before["status"]) == (
+        {"replicas": 2},
+        {"replicas": 2, "selector": "a=b"},
+    )
+    scale.patch_namespaced_custom_object_scale(*where, {"spec": {"replicas": 5}})
+    assert jobs.patch(manual, {})["spec"]["workers"]["replicas"] == 5
+
+
+def test_scaling_to_zero_says_to_suspend_instead(
+    api: client.ApiClient, namespace: str, manual: str
+) -> None:
+    with pytest.raises(client.ApiException) as caught:
+        client.CustomObjectsApi(api).patch_namespaced_custom_object_scale(
+            "trainyard.dev",
+            "v1alpha1",
+            namespace,
+            "distributedjobs",
+            manual,
+            {"spec": {"replicas": 0}},
+        )
+    assert "set suspend to true instead" in refusal(caught.value)
+
+
+def test_the_status_holds_all_that_the_operator_writes(jobs: Jobs, manual: str) -> None:
+    stored = jobs.patch_status(manual, {"status": STATUS})
+    assert stored["status"] == STATUS
+
+
+def test_the_status_is_not_written_with_the_spec(jobs: Jobs, manual: str) -> None:
+    assert "status" not in jobs.patch(manual, {"status": STATUS})
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    {
+        "a phase that nobody knows": ({"phase": "Sleeping"}, "status.phase"),
+        "a condition twice": ({"conditions": [STATUS["conditions"][0]] * 2}, "Duplicate value"),
+        "a condition without a reason": (
+            {"conditions": [{**STATUS["conditions"][0], "reason": ""}]},
+            "status.conditions[0].reason",
+        ),
+        "a time that is none": ({"startTime": "yesterday"}, "status.startTime"),
+        "more failures than are kept": ({"failures": [{"pod": "p"}] * 11}, "status.failures"),
+    }.values(),
+)
+def test_a_wrong_status_is_refused(
+    jobs: Jobs, manual: str, status: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(client.ApiException) as caught:
+        jobs.patch_status(manual, {"status": status})
+    assert says in refusal(caught.value)
+
+
+def test_kubectl_shows_the_columns(
+    api_cluster: Cluster, jobs: Jobs, namespace: str, manual: str
+) -> None:
+    jobs.patch_status(manual, {"status": STATUS})
+    shown = kubectl(api_cluster, "get", "dj", manual, "--namespace", namespace)
+    columns, row = (line.split() for line in shown.splitlines())
+    assert columns == ["NAME", "PHASE", "WORKERS", "DESIRED", "STEP", "EPOCH", "LOSS", "AGE"]
+    assert row[:7] == ["manual", "Rescaling", "2", "3", "120", "1.5", "0.25"]
+
+
+def test_the_category_lists_jobs(api_cluster: Cluster, namespace: str, manual: str) -> None:
+    listed = kubectl(api_cluster, "get", "trainyard", "--namespace", namespace, "--output=name")
+    assert listed.split() == [f"distributedjob.trainyard.dev/{manual}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("dj.spec", "suspend"),
+        ("dj.spec.workers.replicas", "set scaling.policy to Manual, or change min and max"),
+        ("dj.spec.scaling.cooldown", "Default 60s."),
+        ("dj.status.scaling", "What was decided about the number of workers"),
+    ],
+)
+def test_explain_reads_well(api_cluster: Cluster, path: str, says: str) -> None:
+    shown = kubectl(api_cluster, "explain", path)
+    assert says in " ".join(shown.split())

@@ -1,0 +1,177 @@
+"""Who may start: gangs by node, strangers' pods, the order of the queue, and nodes that change."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.support import manifests
+from tests.support.kubelet import Kubelet
+from tests.support.manifests import Object
+from tests.support.waiting import eventually
+from tests.support.yard import Yard, condition, phase, scaling, workers
+from trainyard.cluster.client import KubeClient
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
+
+
+async def occupy(yard: Yard, name: str, gpus: int, node: str) -> None:
+    """A stranger's pod runs on the node."""
+    stranger = manifests.stranger(name, yard.name, gpus, node)
+    await yard.kube.create(yard.path("pods"), stranger)
+
+    async def bound() -> None:
+        assert (await yard.pod(name))["spec"].get("nodeName") == node
+
+    await eventually(bound)
+
+
+async def vacate(yard: Yard, name: str) -> None:
+    """The stranger's pod goes."""
+    await yard.kube.delete(f"{yard.path('pods')}/{name}", grace_seconds=0)
+
+
+async def waits(yard: Yard, name: str, reason: str) -> str:
+    """Wait until the job waits for that reason; the sentence it gives, without the selector."""
+    job = await yard.until(name, lambda job: condition(job, "Admitted")["reason"] == reason)
+    assert phase(job) == "Waiting"
+    message = str(condition(job, "Admitted")["message"])
+    return message.replace(f" with selector trainyard.dev/pool={yard.name}", "")
+
+
+async def test_strangers_pods_count_on_their_own_node(yard: Yard) -> None:
+    """Five GPUs are free in all, but no node has the four of one worker."""
+    first, second = await yard.add_nodes(8, 8)
+    await occupy(yard, "one", 6, first)
+    await occupy(yard, "two", 5, second)
+    await yard.submit("digits", 1, gpus=4)
+    told = await waits(yard, "digits", "WaitingForGPUs")
+    assert told == "needs 1 × 4 nvidia.com/gpu (min); 5 free on 2 nodes"
+    await vacate(yard, "one")
+    await yard.until_pods("digits", "coordinator-1", "worker-0-1")
+
+
+async def test_a_gang_starts_whole_or_not_at_all(yard: Yard) -> None:
+    """Two nodes of three GPUs hold one worker of two each, not three workers."""
+    await yard.add_nodes(3, 3)
+    await yard.submit("digits", 3, gpus=2, minimum=3, maximum=3)
+    told = await waits(yard, "digits", "NoSuchNodes")
+    assert told == (
+        "needs 3 × 2 nvidia.com/gpu (min); 2 nodes could hold such a worker by size, labels and "
+        "taints, 2 of them in all even if empty"
+    )
+    assert await yard.pods() == []
+    await yard.add_nodes(3)
+    await yard.until_pods("digits", "coordinator-1", *workers(0, 1, 2))
+
+
+async def test_the_queue_goes_by_priority_then_age(yard: Yard, kube: KubeClient) -> None:
+    classes = "/apis/scheduling.k8s.io/v1/priorityclasses"
+    [node] = await yard.add_nodes(2)
+    await occupy(yard, "stranger", 2, node)
+    await yard.submit("zebra", 2)
+    await _next_second()
+    await yard.submit("ape", 2)
+    await kube.create(classes, {"metadata": {"name": yard.name}, "value": 50})
+    try:
+        await yard.submit("high", 2, priorityClassName=yard.name)
+        for name in ("zebra", "ape", "high"):
+            await waits(yard, name, "WaitingForGPUs")
+        await vacate(yard, "stranger")
+        for name in ("high", "zebra", "ape"):
+            await yard.until_phase(name, "Running")
+            others = {phase(j) for j in await yard.jobs() if j["metadata"]["name"] != name}
+            assert others <= {"Waiting"}
+            await yard.delete(name)
+    finally:
+        await kube.delete(f"{classes}/{yard.name}")
+
+
+async def test_a_small_job_does_not_starve_the_first_that_waits(yard: Yard) -> None:
+    [node] = await yard.add_nodes(4)
+    await occupy(yard, "stranger", 2, node)
+    await yard.submit("large", 4)
+    await waits(yard, "large", "WaitingForGPUs")
+    await _next_second()
+    await yard.submit("small", 1)
+    told = await waits(yard, "small", "WaitingInQueue")
+    assert told == "needs 1 × 1 nvidia.com/gpu (min); 2 free on 1 node; 1 job before it"
+    await vacate(yard, "stranger")
+    await yard.until_phase("large", "Running")
+    await waits(yard, "small", "WaitingForGPUs")
+    await yard.delete("large")
+    await yard.until_phase("small", "Running")
+
+
+async def test_as_many_start_as_fit_and_the_rest_follow(yard: Yard) -> None:
+    await yard.add_nodes(4)
+    await yard.submit("digits", 6, minimum=1, maximum=8)
+    await yard.until_pods("digits", "coordinator-1", *workers(0, 1, 2, 3))
+    job = await yard.until_phase("digits", "Running")
+    told = scaling(job)["message"]
+    assert ", of 6 wanted" in told or "workers.replicas asks for 6" in told
+    await yard.add_nodes(4)
+    await yard.until_pods("digits", "coordinator-1", *workers(*range(6)))
+    job = await yard.until("digits", lambda job: scaling(job)["desired"] == 6)
+    changes = [(c.get("from", 0), c["to"], c["reason"]) for c in scaling(job)["history"]]
+    assert changes == [(0, 4, "Admitted"), (4, 6, "Requested")]
+
+
+async def test_a_cordoned_node_takes_nobody(yard: Yard) -> None:
+    [node] = await yard.add_nodes(8)
+    await yard.patch_node(node, {"spec": {"unschedulable": True}})
+    await _is_cordoned(yard, node)
+    await yard.submit("digits", 1)
+    told = await waits(yard, "digits", "WaitingForGPUs")
+    assert told == (
+        "needs 1 × 1 nvidia.com/gpu (min); 0 free on 0 nodes; 1 node that could hold it not ready"
+    )
+    await yard.patch_node(node, {"spec": {"unschedulable": None}})
+    await yard.until_phase("digits", "Running")
+
+
+async def test_a_selector_keeps_jobs_apart(yard: Yard) -> None:
+    """A job that waits for other nodes holds up nobody on these."""
+    await yard.add_nodes(2, labels={"gpu": "old"})
+    new = {"trainyard.dev/pool": yard.name, "gpu": "new"}
+    await yard.submit("picky", 1, template={"nodeSelector": new})
+    await waits(yard, "picky", "NoSuchNodes")
+    await yard.submit("modest", 2)
+    await yard.until_phase("modest", "Running")
+    await yard.add_nodes(1, labels={"gpu": "new"})
+    await yard.until_phase("picky", "Running")
+
+
+async def test_a_lost_nodes_workers_wait_for_another(yard: Yard, kubelet: Kubelet) -> None:
+    _, second = await yard.add_nodes(2, 2)
+    await yard.submit("digits", 4, minimum=1, maximum=4)
+    await yard.until_phase("digits", "Running")
+    await yard.kube.delete(f"/api/v1/nodes/{second}")
+    lost = [p for p in await yard.pods("digits") if p["spec"]["nodeName"] == second]
+    assert len(lost) >= 2
+    for pod in lost:
+        await kubelet.remove(pod)
+    job = await yard.until("digits", lambda job: scaling(job)["reason"] == "NoFreeGPUs")
+    assert "of 4 workers find no free GPUs any more, given up at" in scaling(job)["message"]
+    assert phase(job) == "Rescaling"
+    await yard.add_nodes(2)
+    job = await yard.until_phase("digits", "Running")
+    assert scaling(job)["desired"] == 4
+
+
+async def _next_second() -> None:
+    """Let the clock's second change: the age of jobs counts in whole seconds."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    while datetime.now(UTC).replace(microsecond=0) == now:
+        await asyncio.sleep(0.02)
+
+
+async def _is_cordoned(yard: Yard, node: str) -> None:
+    async def cordoned() -> None:
+        found: Object = await yard.kube.get(f"/api/v1/nodes/{node}")
+        keys = [taint["key"] for taint in found["spec"]["taints"]]
+        assert "node.kubernetes.io/unschedulable" in keys
+
+    await eventually(cordoned)

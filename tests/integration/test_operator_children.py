@@ -1,0 +1,289 @@
+"""What a job gets, and only that: Secrets, Service, pods, a status that settles, few Events."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.cluster.commands import run
+from tests.support.manifests import Object
+from tests.support.process import OperatorProcess
+from tests.support.waiting import eventually
+from tests.support.yard import Yard, condition, phase, scaling, workers
+from trainyard.cluster.client import KubeClient
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
+
+QUIET_SECONDS = 3.0
+"""Longer than any settling of the operator's, so that a write loop shows."""
+
+
+async def test_a_job_gets_its_children_and_nothing_else(
+    yard: Yard, kube: KubeClient, operator_namespace: str
+) -> None:
+    await yard.add_nodes(8)
+    job = await yard.submit("digits", 3)
+    pods = await yard.until_pods("digits", "coordinator-1", *workers(0, 1, 2))
+    owner = {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "DistributedJob",
+        "name": "digits",
+        "uid": job["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    secrets = (await kube.get(yard.path("secrets")))["items"]
+    services = (await kube.get(yard.path("services")))["items"]
+    assert [s["metadata"]["name"] for s in secrets] == ["digits-tls"]
+    assert sorted(secrets[0]["data"]) == [
+        *("ca.crt", "coordinator.crt", "coordinator.key", "worker.crt", "worker.key")
+    ]
+    assert [s["metadata"]["name"] for s in services] == ["digits-coordinator"]
+    assert services[0]["spec"]["clusterIP"] == "None"
+    for child in (*pods, *secrets, *services):
+        assert child["metadata"]["ownerReferences"] == [owner]
+    authority = await kube.get(_authority(operator_namespace, job))
+    assert sorted(authority["data"]) == ["ca.crt", "ca.key"]
+    assert authority["data"]["ca.crt"] == secrets[0]["data"]["ca.crt"]
+    assert b"PRIVATE KEY" not in b"".join(
+        base64.b64decode(secrets[0]["data"][name]) for name in ("ca.crt", "worker.crt")
+    )
+
+
+async def test_a_running_job_says_so_in_its_status(yard: Yard, api_cluster: Cluster) -> None:
+    await yard.add_nodes(8)
+    await yard.submit("digits", 2)
+    job = await yard.until_phase("digits", "Running")
+    status = job["status"]
+    claims = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+    assert claims == {
+        "Accepted": ("True", "Valid"),
+        "Admitted": ("True", "Admitted"),
+        "Running": ("True", "WorkersRunning"),
+        "Rescaling": ("False", "Steady"),
+        "Suspended": ("False", "NotRequested"),
+        "StateDurable": ("False", "NoClaim"),
+        "Degraded": ("False", "Healthy"),
+    }
+    assert {c["observedGeneration"] for c in status["conditions"]} == {1}
+    assert (status["observedGeneration"], status["replicas"], status["term"]) == (1, 2, 1)
+    assert status["selector"] == "trainyard.dev/job=digits,trainyard.dev/role=worker"
+    assert (scaling(job)["desired"], scaling(job)["current"]) == (2, 2)
+    assert not {"restarts", "failures"} & status.keys()
+    kubectl: list[str | Path] = [api_cluster.kubectl, "--kubeconfig", api_cluster.kubeconfig]
+    kubectl += ["--namespace", yard.name]
+    header, row = run([*kubectl, "get", "dj", "digits"]).splitlines()
+    shown = dict(zip(header.split(), row.split(), strict=False))
+    assert [shown[c] for c in ("NAME", "PHASE", "WORKERS", "DESIRED")] == [
+        *("digits", "Running", "2", "2")
+    ]
+    selected = run([*kubectl, "get", "pods", "-l", status["selector"], "-o", "name"])
+    assert selected.split() == ["pod/digits-worker-0-1", "pod/digits-worker-1-1"]
+    run([*kubectl, "wait", "dj/digits", "--for=condition=Running", "--timeout=5s"])
+
+
+async def test_a_steady_job_is_left_alone(yard: Yard) -> None:
+    await yard.add_nodes(8)
+    await yard.submit("running", 2)
+    await yard.submit("waiting", 20)
+    await yard.until_phase("running", "Running")
+    await yard.until_phase("waiting", "Waiting")
+    await yard.until_quiet(QUIET_SECONDS)
+
+
+async def test_a_start_that_goes_well_leaves_no_event(yard: Yard) -> None:
+    await yard.add_nodes(8)
+    await yard.submit("digits", 2)
+    await yard.until_phase("digits", "Running")
+    assert await yard.events("digits") == []
+
+
+UNSUPPORTED: dict[str, dict[str, Any]] = {
+    "sync.algorithm": {"sync": {"algorithm": "LocalSGD", "interval": 4}},
+    "sync.interval": {"sync": {"algorithm": "DiLoCo", "interval": 4}},
+    "sync.compression": {"sync": {"compression": "FP16"}},
+    "training.precision": {"training": {"precision": "BF16"}},
+    "training.maxBatchSize": {"training": {"maxBatchSize": 4096}},
+    "scaling.policy": {"policy": "Goodput"},
+    "adjustments": {"adjustments": {"BatchSize": {"enabled": True}}},
+    "candidates": {
+        "candidates": [{"name": "a"}, {"name": "b", "training": {"batchSize": 64}}],
+        "selection": {"metric": "eval/accuracy"},
+    },
+    "failure.retry": {"failure": {"retry": "Discard"}},
+    "failure.rules": {
+        "failure": {"rules": [{"when": {"exitCodes": [2]}, "action": "FailJob"}]},
+    },
+    "failure.replaceStragglers": {"failure": {"replaceStragglers": True}},
+}
+
+
+async def test_what_is_not_supported_is_refused_by_name(yard: Yard, kube: KubeClient) -> None:
+    await yard.add_nodes(8)
+    names = {field: field.lower().replace(".", "-") for field in UNSUPPORTED}
+    for field, wishes in UNSUPPORTED.items():
+        await yard.submit(names[field], 1, **wishes)
+    for field, name in names.items():
+        job = await yard.until(name, lambda job: condition(job, "Accepted")["status"] == "False")
+        claim = condition(job, "Accepted")
+        assert claim["reason"] == "NotSupportedYet"
+        assert f"spec.{field} (" in claim["message"]
+        assert phase(job) == "Pending"
+    assert await yard.pods() == []
+    assert (await kube.get(yard.path("secrets")))["items"] == []
+    [event] = await yard.until_events(names["scaling.policy"], "NotSupportedYet")
+    assert event["type"] == "Warning"
+
+
+async def test_workers_allowed_is_refused_by_name(yard: Yard) -> None:
+    job = yard.job("allowed", 2, maximum=4, minimum=1)
+    job["spec"]["workers"]["allowed"] = [1, 2, 4]
+    await yard.create_job(job)
+    found = await yard.until("allowed", lambda job: condition(job, "Accepted")["status"])
+    assert "spec.workers.allowed (use min and max)" in condition(found, "Accepted")["message"]
+
+
+async def test_a_job_of_another_manager_is_left_alone(yard: Yard) -> None:
+    await yard.add_nodes(8)
+    await yard.submit("theirs", 1, managedBy="kueue.x-k8s.io/multikueue")
+    await yard.submit("ours", 1, managedBy="trainyard.dev/operator")
+    await yard.until_phase("ours", "Running")
+    assert "status" not in await yard.get("theirs")
+    assert await yard.pods("theirs") == []
+
+
+async def test_the_priority_class_is_written_on_the_pods(yard: Yard, kube: KubeClient) -> None:
+    classes = "/apis/scheduling.k8s.io/v1/priorityclasses"
+    await kube.create(classes, {"metadata": {"name": yard.name}, "value": 77})
+    try:
+        await yard.add_nodes(8)
+        await yard.submit("urgent", 1, priorityClassName=yard.name)
+        for pod in await yard.until_pods("urgent", "coordinator-1", *workers(0)):
+            assert (pod["spec"]["priorityClassName"], pod["spec"]["priority"]) == (yard.name, 77)
+    finally:
+        await kube.delete(f"{classes}/{yard.name}")
+
+
+@pytest.mark.parametrize("refused", ["pods", "secrets", "services"])
+async def test_a_refused_child_shows_and_comes_when_it_may(
+    yard: Yard, kube: KubeClient, refused: str
+) -> None:
+    await yard.add_nodes(8)
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {refused: "0"}}}
+    await kube.create(yard.path("resourcequotas"), quota)
+
+    async def in_force() -> None:
+        found = await kube.get(f"{yard.path('resourcequotas')}/none")
+        assert found.get("status", {}).get("hard"), "the quota's controller has not seen it"
+
+    await eventually(in_force)
+    await yard.submit("digits", 2)
+    job = await yard.until("digits", lambda job: condition(job, "Degraded")["status"] == "True")
+    claim = condition(job, "Degraded")
+    assert claim["reason"] == "ChildRefused"
+    assert "exceeded quota: none" in claim["message"]
+    await kube.delete(f"{yard.path('resourcequotas')}/none")
+    await yard.until_pods("digits", "coordinator-1", *workers(0, 1))
+    job = await yard.until_phase("digits", "Running")
+    assert condition(job, "Degraded")["status"] == "False"
+    await yard.until_events("digits", "ChildRefused")
+    assert len(await yard.events("digits")) == 1
+
+
+async def test_a_pod_of_somebody_else_under_our_name_shows(yard: Yard, kube: KubeClient) -> None:
+    [node] = await yard.add_nodes(8)
+    squatter: Object = {
+        "metadata": {"name": "digits-worker-1-1"},
+        "spec": {"containers": [{"name": "c", "image": "i"}], "nodeName": node},
+    }
+    await kube.create(yard.path("pods"), squatter)
+    await yard.submit("digits", 2)
+    job = await yard.until("digits", lambda job: condition(job, "Degraded")["status"] == "True")
+    assert condition(job, "Degraded")["reason"] == "ChildRefused"
+    assert "digits-worker-1-1" in condition(job, "Degraded")["message"]
+    await kube.delete(f"{yard.path('pods')}/digits-worker-1-1", grace_seconds=0)
+    await yard.until_pods("digits", "coordinator-1", *workers(0, 1))
+
+
+async def test_children_of_a_namesake_are_replaced(yard: Yard, kube: KubeClient) -> None:
+    """The garbage collector may be slow: the namesake's Secret and Service are still there."""
+    await yard.add_nodes(8)
+    owner = {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "DistributedJob",
+        "name": "digits",
+        "uid": "00000000-0000-0000-0000-000000000000",
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    stale = {"name": "digits-tls", "ownerReferences": [owner], "finalizers": ["test/slow"]}
+    await kube.create(yard.path("secrets"), {"metadata": stale, "data": {"ca.crt": "b2xk"}})
+    await yard.submit("digits", 1)
+    await eventually(lambda: _is_leaving(kube, f"{yard.path('secrets')}/digits-tls"))
+    unfinalized = {"metadata": {"finalizers": None}}
+    await yard.patch(f"{yard.path('secrets')}/digits-tls", unfinalized)
+    job = await yard.until_phase("digits", "Running")
+
+    async def is_ours() -> None:
+        secret = await kube.get(f"{yard.path('secrets')}/digits-tls")
+        owners = [o["uid"] for o in secret["metadata"]["ownerReferences"]]
+        assert owners == [job["metadata"]["uid"]]
+        assert len(secret["data"]) == 5
+
+    await eventually(is_ours)
+
+
+async def test_deleting_a_job_leaves_nothing(
+    yard: Yard, kube: KubeClient, operator_namespace: str
+) -> None:
+    await yard.add_nodes(8)
+    job = await yard.submit("digits", 2)
+    await yard.until_phase("digits", "Running")
+    await yard.delete("digits")
+
+    async def is_clean() -> None:
+        assert not await yard.exists(_authority(operator_namespace, job))
+        assert await yard.pods() == []
+        for plural in ("secrets", "services"):
+            assert (await kube.get(yard.path(plural)))["items"] == []
+
+    await eventually(is_clean)
+
+
+async def test_a_service_changed_by_hand_is_set_right_by_the_next_operator(
+    yard: Yard, kube: KubeClient, operator: OperatorProcess
+) -> None:
+    await yard.add_nodes(8)
+    await yard.submit("edited", 1)
+    await yard.submit("removed", 1)
+    await yard.until_phase("edited", "Running")
+    await yard.until_phase("removed", "Running")
+    service = f"{yard.path('services')}/edited-coordinator"
+    before = await kube.get(service)
+    wrong = {"selector": {"app": "wrong"}, "ports": [{"name": "http", "port": 80}]}
+    await yard.patch(service, {"spec": wrong})
+    await kube.delete(f"{yard.path('services')}/removed-coordinator")
+    operator.kill()
+    operator.start()
+    operator.wait_until_ready()
+
+    async def is_right() -> None:
+        found = await kube.get(service)
+        assert found["spec"]["selector"] == before["spec"]["selector"]
+        assert before["spec"]["ports"][0] in found["spec"]["ports"]
+        assert await yard.exists(f"{yard.path('services')}/removed-coordinator")
+
+    await eventually(is_right)
+
+
+def _authority(operator_namespace: str, job: Object) -> str:
+    uid = job["metadata"]["uid"]
+    return f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
+
+
+async def _is_leaving(kube: KubeClient, path: str) -> None:
+    assert "deletionTimestamp" in (await kube.get(path))["metadata"]

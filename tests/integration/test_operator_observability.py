@@ -1,0 +1,72 @@
+"""What the operator says of itself: /healthz, and metrics that parse and move."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.kubelet import Kubelet
+from tests.support.process import OperatorProcess
+from tests.support.waiting import eventually
+from tests.support.yard import Yard
+
+pytestmark = pytest.mark.integration
+
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+def read(operator: OperatorProcess) -> Samples:
+    """The samples by name and label values, these in the order of their labels."""
+    families = text_string_to_metric_families(operator.metrics())
+    return {
+        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+async def test_metrics_move_with_the_jobs(
+    yard: Yard, kubelet: Kubelet, operator: OperatorProcess
+) -> None:
+    assert operator.health() == 200
+    before = read(operator)
+    await yard.add_nodes(4, is_attended=False)
+    await yard.submit("running", 2)
+    await yard.submit("waiting", 4)
+    await yard.until_phase("running", "Running")
+    await yard.until_phase("waiting", "Waiting")
+    [worker, _] = await yard.pods("running", "worker")
+    await kubelet.fail(worker, "broken")
+    await yard.until_pods("running", "coordinator-1", "worker-0-2", "worker-1-1")
+    await yard.until_phase("running", "Running")
+
+    def grown(name: str, *labels: str) -> float:
+        return read(operator).get((name, labels), 0.0) - before.get((name, labels), 0.0)
+
+    async def told() -> None:
+        now = read(operator)
+        assert now["trainyard_operator_jobs", ("Running",)] == 1
+        assert now["trainyard_operator_jobs", ("Waiting",)] == 1
+        assert now["trainyard_operator_queue_depth", ("reconcile",)] == 0
+
+    await eventually(told)
+    assert grown("trainyard_operator_reconciles_total", "ok") >= 4
+    assert grown("trainyard_operator_reconcile_seconds_count") >= 4
+    assert grown("trainyard_operator_decisions_total", "applied", "Admitted") == 1
+    assert grown("trainyard_operator_decision_seconds_count") >= 1
+    assert grown("trainyard_operator_pod_failures_total", "worker") == 1
+    assert grown("trainyard_operator_api_requests") >= 10
+    assert grown("trainyard_operator_scrapes_total", "failed") >= 1
+    assert read(operator)["trainyard_operator_api_concurrency_limit", ()] >= 2
+
+
+async def test_a_job_that_is_gone_is_not_counted(yard: Yard, operator: OperatorProcess) -> None:
+    await yard.add_nodes(4)
+    await yard.submit("digits", 1)
+    await yard.until_phase("digits", "Running")
+    await yard.delete("digits")
+
+    async def none() -> None:
+        assert read(operator).get(("trainyard_operator_jobs", ("Running",)), 0.0) == 0.0
+
+    await eventually(none)
