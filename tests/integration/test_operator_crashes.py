@@ -18,7 +18,7 @@ from trainyard.cluster.client import KubeClient
 
 pytestmark = pytest.mark.integration
 
-KILLS = 6
+KILLS = 5
 WORKERS = 3
 JOBS_EACH = 2
 QUIET_SECONDS = 1.5

@@ -48,12 +48,14 @@ class Mirror:
     def put_job(self, job: DistributedJob, *, only_known: bool = False) -> bool:
         """Take the job in; False when the mirror knows a newer one already.
 
-        `only_known` is for answers to our own writes, which may overtake the job's deletion.
+        `only_known` is for answers to our own writes, which may overtake the job's deletion. One
+        that brings a change of the spec is left to its event, which would else be no news.
         """
         known = self.jobs.get(job.key)
         if job.uid in self._gone:
             return False
-        if only_known and (known is None or known.uid != job.uid):
+        is_same = known and (known.uid, known.generation) == (job.uid, job.generation)
+        if only_known and not is_same:
             return False
         if known and known.uid == job.uid and known.resource_version >= job.resource_version:
             return False

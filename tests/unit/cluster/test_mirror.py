@@ -68,6 +68,15 @@ def test_the_answer_to_our_own_write_does_not_bring_a_deleted_job_back() -> None
     assert KEY not in mirror.jobs
 
 
+def test_a_change_of_the_spec_in_the_answer_to_our_own_write_is_left_to_its_event() -> None:
+    """Taken from the answer it would be known, and its event would wake nobody."""
+    mirror = Mirror()
+    mirror.put_job(make_job())
+    changed = make_job(resourceVersion="8", generation=2)
+    assert not mirror.put_job(changed, only_known=True)
+    assert mirror.put_job(changed)
+
+
 def test_an_answer_that_was_under_way_does_not_bring_a_deleted_pod_back() -> None:
     mirror = Mirror()
     mirror.put_pod(worker())

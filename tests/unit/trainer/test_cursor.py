@@ -41,7 +41,7 @@ def test_shares_are_even_and_make_up_the_batch(count: int, size: int) -> None:
 
 
 @given(data=st.data(), size=SIZES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_membership_history_sees_each_sample_once_an_epoch(
     data: st.DataObject, size: int
 ) -> None:
