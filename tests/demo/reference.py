@@ -17,7 +17,7 @@ def command(output: Path) -> list[str]:
     training = spec["training"]
     args = [word for k, v in spec["task"]["args"].items() for word in ("--arg", f"{k}={v}")]
     return [
-        *(sys.executable, "-m", "trainyard_trainer.cli", "run", spec["task"]["use"], *args),
+        *(sys.executable, "-m", "trainyard_trainer", "run", spec["task"]["use"], *args),
         *("--epochs", str(training["epochs"]), "--batch-size", str(training["batchSize"])),
         *("--seed", str(training["seed"]), "--output", str(output)),
     ]

@@ -25,6 +25,7 @@ from tests.support.yard import Yard  # noqa: E402
 
 CLUSTER = os.environ.get("TRAINYARD_TEST_CLUSTER", "trainyard-test-api")
 """Two runs at a time need two clusters: whoever started one takes it down at its end."""
+COLLECTOR_SECONDS = 120
 SCHEMA_SECONDS = 3
 """The API server takes up a changed schema some time after storing it, and does not say when."""
 
@@ -52,6 +53,28 @@ def api(api_cluster: Cluster) -> Iterator[client.ApiClient]:
     """A client of that API server, as an administrator."""
     with config.new_client_from_config(config_file=str(api_cluster.kubeconfig)) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def collected(api: client.ApiClient, namespace: str) -> None:
+    """The garbage collector knows our kind: it looks for new ones every half minute only."""
+    custom, core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+    kind = ("trainyard.dev", "v1alpha1", namespace, "distributedjobs")
+    body = {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "DistributedJob",
+        "metadata": {"name": "owner"},
+        "spec": {"task": {"use": "a:B"}, "image": "none", "managedBy": "example.com/nobody"},
+    }
+    uid = custom.create_namespaced_custom_object(*kind, body)["metadata"]["uid"]
+    owner = {"apiVersion": body["apiVersion"], "kind": body["kind"], "name": "owner", "uid": uid}
+    owned = {"metadata": {"name": "owned", "ownerReferences": [owner]}}
+    core.create_namespaced_config_map(namespace, owned)
+    custom.delete_namespaced_custom_object(*kind, "owner")
+    deadline = time.monotonic() + COLLECTOR_SECONDS
+    while any(c.metadata.name == "owned" for c in core.list_namespaced_config_map(namespace).items):
+        assert time.monotonic() < deadline, "the garbage collector does not know DistributedJobs"
+        time.sleep(0.5)
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +129,7 @@ def operator_options() -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def operator(
     api_cluster: Cluster,
+    collected: None,
     operator_namespace: str,
     operator_options: tuple[str, ...],
     tmp_path_factory: pytest.TempPathFactory,
@@ -123,7 +147,7 @@ def operator(
 
 @pytest.fixture
 def mortal(
-    api_cluster: Cluster, operator_namespace: str, tmp_path: Path
+    api_cluster: Cluster, collected: None, operator_namespace: str, tmp_path: Path
 ) -> Iterator[OperatorProcess]:
     """An operator of the test's own, to start and kill; not to be used beside `operator`."""
     process = OperatorProcess(api_cluster.kubeconfig, operator_namespace, tmp_path / "operator.log")

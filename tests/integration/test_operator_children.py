@@ -38,7 +38,7 @@ async def test_a_job_gets_its_children_and_nothing_else(
     }
     secrets = (await kube.get(yard.path("secrets")))["items"]
     services = (await kube.get(yard.path("services")))["items"]
-    assert [s["metadata"]["name"] for s in secrets] == ["digits-tls"]
+    assert [s["metadata"]["name"] for s in secrets] == ["digits-trainyard-tls"]
     assert sorted(secrets[0]["data"]) == [
         *("ca.crt", "coordinator.crt", "coordinator.key", "worker.crt", "worker.key")
     ]
@@ -220,16 +220,20 @@ async def test_children_of_a_namesake_are_replaced(yard: Yard, kube: KubeClient)
         "controller": True,
         "blockOwnerDeletion": True,
     }
-    stale = {"name": "digits-tls", "ownerReferences": [owner], "finalizers": ["test/slow"]}
+    stale = {
+        "name": "digits-trainyard-tls",
+        "ownerReferences": [owner],
+        "finalizers": ["test/slow"],
+    }
     await kube.create(yard.path("secrets"), {"metadata": stale, "data": {"ca.crt": "b2xk"}})
     await yard.submit("digits", 1)
-    await eventually(lambda: _is_leaving(kube, f"{yard.path('secrets')}/digits-tls"))
+    await eventually(lambda: _is_leaving(kube, f"{yard.path('secrets')}/digits-trainyard-tls"))
     unfinalized = {"metadata": {"finalizers": None}}
-    await yard.patch(f"{yard.path('secrets')}/digits-tls", unfinalized)
+    await yard.patch(f"{yard.path('secrets')}/digits-trainyard-tls", unfinalized)
     job = await yard.until_phase("digits", "Running")
 
     async def is_ours() -> None:
-        secret = await kube.get(f"{yard.path('secrets')}/digits-tls")
+        secret = await kube.get(f"{yard.path('secrets')}/digits-trainyard-tls")
         owners = [o["uid"] for o in secret["metadata"]["ownerReferences"]]
         assert owners == [job["metadata"]["uid"]]
         assert len(secret["data"]) == 5

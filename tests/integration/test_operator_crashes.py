@@ -191,7 +191,7 @@ async def test_a_namesake_made_meanwhile_starts_beside_the_old_pods(
     await yard.until_pods("digits", "coordinator-2", *workers(0, 1, attempt=2))
 
     async def certificates_are_ours() -> None:
-        secret = await kube.get(f"{yard.path('secrets')}/digits-tls")
+        secret = await kube.get(f"{yard.path('secrets')}/digits-trainyard-tls")
         assert _owner(secret) == new["metadata"]["uid"]
 
     await eventually(certificates_are_ours)

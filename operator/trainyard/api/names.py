@@ -60,8 +60,8 @@ def worker_name(job: str, index: int, attempt: int) -> str:
 
 
 def leaf_secret_name(job: str) -> str:
-    """The Secret with the pods' certificates, in the job's namespace."""
-    return f"{job}-tls"
+    """The Secret with the pods' certificates, named as no user's own is likely to be."""
+    return f"{job}-trainyard-tls"
 
 
 def ca_secret_name(uid: str) -> str:

@@ -20,7 +20,7 @@ class Limits:
     """Workers of a finished job exit by themselves; those still there afterwards are deleted."""
     metrics_every: timedelta = timedelta(seconds=5)
     """Metrics alone change the status at most this often."""
-    messages_every: timedelta = timedelta(seconds=30)
+    messages_every: timedelta = timedelta(seconds=10)
     """Sentences alone (places in a queue) change the status of a waiting job at most this often."""
     retry_cap: timedelta = timedelta(minutes=5)
     """Longest pause between two replacements of failing pods."""

@@ -50,9 +50,10 @@ class Controller:
         """List everything once, then reconcile until cancelled."""
         await self._resync()
         self.is_synced = True
+        # Decisions first: the statuses may be older than the last operator's last decision.
+        await self.scheduler.try_tick()
         for key in self.services.mirror.jobs:
             self.queue.add(key)
-        self.scheduler.poke()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run())
             group.create_task(self.contacts.run())

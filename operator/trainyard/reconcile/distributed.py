@@ -197,7 +197,12 @@ async def _report(
     due_at = _due_at(services, job, state, status, now)
     if now < due_at:
         return due_at
-    written = await _write(services, job, status)
+    try:
+        written = await _write(services, job, status)
+    except ApiError as error:
+        if error.is_missing:
+            return None  # the job has been deleted meanwhile; its event is on the way
+        raise
     state.reported_at = now
     services.mirror.put_job(written, only_known=True)
     _count_failures(services, job, status)

@@ -54,14 +54,17 @@ class Scheduler:
             await self._poked.wait()
             self._poked.clear()
             started = loop.time()
-            try:
-                await self.tick()
-            except Exception:
-                # The last allocation stays in force; a defect must not stop the jobs.
-                log.exception("the scheduler failed; decisions stay as they are")
-                self._wake_after(RETRY_SECONDS)
+            await self.try_tick()
             took = loop.time() - started
             await asyncio.sleep(min(took * SHARE, PAUSE_CAP_SECONDS))
+
+    async def try_tick(self) -> None:
+        """Tick; after a failure the last allocation stays in force until the next try."""
+        try:
+            await self.tick()
+        except Exception:
+            log.exception("the scheduler failed; decisions stay as they are")
+            self._wake_after(RETRY_SECONDS)
 
     async def tick(self) -> None:
         """One decision over the whole cluster."""

@@ -22,7 +22,7 @@ from trainyard.reconcile.services import Options, Services
 from trainyard.reconcile.state import JobState
 
 CA = "/api/v1/namespaces/trainyard-system/secrets/trainyard-ca-uid-of-digits"
-LEAVES = "/api/v1/namespaces/team/secrets/digits-tls"
+LEAVES = "/api/v1/namespaces/team/secrets/digits-trainyard-tls"
 SERVICE = "/api/v1/namespaces/team/services/digits-coordinator"
 
 
