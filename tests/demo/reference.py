@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.cluster import ClusterError
 from tests.demo.stage import job_manifest
 
 
@@ -25,6 +26,8 @@ def command(output: Path) -> list[str]:
 
 def run_reference(output: Path) -> dict[str, Any]:
     """Train to the end; returns the result as `result.json` has it."""
-    subprocess.run(command(output), check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command(output), check=False, text=True, capture_output=True)
+    if done.returncode:
+        raise ClusterError(f"the reference failed:\n{done.stderr[-1000:]}")
     result: dict[str, Any] = json.loads((output / "result.json").read_text())
     return result
