@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -61,6 +63,15 @@ class Tensors:
         return tuple(column[rows] for column in self.columns)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Party:
+    """Who this process is in a federation, and where its own data lies."""
+
+    name: str
+    data: Path | None = None
+    """The folder of its data claim; None for a party that names none."""
+
+
 class Task:
     """What is trained, on what, and how; subclass it and name it in `task.use`.
 
@@ -74,6 +85,9 @@ class Task:
     """A worker computes its share in so many pieces, to need less memory."""
     autocast: ClassVar[torch.dtype | None] = None
     """Run the forward pass in this dtype where PyTorch holds it safe; bfloat16 needs no scaler."""
+
+    party: Party | None = None
+    """Set before anything is asked of a Task in a federation: whose data it should load."""
 
     def model(self) -> nn.Module:
         """The model, freshly initialised; PyTorch's generator is seeded before."""
@@ -134,8 +148,8 @@ def fetch(task: Task, data: Data, ids: Sequence[int]) -> Batch:
     return task.collate([data[i] for i in ids])
 
 
-def load(use: str, args: Mapping[str, Any]) -> Task:
-    """The Task that `use` (`module:Class`) names, made with `args`.
+def load(use: str, args: Mapping[str, Any], party: Party | None = None) -> Task:
+    """The Task that `use` (`module:Class`) names, made with `args`, for `party` in a federation.
 
     Raises TaskInvalid with a sentence that names the field and what is available.
     """
@@ -148,7 +162,9 @@ def load(use: str, args: Mapping[str, Any]) -> Task:
         raise TaskInvalid(
             f"task.use is {use!r}, but there is no module {error.name!r} in this image"
         ) from None
-    return _make(use, _pick(use, module, class_name), args)
+    task = _make(use, _pick(use, module, class_name), args)
+    task.party = party
+    return task
 
 
 def _pick(use: str, module: Any, class_name: str) -> type[Task]:

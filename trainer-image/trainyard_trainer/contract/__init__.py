@@ -1,8 +1,9 @@
 """What the operator's image and the trainer's image agree on.
 
-It stands apart, and uses the standard library alone, because it is the one trainer module that the
-operator imports: environment names, ports, paths, exit codes, metric names, the job's configuration
-and the Plan. A change that an older peer would misread raises `WIRE_VERSION`.
+It stands apart, and uses the standard library alone, because it is the one part of the trainer that
+the operator imports: environment names, ports, paths, exit codes, metric names, the job's
+configuration and the Plan; what only federations have is in `federated`. A change that an older
+peer would misread raises `WIRE_VERSION`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ ENV_POD: Final = "TRAINYARD_POD"
 ENV_POD_IP: Final = "TRAINYARD_POD_IP"
 ENV_NODE: Final = "TRAINYARD_NODE"
 ENV_COORDINATOR: Final = "TRAINYARD_COORDINATOR"
-"""`host:port` of the coordinator; given to workers."""
+"""`host:port` of the coordinator; given to workers and parties."""
+ENV_PARTY: Final = "TRAINYARD_PARTY"
+"""The party's name; given to parties."""
 ENV_TERM: Final = "TRAINYARD_TERM"
 """The coordinator's attempt number, a positive integer; given to the coordinator."""
 ENV_CONFIG: Final = "TRAINYARD_CONFIG"
-"""The job's configuration as JSON (`JobConfig`); given to the coordinator."""
+"""The job's configuration as JSON (`JobConfig`, `FederatedConfig`); given to the coordinator."""
 ENV_STATE: Final = "TRAINYARD_STATE"
 """The job's own folder below `STATE_DIR`; jobs may share a claim, and a job that is created anew
 under an old name must not take the old one's result for its own."""
@@ -46,6 +49,8 @@ TLS_CERT: Final = f"{TLS_DIR}/tls.crt"
 TLS_KEY: Final = f"{TLS_DIR}/tls.key"
 STATE_DIR: Final = "/var/lib/trainyard"
 """Checkpoints and results: the claim, or an emptyDir that dies with the coordinator."""
+DATA_DIR: Final = "/var/lib/trainyard-data"
+"""A party's own data, read-only; there only where the party names a claim."""
 TERMINATION_LOG: Final = "/dev/termination-log"
 TERMINATION_BYTES: Final = 4096
 """Kubernetes cuts a termination message here."""
@@ -69,11 +74,17 @@ class Role(StrEnum):
     OPERATOR = "operator"
     COORDINATOR = "coordinator"
     WORKER = "worker"
+    PARTY = "party"
+    """A participant of a federation; its certificate names it besides."""
 
 
-def identity(namespace: str, job: str, role: Role) -> str:
-    """The URI subject alternative name that binds a certificate to namespace, job and role."""
-    return f"trainyard://{namespace}/{job}/{role}"
+def identity(namespace: str, job: str, role: Role, member: str = "") -> str:
+    """The URI subject alternative name that binds a certificate to namespace, job and role.
+
+    `member` is the party's name: parties do not trust each other, so each has a name of its own.
+    """
+    name = f"trainyard://{namespace}/{job}/{role}"
+    return f"{name}/{member}" if member else name
 
 
 class Exit(IntEnum):
@@ -200,10 +211,10 @@ class JobConfig:
     @classmethod
     def decode(cls, text: str) -> JobConfig:
         """Parse; raises ValueError that names the field."""
-        values = _object(text, "job configuration")
+        values = parse_object(text, "job configuration")
         if (target := values.get("target")) is not None:
-            target = _build(Target, {**target, "mode": Goal(target.get("mode", Goal.MAX))})
-        return _build(cls, {**values, "target": target})
+            target = build(Target, {**target, "mode": Goal(target.get("mode", Goal.MAX))})
+        return build(cls, {**values, "target": target})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +232,8 @@ class Plan:
     """Global batch in samples; None keeps the job's own."""
     suspend: bool = False
     """Checkpoint at the next step boundary, then stop."""
+    leadership: int = 0
+    """The sending operator's term of office; one that a later operator has replaced is refused."""
 
     def __post_init__(self) -> None:
         """Refuse what no job could follow."""
@@ -238,24 +251,26 @@ class Plan:
     @classmethod
     def decode(cls, text: str) -> Plan:
         """Parse; raises ValueError that names the field or the wire version."""
-        values = dict(_object(text, "plan"))
+        values = dict(parse_object(text, "plan"))
         wire = values.pop("wire", None)
         if wire != WIRE_VERSION:
             raise ValueError(f"plan has wire version {wire}, this trainer speaks {WIRE_VERSION}")
-        return _build(cls, values)
+        return build(cls, values)
 
 
 T = TypeVar("T")
 
 
-def _object(text: str, what: str) -> Mapping[str, Any]:
+def parse_object(text: str, what: str) -> Mapping[str, Any]:
+    """The JSON object in `text`; raises ValueError that says `what` it should be."""
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"{what} must be a JSON object, got {type(value).__name__}")
     return value
 
 
-def _build(cls: type[T], values: Mapping[str, Any]) -> T:
+def build(cls: type[T], values: Mapping[str, Any]) -> T:
+    """A `cls` of these fields; raises ValueError that names an unknown or a missing one."""
     try:
         return cls(**values)
     except TypeError as error:
