@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.trainer import actions
 from tests.unit.trainer import world as model
 from tests.unit.trainer.world import Violation, World
 
@@ -23,9 +24,9 @@ def explore(first: World, seconds: float) -> int:
     end = time.monotonic() + seconds
     while queue and time.monotonic() < end:
         world, path = queue.popleft()
-        for what, after in model.successors(world):
+        for what, after in actions.successors(world):
             try:
-                model.check(after)
+                actions.check(after)
             except Violation as error:
                 raise AssertionError(f"{error} after {[*path, what]}") from error
             if (mark := model.key(after)) not in seen:
@@ -37,13 +38,13 @@ def explore(first: World, seconds: float) -> int:
 def run_fairly(world: World, rng: random.Random, path: list[str]) -> None:
     """Without further faults, the job must come to its end."""
     for _ in range(PATIENCE):
-        if model.is_over(world):
+        if actions.is_over(world):
             return
-        moves = list(model.steps(world))
+        moves = list(actions.steps(world))
         assert moves, f"nothing can happen after {path}"
         what, world = rng.choice(moves)
         path.append(what)
-        model.check(world)
+        actions.check(world)
     raise AssertionError(f"no end after {path}")
 
 
@@ -52,15 +53,15 @@ def walk(seed: int, count: int, faults: int) -> None:
     rng = random.Random(seed)
     world, path = model.start(count, faults), []
     for _ in range(rng.randrange(120)):
-        moves: list[tuple[str, Any]] = list(model.steps(world))
+        moves: list[tuple[str, Any]] = list(actions.steps(world))
         if world.faults and rng.random() < 0.1:
-            moves = list(model.faults(world)) or moves
+            moves = list(actions.faults(world)) or moves
         if not moves:
             break
         what, world = rng.choice(moves)
         path.append(what)
         try:
-            model.check(world)
+            actions.check(world)
         except Violation as error:
             raise AssertionError(f"seed {seed}: {error} after {path}") from error
     run_fairly(world, rng, path)
