@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,19 +15,51 @@ Manifest = dict[str, Any]
 
 GROUP: Final = "trainyard.dev"
 VERSION: Final = "v1alpha1"
-PLURAL: Final = "distributedjobs"
 MERGE: Final = "application/merge-patch+json"
 STRICT: Final = {"field_validation": "Strict"}
 """As kubectl asks for: unknown fields are refused, not dropped."""
 
 CRDS: Final = Path(__file__).parents[2] / "crds"
-CRD: Final[Manifest] = yaml.safe_load((CRDS / "distributedjobs.trainyard.dev.yaml").read_text())
-SCHEMA: Final[Manifest] = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+DATA: Final = Path(__file__).parent / "data"
 
-TABLE: Final[Manifest] = yaml.safe_load(
-    (Path(__file__).parent / "data" / "crd_refusals.yaml").read_text()
-)
-BASE: Final[Manifest] = TABLE["base"]
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the two kinds: its CRD, and the table of what the API server says to its manifests."""
+
+    plural: str
+    table: Manifest
+
+    @cached_property
+    def crd(self) -> Manifest:
+        """The CRD of this checkout."""
+        found: Manifest = yaml.safe_load((CRDS / f"{self.plural}.trainyard.dev.yaml").read_text())
+        return found
+
+    @cached_property
+    def schema(self) -> Manifest:
+        """Its OpenAPI schema."""
+        found: Manifest = self.crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        return found
+
+    @property
+    def base(self) -> Manifest:
+        """The right manifest that every case changes."""
+        found: Manifest = self.table["base"]
+        return found
+
+
+def _kind(plural: str, table: str) -> Kind:
+    return Kind(plural, yaml.safe_load((DATA / table).read_text()))
+
+
+DISTRIBUTED: Final = _kind("distributedjobs", "crd_refusals.yaml")
+FEDERATED: Final = _kind("federatedjobs", "crd_refusals_federated.yaml")
+KINDS: Final = (DISTRIBUTED, FEDERATED)
+
+CRD: Final = DISTRIBUTED.crd
+SCHEMA: Final = DISTRIBUTED.schema
+BASE: Final = DISTRIBUTED.base
 
 STARTED: Final = {"status": {"startTime": "2026-01-01T00:00:00Z"}}
 STATES: Final[dict[str, tuple[bool, bool]]] = {
@@ -50,11 +84,12 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 class Jobs:
-    """DistributedJobs of one namespace, as the API server keeps them."""
+    """The jobs of one kind in one namespace, as the API server keeps them."""
 
-    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+    def __init__(self, api: client.ApiClient, namespace: str, kind: Kind = DISTRIBUTED) -> None:
         self._api = client.CustomObjectsApi(api)
-        self._place = (GROUP, VERSION, namespace, PLURAL)
+        self._place = (GROUP, VERSION, namespace, kind.plural)
+        self.kind = kind
 
     def create(self, manifest: Manifest, *, dry_run: bool = True) -> Manifest:
         """Send a new job; a dry run passes every check and stores nothing."""

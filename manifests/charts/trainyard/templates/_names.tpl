@@ -54,15 +54,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "trainyard.jobRules" -}}
 # The jobs: read, and delete those whose ttlSecondsAfterFinished is over. Their spec is never written.
 - apiGroups: [trainyard.dev]
-  resources: [distributedjobs]
+  resources: [distributedjobs, federatedjobs]
   verbs: [list, watch, delete]
 - apiGroups: [trainyard.dev]
-  resources: [distributedjobs/status]
+  resources: [distributedjobs/status, federatedjobs/status]
   verbs: [patch]
 # Owner references with blockOwnerDeletion need this where the admission plug-in
 # OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [trainyard.dev]
-  resources: [distributedjobs/finalizers]
+  resources: [distributedjobs/finalizers, federatedjobs/finalizers]
   verbs: [update]
 - apiGroups: [""]
   resources: [pods]
