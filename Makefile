@@ -59,13 +59,13 @@ manifests: .venv ## Write plain manifests to dist/trainyard.yaml
 
 .PHONY: constraints
 constraints: $(UV) ## Pin the newest versions of all dependencies
-	@$(UV) pip compile pyproject.toml --upgrade --extra operator --extra trainer --extra test \
-		--extra bench --python-version 3.11 --no-annotate --no-header -q -o constraints.txt
+	@$(UV) pip compile pyproject.toml --upgrade --extra operator --extra trainer --extra data \
+		--extra test --extra bench --python-version 3.11 --no-annotate --no-header -q -o constraints.txt
 
 .venv: pyproject.toml constraints.txt | $(UV)
 	@echo "Making the Python environment (.venv)"
 	@$(UV) venv -q --clear --python "$$(command -v python3)" .venv
-	@$(UV) pip install -q --python $(PYTHON) -c constraints.txt -e '.[operator,trainer,test,bench]'
+	@$(UV) pip install -q --python $(PYTHON) -c constraints.txt -e '.[operator,trainer,data,test,bench]'
 	@touch .venv
 
 $(CACHE)/uv/bin/uv:
