@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -93,11 +93,16 @@ class Store:
             shutil.rmtree(old)
         return target
 
-    def newest(self) -> tuple[Path, Manifest] | None:
-        """The newest whole checkpoint's state file; the log names damaged ones, left out."""
+    def newest(self, check: Callable[[Path], object] = Path) -> tuple[Path, Manifest] | None:
+        """The newest whole checkpoint's state file; the log names damaged ones, left out.
+
+        `check` takes a checkpoint's folder and raises ValueError or OSError for a damaged one.
+        """
         for folder in self._folders():
             try:
-                return folder / STATE, verify(folder)
+                manifest = verify(folder)
+                check(folder)
+                return folder / STATE, manifest
             except (OSError, ValueError) as error:
                 log.warning("checkpoint %s is damaged and left out: %s", folder.name, error)
         return None

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from trainyard_trainer import contract
+from trainyard_trainer.contract import federated
 from trainyard_trainer.process import leave_at_once_on_sigterm
 
 STARTED = time.monotonic()
@@ -66,6 +67,34 @@ def worker(tls: Tls = contract.TLS_DIR, last_words: LastWords = contract.TERMINA
 
 
 @app.command()
+def aggregator(
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = contract.COORDINATOR_PORT,
+    state: Annotated[str, typer.Option(help="The job's state directory.")] = STATE,
+    tls: Tls = contract.TLS_DIR,
+    last_words: LastWords = contract.TERMINATION_LOG,
+) -> None:
+    """Aggregate one federation, as its environment says; what the operator's pods run."""
+    from trainyard_trainer.coordinator.pod import Place
+    from trainyard_trainer.federated import pod
+
+    place = Place(port=port, state=state, tls=tls, last_words=last_words)
+    raise typer.Exit(pod.run(os.environ, place))
+
+
+@app.command()
+def party(
+    tls: Tls = contract.TLS_DIR,
+    last_words: LastWords = contract.TERMINATION_LOG,
+    data: Annotated[str, typer.Option(help="Folder of the party's own data.")] = contract.DATA_DIR,
+) -> None:
+    """Take part in one federation, as the environment says; what the operator's pods run."""
+    leave_at_once_on_sigterm(last_words)
+    from trainyard_trainer.federated import party as room
+
+    raise typer.Exit(room.run(os.environ, tls=tls, last_words=last_words, data=data))
+
+
+@app.command()
 def export(
     state: Annotated[str, typer.Option(help="The job's state directory.")] = STATE,
 ) -> None:
@@ -94,7 +123,7 @@ def run(
 
     config = contract.JobConfig(
         task=task,
-        args=dict(parse_argument(text) for text in arg or ()),
+        args=_arguments(arg),
         batch_size=batch_size,
         epochs=epochs,
         seed=seed,
@@ -103,6 +132,68 @@ def run(
         min_workers=max(1, workers),
     )
     raise typer.Exit(local.run(config, workers, output))
+
+
+@app.command()
+def federate(
+    task: Annotated[str, typer.Argument(help="module:Class of the Task.")],
+    party: Annotated[
+        list[str] | None, typer.Option(help="name, or name:arg=value,… for its Task; repeat.")
+    ] = None,
+    arg: Annotated[list[str] | None, typer.Option(help="name=value for the Task; repeat.")] = None,
+    rounds: Annotated[int, typer.Option(min=1)] = 10,
+    min_parties: Annotated[int, typer.Option(min=0, help="Quorum; 0 for all.")] = 0,
+    fraction: Annotated[float, typer.Option(help="Of the parties, how many a round asks.")] = 1.0,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds of a round.")] = 300.0,
+    patience: Annotated[int, typer.Option(min=0, help="Rounds; 0 for no end.")] = 0,
+    local_epochs: Annotated[int, typer.Option(min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of a local step.")] = 32,
+    optimizer: Annotated[str, typer.Option(help="Class of torch.optim; or the Task's.")] = "",
+    lr: Annotated[float, typer.Option(help="Learning rate of --optimizer.")] = 0.01,
+    optimizer_arg: Annotated[list[str] | None, typer.Option(help="name=value; repeat.")] = None,
+    strategy: Annotated[str, typer.Option(help="FedAvg, FedProx or FedAdam.")] = "FedAvg",
+    strategy_arg: Annotated[list[str] | None, typer.Option(help="name=value; repeat.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    init: Annotated[str, typer.Option(help="A safetensors file to start from.")] = "",
+    output: Annotated[Path | None, typer.Option(help="Folder for model and result.")] = None,
+    target: Annotated[str, typer.Option(help="Stop at metric=goal, or metric<=goal.")] = "",
+) -> None:
+    """Train a Task over several parties here, without Kubernetes: one process for each."""
+    from trainyard_trainer.federated import local
+
+    parties = tuple(parse_party(text) for text in party or ("a", "b"))
+    chosen = federated.Optimizer(name=optimizer, lr=lr, args=_arguments(optimizer_arg))
+    config = federated.FederatedConfig(
+        task=task,
+        args=_arguments(arg),
+        parties=parties,
+        rounds=federated.Rounds(
+            max=rounds,
+            min_parties=min_parties or len(parties),
+            fraction=fraction,
+            deadline_seconds=deadline,
+            patience=patience or None,
+        ),
+        local_epochs=local_epochs,
+        batch_size=batch_size,
+        optimizer=chosen if optimizer else None,
+        strategy=federated.Strategy(name=strategy, args=_arguments(strategy_arg)),
+        seed=seed,
+        init=str(Path(init).resolve()) if init else "",
+        target=parse_target(target) if target else None,
+    )
+    raise typer.Exit(local.run(config, output))
+
+
+def parse_party(text: str) -> federated.PartyConfig:
+    """`name` or `name:arg=value,arg=value`; the argument `lr` is its learning rate."""
+    name, _, rest = text.partition(":")
+    args = _arguments(rest.split(",") if rest else None)
+    return federated.PartyConfig(name=name, lr=args.pop("lr", None), args=args)
+
+
+def _arguments(texts: list[str] | None) -> dict[str, Any]:
+    return dict(parse_argument(text) for text in texts or ())
 
 
 def parse_argument(text: str) -> tuple[str, Any]:

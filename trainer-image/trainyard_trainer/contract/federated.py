@@ -14,6 +14,16 @@ from typing import Any, Final
 
 from trainyard_trainer.contract import WIRE_VERSION, Goal, Target, build, parse_object
 
+# HTTP paths of the aggregator, beside the coordinator's for metrics, Plans and health.
+PATH_ROUND: Final = "/v1/round"
+"""GET waits for something to do (long poll); DELETE says that a party leaves."""
+PATH_MODEL: Final = "/v1/model"
+"""GET streams the global model."""
+PATH_UPDATE: Final = "/v1/update"
+"""PUT streams a party's trained model."""
+PATH_EVALUATION: Final = "/v1/evaluation"
+"""POST says how the global model does on a party's held-out data."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartyConfig:
@@ -198,6 +208,8 @@ class FederatedMetric:
 class Refusal(StrEnum):
     """Why an update was refused."""
 
+    HEADER = "HeaderInvalid"
+    """Its header cannot be read, or is beyond the limits."""
     NOT_FINITE = "NotFinite"
     """It holds NaN or an infinity."""
     SHAPE = "ShapeMismatch"

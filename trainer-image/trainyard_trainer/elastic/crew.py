@@ -227,7 +227,10 @@ class Crew:
         match message:
             case messages.Welcome():
                 if message.wire != WIRE_VERSION:
-                    raise WireMismatch(f"the coordinator speaks wire version {message.wire}")
+                    raise WireMismatch(
+                        f"the coordinator speaks wire version {message.wire}, this worker "
+                        f"{WIRE_VERSION}: use images of the same release"
+                    )
                 self._config = self._config or messages.to_config(message.config)
                 self._be(protocol.hear_term(self.me, message.term))
             case messages.Announcement():

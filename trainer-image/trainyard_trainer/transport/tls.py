@@ -25,17 +25,29 @@ def names(certificate: Any) -> set[str]:
     return {value for kind, value in found if kind == "URI"}
 
 
-def _checking(allowed: Collection[str]) -> type[ssl.SSLObject]:
-    """An SSLObject that ends its handshake only with a peer that has one of the allowed names."""
+def _check(certificate: Any, allowed: Collection[str], group: str) -> None:
+    """Raise unless the peer has one of the allowed names, or that of a member of `group`."""
+    found = names(certificate)
+    if not found & set(allowed) and not any(group == name.rpartition("/")[0] for name in found):
+        who = ", ".join(sorted(found)) or "a certificate without a name"
+        raise ssl.SSLCertVerificationError(f"the peer is {who}, not {' or '.join(allowed)}")
 
-    class Checked(ssl.SSLObject):
+
+def _checking(context: ssl.SSLContext, allowed: Collection[str], group: str) -> None:
+    """Make handshakes of `context`, asyncio's and blocking ones, end with allowed peers alone."""
+
+    class CheckedObject(ssl.SSLObject):
         def do_handshake(self) -> None:
             super().do_handshake()
-            if not names(self.getpeercert()) & set(allowed):
-                who = ", ".join(sorted(names(self.getpeercert()))) or "a certificate without a name"
-                raise ssl.SSLCertVerificationError(f"the peer is {who}, not {' or '.join(allowed)}")
+            _check(self.getpeercert(), allowed, group)
 
-    return Checked
+    class CheckedSocket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            super().do_handshake(block)
+            _check(self.getpeercert(), allowed, group)
+
+    context.sslobject_class = CheckedObject
+    context.sslsocket_class = CheckedSocket
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,9 +65,9 @@ class Credentials:
         """Whether there are certificates at all; without them only loopback is allowed."""
         return all(os.path.exists(os.path.join(self.directory, name)) for name in FILES)
 
-    def peer(self, role: Role) -> str:
-        """The name that a peer of this job has in `role`."""
-        return identity(self.namespace, self.job, role)
+    def peer(self, role: Role, member: str = "") -> str:
+        """The name that a peer of this job has in `role`, as `member` of it where it has any."""
+        return identity(self.namespace, self.job, role, member)
 
     def server(self) -> ssl.SSLContext:
         """A context that takes any role of this job; new handshakes use renewed files."""
@@ -92,7 +104,9 @@ class Credentials:
             context.check_hostname = False
         context.load_cert_chain(certificate, key)
         allowed = Role if server else (Role.COORDINATOR,)
-        context.sslobject_class = _checking([self.peer(role) for role in allowed])
+        # Parties are told apart by name: a server takes each of them, a client none.
+        group = self.peer(Role.PARTY) if server else ""
+        _checking(context, [self.peer(role) for role in allowed], group)
         return context
 
 

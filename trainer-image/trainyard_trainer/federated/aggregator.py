@@ -1,0 +1,366 @@
+"""An aggregator: the course of the rounds with its archive, its spool and a clock.
+
+It stands apart from HTTP, which only brings events here, so that another transport can take its
+place. Commands are carried out one at a time, in their order; folding and storing run in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from trainyard_trainer.checkpoint import document
+from trainyard_trainer.contract import STATE_DIR, Result
+from trainyard_trainer.contract.federated import FederatedConfig, FederatedPlan, PartyConfig
+from trainyard_trainer.federated.archive import Archive
+from trainyard_trainer.federated.fold import Update
+from trainyard_trainer.federated.history import Record
+from trainyard_trainer.federated.messages import Announcement, Note, Report, Work
+from trainyard_trainer.federated.nouns import (
+    Ask,
+    Command,
+    Delivery,
+    End,
+    Evaluation,
+    Finish,
+    Fold,
+    GiveUp,
+    Initialise,
+    KeepBest,
+    Open,
+    Phase,
+    Terms,
+)
+from trainyard_trainer.federated.rounds import Course
+from trainyard_trainer.federated.spool import Draft, Spool, Upload
+from trainyard_trainer.federated.strategies import make
+from trainyard_trainer.process import Ending, Fenced, StateUnusable, TaskInvalid
+
+log = logging.getLogger(__name__)
+
+SILENCE_SECONDS: Final = 10.0
+"""Who has nothing to do and does not ask for so long has gone."""
+DISPERSAL_SECONDS: Final = 10.0
+"""When all is over, parties get so long to hear of it."""
+
+
+@dataclass(slots=True)
+class Contact:
+    """What is known of a party beside its part in the rounds."""
+
+    heard_at: float = -math.inf
+    polls: int = 0
+    """Connections on which it waits now."""
+    told_end: bool = False
+    received: int = 0
+    """Bytes of updates."""
+    sent: int = 0
+    """Bytes of models."""
+    seconds: float | None = None
+    """From a round's announcement to its update being verified, last time."""
+
+
+class Aggregator:
+    """One federation's aggregator; `work` runs it."""
+
+    def __init__(self, config: FederatedConfig, term: int, directory: Path) -> None:
+        """Claim the state directory and resume; raises Fenced, StateUnusable or TaskInvalid."""
+        self.config, self.term = config, term
+        self.strategy = make(config.strategy)
+        try:
+            self.archive = Archive(directory, term, self.strategy)
+            self._spool = Spool(self.archive.spool())
+            lost = 0 if self.archive.result else self.archive.sit()
+        except OSError as error:
+            raise StateUnusable(
+                f"the state directory {directory} cannot be used: {error}"
+            ) from error
+        self.parties: dict[str, PartyConfig] = {}
+        self.course = Course(
+            terms=self._terms(config.rounds, config.parties),
+            target=config.target,
+            seed=config.seed,
+            local_epochs=config.local_epochs,
+            record=self.archive.record,
+            lost=lost,
+        )
+        if self.archive.result:
+            self.course.phase, self.course.result = Phase.ENDED, Result.COMPLETE
+        self.init = self._find_init() if self.archive.model is None else None
+        self.plan: FederatedPlan | None = None
+        self.contacts: dict[str, Contact] = {name: Contact() for name in self.parties}
+        self.refusals: Counter[tuple[str, str]] = Counter()
+        """By party and reason."""
+        self._drafts: dict[str, tuple[Note, Draft, Upload]] = {}
+        self._commands: asyncio.Queue[Command] = asyncio.Queue()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._claims: dict[str, int] = {}
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Fails with what ends this process early."""
+        self.closed = asyncio.Event()
+        """Set when the rounds have ended, well or in a suspension."""
+        if self.course.phase is Phase.ENDED:
+            self.closed.set()
+
+    @property
+    def now(self) -> float:
+        """The clock of the rounds."""
+        return asyncio.get_running_loop().time()
+
+    # --- events ---------------------------------------------------------------------------------
+
+    def apply(self, commands: list[Command]) -> None:
+        """Put what follows from an event in line, and wake who may be asked for something."""
+        for command in commands:
+            if isinstance(command, End):
+                self._end(command.result)
+            self._commands.put_nowait(command)
+        if commands:
+            self.wake()
+        if self._timer is not None:
+            self._timer.cancel()
+        if (when := self.course.wakes_at(self.now)) < math.inf:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(when, lambda: self.apply(self.course.tick(self.now)))
+
+    def wake(self) -> None:
+        """Let all who wait look again."""
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def changed(self, seconds: float) -> None:
+        """Wait until a party may be asked for something new, at most for `seconds`."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            await asyncio.wait({waiting}, timeout=seconds)
+        finally:
+            self._waiting.discard(waiting)
+
+    def hear(self, party: str, term: int) -> None:
+        """A party speaks, and knows of `term`."""
+        self.contacts[party].heard_at = self.now
+        self._claims[party] = term
+        higher = [name for name, claim in self._claims.items() if claim > self.term]
+        # One party alone could stop a federation by claiming one; as many as make a model may.
+        if len(higher) >= self.course.terms.rounds.min_parties and not self.ended.done():
+            text = f"{len(higher)} parties know of term {term}; this aggregator has {self.term}"
+            self.ended.set_exception(Fenced(text))
+
+    def accept(self, party: str, upload: Upload) -> None:
+        """An update has come whole and verified; raises Refused when it is not."""
+        note, draft = upload.close()
+        contact = self.contacts[party]
+        contact.seconds = self.now - self.course.opened
+        contact.received += draft.size
+        self._drop(party)
+        self._drafts[party] = note, draft, upload
+        delivery = Delivery(
+            samples=note.samples, weight=note.weight, loss=note.loss, at=contact.seconds
+        )
+        log.info("update of %s for round %d: norm %.4g", party, note.round, upload.norm)
+        self.apply(self.course.accepted(party, delivery, self.now))
+
+    def evaluate(self, party: str, report: Report) -> None:
+        """A party has evaluated a model."""
+        metrics = {k: v for k, v in report.metrics.items() if v is not None and math.isfinite(v)}
+        found = Evaluation(samples=report.samples, metrics=metrics)
+        self.apply(self.course.evaluate(party, report.round, found, self.now))
+
+    def follow(self, plan: FederatedPlan) -> None:
+        """Take a Plan for the rounds to come."""
+        self.plan = plan
+        terms = self._terms(plan.rounds, plan.parties)
+        for name in self.parties:
+            self.contacts.setdefault(name, Contact())
+        if self.course.result is Result.SUSPENDED and not plan.suspend:
+            self.closed.clear()
+            for contact in self.contacts.values():
+                contact.told_end = False
+        self.apply(self.course.planned(terms, plan.suspend, self.now))
+
+    def spool(self) -> Upload:
+        """Where the next update goes."""
+        model = self.archive.model
+        layout, base = (model.layout, model.data) if model is not None else (None, None)
+        return Upload(self._spool, layout, base)
+
+    # --- questions ------------------------------------------------------------------------------
+
+    def announcement(self, party: str) -> Announcement:
+        """What `party` is told now."""
+        course, model = self.course, self.archive.model
+        ask = course.ask(party)
+        if ask is Ask.END:
+            self.contacts[party].told_end = True
+        return Announcement(
+            term=self.term,
+            ask=ask,
+            round=course.round,
+            work=self._work(self.parties[party]),
+            seconds=max(0.0, course.deadline - self.now) if course.deadline < math.inf else 0.0,
+            model=model.sha256 if model is not None else "init" if self.init else "",
+            evaluate=not course.is_evaluated and party not in course.evaluations,
+            result=course.result,
+        )
+
+    def _work(self, party: PartyConfig) -> Work:
+        config = self.config
+        return Work(
+            task=config.task,
+            args={**config.args, **party.args},
+            seed=config.seed,
+            batch_size=config.batch_size,
+            local_epochs=config.local_epochs,
+            lr=party.lr,
+            optimizer=asdict(config.optimizer) if config.optimizer is not None else None,
+            local=self.strategy.local,
+            target=config.target.metric if config.target is not None else "",
+        )
+
+    def _terms(self, rounds: Any, parties: tuple[PartyConfig, ...]) -> Terms:
+        self.parties = {party.name: party for party in parties}
+        expected = frozenset(party.name for party in parties if not party.external)
+        return Terms(rounds=rounds, parties=tuple(self.parties), expected=expected)
+
+    def _find_init(self) -> Path | None:
+        """The starting model; raises TaskInvalid when there is no such file."""
+        if not self.config.init:
+            return None
+        directory = self.archive.directory
+        # Jobs may share a claim, so that one can start from another's model.
+        root = Path(STATE_DIR) if directory.is_relative_to(STATE_DIR) else directory
+        path = (root / self.config.init).resolve()
+        try:
+            document(path, "")
+        except (OSError, ValueError) as error:
+            # A safetensors file without our document is as good.
+            if isinstance(error, OSError) or "metadata" not in str(error):
+                raise TaskInvalid(
+                    f"training.init is {self.config.init!r}, which is no safetensors file here"
+                ) from None
+        return path
+
+    # --- work -----------------------------------------------------------------------------------
+
+    async def work(self) -> None:
+        """Carry out commands for ever; what goes wrong ends the process."""
+        sweep = asyncio.create_task(self._sweep())
+        try:
+            while True:
+                await self._execute(await self._commands.get())
+        except (Ending, OSError) as error:
+            if not isinstance(error, Ending):
+                error = StateUnusable(f"the state directory cannot be written: {error}")
+            if not self.ended.done():
+                self.ended.set_exception(error)
+        finally:
+            sweep.cancel()
+
+    async def _execute(self, command: Command) -> None:
+        match command:
+            case Open(round=number):
+                log.info("%s of round %d asks %s", self.course.phase, number, self.course.asked)
+            case Initialise(party=party):
+                await self._initialise(party)
+            case Fold(parties=parties):
+                await self._fold(parties)
+            case GiveUp(round=number, had=had):
+                log.warning("round %d given up at its deadline with %d updates", number, had)
+                await asyncio.to_thread(self.archive.mark, self.course.lost, is_open=True)
+            case KeepBest():
+                best = self.course.record.best
+                assert best is not None  # noqa: S101 -- what the command is about
+                await asyncio.to_thread(self.archive.keep_best, best)
+            case Finish(round=number):
+                await asyncio.to_thread(self.archive.finish, number, self.summary(number))
+                await asyncio.to_thread(self.archive.mark, self.course.lost, is_open=False)
+                self.apply(self.course.finished(self.now))
+            case End():
+                pass
+
+    async def _initialise(self, party: str) -> None:
+        _, draft, upload = self._drafts[party]
+        record = self._next_record()
+        await asyncio.to_thread(self.archive.initialise, upload.layout, draft.read(), record)
+        self._close_round(record)
+
+    async def _fold(self, parties: tuple[str, ...]) -> None:
+        record = self._next_record()
+        held = {name: self._drafts[name] for name in parties}
+        updates = [
+            Update(party=name, weight=note.weight, data=draft.read())
+            for name, (note, draft, _) in held.items()
+        ]
+        await asyncio.to_thread(self.archive.fold, updates, record)
+        past = record.last
+        log.info("round %d: %d parties, loss %s", past.round, past.parties, past.loss)
+        self._close_round(record)
+
+    def _next_record(self) -> Record:
+        """The record that goes with the model of the round in flight."""
+        record, plan = self.course.outcome(self.now), self.plan
+        if plan is None:
+            return record
+        leadership = max(record.leadership, plan.leadership)
+        return replace(record, generation=plan.generation, leadership=leadership)
+
+    def _close_round(self, record: Record) -> None:
+        for party in list(self._drafts):
+            self._drop(party)
+        self.apply(self.course.stored(record, self.now))
+
+    def _drop(self, party: str) -> None:
+        if (held := self._drafts.pop(party, None)) is not None:
+            held[1].discard()
+
+    def _end(self, result: Result) -> None:
+        self.closed.set()
+        log.info("the federation has ended: %s", result)
+
+    async def _sweep(self) -> None:
+        """Take those for absent who are free and have not asked for long."""
+        while True:
+            await asyncio.sleep(SILENCE_SECONDS / 4)
+            for name in list(self.course.present):
+                contact = self.contacts[name]
+                is_free = self.course.ask(name) is Ask.WAIT and not contact.polls
+                if is_free and self.now - contact.heard_at > SILENCE_SECONDS:
+                    self.apply(self.course.left(name, self.now))
+
+    async def dispersed(self) -> None:
+        """Wait until the rounds have ended and all who were there know."""
+        await self.closed.wait()
+        end = self.now + DISPERSAL_SECONDS
+        while self.now < end and any(
+            not self.contacts[name].told_end for name in self.course.present
+        ):
+            await self.changed(0.1)
+
+    def summary(self, round_: int) -> dict[str, Any]:
+        """What result.json says, but for the model."""
+        record, config = self.course.record, self.config
+        chosen = next((past for past in record.history if past.round == round_), record.last)
+        return {
+            "task": config.task,
+            "args": config.args,
+            "seed": config.seed,
+            "strategy": asdict(config.strategy),
+            "metrics": chosen.metrics,
+            "loss": chosen.loss,
+            "round": round_,
+            "rounds": record.round,
+            "rounds_lost": self.course.lost,
+            "samples": record.trained,
+            "contributions": record.contributions,
+            "finished_at": time.time(),
+            "history": [asdict(past) for past in record.history],
+        }

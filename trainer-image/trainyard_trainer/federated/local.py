@@ -1,0 +1,147 @@
+"""A federation on this machine, without Kubernetes: an aggregator here, a process for each party.
+
+It stands apart from the pods' rooms, and uses the same ones: a Task that runs here runs there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from trainyard_trainer import contract
+from trainyard_trainer.contract import Exit, LastWords, Result
+from trainyard_trainer.contract.federated import FederatedConfig
+from trainyard_trainer.federated.aggregator import Aggregator
+from trainyard_trainer.federated.history import Past
+from trainyard_trainer.federated.server import Server
+from trainyard_trainer.process import Ending, describe
+from trainyard_trainer.transport.tls import Credentials
+
+NAMESPACE, JOB = "local", "run"
+LOOK_SECONDS: Final = 0.1
+
+
+def run(config: FederatedConfig, output: Path | None) -> Exit:
+    """Run the rounds, say how they go, and write model and result to `output` when there is one."""
+    logging.getLogger("trainyard_trainer").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
+        try:
+            result = asyncio.run(_federate(config, Path(folder)))
+        except Exception as error:
+            code, words = describe(error)
+            print(words.error, words.traceback, sep="\n", file=sys.stderr)
+            return code
+        print(summary(result))
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            for name in (contract.MODEL_FILE, contract.RESULT_FILE):
+                shutil.copyfile(Path(folder) / "state" / name, output / name)
+    return Exit.OK
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The result of a federation in a few lines."""
+    metrics = [f"{name} = {value:.4f}" for name, value in sorted(result["metrics"].items())]
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(result["contributions"].items()))
+    rounds = f"round {result['round']} of {result['rounds']}, {result['rounds_lost']} lost"
+    return "\n".join([*metrics, f"{rounds}; rounds contributed to: {counts}"])
+
+
+def line(past: Past, rounds: int) -> str:
+    """A round in one line."""
+    parts = [f"round {past.round}/{rounds}", f"{past.parties} parties", f"{past.seconds:.2f} s"]
+    if past.loss is not None:
+        parts.append(f"loss {past.loss:.4f}")
+    parts += [f"{k.removeprefix('eval/')} {v:.4f}" for k, v in past.metrics.items()]
+    return "  ".join(parts)
+
+
+async def _federate(config: FederatedConfig, folder: Path) -> dict[str, Any]:
+    credentials = Credentials(namespace=NAMESPACE, job=JOB, directory=str(folder / "tls"))
+    aggregator = Aggregator(config, 1, folder / "state")
+    async with (
+        Server(aggregator, credentials).serving("127.0.0.1", 0) as port,
+        _parties(config, port, folder) as processes,
+    ):
+        await _watch(aggregator, processes, folder)
+        await aggregator.dispersed()
+    return aggregator.archive.result
+
+
+async def _watch(
+    aggregator: Aggregator, processes: dict[str, asyncio.subprocess.Process], folder: Path
+) -> None:
+    """Show each round once its evaluation is in, until the end."""
+    console, shown = Console(stderr=True, highlight=False), 0
+    while not aggregator.closed.is_set():
+        await asyncio.wait({aggregator.ended}, timeout=LOOK_SECONDS)
+        if aggregator.ended.done():
+            aggregator.ended.result()
+        _check(processes, folder)
+        record = aggregator.course.record
+        is_last = aggregator.closed.is_set()
+        for past in record.history:
+            if shown < past.round and (is_last or past.metrics or past.round < record.round):
+                console.print(line(past, aggregator.course.terms.rounds.max))
+                shown = past.round
+
+
+@contextlib.asynccontextmanager
+async def _parties(
+    config: FederatedConfig, port: int, folder: Path
+) -> AsyncIterator[dict[str, asyncio.subprocess.Process]]:
+    processes = {}
+    try:
+        for party in config.parties:
+            command = [sys.executable, "-m", "trainyard_trainer", "party"]
+            words = ["--last-words", str(folder / party.name), "--tls", str(folder / "tls")]
+            log = (folder / f"{party.name}.log").open("wb")
+            with log:
+                processes[party.name] = await asyncio.create_subprocess_exec(
+                    *command, *words, env=_environment(party.name, port), stderr=log
+                )
+        yield processes
+    finally:
+        for process in processes.values():
+            if process.returncode is None:
+                process.terminate()
+        for process in processes.values():
+            await process.wait()
+
+
+def _environment(party: str, port: int) -> dict[str, str]:
+    ours = {
+        contract.ENV_NAMESPACE: NAMESPACE,
+        contract.ENV_JOB: JOB,
+        contract.ENV_PARTY: party,
+        contract.ENV_COORDINATOR: f"127.0.0.1:{port}",
+    }
+    # Parties share this machine's cores: more threads than cores would wait for each other.
+    return {"OMP_NUM_THREADS": "1", **os.environ, **ours}
+
+
+def _check(processes: dict[str, asyncio.subprocess.Process], folder: Path) -> None:
+    """Raise Ending with a party's own last words when one has failed."""
+    for name, process in processes.items():
+        if process.returncode in (None, 0):
+            continue
+        path = folder / name
+        words = LastWords.decode(path.read_text()) if path.exists() else None
+        if words is not None and words.result is Result.FAILED:
+            trace = "\n" + words.traceback if words.traceback else ""
+            failure = Ending(f"party {name}: {words.error}{trace}")
+        else:
+            failure = Ending(f"party {name} ended with code {process.returncode}")
+        if process.returncode in tuple(Exit):
+            failure.code = Exit(process.returncode)
+        raise failure
