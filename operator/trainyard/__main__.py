@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,8 +22,10 @@ from trainyard.api.durations import parse_duration
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.coordinator import Coordinators
+from trainyard.cluster.lease import Election, LeadershipLost
 from trainyard.cluster.mirror import Mirror
 from trainyard.health import HealthServer
+from trainyard.policy.leadership import Timing
 from trainyard.policy.limits import Limits
 from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.services import Options, Services
@@ -32,6 +36,23 @@ log = logging.getLogger("trainyard")
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 Reach = Literal["auto", "direct", "port-forward"]
+
+EXIT_LOST = 3
+"""This process has lost its Lease; its successor starts afresh."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Where this process runs, and how it is reached."""
+
+    kubeconfig: Path | None
+    context: str | None
+    is_direct: bool
+    http_host: str
+    http_port: int
+    lease: str
+    """Name of the Lease; empty: no election, this process acts alone."""
+    timing: Timing
 
 
 def _duration(text: str) -> timedelta:
@@ -62,6 +83,19 @@ def main(
     start_timeout: Annotated[
         str, typer.Option(help="A gang not running by then gives its GPUs back.")
     ] = "10m",
+    leader_elect: Annotated[
+        bool, typer.Option(help="Act only while holding a Lease: for several replicas.")
+    ] = False,
+    lease_name: Annotated[str, typer.Option(help="The Lease, in the operator's namespace.")] = (
+        "trainyard"
+    ),
+    lease_duration: Annotated[
+        str, typer.Option(help="Another replica acts after so long without a renewal.")
+    ] = "15s",
+    renew_deadline: Annotated[
+        str, typer.Option(help="The holder ends after so long without a renewal.")
+    ] = "10s",
+    retry_period: Annotated[str, typer.Option(help="Pause between attempts at the Lease.")] = "2s",
     http_host: Annotated[str, typer.Option(help="Address of /healthz and /metrics.")] = "0.0.0.0",  # noqa: S104
     http_port: Annotated[int, typer.Option(help="Port of /healthz and /metrics.")] = 8080,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -81,22 +115,49 @@ def main(
         limits=Limits(start_timeout=_duration(start_timeout)),
         identity=os.environ.get("HOSTNAME") or socket.gethostname(),
     )
-    is_direct = reach == "direct" or (reach == "auto" and inside)
-    asyncio.run(operate(options, kubeconfig, context, is_direct, http_host, http_port))
+    surroundings = Surroundings(
+        kubeconfig=kubeconfig,
+        context=context,
+        is_direct=reach == "direct" or (reach == "auto" and inside),
+        http_host=http_host,
+        http_port=http_port,
+        lease=lease_name if leader_elect else "",
+        timing=_timing(lease_duration, renew_deadline, retry_period),
+    )
+    lost = ""
+    try:
+        asyncio.run(operate(options, surroundings))
+    except* LeadershipLost as group:
+        lost = _first(group)
+    if lost:
+        log.error("this operator acts no longer, and ends: %s", lost)
+        raise typer.Exit(EXIT_LOST)
 
 
-async def operate(
-    options: Options,
-    kubeconfig: Path | None,
-    context: str | None,
-    is_direct: bool,
-    http_host: str,
-    http_port: int,
-) -> None:
+def _timing(duration: str, renew_deadline: str, retry: str) -> Timing:
+    try:
+        return Timing(
+            duration=_duration(duration),
+            renew_deadline=_duration(renew_deadline),
+            retry=_duration(retry),
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _first(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+async def operate(options: Options, where: Surroundings) -> None:
     """Wire the parts and run them until a signal or the first failure of any."""
     async with contextlib.AsyncExitStack() as stack:
-        client = await stack.enter_async_context(await KubeClient.connect(kubeconfig, context))
-        coordinators = Coordinators(client, is_direct=is_direct)
+        client = await KubeClient.connect(where.kubeconfig, where.context)
+        election = await _election(options, where, client, stack)
+        await stack.enter_async_context(client)
+        coordinators = Coordinators(client, is_direct=where.is_direct)
         stack.push_async_callback(coordinators.close)
         services = Services(
             client=client,
@@ -105,11 +166,30 @@ async def operate(
             coordinators=coordinators,
             clock=utc_now,
             options=options,
+            election=election,
         )
         controller = Controller(services)
-        await stack.enter_async_context(HealthServer(controller, http_host, http_port))
+        await stack.enter_async_context(HealthServer(controller, where.http_host, where.http_port))
         log.info("trainyard %s serves %s", __version__, options.namespaces or "all namespaces")
         await _until_stopped(controller, options)
+
+
+async def _election(
+    options: Options, where: Surroundings, client: KubeClient, stack: contextlib.AsyncExitStack
+) -> Election | None:
+    """This process' part in the election, which ends after all else; and the fence it puts up."""
+    if not where.lease:
+        return None
+    # A connection of its own, past the throttle: no burst of requests may delay a renewal.
+    own = await KubeClient.connect(where.kubeconfig, where.context)
+    identity = f"{options.identity}_{secrets.token_hex(4)}"
+    election = Election(own, options.operator_namespace, where.lease, identity, where.timing)
+    client.guard = election.check
+    margin = (where.timing.duration - where.timing.renew_deadline).total_seconds()
+    client.unacknowledged_seconds = own.unacknowledged_seconds = margin
+    await stack.enter_async_context(own)
+    stack.push_async_callback(election.release)
+    return election
 
 
 async def _until_stopped(controller: Controller, options: Options) -> None:
@@ -119,6 +199,8 @@ async def _until_stopped(controller: Controller, options: Options) -> None:
         asyncio.create_task(_watch(controller, options, watching), name="watch"),
         asyncio.create_task(_stop_asked(watching, stop), name="stop"),
     ]
+    if (election := controller.services.election) is not None:
+        tasks.append(asyncio.create_task(election.run(), name="election"))
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()

@@ -37,9 +37,11 @@ async def on_node(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
     _controller(memo).node_event(event["type"], cast("dict[str, Any]", event["object"]))
 
 
-async def login(memo: Any, **_: Any) -> kopf.ConnectionInfo:
-    """The same server and credentials as our own client's; asked again when they expire."""
-    return kopf.ConnectionInfo(**await _controller(memo).services.client.connection())
+async def login(memo: Any, **_: Any) -> kopf.AiohttpSession:
+    """The same server, credentials and sockets as our own client's; asked again when expired."""
+    client = _controller(memo).services.client
+    session = client.new_session(headers=await client.headers())
+    return kopf.AiohttpSession(server=client.server, aiohttp_session=session)
 
 
 def _controller(memo: Any) -> Controller:

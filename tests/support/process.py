@@ -72,6 +72,23 @@ class OperatorProcess:
         """SIGKILL it, at whatever it is doing."""
         self._signal(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """SIGSTOP it, at whatever it is doing."""
+        assert self._process is not None, "the operator was not started"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        assert self._process is not None, "the operator was not started"
+        self._process.send_signal(signal.SIGCONT)
+
+    def ended(self) -> int | None:
+        """Its exit code once it has ended by itself; it may be started again then."""
+        code = None if self._process is None else self._process.poll()
+        if code is not None:
+            self._process = None
+        return code
+
     def stop(self) -> int:
         """SIGTERM it and return its exit code; the second call does nothing."""
         return self._signal(signal.SIGTERM)

@@ -1,23 +1,37 @@
-"""A TCP proxy in front of the API server that a test can cut, as a network does."""
+"""A TCP proxy in front of the API server that a test can cut and stall, as a network does."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
+import re
+import ssl
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 CHUNK = 1 << 16
+CHANGE = re.compile(rb"(POST|PUT|PATCH|DELETE) (/\S*) HTTP/1\.1\r\n")
 
 
 class Proxy:
-    """Passes bytes on until it is cut: then connections are reset, and new ones refused."""
+    """Passes bytes on until it is cut: then connections are reset, and new ones refused.
 
-    def __init__(self, kubeconfig: Path) -> None:
+    One that `reads` speaks plain HTTP to its client and TLS, as its client would, to the server.
+    """
+
+    def __init__(self, kubeconfig: Path, *, reads: bool = False) -> None:
         self._document = json.loads(kubeconfig.read_text())
+        self._tls = _tls(self._document) if reads else None
+        self.changes: list[tuple[str, str]] = []
+        """Method and path of every request that may change something, where it `reads`."""
+        self._flows = asyncio.Event()
+        self._flows.set()
         server = urlsplit(self._document["clusters"][0]["cluster"]["server"])
         self._host, self._api_port = server.hostname or "127.0.0.1", server.port or 443
         self._server: asyncio.Server | None = None
@@ -26,7 +40,9 @@ class Proxy:
 
     def write_kubeconfig(self, path: Path) -> Path:
         """The kubeconfig of whoever goes through this proxy."""
-        self._document["clusters"][0]["cluster"]["server"] = f"https://{self._host}:{self._port}"
+        scheme = "http" if self._tls else "https"
+        server = f"{scheme}://{self._host}:{self._port}"
+        self._document["clusters"][0]["cluster"]["server"] = server
         path.write_text(json.dumps(self._document))
         return path
 
@@ -59,18 +75,28 @@ class Proxy:
         for writer in self._open:
             writer.transport.abort()
 
+    def stall(self) -> None:
+        """Take everything and pass nothing on, as a network that drops packets."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        """Pass on again, first of all what has waited."""
+        self._flows.set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         try:
-            upstream, downstream = await asyncio.open_connection(self._host, self._api_port)
+            upstream, downstream = await asyncio.open_connection(
+                self._host, self._api_port, ssl=self._tls
+            )
         except OSError:
             writer.transport.abort()
             self._open.discard(writer)
             return
         self._open.add(downstream)
         ways = [
-            asyncio.create_task(_pass_on(reader, downstream)),
-            asyncio.create_task(_pass_on(upstream, writer)),
+            asyncio.create_task(self._pass_on(reader, downstream, self._note)),
+            asyncio.create_task(self._pass_on(upstream, writer)),
         ]
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for end in (writer, downstream):
@@ -78,9 +104,33 @@ class Proxy:
             self._open.discard(end)
         await asyncio.gather(*ways, return_exceptions=True)
 
+    async def _pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        note: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await reader.read(CHUNK):
+                note(chunk)
+                await self._flows.wait()
+                writer.write(chunk)
+                await writer.drain()
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while chunk := await reader.read(CHUNK):
-            writer.write(chunk)
-            await writer.drain()
+    def _note(self, chunk: bytes) -> None:
+        if self._tls is not None:
+            for method, path in CHANGE.findall(chunk):
+                self.changes.append((method.decode(), path.decode()))
+
+
+def _tls(document: dict[str, Any]) -> ssl.SSLContext:
+    """The kubeconfig's own way to authenticate both sides."""
+    cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
+    authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+    context = ssl.create_default_context(cadata=authority)
+    with tempfile.TemporaryDirectory() as folder:
+        pair = Path(folder, "client.pem")
+        parts = (user["client-certificate-data"], user["client-key-data"])
+        pair.write_bytes(b"\n".join(base64.b64decode(part) for part in parts))
+        context.load_cert_chain(pair)
+    return context

@@ -17,6 +17,8 @@ import yaml
 
 import trainyard
 from tests.cluster.binaries import ensure_binaries
+from trainyard.api.durations import parse_duration
+from trainyard.policy.leadership import Timing
 
 pytestmark = pytest.mark.timeout(1800)
 """Where no helm is installed, it is built with the cluster's programs."""
@@ -127,7 +129,21 @@ def test_the_operator_may_do_in_all_namespaces_just_what_its_work_needs(helm: st
 def test_secrets_are_read_in_the_operators_own_namespace_only(helm: str) -> None:
     role = one(render(helm), "Role")
     assert role["metadata"]["namespace"] == "trainyard-system"
-    assert grants(role) == {"/secrets": {"get", "list", "create", "patch", "delete"}}
+    assert grants(role) == {
+        "/secrets": {"get", "list", "create", "patch", "delete"},
+        "coordination.k8s.io/leases": {"create", "get", "update"},
+    }
+
+
+def test_only_the_operators_own_lease_is_written(helm: str) -> None:
+    manifests = render(helm)
+    rules = [r for r in one(manifests, "Role")["rules"] if "leases" in r["resources"]]
+    by_verb = {verb: rule.get("resourceNames") for rule in rules for verb in rule["verbs"]}
+    (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert by_verb == {"create": None, "get": ["trainyard"], "update": ["trainyard"]}
+    assert "--lease-name=trainyard" in container["args"]
+    alone = one(render(helm, "leaderElection.enabled=false", "replicas=1"), "Role")
+    assert set(grants(alone)) == {"/secrets"}
 
 
 def test_with_namespaces_named_nothing_is_granted_beyond_them(helm: str) -> None:
@@ -171,6 +187,11 @@ def test_the_operator_is_told_where_and_how_to_work(helm: str) -> None:
         "--operator-namespace=trainyard-system",
         "--namespace=team-a",
         "--namespace=team-b",
+        "--leader-elect",
+        "--lease-name=trainyard",
+        "--lease-duration=15s",
+        "--renew-deadline=10s",
+        "--retry-period=2s",
         "--http-port=8080",
         "--log-level=debug",
         "--scrape-interval=2s",
@@ -207,9 +228,44 @@ def test_the_probes_and_the_service_reach_the_port_that_the_operator_opens(helm:
     assert deployment["spec"]["selector"]["matchLabels"] == service["selector"]
 
 
-def test_two_operators_never_run_side_by_side(helm: str) -> None:
-    deployment = one(render(helm), "Deployment")["spec"]
-    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+def test_two_replicas_are_replaced_one_by_one_on_different_nodes(helm: str) -> None:
+    manifests = render(helm)
+    deployment = one(manifests, "Deployment")["spec"]
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+    affinity = deployment["template"]["spec"]["affinity"]["podAntiAffinity"]
+    (term,) = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["labelSelector"] == deployment["selector"]
+    budget = one(manifests, "PodDisruptionBudget")["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": deployment["selector"]}
+
+
+def test_an_affinity_of_ones_own_replaces_the_charts(helm: str) -> None:
+    own: Manifest = {"nodeAffinity": {}}
+    pod = one(render(helm, f"affinity={json.dumps(own)}"), "Deployment")["spec"]["template"]["spec"]
+    assert pod["affinity"] == own
+
+
+def test_one_without_an_election_is_stopped_before_its_successor_starts(helm: str) -> None:
+    manifests = render(helm, "leaderElection.enabled=false", "replicas=1")
+    deployment = one(manifests, "Deployment")["spec"]
+    assert deployment["strategy"] == {"type": "Recreate"}
+    (container,) = deployment["template"]["spec"]["containers"]
+    assert not [word for word in container["args"] if "lease" in word or "elect" in word]
+    assert of_kind(manifests, "PodDisruptionBudget") == []
+
+
+def test_the_charts_times_are_those_the_operator_takes(helm: str) -> None:
+    (container,) = one(render(helm), "Deployment")["spec"]["template"]["spec"]["containers"]
+    told = dict(word[2:].split("=") for word in container["args"] if "=" in word)
+    names = {"duration": "lease-duration", "renew_deadline": "renew-deadline"}
+    names["retry"] = "retry-period"
+    assert (
+        Timing(**{field: parse_duration(told[flag]) for field, flag in names.items()}) == Timing()
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +299,11 @@ def test_monitors_are_off_unless_asked_for(helm: str) -> None:
     {
         "an unknown value": ("replica=1", "replica"),
         "an unknown value within": ("image.name=1", "name"),
-        "two operators": ("replicas=2", "replicas"),
+        "two operators without an election": (
+            "leaderElection.enabled=false",
+            "need leaderElection.enabled",
+        ),
+        "an election without a unit": ('leaderElection.retryPeriod="2"', "retryPeriod"),
         "a level that is none": ('logLevel="loud"', "logLevel"),
         "an interval without a unit": ('scrapeInterval="5"', "scrapeInterval"),
         "a namespace with a bad name": ('watchNamespaces=["Team"]', "watchNamespaces"),

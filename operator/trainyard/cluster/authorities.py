@@ -6,7 +6,7 @@ import base64
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +36,8 @@ class Authority:
     renew_at: datetime
     is_new: bool = False
     """Made by this process: leaves that are there already are another authority's."""
+    version: str = ""
+    """The Secret's resource version when it was read or written."""
 
 
 class Authorities:
@@ -54,7 +56,8 @@ class Authorities:
         pair = make_authority(job.key, now)
         made = Authority(pair=pair, renew_at=now + RENEW_AFTER, is_new=True)
         try:
-            await self._client.create(self._path, self._manifest(job, made))
+            stored = await self._client.create(self._path, self._manifest(job, made))
+            made = replace(made, version=_version(stored))
         except ApiError as error:
             if not error.is_conflict:
                 raise
@@ -76,8 +79,12 @@ class Authorities:
         """Note that new leaves have been issued."""
         authority = await self.ensure(job, now)
         fresh = Authority(pair=authority.pair, renew_at=now + RENEW_AFTER)
-        name = names.ca_secret_name(job.uid)
-        await self._client.apply(f"{self._path}/{name}", self._manifest(job, fresh))
+        manifest = self._manifest(job, fresh)
+        if authority.version:  # one that somebody has replaced meanwhile is not put back
+            manifest["metadata"]["resourceVersion"] = authority.version
+        self._known.pop(job.uid, None)
+        path = f"{self._path}/{names.ca_secret_name(job.uid)}"
+        fresh = replace(fresh, version=_version(await self._client.apply(path, manifest)))
         return self._remember(job.uid, fresh)
 
     async def delete(self, uid: str) -> None:
@@ -132,4 +139,8 @@ def _parse(secret: Mapping[str, Any]) -> Authority:
         certificate=base64.b64decode(data["ca.crt"]), key=base64.b64decode(data["ca.key"])
     )
     renew_at = secret["metadata"]["annotations"][names.ANNOTATION_RENEW_AT]
-    return Authority(pair=pair, renew_at=parse_time(renew_at))
+    return Authority(pair=pair, renew_at=parse_time(renew_at), version=_version(secret))
+
+
+def _version(secret: Mapping[str, Any]) -> str:
+    return str(secret["metadata"].get("resourceVersion", ""))

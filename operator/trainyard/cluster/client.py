@@ -7,18 +7,20 @@ is not a success becomes an `ApiError` with the server's own sentence.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
 from kubernetes import aio as kube
 from kubernetes.aio import client as kube_client
 from kubernetes.aio import config as kube_config
 
 from trainyard.api.names import FIELD_MANAGER
+from trainyard.cluster.sockets import UNACKNOWLEDGED_SECONDS, socket_factory
 from trainyard.cluster.throttle import Lane, Throttle
 
 Object = dict[str, Any]
@@ -28,6 +30,8 @@ JSON = "application/json"
 PAGE = 500
 """Objects per page of a LIST: as kube-controller-manager, a compromise of memory and requests."""
 TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
+WATCH_BUFFER_BYTES = 2**21
+"""As the official client: one event of a watch may be large."""
 RETRIES = 8
 """Attempts at a request that the server postpones (429, 503) or that never reached it."""
 
@@ -65,12 +69,15 @@ class KubeClient:
         self.throttle = throttle or Throttle()
         self.requests = 0
         """Requests answered so far."""
+        self.guard: Callable[[], None] | None = None
+        """Called right before each request that changes anything; raises when it must not go."""
+        self.unacknowledged_seconds: float = UNACKNOWLEDGED_SECONDS
+        """A request that has not reached the server after so long never does."""
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> Self:
         """From a kubeconfig when one is given, else from the pod's service account."""
         configuration = kube_client.Configuration()
-        configuration.connection_pool_maxsize = 0  # the throttle is the limit
         if kubeconfig is None:
             kube_config.load_incluster_config(client_configuration=configuration)
         else:
@@ -80,8 +87,7 @@ class KubeClient:
         return cls(configuration)
 
     async def __aenter__(self) -> Self:
-        rest = self._api.rest_client
-        rest.pool_manager = rest._create_pool_manager()
+        self._api.rest_client.pool_manager = self.new_session()
         return self
 
     async def __aexit__(
@@ -99,28 +105,44 @@ class KubeClient:
         assert session is not None, "use the client as a context manager"  # noqa: S101
         return session
 
+    def new_session(self, **options: Any) -> aiohttp.ClientSession:
+        """A session with the cluster's certificates, for another client of the same cluster."""
+        connector = aiohttp.TCPConnector(
+            limit=0,  # the throttle is the limit
+            ssl=self._api.rest_client.ssl_context,
+            socket_factory=socket_factory(self.unacknowledged_seconds),
+        )
+        return aiohttp.ClientSession(
+            connector=connector, trust_env=True, read_bufsize=WATCH_BUFFER_BYTES, **options
+        )
+
     async def headers(self) -> dict[str, str]:
         """Authentication, refreshed by the official client where it expires."""
         settings = await self._configuration.auth_settings()
         return {s["key"]: s["value"] for s in settings.values() if s["in"] == "header"}
 
-    async def connection(self) -> dict[str, Any]:
-        """Server and credentials, for another client of the same cluster."""
-        configuration = self._configuration
-        scheme, _, token = (await self.headers()).get("authorization", "").rpartition(" ")
-        return {
-            "server": configuration.host,
-            "ca_path": configuration.ssl_ca_cert,
-            "insecure": not configuration.verify_ssl,
-            "certificate_path": configuration.cert_file,
-            "private_key_path": configuration.key_file,
-            "scheme": scheme or None,
-            "token": token or None,
-        }
+    @property
+    def server(self) -> str:
+        """The address of the API server."""
+        host: str = self._configuration.host
+        return host
 
     def url(self, path: str) -> str:
         """The absolute address of an API path."""
-        return f"{self._configuration.host}{path}"
+        return f"{self.server}{path}"
+
+    def check(self) -> None:
+        """Raise what the guard raises, where there is one."""
+        if self.guard is not None:
+            self.guard()
+
+    def guarded(self, body: bytes) -> aiohttp.BytesPayload:
+        """A body that is not sent when the guard refuses at that very moment.
+
+        Between the start of a request and its first byte lie a free place and a connection, and as
+        much time as these take.
+        """
+        return _Guarded(body, self.check)
 
     async def request(
         self,
@@ -161,8 +183,12 @@ class KubeClient:
         content_type: str,
     ) -> Object:
         headers = {"Content-Type": content_type, **await self.headers()}
+        body: bytes | aiohttp.BytesPayload | None = data
+        if method != "GET":
+            self.check()
+            body = self.guarded(data or b"")
         async with self.session.request(
-            method, self.url(path), params=query, data=data, headers=headers, timeout=TIMEOUT
+            method, self.url(path), params=query, data=body, headers=headers, timeout=TIMEOUT
         ) as response:
             text = await response.read()
             self.requests += 1
@@ -187,11 +213,14 @@ class KubeClient:
             "PATCH", path, query=query, body=body, content_type=APPLY, lane=lane
         )
 
-    async def delete(self, path: str, uid: str = "", grace_seconds: int | None = None) -> None:
+    async def delete(
+        self, path: str, uid: str = "", grace_seconds: int | None = None, version: str = ""
+    ) -> None:
         """Delete in the background; an object that is gone, or another by now, is a success."""
         body: Object = {"propagationPolicy": "Background"}
-        if uid:
-            body["preconditions"] = {"uid": uid}
+        conditions = {"uid": uid, "resourceVersion": version}
+        if uid or version:
+            body["preconditions"] = {name: value for name, value in conditions.items() if value}
         if grace_seconds is not None:
             body["gracePeriodSeconds"] = grace_seconds
         try:
@@ -217,6 +246,25 @@ class KubeClient:
             if not token:
                 return
             query["continue"] = token
+
+
+class _Guarded(aiohttp.BytesPayload):
+    """Bytes that are checked once more as they go out; the headers leave with them."""
+
+    def __init__(self, body: bytes, check: Callable[[], None]) -> None:
+        super().__init__(body)
+        self._check = check
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        try:
+            self._check()
+        except BaseException as error:
+            # aiohttp writes in a task of its own, which nobody waits for: the request that fails
+            # by this is tried again, and meets the guard itself.
+            raise ConnectionAbortedError(f"not sent: {error}") from error
+        await super().write_with_length(writer, content_length)
 
 
 def _error(response: aiohttp.ClientResponse, text: bytes) -> ApiError:

@@ -23,6 +23,8 @@ from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 MAX_ANSWER_BYTES = 1 << 18
 """Some five times an honest answer of the largest job; reading it holds the event loop up."""
+MAX_COUNT = 2**53
+"""No honest generation or term comes near; a status must be able to hold it."""
 MAX_SESSIONS = 256
 """TLS sessions kept open; an older one is closed and would be opened again."""
 
@@ -32,11 +34,11 @@ class UnreachableError(Exception):
 
 
 class StalePlanError(Exception):
-    """The coordinator has a plan of a higher generation."""
+    """The coordinator has a plan of a higher generation, or of a later operator."""
 
-    def __init__(self, generation: int) -> None:
-        super().__init__(f"the coordinator has plan {generation} already")
-        self.generation = generation
+    def __init__(self, generation: int, leadership: int = 0) -> None:
+        super().__init__(f"the coordinator has plan {generation} of term {leadership} already")
+        self.generation, self.leadership = generation, leadership
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +93,11 @@ class Coordinators:
 
     async def put_plan(self, address: Address, tls: ssl.SSLContext | None, plan: Plan) -> None:
         """Send the Plan; raises StalePlanError or UnreachableError."""
+        self._client.check()
         async with self._request(address, tls, "PUT", PATH_PLAN, plan.encode()) as response:
             text = await _read(response)
             if response.status == 409:
-                raise StalePlanError(_generation(text))
+                raise _refusal(text)
             if response.status != 200:
                 raise UnreachableError(f"plan: HTTP {response.status}: {_short(text)}")
 
@@ -112,7 +115,7 @@ class Coordinators:
             async with link.session.request(
                 method,
                 f"https://{link.host}{path}",
-                data=body,
+                data=self._client.guarded(body.encode()) if body else None,
                 server_hostname=address.server_name,
                 headers={"Content-Type": "application/json"} if body else None,
             ) as response:
@@ -163,10 +166,13 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _generation(text: bytes) -> int:
+def _refusal(text: bytes) -> StalePlanError:
     try:
-        return int(msgspec.json.decode(text)["generation"])
-    except (ValueError, KeyError, TypeError):
+        told = msgspec.json.decode(text)
+        return StalePlanError(
+            min(int(told["generation"]), MAX_COUNT), min(int(told.get("leadership", 0)), MAX_COUNT)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UnreachableError(f"plan refused without a generation: {_short(text)}") from None
 
 

@@ -94,4 +94,6 @@ async def delete_pod(services: Services, pod: Pod) -> None:
 async def delete_job(services: Services, job: DistributedJob) -> None:
     """Delete the job itself, whose children Kubernetes then collects."""
     path = collection(names.API_VERSION, names.DISTRIBUTED_JOBS, job.key.namespace)
-    await services.client.delete(f"{path}/{job.key.name}", uid=job.uid)
+    # Of the version that was looked at: one whose time to live was changed meanwhile stays.
+    version = str(job.resource_version)
+    await services.client.delete(f"{path}/{job.key.name}", uid=job.uid, version=version)

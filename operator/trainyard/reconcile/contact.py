@@ -76,11 +76,25 @@ async def _tls(services: Services, job: DistributedJob, pod: Pod) -> ssl.SSLCont
 async def _send(
     services: Services, state: JobState, address: Address, tls: ssl.SSLContext | None, plan: Plan
 ) -> None:
+    plan = replace(plan, leadership=max(services.leadership, state.leadership))
     try:
         await services.coordinators.put_plan(address, tls, plan)
     except StalePlanError as stale:
+        if stale.leadership > plan.leadership:
+            await _confirm(services, state, stale)
         # An earlier operator went further than its last status says: take up from there.
-        plan = replace(plan, generation=stale.generation + 1)
+        leadership = max(plan.leadership, state.leadership)
+        plan = replace(plan, generation=stale.generation + 1, leadership=leadership)
         await services.coordinators.put_plan(address, tls, plan)
         state.plan, state.plan_generation = plan, plan.generation
     state.acknowledged = (address.pod.uid, plan.generation)
+
+
+async def _confirm(services: Services, state: JobState, stale: StalePlanError) -> None:
+    """A later operator has been there: end, if the Lease says so too; raises LeadershipLost.
+
+    The word of a coordinator alone ends nobody: it may run anyone's code.
+    """
+    if services.election is not None:
+        await services.election.confirm()
+    state.leadership = stale.leadership

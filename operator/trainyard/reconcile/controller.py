@@ -47,9 +47,20 @@ class Controller:
         """Whether the first listing is complete; nothing is reconciled before."""
 
     async def run(self) -> None:
-        """List everything once, then reconcile until cancelled."""
+        """List everything once, then reconcile until cancelled, as soon as this process may."""
         await self._resync()
         self.is_synced = True
+        async with asyncio.TaskGroup() as group:
+            # One that waits keeps its mirror whole all the same.
+            group.create_task(self._resync_for_ever())
+            group.create_task(self._act())
+
+    async def _act(self) -> None:
+        election = self.services.election
+        if election is not None:
+            await election.elected.wait()
+            # The last leader's last acts may not have been heard of yet.
+            await self._resync()
         # Decisions first: the statuses may be older than the last operator's last decision.
         await self.scheduler.try_tick()
         for key in self.services.mirror.jobs:
@@ -58,7 +69,6 @@ class Controller:
             group.create_task(self.queue.run())
             group.create_task(self.contacts.run())
             group.create_task(self.scheduler.run())
-            group.create_task(self._resync_for_ever())
 
     def job_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
         """A job was listed (None), added, modified or deleted."""
@@ -104,6 +114,7 @@ class Controller:
         metrics, services = self.services.metrics, self.services
         metrics.queue.labels("reconcile").set(self.queue.depth)
         metrics.queue.labels("contact").set(self.contacts.depth)
+        metrics.leader.set(services.is_leader)
         metrics.requests.set(services.client.requests)
         metrics.request_limit.set(services.client.throttle.limit)
         metrics.jobs.clear()

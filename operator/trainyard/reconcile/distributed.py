@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -35,6 +35,9 @@ from trainyard.render.events import event, notices
 from trainyard_trainer.contract import Plan, Role
 
 log = logging.getLogger(__name__)
+
+CONFLICT_PAUSE = timedelta(seconds=1)
+"""The event of what somebody else has written comes sooner, unless the watch is broken."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +205,8 @@ async def _report(
     except ApiError as error:
         if error.is_missing:
             return None  # the job has been deleted meanwhile; its event is on the way
+        if error.is_conflict:
+            return now + CONFLICT_PAUSE  # it has changed meanwhile, and so we look again
         raise
     state.reported_at = now
     services.mirror.put_job(written, only_known=True)
@@ -243,8 +248,13 @@ async def _write(
     body: dict[str, Any] = {
         "apiVersion": names.API_VERSION,
         "kind": job.key.kind,
-        # The uid makes a write to a namesake of a deleted job a conflict.
-        "metadata": {"name": job.key.name, "namespace": job.key.namespace, "uid": job.uid},
+        "metadata": {
+            "name": job.key.name,
+            "namespace": job.key.namespace,
+            # A namesake of a deleted job, and what somebody wrote since we looked, are conflicts.
+            "uid": job.uid,
+            "resourceVersion": str(job.resource_version),
+        },
         "status": msgspec.to_builtins(status),
     }
     answer = await services.client.apply(f"{path}/{job.key.name}/status", body, lane=Lane.STATUS)

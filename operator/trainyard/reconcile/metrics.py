@@ -57,6 +57,11 @@ class OperatorMetrics:
             ["queue"],
             registry=self.registry,
         )
+        self.leader = Gauge(
+            "trainyard_operator_leader",
+            "1 where this process acts, 0 where it waits to.",
+            registry=self.registry,
+        )
         self.requests = Gauge(
             "trainyard_operator_api_requests",
             "Requests to the API server so far.",

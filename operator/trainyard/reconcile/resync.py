@@ -35,7 +35,8 @@ async def resync(services: Services) -> set[Key]:
     jobs = await _jobs(services, dirty)
     listed = Names(jobs=jobs, pods=pods, nodes=frozenset(nodes))
     dirty |= services.mirror.forget_missing(before, listed)
-    await _sweep(services, set(jobs.values()))
+    if services.is_leader:
+        await _sweep(services, set(jobs.values()))
     return dirty
 
 

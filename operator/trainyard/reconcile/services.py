@@ -8,6 +8,7 @@ from datetime import timedelta
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.coordinator import Coordinators
+from trainyard.cluster.lease import Election
 from trainyard.cluster.mirror import Mirror
 from trainyard.policy.limits import Limits
 from trainyard.reconcile.metrics import OperatorMetrics
@@ -47,3 +48,15 @@ class Services:
     options: Options
     memory: Memory = field(default_factory=Memory)
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
+    election: Election | None = None
+    """By which one of several operators acts; None where this one is alone."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process acts."""
+        return self.election is None or self.election.is_leader
+
+    @property
+    def leadership(self) -> int:
+        """This process' term of office; 0 without an election."""
+        return 0 if self.election is None else self.election.leadership

@@ -41,6 +41,9 @@ class JobState:
     """The Plan that is wanted now."""
     plan_generation: int = 0
     """The highest generation given to a Plan; begun from the status."""
+    leadership: int = 0
+    """A term of office that the coordinator insists on although the Lease says otherwise: whoever
+    deletes a Lease makes the terms start anew."""
     acknowledged: tuple[str, int] = ("", 0)
     """The coordinator pod's uid and the generation of the last Plan it took."""
     children_until: datetime | None = None

@@ -1,0 +1,200 @@
+"""The Lease: taking it, renewing it, giving it back, and the fence in front of every request.
+
+On a client of its own, so that no burst of the controller's requests delays a renewal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.policy.leadership import (
+    JITTER,
+    Record,
+    Sighting,
+    Timing,
+    claimed,
+    may_take,
+    released,
+    see,
+)
+
+log = logging.getLogger(__name__)
+
+API_VERSION = "coordination.k8s.io/v1"
+ATTEMPTS = 2
+"""Attempts at a renewal that each may hang, before the deadline ends the term of office."""
+NEVER = float("-inf")
+
+
+class LeadershipLost(BaseException):
+    """This process must not act any more: nothing catches it, as nothing catches SystemExit."""
+
+
+def boottime() -> float:
+    """Seconds on a clock that goes on while the machine is suspended, where there is one."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
+
+
+class Election:
+    """One process' part in the election of the operator that acts."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        namespace: str,
+        name: str,
+        identity: str,
+        timing: Timing,
+        clock: Callable[[], float] = boottime,
+    ) -> None:
+        self._client, self._clock = client, clock
+        self._collection = collection(API_VERSION, "leases", namespace)
+        self._namespace, self._name = namespace, name
+        self._identity, self._timing = identity, timing
+        self._seen: Sighting | None = None
+        self._is_read = False
+        """Whether the last sighting is the newest record, as far as this process can know."""
+        self._until = NEVER
+        self.elected = asyncio.Event()
+        """Set when this process has become the leader; it ends rather than become another's."""
+        self.leadership = 0
+        """This process' term of office; 0 before it is elected."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process may act now, by its own clock."""
+        return self._clock() < self._until
+
+    def check(self) -> None:
+        """Raise LeadershipLost unless this process may act: called right before it does."""
+        if not self.is_leader:
+            seconds = self._timing.renew_deadline.total_seconds()
+            raise LeadershipLost(f"the Lease {self} has not been renewed for {seconds:g} s")
+
+    async def run(self) -> None:
+        """Wait for the Lease, then renew it; raises LeadershipLost when that fails for too long."""
+        while not await self._try():
+            await self._pause()
+        log.info("%s holds the Lease %s, term %d", self._identity, self, self.leadership)
+        self.elected.set()
+        while True:
+            await self._pause()
+            self.check()  # one that was stopped for long must not even ask
+            await self._try()
+            self.check()
+
+    async def confirm(self) -> None:
+        """Ask the API server whether the Lease is still ours; raises LeadershipLost, ApiError."""
+        record = await self._read()
+        if record.holder != self._identity:
+            self._until = NEVER
+            raise LeadershipLost(f"the Lease {self} is held by {record.holder or 'nobody'}")
+
+    async def release(self) -> None:
+        """Give the Lease back, so that another acts at once; never raises."""
+        if not self.is_leader:
+            return
+        self._until = NEVER
+        try:
+            async with asyncio.timeout(self._timing.renew_deadline.total_seconds() / ATTEMPTS):
+                record = await self._read()  # a renewal may have been under way
+                if record.holder == self._identity:
+                    await self._write(released(record, _now()))
+        except (ApiError, TimeoutError) as error:
+            log.warning("the Lease %s could not be released and will expire: %s", self, error)
+        else:
+            log.info("%s released the Lease %s", self._identity, self)
+
+    def __str__(self) -> str:
+        return f"{self._namespace}/{self._name}"
+
+    async def _try(self) -> bool:
+        """One attempt; False when the Lease is another's, or no answer came in time."""
+        limit = self._timing.renew_deadline.total_seconds() / ATTEMPTS
+        if self.elected.is_set():
+            limit = min(limit, self._until - self._clock())
+        try:
+            async with asyncio.timeout(limit):
+                return await self._attempt()
+        except (ApiError, TimeoutError) as error:
+            self._is_read = False  # it may have been written all the same
+            log.warning("the Lease %s: %s", self, error or "no answer in time")
+            return False
+
+    async def _attempt(self) -> bool:
+        if self._seen is None or not self._is_read or not self.elected.is_set():
+            self._seen = see(self._seen, await self._read(), self._clock())
+        record, asked_at = self._seen.record, self._clock()
+        if record.holder != self._identity:
+            # One that was deleted is made again; one that another took ends this process.
+            if self.elected.is_set() and record.version:
+                self._until = NEVER
+                raise LeadershipLost(f"the Lease {self} was taken by {record.holder or 'nobody'}")
+            if not may_take(self._seen, asked_at):
+                return False
+        wanted = claimed(record, self._identity, self._timing, _now(), self.leadership)
+        stored = await self._write(wanted)
+        self._seen, self._is_read = Sighting(record=stored, since=asked_at), True
+        self.leadership = stored.leadership
+        # From when it was asked: the answer may have taken long.
+        self._until = asked_at + self._timing.renew_deadline.total_seconds()
+        return True
+
+    async def _pause(self) -> None:
+        seconds = self._timing.retry.total_seconds()
+        await asyncio.sleep(seconds * random.uniform(1.0, JITTER))  # noqa: S311 - jitter
+
+    async def _read(self) -> Record:
+        try:
+            return _parse(await self._client.get(f"{self._collection}/{self._name}"))
+        except ApiError as error:
+            if error.is_missing:
+                return Record()
+            raise
+
+    async def _write(self, record: Record) -> Record:
+        """Create or replace; a Lease that somebody wrote meanwhile is a conflict."""
+        body = _manifest(record, self._namespace, self._name)
+        if not record.version:
+            return _parse(await self._client.create(self._collection, body))
+        path = f"{self._collection}/{self._name}"
+        return _parse(await self._client.request("PUT", path, body=body))
+
+
+def _parse(lease: dict[str, Any]) -> Record:
+    spec = lease.get("spec", {})
+    return Record(
+        version=lease["metadata"]["resourceVersion"],
+        holder=spec.get("holderIdentity", ""),
+        duration_seconds=spec.get("leaseDurationSeconds", 0),
+        acquired_at=spec.get("acquireTime", ""),
+        renewed_at=spec.get("renewTime", ""),
+        transitions=spec.get("leaseTransitions", 0),
+    )
+
+
+def _manifest(record: Record, namespace: str, name: str) -> dict[str, Any]:
+    meta = {"name": name, "namespace": namespace}
+    if record.version:
+        meta["resourceVersion"] = record.version
+    spec = {
+        "leaseDurationSeconds": record.duration_seconds,
+        "acquireTime": record.acquired_at,
+        "renewTime": record.renewed_at,
+        "leaseTransitions": record.transitions,
+    }
+    if record.holder:
+        spec["holderIdentity"] = record.holder
+    return {"apiVersion": API_VERSION, "kind": "Lease", "metadata": meta, "spec": spec}
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,88 @@
+"""Several operators side by side, each behind a proxy of its own: which one acts, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.manifests import Object
+from tests.support.process import OperatorProcess
+from tests.support.proxy import Proxy
+from tests.support.waiting import eventually
+from trainyard.cluster.client import ApiError, KubeClient
+
+LEASE = "trainyard"
+TIMES = ("--lease-duration=3s", "--renew-deadline=2s", "--retry-period=300ms")
+"""Short, so that a test does not wait long; long enough for a busy machine."""
+LEADER = re.compile(r"^trainyard_operator_leader (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One operator and its way to the API server."""
+
+    process: OperatorProcess
+    proxy: Proxy
+
+    async def start(self) -> None:
+        """Start it, and wait until its mirror is whole."""
+        self.process.start()
+        await asyncio.to_thread(self.process.wait_until_ready)
+
+    async def leads(self) -> bool:
+        """Whether it says that it acts."""
+        text = await asyncio.to_thread(self.process.metrics)
+        found = LEADER.search(text)
+        assert found, "the metric is missing"
+        return float(found[1]) == 1
+
+
+@asynccontextmanager
+async def open_replica(
+    kubeconfig: Path, namespace: str, folder: Path, name: str, *options: str
+) -> AsyncIterator[Replica]:
+    """A replica that is not started yet; ended with the context."""
+    async with Proxy(kubeconfig, reads=True) as proxy:
+        own = proxy.write_kubeconfig(folder / f"{name}.kubeconfig")
+        log = folder / f"{name}.log"
+        elected = ("--leader-elect", f"--lease-name={LEASE}", *TIMES, *options)
+        process = OperatorProcess(own, namespace, log, *elected)
+        try:
+            yield Replica(process=process, proxy=proxy)
+        finally:
+            await asyncio.to_thread(process.kill)
+
+
+async def open_replicas(
+    stack: AsyncExitStack, kubeconfig: Path, namespace: str, folder: Path, *names: str
+) -> list[Replica]:
+    """Replicas that end with the stack."""
+    return [
+        await stack.enter_async_context(open_replica(kubeconfig, namespace, folder, name))
+        for name in names
+    ]
+
+
+async def lease(kube: KubeClient, namespace: str) -> Object:
+    """The `spec` of the Lease; empty when there is none."""
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{LEASE}"
+    try:
+        found: Object = (await kube.get(path))["spec"]
+    except ApiError as error:
+        if error.is_missing:
+            return {}
+        raise
+    return found
+
+
+async def until_leads(replica: Replica) -> None:
+    """Wait until it acts."""
+
+    async def check() -> None:
+        assert await replica.leads(), f"it does not act:\n{replica.process.tail()}"
+
+    await eventually(check)

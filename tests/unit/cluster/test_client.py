@@ -1,0 +1,126 @@
+"""The guard in front of changing requests: none leaves when it refuses, however late."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from kubernetes.aio import client as kube_client
+
+from trainyard.cluster.client import KubeClient
+from trainyard.cluster.lease import LeadershipLost
+from trainyard.cluster.sockets import socket_factory
+
+
+class Server:
+    """Notes what arrives; the first connection may have to wait for its handshake."""
+
+    def __init__(self) -> None:
+        self.arrived: list[tuple[str, str]] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.arrived.append((request.method, request.path))
+        await request.read()
+        return web.json_response({})
+
+
+@asynccontextmanager
+async def serving(server: Server) -> AsyncIterator[KubeClient]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        await web.SockSite(runner, listener).start()
+        configuration = kube_client.Configuration()
+        configuration.host = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with KubeClient(configuration) as client:
+            yield client
+        await runner.cleanup()
+
+
+def refuse() -> None:
+    raise LeadershipLost("it is another's")
+
+
+async def test_a_guard_that_refuses_stops_every_change_and_no_reading() -> None:
+    server = Server()
+    async with serving(server) as client:
+        client.guard = refuse
+        for change in (
+            client.create("/pods", {}),
+            client.apply("/pods/a", {}),
+            client.delete("/pods/a", uid="1"),
+            client.request("PUT", "/pods/a", body={}),
+        ):
+            with pytest.raises(LeadershipLost):
+                await change
+        await client.get("/pods/a")
+    assert server.arrived == [("GET", "/pods/a")]
+
+
+async def test_what_ends_between_the_start_of_a_request_and_its_first_byte_is_seen() -> None:
+    """As when the process was stopped while the connection was made."""
+    server = Server()
+    asked = 0
+
+    def refuse_the_second_time() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            refuse()
+
+    async with serving(server) as client:
+        client.guard = refuse_the_second_time
+        with pytest.raises(LeadershipLost):
+            await client.create("/pods", {"metadata": {}})
+        assert asked > 2, "the attempt that failed is followed by one that the guard ends"
+    assert server.arrived == []
+
+
+async def test_guarded_requests_arrive_whole() -> None:
+    bodies = []
+
+    class Reader(Server):
+        async def answer(self, request: web.Request) -> web.Response:
+            bodies.append(await request.json())
+            return web.json_response({"kind": "Pod"})
+
+    async with serving(Reader()) as client:
+        client.guard = lambda: None
+        answers = await asyncio.gather(*(client.create("/pods", {"n": n}) for n in range(20)))
+    assert sorted(body["n"] for body in bodies) == list(range(20))
+    assert answers == [{"kind": "Pod"}] * 20
+
+
+def test_sockets_give_up_what_nobody_acknowledges() -> None:
+    with socket_factory(1.5)((socket.AF_INET, socket.SOCK_STREAM, 0, "", ())) as made:
+        assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+def test_a_socket_that_is_closed_drops_what_it_has_not_sent() -> None:
+    """Else the bytes of a process that has ended arrive when the network comes back."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        made = socket_factory(5)((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))
+        made.connect(listener.getsockname())
+        made.setblocking(False)
+        accepted, _ = listener.accept()
+        with contextlib.suppress(BlockingIOError):
+            while made.send(b"x" * 65536):
+                pass
+        made.close()
+        with accepted, pytest.raises(ConnectionResetError):
+            _read_all(accepted)
+
+
+def _read_all(end: socket.socket) -> None:
+    while end.recv(65536):
+        pass
