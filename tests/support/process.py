@@ -43,6 +43,12 @@ class OperatorProcess:
                 self._command, stdout=log, stderr=log, start_new_session=True
             )
 
+    @property
+    def pid(self) -> int:
+        """The process's id while it runs."""
+        assert self._process is not None, "the operator was not started"
+        return self._process.pid
+
     def wait_until_ready(self) -> None:
         """Return when /healthz answers 200: the first listing is complete."""
         deadline = time.monotonic() + START.total_seconds()

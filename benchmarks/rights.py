@@ -1,0 +1,45 @@
+"""The operator's own rights: the chart's service account, not the administrator's.
+
+An administrator is exempt from the API server's priority and fairness; the operator is not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from tests.cluster import Cluster
+from tests.cluster.commands import run
+
+CHART = Path(__file__).parents[1] / "manifests" / "charts" / "trainyard"
+RELEASE = "trainyard"
+_KINDS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+
+
+def install_crds(cluster: Cluster) -> None:
+    """Apply `crds/`, and wait until the API server serves them."""
+    crds = CHART.parents[2] / "crds"
+    kubectl: list[str | Path] = [cluster.kubectl, "--kubeconfig", cluster.kubeconfig]
+    run([*kubectl, "apply", "--server-side", "--force-conflicts", "-f", crds])
+    run([*kubectl, "wait", "-f", crds, "--for", "condition=Established", "--timeout=30s"])
+
+
+def operator_kubeconfig(cluster: Cluster, namespace: str, folder: Path) -> Path:
+    """Grant what the chart grants in that namespace; a kubeconfig of its service account."""
+    kubectl: list[str | Path] = [cluster.kubectl, "--kubeconfig", cluster.kubeconfig]
+    rendered = run([cluster.helm, "template", RELEASE, CHART, "--namespace", namespace])
+    documents = [d for d in yaml.safe_load_all(rendered) if d and d["kind"] in _KINDS]
+    run([*kubectl, "apply", "-n", namespace, "-f", "-"], stdin=yaml.safe_dump_all(documents))
+    account = next(d for d in documents if d["kind"] == "ServiceAccount")["metadata"]["name"]
+    token = run([*kubectl, "create", "token", account, "-n", namespace, "--duration=24h"])
+    return _write(cluster.kubeconfig, token.strip(), folder / f"{namespace}.kubeconfig")
+
+
+def _write(admin: Path, token: str, path: Path) -> Path:
+    document = yaml.safe_load(admin.read_text())
+    for user in document["users"]:
+        user["user"] = {"token": token}
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump(document))
+    return path
