@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +34,14 @@ class Recipe:
 
     folder: str
     """Holds the Containerfile."""
-    extra: str
-    """The extra of pyproject.toml that lists its libraries."""
+    extras: tuple[str, ...]
+    """The extras of pyproject.toml that list its libraries."""
     minutes: str
 
 
 RECIPES = {
-    "trainyard-operator": Recipe("operator", "operator", "half a minute"),
-    "trainyard-trainer": Recipe("trainer-image", "trainer", "three to five minutes"),
+    "trainyard-operator": Recipe("operator", ("operator",), "half a minute"),
+    "trainyard-trainer": Recipe("trainer-image", ("trainer", "data"), "three to five minutes"),
 }
 
 
@@ -94,7 +94,7 @@ def _ensure_dependencies(
 ) -> str:
     """The image of libraries, tagged with a hash of what it is made from."""
     containerfile = REPOSITORY / recipe.folder / "Containerfile"
-    project = pruned_project(_project(), recipe.extra)
+    project = pruned_project(_project(), recipe.extras)
     constraints = (REPOSITORY / "constraints.txt").read_text()
     key = content_key(
         [library_stage(containerfile.read_text()), project, constraints, json.dumps(arguments)]
@@ -139,13 +139,14 @@ def library_stage(containerfile: str) -> str:
     return "\n".join(line for line in before.splitlines() if not line.startswith("#"))
 
 
-def pruned_project(project: Mapping[str, Any], extra: str) -> str:
-    """A pyproject.toml of nothing but one extra, so that nothing else has libraries built anew."""
-    requirements = project["optional-dependencies"][extra]
+def pruned_project(project: Mapping[str, Any], extras: Iterable[str]) -> str:
+    """A pyproject.toml of a few extras alone, so that nothing else has libraries built anew."""
+    known = project["optional-dependencies"]
+    lists = "".join(f"{extra} = {json.dumps(known[extra])}\n" for extra in extras)
     return (
         f'[project]\nname = "{project["name"]}"\nversion = "0"\n'
         f'requires-python = "{project["requires-python"]}"\n'
-        f"[project.optional-dependencies]\n{extra} = {json.dumps(requirements)}\n"
+        f"[project.optional-dependencies]\n{lists}"
     )
 
 

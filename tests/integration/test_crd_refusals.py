@@ -43,7 +43,9 @@ def cases(section: str) -> pytest.MarkDecorator:
 def stored(jobs: Jobs, case: dict[str, Any]) -> Iterator[str]:
     """A job in the state that the case starts from."""
     is_suspended, has_started = STATES[case["state"]]
-    manifest = merged(merged(jobs.kind.base, {"spec": {"suspend": is_suspended}}), case.get("from", {}))
+    manifest = merged(
+        merged(jobs.kind.base, {"spec": {"suspend": is_suspended}}), case.get("from", {})
+    )
     manifest["metadata"] = {"generateName": "stored-"}
     name = jobs.create(manifest, dry_run=False)["metadata"]["name"]
     if has_started:

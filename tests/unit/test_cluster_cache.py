@@ -91,10 +91,10 @@ def test_a_change_of_our_code_or_of_a_comment_leaves_the_libraries_alone() -> No
 
 
 def test_a_project_is_pruned_to_what_one_image_installs() -> None:
-    pruned = pruned_project(_PROJECT, "trainer")
+    pruned = pruned_project(_PROJECT, ["trainer"])
     assert "torch>=2" in pruned
     assert "kopf" not in pruned
-    assert pruned == pruned_project({**_PROJECT, "description": "new words"}, "trainer")
+    assert pruned == pruned_project({**_PROJECT, "description": "new words"}, ["trainer"])
 
 
 def test_a_build_stops_at_a_stage_only_when_asked_to() -> None:
