@@ -16,14 +16,15 @@ from trainyard.reconcile.controller import Controller
 
 def register(registry: kopf.OperatorRegistry) -> None:
     """Put the handlers into the registry."""
-    kopf.on.event(names.GROUP, names.VERSION, names.DISTRIBUTED_JOBS, registry=registry)(on_job)
+    for plural in names.PLURALS.values():
+        kopf.on.event(names.GROUP, names.VERSION, plural, registry=registry)(on_job)
     kopf.on.event("", "v1", "pods", registry=registry)(on_pod)
     kopf.on.event("", "v1", "nodes", registry=registry)(on_node)
     kopf.on.login(registry=registry)(login)
 
 
 async def on_job(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
-    """A DistributedJob."""
+    """A job of either kind."""
     _controller(memo).job_event(event["type"], cast("dict[str, Any]", event["object"]))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from trainyard.api.names import Member
 from trainyard.api.pods import Pod
 from trainyard.policy.failures import is_failure
 from trainyard.policy.roster import Roster
@@ -22,7 +23,8 @@ class Slot:
     """A pod to create: its place, and the attempt that makes its name new."""
 
     role: Role
-    index: int
+    member: Member
+    """A worker's index or a party's name; 0 for the coordinator."""
     attempt: int
 
 
@@ -57,11 +59,12 @@ def _missing(wish: Wish, roster: Roster, term: int) -> list[Slot]:
     slots = []
     if wish.coordinator and roster.coordinator is None:
         attempt = max(term, roster.term) + 1
-        slots.append(Slot(role=Role.COORDINATOR, index=0, attempt=attempt))
-    for index in range(wish.workers):
-        if index not in roster.workers:
-            attempt = roster.attempts.get((Role.WORKER, index), 0) + 1
-            slots.append(Slot(role=Role.WORKER, index=index, attempt=attempt))
+        slots.append(Slot(role=Role.COORDINATOR, member=0, attempt=attempt))
+    role = Role.PARTY if wish.parties else Role.WORKER
+    for member in wish.members:
+        if member not in roster.members:
+            attempt = roster.attempts.get((role, member), 0) + 1
+            slots.append(Slot(role=role, member=member, attempt=attempt))
     return slots
 
 
@@ -70,7 +73,7 @@ def _unwanted(wish: Wish, roster: Roster) -> list[Pod]:
     extra = list(roster.surplus)
     if wish.keeps_live:
         return extra
-    extra += [pod for index, pod in roster.workers.items() if index >= wish.workers]
+    extra += [pod for member, pod in roster.members.items() if member not in wish.members]
     if roster.coordinator is not None and not wish.coordinator:
         extra.append(roster.coordinator)
     return extra
@@ -96,4 +99,4 @@ def _is_vacant(pod: Pod, wish: Wish, roster: Roster) -> bool:
     """Whether the pod's place is wanted and nobody is there."""
     if pod.role == Role.COORDINATOR:
         return wish.coordinator and roster.coordinator is None
-    return pod.index < wish.workers and pod.index not in roster.workers
+    return pod.member in wish.members and pod.member not in roster.members

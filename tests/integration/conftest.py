@@ -14,7 +14,7 @@ from kubernetes import client, config
 
 from tests.cluster import Cluster, ClusterOptions, open_cluster
 from tests.cluster.commands import run
-from tests.integration.crd_cases import CRDS
+from tests.integration.crd_cases import CRDS, DISTRIBUTED, FEDERATED, Jobs, Kind, merged
 from trainyard.cluster.client import KubeClient
 
 pytest.register_assert_rewrite("tests.support")
@@ -57,23 +57,24 @@ def api(api_cluster: Cluster) -> Iterator[client.ApiClient]:
 
 @pytest.fixture(scope="session")
 def collected(api: client.ApiClient, namespace: str) -> None:
-    """The garbage collector knows our kind: it looks for new ones every half minute only."""
-    custom, core = client.CustomObjectsApi(api), client.CoreV1Api(api)
-    kind = ("trainyard.dev", "v1alpha1", namespace, "distributedjobs")
-    body = {
-        "apiVersion": "trainyard.dev/v1alpha1",
-        "kind": "DistributedJob",
-        "metadata": {"name": "owner"},
-        "spec": {"task": {"use": "a:B"}, "image": "none", "managedBy": "example.com/nobody"},
-    }
-    uid = custom.create_namespaced_custom_object(*kind, body)["metadata"]["uid"]
-    owner = {"apiVersion": body["apiVersion"], "kind": body["kind"], "name": "owner", "uid": uid}
-    owned = {"metadata": {"name": "owned", "ownerReferences": [owner]}}
+    """The garbage collector knows our kinds: it looks for new ones every half minute only."""
+    _until_collected(api, namespace, DISTRIBUTED)
+    _until_collected(api, namespace, FEDERATED)
+
+
+def _until_collected(api: client.ApiClient, namespace: str, kind: Kind) -> None:
+    jobs, core = Jobs(api, namespace, kind), client.CoreV1Api(api)
+    manifest = merged(kind.base, {"spec": {"managedBy": "example.com/nobody"}})
+    made = jobs.create({**manifest, "metadata": {"name": "owner"}}, dry_run=False)
+    owner = {k: made[k] for k in ("apiVersion", "kind")}
+    owner |= {k: made["metadata"][k] for k in ("name", "uid")}
+    name = f"owned-{kind.plural}"
+    owned = {"metadata": {"name": name, "ownerReferences": [owner]}}
     core.create_namespaced_config_map(namespace, owned)
-    custom.delete_namespaced_custom_object(*kind, "owner")
+    jobs.delete("owner")
     deadline = time.monotonic() + COLLECTOR_SECONDS
-    while any(c.metadata.name == "owned" for c in core.list_namespaced_config_map(namespace).items):
-        assert time.monotonic() < deadline, "the garbage collector does not know DistributedJobs"
+    while any(c.metadata.name == name for c in core.list_namespaced_config_map(namespace).items):
+        assert time.monotonic() < deadline, f"the garbage collector does not know {kind.plural}"
         time.sleep(0.5)
 
 

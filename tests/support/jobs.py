@@ -7,8 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from trainyard.api.conditions import Condition, Truth
-from trainyard.api.jobs import DistributedJob, format_time, parse_job
-from trainyard.api.names import DISTRIBUTED_JOB, Key, coordinator_name, worker_name
+from trainyard.api.jobs import DistributedJob, Holding, Job, format_time, parse_job
+from trainyard.api.names import (
+    DISTRIBUTED_JOB,
+    Key,
+    Member,
+    coordinator_name,
+    party_name,
+    worker_name,
+)
 from trainyard.api.pods import Pod
 from trainyard.api.report import Report
 from trainyard.api.status import ScalingStatus
@@ -59,7 +66,9 @@ def make_job(
     spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **meta: Any
 ) -> DistributedJob:
     """A job of at least one worker."""
-    return parse_job(raw_job(spec, status, **meta))
+    job = parse_job(raw_job(spec, status, **meta))
+    assert isinstance(job, DistributedJob)
+    return job
 
 
 def condition(
@@ -85,20 +94,19 @@ def has_run(since: datetime = NOW, **status: Any) -> dict[str, Any]:
     }
 
 
-def pod(role: str, index: int, attempt: int, **fields: Any) -> Pod:
+def pod(role: str, member: Member, attempt: int, **fields: Any) -> Pod:
     """A running pod of the job."""
-    is_worker = role == Role.WORKER
-    name = worker_name(KEY.name, index, attempt)
     values: dict[str, Any] = {
         "namespace": KEY.namespace,
-        "name": name if is_worker else coordinator_name(KEY.name, attempt),
-        "uid": f"{role}-{index}-{attempt}",
+        "name": _pod_name(role, member, attempt),
+        "uid": f"{role}-{member}-{attempt}",
         "resource_version": 1,
         "created_at": ago(hours=1),
         "job": KEY,
         "owner_uid": UID,
         "role": str(role),
-        "index": index,
+        "index": member if isinstance(member, int) else 0,
+        "party": member if isinstance(member, str) else "",
         "attempt": attempt,
         "phase": "Running",
         "node": "n0",
@@ -106,6 +114,14 @@ def pod(role: str, index: int, attempt: int, **fields: Any) -> Pod:
         **fields,
     }
     return Pod(**values)
+
+
+def _pod_name(role: str, member: Member, attempt: int) -> str:
+    if isinstance(member, str):
+        return party_name(KEY.name, member, attempt)
+    if role == Role.WORKER:
+        return worker_name(KEY.name, member, attempt)
+    return coordinator_name(KEY.name, attempt)
 
 
 def coordinator(term: int = 1, **fields: Any) -> Pod:
@@ -163,21 +179,15 @@ def admitted(count: int = 1, since: datetime = NOW, **fields: Any) -> ScalingSta
 
 
 def look_at(
-    job: DistributedJob,
+    job: Job,
     *pods: Pod,
-    scaling: ScalingStatus | None = None,
+    scaling: Holding | None = None,
     report: Report | None = None,
     now: datetime = NOW,
 ) -> Look:
     """A look at the job; without `scaling` it has been admitted with one worker just now."""
-    return Look(
-        job=job,
-        roster=roster_of(*pods),
-        scaling=admitted() if scaling is None else scaling,
-        report=report,
-        limits=LIMITS,
-        now=now,
-    )
+    held = admitted() if scaling is None else scaling
+    return Look.at(job, roster_of(*pods), held, report, LIMITS, now)
 
 
 def claimed(verdict: Verdict) -> dict[str, tuple[str, str]]:

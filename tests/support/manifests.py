@@ -48,6 +48,23 @@ def job(
     }
 
 
+def federation(name: str, pool: str, parties: list[Object], **spec: Any) -> Object:
+    """A FederatedJob whose pods run on the nodes of `pool` alone."""
+    tolerations = [{"key": POOL, "value": pool, "effect": "NoSchedule"}]
+    return {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "FederatedJob",
+        "metadata": {"name": name},
+        "spec": {
+            "task": {"use": "trainyard_trainer.tasks.digits:Digits"},
+            "image": "trainyard-trainer:test",
+            "parties": parties,
+            "template": {"tolerations": tolerations, "nodeSelector": {POOL: pool}},
+            **spec,
+        },
+    }
+
+
 def node(name: str, pool: str, gpus: int, *, is_attended: bool, labels: Object) -> Object:
     """A node without a machine; KWOK plays the kubelet of an attended one, the test of another."""
     capacity = {"cpu": "64", "memory": "512Gi", "pods": "250", "nvidia.com/gpu": str(gpus)}

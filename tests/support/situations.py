@@ -171,10 +171,22 @@ SITUATIONS = {
         wish=Wish(keeps_finished=True),
         says=("Failed", "no such dataset"),
     ),
-    "images that disagree fail the job": Situation(
-        pods=(coordinator(**failing(76)),),
-        phase=Phase.FAILED,
-        claims={"Failed": ("True", "WireMismatch")},
+    "images that disagree are told, and tried again slowly": Situation(
+        pods=(coordinator(**failing(76, words="the operator speaks wire version 1")),),
+        phase=Phase.STARTING,
+        claims={"Degraded": ("True", "WireMismatch"), "Running": ("False", "Starting")},
+        wish=Wish(coordinator=True, workers=1, replace_at=NOW + LIMITS.retry_cap),
+        says=("Degraded", "tried again every 5 min. Create the job anew with an image of this"),
+        again_at=NOW + LIMITS.retry_cap,
+    ),
+    "a job that trains goes on when an operator of another release comes": Situation(
+        pods=(coordinator(), worker()),
+        status=has_run(),
+        report=Report(at=NOW, wire=99, term=1, members={"active": 1}),
+        phase=Phase.RUNNING,
+        claims={"Degraded": ("True", "WireMismatch"), "Running": ("True", "WorkersRunning")},
+        wish=Wish(coordinator=True, workers=1),
+        says=("Degraded", "The job trains on as it is and gets no Plan"),
     ),
     "too many restarts fail the job": Situation(
         pods=(coordinator(), worker(0, **failing(words=FAILED_WORDS))),

@@ -24,10 +24,12 @@ SHOWN = 3000
 class Yard:
     """A namespace, its jobs and pods, and the nodes that only they may use."""
 
-    def __init__(self, kube: KubeClient, name: str) -> None:
+    def __init__(self, kube: KubeClient, name: str, kind: str = "DistributedJob") -> None:
         self.kube = kube
         self.name = name
         """Of the namespace and of the pool of nodes."""
+        self.kind = kind
+        """Of the jobs that it is about."""
         self._nodes: list[str] = []
 
     # --- The place ---
@@ -83,6 +85,10 @@ class Yard:
         """Create a job."""
         return await self.create_job(self.job(name, replicas, **wishes))
 
+    async def federate(self, name: str, parties: list[Object], **wishes: Any) -> Object:
+        """Create a FederatedJob; see `manifests.federation`."""
+        return await self.create_job(manifests.federation(name, self.name, parties, **wishes))
+
     async def create_job(self, manifest: Object) -> Object:
         """Create a job as a user does, under another field manager than the operator's."""
         return await self.kube.request("POST", self.path_of_jobs, body=manifest)
@@ -126,7 +132,7 @@ class Yard:
 
     async def events(self, name: str) -> list[Object]:
         """The Events of a job, oldest first."""
-        selector = f"involvedObject.kind=DistributedJob,involvedObject.name={name}"
+        selector = f"involvedObject.kind={self.kind},involvedObject.name={name}"
         events = self.kube.list_all(self.path("events"), field_selector=selector)
         ours = [event async for event in events]
         return sorted(ours, key=lambda event: int(event["metadata"]["resourceVersion"]))
@@ -207,7 +213,7 @@ class Yard:
     @property
     def path_of_jobs(self) -> str:
         """The path of the collection of jobs."""
-        return collection(JOBS, "distributedjobs", self.name)
+        return collection(JOBS, f"{self.kind.lower()}s", self.name)
 
     def job_path(self, name: str) -> str:
         """The path of a job."""

@@ -41,7 +41,7 @@ def steps(wish: Wish, *pods: Pod, recorded: frozenset[str] = NONE, term: int = 1
 
 
 def slot(role: Role, index: int, attempt: int) -> Slot:
-    return Slot(role=role, index=index, attempt=attempt)
+    return Slot(role=role, member=index, attempt=attempt)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ class World:
         return found
 
     def create(self, wanted: Slot) -> None:
-        name = pod(wanted.role, wanted.index, wanted.attempt).name
+        name = pod(wanted.role, wanted.member, wanted.attempt).name
         assert name not in {p.name for p in self.pods}, "a name that exists"
         if wanted.role is Role.COORDINATOR:
             assert all(wanted.attempt > term for term in self.terms), "a term that fences nobody"
@@ -195,7 +195,7 @@ class World:
         self.pods.append(
             pod(
                 wanted.role,
-                wanted.index,
+                wanted.member,
                 wanted.attempt,
                 uid=f"made-{self.made}",
                 phase="Pending",

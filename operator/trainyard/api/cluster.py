@@ -62,6 +62,8 @@ class GpuPod:
     """Empty until kube-scheduler has bound it."""
     job: Key | None = None
     """The job that owns it; None for a stranger's."""
+    party: str = ""
+    """The party of a federation that it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

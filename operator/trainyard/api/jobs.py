@@ -1,4 +1,4 @@
-"""A DistributedJob as the operator holds it: decoded once per event, frozen."""
+"""Jobs of both kinds as the operator holds them: decoded once per event, frozen."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 import msgspec
 
-from trainyard.api.names import DISTRIBUTED_JOB, MANAGED_BY, Key
-from trainyard.api.spec import DistributedJobSpec
-from trainyard.api.status import DistributedJobStatus
+from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, FederatedJobStatus
+from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, MANAGED_BY, Key
+from trainyard.api.spec import DistributedJobSpec, JobSpec
+from trainyard.api.status import DistributedJobStatus, JobStatus, ScalingStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistributedJob:
-    """One job: who it is, what is asked of it, and what was last said of it."""
+class _Resource:
+    """Who a job is, what is asked of it, and what was last said of it."""
 
     key: Key
     uid: str
@@ -24,8 +25,8 @@ class DistributedJob:
     generation: int
     created_at: datetime
     is_deleting: bool
-    spec: DistributedJobSpec
-    status: DistributedJobStatus
+    spec: JobSpec
+    status: JobStatus
 
     @property
     def is_ours(self) -> bool:
@@ -38,29 +39,68 @@ class DistributedJob:
         return bool(self.spec.state.claim)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistributedJob(_Resource):
+    """One model trained on many workers at once."""
+
+    spec: DistributedJobSpec
+    status: DistributedJobStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederatedJob(_Resource):
+    """One model trained over several parties whose data never leaves them."""
+
+    spec: FederatedJobSpec
+    status: FederatedJobStatus
+
+
+Job = DistributedJob | FederatedJob
+Status = DistributedJobStatus | FederatedJobStatus
+Holding = ScalingStatus | AdmissionStatus
+"""What the scheduler decided: how many workers a job has, or which of its parties have room."""
+
+
 class UnreadableJobError(Exception):
     """A stored job does not fit its own CRD, for example after a downgrade."""
 
 
-def parse_job(raw: Mapping[str, Any]) -> DistributedJob:
-    """Decode an API object; raises UnreadableJobError that names the field."""
+def parse_job(raw: Mapping[str, Any]) -> Job:
+    """Decode an API object of either kind; raises UnreadableJobError that names the field."""
     meta = raw["metadata"]
-    key = Key(DISTRIBUTED_JOB, meta["namespace"], meta["name"])
+    key = Key(raw.get("kind", DISTRIBUTED_JOB), meta["namespace"], meta["name"])
+    values: dict[str, Any] = {
+        "key": key,
+        "uid": meta["uid"],
+        "resource_version": int(meta["resourceVersion"]),
+        "generation": meta.get("generation", 1),
+        "created_at": parse_time(meta["creationTimestamp"]),
+        "is_deleting": "deletionTimestamp" in meta,
+    }
+    spec, status = raw["spec"], raw.get("status") or {}
     try:
-        spec = msgspec.convert(raw["spec"], DistributedJobSpec)
-        status = msgspec.convert(raw.get("status") or {}, DistributedJobStatus)
+        if key.kind == FEDERATED_JOB:
+            return FederatedJob(
+                spec=msgspec.convert(spec, FederatedJobSpec),
+                status=msgspec.convert(status, FederatedJobStatus),
+                **values,
+            )
+        return DistributedJob(
+            spec=msgspec.convert(spec, DistributedJobSpec),
+            status=msgspec.convert(status, DistributedJobStatus),
+            **values,
+        )
     except msgspec.ValidationError as error:
         raise UnreadableJobError(f"{key}: {error}") from None
-    return DistributedJob(
-        key=key,
-        uid=meta["uid"],
-        resource_version=int(meta["resourceVersion"]),
-        generation=meta.get("generation", 1),
-        created_at=parse_time(meta["creationTimestamp"]),
-        is_deleting="deletionTimestamp" in meta,
-        spec=spec,
-        status=status,
-    )
+
+
+def holding_of(job: Job) -> Holding:
+    """What the status says was decided; nothing before the first decision."""
+    match job:
+        case DistributedJob():
+            return job.status.scaling or ScalingStatus()
+        case FederatedJob():
+            return job.status.admission or AdmissionStatus()
 
 
 def parse_time(text: str) -> datetime:

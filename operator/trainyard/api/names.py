@@ -6,6 +6,7 @@ the same children by the same names.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,15 +22,28 @@ LABEL_KIND: Final = f"{GROUP}/kind"
 LABEL_JOB: Final = f"{GROUP}/job"
 LABEL_ROLE: Final = f"{GROUP}/role"
 LABEL_INDEX: Final = f"{GROUP}/index"
+LABEL_PARTY: Final = f"{GROUP}/party"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 LABEL_NAMESPACE: Final = f"{GROUP}/namespace"
 ANNOTATION_RENEW_AT: Final = f"{GROUP}/renew-at"
 ANNOTATION_JOB_UID: Final = f"{GROUP}/job-uid"
+ANNOTATION_PARTIES: Final = f"{GROUP}/parties"
+"""On an authority: whom the leaf Secret holds certificates for, as nobody may read that Secret."""
 
 MANAGER: Final = "trainyard"
 
 DISTRIBUTED_JOB: Final = "DistributedJob"
 DISTRIBUTED_JOBS: Final = "distributedjobs"
+FEDERATED_JOB: Final = "FederatedJob"
+FEDERATED_JOBS: Final = "federatedjobs"
+PLURALS: Final[Mapping[str, str]] = {
+    DISTRIBUTED_JOB: DISTRIBUTED_JOBS,
+    FEDERATED_JOB: FEDERATED_JOBS,
+}
+"""Every kind of job, and the name of its collection."""
+
+Member = int | str
+"""Who a pod of a job stands for besides its coordinator: a worker's index, or a party's name."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -57,6 +71,11 @@ def coordinator_name(job: str, term: int) -> str:
 def worker_name(job: str, index: int, attempt: int) -> str:
     """The pod of worker `index`; each replacement counts `attempt` up from 1."""
     return f"{job}-worker-{index}-{attempt}"
+
+
+def party_name(job: str, party: str, attempt: int) -> str:
+    """The pod of a party; each replacement counts `attempt` up from 1."""
+    return f"{job}-party-{party}-{attempt}"
 
 
 def leaf_secret_name(job: str) -> str:

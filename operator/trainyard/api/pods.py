@@ -10,7 +10,7 @@ from typing import Any
 from trainyard.api import names
 from trainyard.api.cluster import GpuPod
 from trainyard.api.jobs import parse_time
-from trainyard.api.names import Key
+from trainyard.api.names import Key, Member
 
 FINISHED = ("Succeeded", "Failed")
 DISRUPTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
@@ -32,6 +32,8 @@ class Pod:
     owner_uid: str = ""
     role: str = ""
     index: int = 0
+    party: str = ""
+    """The party that it is; empty for all other pods."""
     attempt: int = 0
     """For a coordinator this is its term."""
     node: str = ""
@@ -52,6 +54,11 @@ class Pod:
     is_disrupted: bool = False
     """It was ended from outside (drain, preemption, lost node, deletion); never held against the
     job."""
+
+    @property
+    def member(self) -> Member:
+        """Whose place it takes among the pods of its role."""
+        return self.party or self.index
 
     @property
     def is_finished(self) -> bool:
@@ -77,6 +84,7 @@ class Pod:
             gpus=self.gpus,
             node=self.node,
             job=self.job,
+            party=self.party,
         )
 
 
@@ -101,6 +109,7 @@ def parse_pod(raw: Mapping[str, Any]) -> Pod:
         owner_uid=next((o["uid"] for o in meta.get("ownerReferences", ())), "") if is_ours else "",
         role=labels.get(names.LABEL_ROLE, ""),
         index=_number(labels.get(names.LABEL_INDEX)),
+        party=labels.get(names.LABEL_PARTY, "") if is_ours else "",
         attempt=_number(labels.get(names.LABEL_ATTEMPT)),
         node=spec.get("nodeName", ""),
         ip=status.get("podIP", ""),

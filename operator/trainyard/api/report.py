@@ -10,6 +10,30 @@ from trainyard.api.status import Measurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartyReport:
+    """What an aggregator said of one party."""
+
+    state: str = ""
+    """A `contract.PartyState`; empty when unknown."""
+    rounds: int = 0
+    samples: int = 0
+    seconds: float | None = None
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Updates refused, by `contract.Refusal`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Federation:
+    """What only an aggregator says; see `contract.FederatedMetric`."""
+
+    round: int = 0
+    rounds_lost: int = 0
+    best_round: int | None = None
+    round_seconds: float | None = None
+    parties: Mapping[str, PartyReport] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """One reading of a coordinator's metrics; see `contract.Metric` for each figure's meaning."""
 
@@ -30,6 +54,8 @@ class Report:
     cost_gpu_seconds: float | None = None
     plan_generation: int = 0
     checkpoint_step: int = -1
+    federation: Federation | None = None
+    """None from a coordinator of workers."""
     outcome: str = ""
     """`Complete` or `Suspended` once training has ended."""
 

@@ -1,4 +1,7 @@
-"""The DistributedJob's spec as the API server hands it over: validated, with defaults filled in.
+"""The specs as the API server hands them over: validated, with defaults filled in.
+
+First what both kinds have in common, then the DistributedJob's; the FederatedJob's is in
+`federation`.
 
 msgspec decodes these in microseconds, so that a mirror of thousands of jobs stays cheap. Defaults
 repeat those of the CRD only for objects that were stored before a field had one.
@@ -22,7 +25,7 @@ class TaskRef(Part, frozen=True, kw_only=True):
     args: dict[str, Any] = {}
 
 
-class WorkerTemplate(Part, frozen=True, kw_only=True):
+class PodTemplate(Part, frozen=True, kw_only=True):
     """The explicit subset of a pod that a job may set."""
 
     env: list[dict[str, Any]] = []
@@ -36,6 +39,52 @@ class WorkerTemplate(Part, frozen=True, kw_only=True):
     service_account_name: str = ""
 
 
+class TargetSpec(Part, frozen=True, kw_only=True):
+    """A metric value at which training ends early."""
+
+    metric: str
+    goal: float
+    mode: Literal["Max", "Min"] = "Max"
+
+
+class StateRef(Part, frozen=True, kw_only=True):
+    """Where checkpoints and results outlive the pods."""
+
+    claim: str = ""
+
+
+class Failure(Part, frozen=True, kw_only=True):
+    """What to do when something breaks."""
+
+    retry: str = "Step"
+    max_restarts: int = 10
+    hung_after_steps: int = 10
+    replace_stragglers: bool = False
+    rules: list[dict[str, Any]] = []
+
+
+class Coordinator(Part, frozen=True, kw_only=True):
+    """The coordinator's pod."""
+
+    resources: dict[str, Any] = {}
+
+
+class JobSpec(Part, frozen=True, kw_only=True):
+    """What the spec of every kind has."""
+
+    task: TaskRef
+    image: str
+    adjustments: dict[str, Any] = {}
+    state: StateRef = StateRef()
+    failure: Failure = Failure()
+    coordinator: Coordinator = Coordinator()
+    suspend: bool = False
+    priority_class_name: str = ""
+    active_deadline_seconds: int | None = None
+    ttl_seconds_after_finished: int | None = None
+    managed_by: str = ""
+
+
 class Workers(Part, frozen=True, kw_only=True):
     """How many workers, and what each of them is."""
 
@@ -46,15 +95,7 @@ class Workers(Part, frozen=True, kw_only=True):
     gpus: int = 1
     gpu_resource: str = "nvidia.com/gpu"
     resources: dict[str, Any] = {}
-    template: WorkerTemplate = WorkerTemplate()
-
-
-class TargetSpec(Part, frozen=True, kw_only=True):
-    """A metric value at which training ends early."""
-
-    metric: str
-    goal: float
-    mode: Literal["Max", "Min"] = "Max"
+    template: PodTemplate = PodTemplate()
 
 
 class Training(Part, frozen=True, kw_only=True):
@@ -88,12 +129,6 @@ class Scaling(Part, frozen=True, kw_only=True):
     min_gain: float = 1.05
 
 
-class StateRef(Part, frozen=True, kw_only=True):
-    """Where checkpoints and results outlive the pods."""
-
-    claim: str = ""
-
-
 class Checkpoint(Part, frozen=True, kw_only=True):
     """How often the state is made safe."""
 
@@ -101,40 +136,18 @@ class Checkpoint(Part, frozen=True, kw_only=True):
     keep: int = 3
 
 
-class Failure(Part, frozen=True, kw_only=True):
-    """What to do when something breaks."""
-
-    retry: str = "Step"
-    max_restarts: int = 10
-    hung_after_steps: int = 10
-    replace_stragglers: bool = False
-    rules: list[dict[str, Any]] = []
-
-
-class Coordinator(Part, frozen=True, kw_only=True):
-    """The coordinator's pod."""
-
-    resources: dict[str, Any] = {}
-
-
-class DistributedJobSpec(Part, frozen=True, kw_only=True):
+class DistributedJobSpec(JobSpec, frozen=True, kw_only=True):
     """`spec` of a DistributedJob."""
 
-    task: TaskRef
-    image: str
     workers: Workers = Workers()
     training: Training = Training()
     sync: Sync = Sync()
     scaling: Scaling = Scaling()
-    adjustments: dict[str, Any] = {}
     candidates: list[dict[str, Any]] = []
     selection: dict[str, Any] | None = None
-    state: StateRef = StateRef()
     checkpoint: Checkpoint = Checkpoint()
-    failure: Failure = Failure()
-    coordinator: Coordinator = Coordinator()
-    suspend: bool = False
-    priority_class_name: str = ""
-    active_deadline_seconds: int | None = None
-    ttl_seconds_after_finished: int | None = None
-    managed_by: str = ""
+
+    @property
+    def template(self) -> PodTemplate:
+        """What the pods of the job need besides Trainyard's own."""
+        return self.workers.template

@@ -1,4 +1,7 @@
-"""The DistributedJob's status: what people read, and what the operator remembers of a job.
+"""The statuses: what people read, and what the operator remembers of a job.
+
+First what both kinds have in common, then the DistributedJob's; the FederatedJob's is in
+`federation`.
 
 All that a restarted operator cannot observe in the cluster is here (failures counted, decisions
 made, throughput measured); nothing else is remembered anywhere.
@@ -21,6 +24,20 @@ class Failed(Part, frozen=True, kw_only=True, omit_defaults=True):
     exit_code: int | None = None
     reason: str = ""
     message: str = ""
+
+
+class JobStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """What the status of every kind has."""
+
+    observed_generation: int = 0
+    phase: str = ""
+    conditions: list[Condition] = []
+    term: int = 0
+    restarts: int = 0
+    plan_generation: int = 0
+    start_time: str = ""
+    completion_time: str = ""
+    failures: list[Failed] = []
 
 
 class TrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,20 +94,16 @@ class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     history: list[Change] = []
     profile: list[Measurement] = []
 
+    @property
+    def grant(self) -> int:
+        """What the job holds; compared to see whether it changed."""
+        return self.desired
 
-class DistributedJobStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
+
+class DistributedJobStatus(JobStatus, frozen=True, kw_only=True, omit_defaults=True):
     """`status` of a DistributedJob."""
 
-    observed_generation: int = 0
-    phase: str = ""
-    conditions: list[Condition] = []
     selector: str = ""
     replicas: int = 0
-    term: int = 0
-    restarts: int = 0
-    plan_generation: int = 0
-    start_time: str = ""
-    completion_time: str = ""
-    failures: list[Failed] = []
     training: TrainingStatus | None = None
     scaling: ScalingStatus | None = None

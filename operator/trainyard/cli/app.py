@@ -27,7 +27,7 @@ Kubeconfig = Annotated[
 
 @app.command("fetch")
 def fetch_command(
-    job: Annotated[str, typer.Argument(help="dj/NAME")],
+    job: Annotated[str, typer.Argument(help="dj/NAME or fj/NAME")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")] = Path(),
     namespace: Annotated[str, typer.Option("--namespace", "-n")] = "default",
     kubeconfig: Kubeconfig = None,

@@ -13,18 +13,24 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from trainyard.api import names
-from trainyard.api.jobs import DistributedJob, parse_job
-from trainyard.api.names import DISTRIBUTED_JOB, Key
+from trainyard.api.jobs import Job, parse_job
+from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, PLURALS, Key
 from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.cluster.execute import CommandError, execute
 from trainyard.render.fetching import fetch_pod
+from trainyard.render.ownership import labels_of
 from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, Role
 
 CONTAINER = "trainer"
 EXPORT = ("trainyard-trainer", "export")
 START_SECONDS = 120.0
-KINDS = ("dj", "distributedjob", "distributedjobs", "distributedjob.trainyard.dev")
+KINDS = {
+    name: kind
+    for kind, short in ((DISTRIBUTED_JOB, "dj"), (FEDERATED_JOB, "fj"))
+    for name in (short, kind.lower(), PLURALS[kind], f"{kind.lower()}.{names.GROUP}")
+}
+"""How people write the kinds, in lower case."""
 
 
 class FetchError(Exception):
@@ -32,11 +38,11 @@ class FetchError(Exception):
 
 
 def parse_target(text: str, namespace: str) -> Key:
-    """`dj/NAME` or just `NAME`; raises FetchError."""
+    """`dj/NAME`, `fj/NAME`, or just the `NAME` of a DistributedJob; raises FetchError."""
     kind, _, name = text.rpartition("/")
     if kind and kind.lower() not in KINDS:
-        raise FetchError(f"{text!r}: only DistributedJobs have a model to fetch: write dj/NAME")
-    return Key(DISTRIBUTED_JOB, namespace, name)
+        raise FetchError(f"{text!r}: only jobs have a model to fetch: write dj/NAME or fj/NAME")
+    return Key(KINDS[kind.lower()] if kind else DISTRIBUTED_JOB, namespace, name)
 
 
 async def fetch(client: KubeClient, key: Key, output: Path) -> list[Path]:
@@ -49,13 +55,13 @@ async def fetch(client: KubeClient, key: Key, output: Path) -> list[Path]:
         raise FetchError(f"{key}: {error}") from error
 
 
-async def _job(client: KubeClient, key: Key) -> DistributedJob:
-    path = collection(names.API_VERSION, names.DISTRIBUTED_JOBS, key.namespace)
+async def _job(client: KubeClient, key: Key) -> Job:
+    path = collection(names.API_VERSION, PLURALS[key.kind], key.namespace)
     return parse_job(await client.get(f"{path}/{key.name}"))
 
 
 @contextlib.asynccontextmanager
-async def _source(client: KubeClient, job: DistributedJob) -> AsyncIterator[Pod]:
+async def _source(client: KubeClient, job: Job) -> AsyncIterator[Pod]:
     """A running pod that has the job's state before it."""
     if (coordinator := await _coordinator(client, job)) is not None:
         yield coordinator
@@ -74,8 +80,9 @@ async def _source(client: KubeClient, job: DistributedJob) -> AsyncIterator[Pod]
         await client.delete(f"{pods}/{name}", grace_seconds=0)
 
 
-async def _coordinator(client: KubeClient, job: DistributedJob) -> Pod | None:
-    selector = f"{names.LABEL_JOB}={job.key.name},{names.LABEL_ROLE}={Role.COORDINATOR}"
+async def _coordinator(client: KubeClient, job: Job) -> Pod | None:
+    ours = {**labels_of(job.key), names.LABEL_ROLE: str(Role.COORDINATOR)}
+    selector = ",".join(f"{name}={value}" for name, value in ours.items())
     path = collection("v1", "pods", job.key.namespace)
     pods = [parse_pod(raw) async for raw in client.list_all(path, label_selector=selector)]
     running = [p for p in pods if p.is_running and p.owner_uid == job.uid]

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from trainyard.api import names
-from trainyard.api.jobs import DistributedJob, parse_time
+from trainyard.api.jobs import Job, parse_time
 from trainyard.api.names import Key
 from trainyard.cluster.certificates import (
     RENEW_AFTER,
@@ -34,6 +34,8 @@ class Authority:
 
     pair: KeyPair
     renew_at: datetime
+    parties: frozenset[str] = frozenset()
+    """The parties that the job's leaf Secret has certificates for."""
     is_new: bool = False
     """Made by this process: leaves that are there already are another authority's."""
     version: str = ""
@@ -49,12 +51,14 @@ class Authorities:
         self._namespace = namespace
         self._known: OrderedDict[str, Authority] = OrderedDict()
 
-    async def ensure(self, job: DistributedJob, now: datetime) -> Authority:
-        """The job's authority, made if there is none yet."""
+    async def ensure(
+        self, job: Job, now: datetime, parties: frozenset[str] = frozenset()
+    ) -> Authority:
+        """The job's authority, made if there is none yet; `parties` get leaves of a new one."""
         if found := self._recall(job.uid):
             return found
         pair = make_authority(job.key, now)
-        made = Authority(pair=pair, renew_at=now + RENEW_AFTER, is_new=True)
+        made = Authority(pair=pair, renew_at=now + RENEW_AFTER, parties=parties, is_new=True)
         try:
             stored = await self._client.create(self._path, self._manifest(job, made))
             made = replace(made, version=_version(stored))
@@ -75,10 +79,12 @@ class Authorities:
                 return None
             raise
 
-    async def renewed(self, job: DistributedJob, now: datetime) -> Authority:
-        """Note that new leaves have been issued."""
+    async def renewed(
+        self, job: Job, now: datetime, parties: frozenset[str] = frozenset()
+    ) -> Authority:
+        """Note that new leaves have been issued, and for which parties."""
         authority = await self.ensure(job, now)
-        fresh = Authority(pair=authority.pair, renew_at=now + RENEW_AFTER)
+        fresh = Authority(pair=authority.pair, renew_at=now + RENEW_AFTER, parties=parties)
         manifest = self._manifest(job, fresh)
         if authority.version:  # one that somebody has replaced meanwhile is not put back
             manifest["metadata"]["resourceVersion"] = authority.version
@@ -115,10 +121,15 @@ class Authorities:
         secret = await self._client.get(f"{self._path}/{names.ca_secret_name(uid)}")
         return _parse(secret)
 
-    def _manifest(self, job: DistributedJob, authority: Authority) -> dict[str, Any]:
+    def _manifest(self, job: Job, authority: Authority) -> dict[str, Any]:
         pair = authority.pair
         return authority_secret(
-            job, self._namespace, pair.certificate, pair.key, authority.renew_at
+            job,
+            self._namespace,
+            pair.certificate,
+            pair.key,
+            authority.renew_at,
+            authority.parties,
         )
 
     def _recall(self, uid: str) -> Authority | None:
@@ -138,8 +149,14 @@ def _parse(secret: Mapping[str, Any]) -> Authority:
     pair = KeyPair(
         certificate=base64.b64decode(data["ca.crt"]), key=base64.b64decode(data["ca.key"])
     )
-    renew_at = secret["metadata"]["annotations"][names.ANNOTATION_RENEW_AT]
-    return Authority(pair=pair, renew_at=parse_time(renew_at), version=_version(secret))
+    annotations = secret["metadata"]["annotations"]
+    parties = annotations.get(names.ANNOTATION_PARTIES, "")
+    return Authority(
+        pair=pair,
+        renew_at=parse_time(annotations[names.ANNOTATION_RENEW_AT]),
+        parties=frozenset(parties.split(",")) if parties else frozenset(),
+        version=_version(secret),
+    )
 
 
 def _version(secret: Mapping[str, Any]) -> str:

@@ -52,14 +52,16 @@ def make_authority(key: Key, now: datetime) -> KeyPair:
     return _pair(builder.sign(private, hashes.SHA256()), private)
 
 
-def issue(authority: KeyPair, key: Key, role: Role, now: datetime, dns: str = "") -> KeyPair:
-    """A leaf whose URI name binds namespace, job and role; `dns` also names a server."""
+def issue(
+    authority: KeyPair, key: Key, role: Role, now: datetime, dns: str = "", member: str = ""
+) -> KeyPair:
+    """A leaf whose URI name binds namespace, job, role and party; `dns` also names a server."""
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     signer = serialization.load_pem_private_key(authority.key, password=None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)  # noqa: S101 - we made it
     private = ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [
-        x509.UniformResourceIdentifier(identity(key.namespace, key.name, role))
+        x509.UniformResourceIdentifier(identity(key.namespace, key.name, role, member))
     ]
     if dns:
         names.append(x509.DNSName(dns))

@@ -18,7 +18,8 @@ from trainyard.api.report import Report
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.portforward import forward
 from trainyard.cluster.scrape import parse_report
-from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN, Plan
+from trainyard.render.configuration import AnyPlan
+from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 MAX_ANSWER_BYTES = 1 << 18
@@ -91,7 +92,7 @@ class Coordinators:
             except ValueError as error:
                 raise UnreachableError(f"metrics are not OpenMetrics: {error}") from error
 
-    async def put_plan(self, address: Address, tls: ssl.SSLContext | None, plan: Plan) -> None:
+    async def put_plan(self, address: Address, tls: ssl.SSLContext | None, plan: AnyPlan) -> None:
         """Send the Plan; raises StalePlanError or UnreachableError."""
         self._client.check()
         async with self._request(address, tls, "PUT", PATH_PLAN, plan.encode()) as response:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainyard.api.cluster import Cluster, Node
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
 
@@ -35,7 +35,7 @@ class Mirror:
     """Jobs, pods, nodes and priority classes by name."""
 
     def __init__(self) -> None:
-        self.jobs: dict[Key, DistributedJob] = {}
+        self.jobs: dict[Key, Job] = {}
         self.priorities: dict[str, int] = {}
         self.unknown_priorities: frozenset[str] = frozenset()
         """Classes that jobs name and that the last listing did not have."""
@@ -45,7 +45,7 @@ class Mirror:
         self._gone: OrderedDict[str, None] = OrderedDict()
         """Uids of the deleted: an answer that was under way must not bring them back."""
 
-    def put_job(self, job: DistributedJob, *, only_known: bool = False) -> bool:
+    def put_job(self, job: Job, *, only_known: bool = False) -> bool:
         """Take the job in; False when the mirror knows a newer one already.
 
         `only_known` is for answers to our own writes, which may overtake the job's deletion. One
@@ -62,7 +62,7 @@ class Mirror:
         self.jobs[job.key] = job
         return True
 
-    def drop_job(self, key: Key, uid: str = "") -> DistributedJob | None:
+    def drop_job(self, key: Key, uid: str = "") -> Job | None:
         """Forget the job unless another of the same name has taken its place."""
         self._bury(uid)
         known = self.jobs.get(key)

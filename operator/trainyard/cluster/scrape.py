@@ -13,12 +13,16 @@ from datetime import datetime
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from trainyard.api.report import Report
+from trainyard.api.report import Federation, PartyReport, Report
 from trainyard.api.status import Measurement
 from trainyard_trainer.contract import Metric
+from trainyard_trainer.contract.federated import FederatedMetric
 
 MAX_CONFIGURATIONS = 64
 MAX_EVALUATIONS = 32
+MAX_PARTIES = 256
+MAX_REFUSALS = 16
+"""Reasons of refusals by party; the contract has some six."""
 MAX_LABEL = 128
 """Characters of a label that is worth keeping; what is longer is nobody's metric."""
 MAX_LINE = 1024
@@ -56,6 +60,7 @@ def parse_report(text: str, at: datetime) -> Report:
         cost_gpu_seconds=one.number(Metric.RESCALE_COST),
         plan_generation=one.count(Metric.PLAN_GENERATION),
         checkpoint_step=_whole(_or(one.number(Metric.CHECKPOINT_STEP), -1) + 1) - 1,
+        federation=_federation(found, one),
         outcome=one.label(Metric.OUTCOME, "result"),
     )
 
@@ -102,6 +107,55 @@ def _profile(found: dict[str, list[Sample]]) -> Iterable[Measurement]:
                 samples_per_second=value,
                 steps=_whole(steps.get(configuration, 0), INT32),
             )
+
+
+def _federation(found: dict[str, list[Sample]], one: _Figures) -> Federation | None:
+    """What only an aggregator says; None when nothing of it is there."""
+    metric = FederatedMetric
+    if metric.ROUND not in found:
+        return None
+    best = one.number(metric.BEST_ROUND)
+    return Federation(
+        round=one.count(metric.ROUND),
+        rounds_lost=one.count(f"{metric.ROUNDS_LOST}_total"),
+        best_round=None if best is None else _whole(best),
+        round_seconds=one.number(metric.ROUND_SECONDS),
+        parties=_parties(found),
+    )
+
+
+def _parties(found: dict[str, list[Sample]]) -> dict[str, PartyReport]:
+    metric = FederatedMetric
+    states = _by_party(found[metric.PARTY_STATE])
+    rounds = _by_party(found[f"{metric.PARTY_ROUNDS}_total"])
+    samples = _by_party(found[metric.PARTY_SAMPLES])
+    seconds = _by_party(found[metric.PARTY_SECONDS])
+    refused = _by_party(found[f"{metric.REFUSED}_total"])
+    return {
+        name: PartyReport(
+            state=next((labels.get("state", "") for labels, value in told if value), ""),
+            rounds=_figure(rounds.get(name)),
+            samples=_figure(samples.get(name)),
+            seconds=next((value for _, value in seconds.get(name, ())), None),
+            refused={
+                labels.get("reason", ""): _whole(value)
+                for labels, value in refused.get(name, ())[:MAX_REFUSALS]
+                if value >= 1
+            },
+        )
+        for name, told in list(states.items())[:MAX_PARTIES]
+    }
+
+
+def _by_party(samples: list[Sample]) -> dict[str, list[Sample]]:
+    grouped: dict[str, list[Sample]] = {}
+    for labels, value in samples:
+        grouped.setdefault(labels.get("party", ""), []).append((labels, value))
+    return grouped
+
+
+def _figure(samples: list[Sample] | None) -> int:
+    return _whole(samples[0][1]) if samples else 0
 
 
 def _configuration(labels: dict[str, str]) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ those that people asked to grow, then whoever gains most per GPU. Nobody is pree
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import heapify, heappop, heappush
@@ -18,6 +18,7 @@ from trainyard.api.cluster import Cluster
 from trainyard.api.names import Key
 from trainyard.policy.admission import admit, counted, demanded, queue_position, supplied
 from trainyard.policy.demand import Allocation, Decision, Demand, Reason
+from trainyard.policy.gangs import admit_gang, bound_parties, extend_gang, shapes_of, unbound_shapes
 from trainyard.policy.placement import Ledger, Shape
 from trainyard.policy.throughput import Proposal, Settings, propose
 
@@ -37,6 +38,8 @@ class _Scene:
     cluster: Cluster
     bound: Mapping[tuple[Key, str], int]
     """Pods that hold a node, by job and resource."""
+    bound_parties: Mapping[Key, frozenset[str]]
+    """Parties whose pod holds a node, by job."""
     now: datetime
     settings: Settings
 
@@ -45,6 +48,13 @@ class _Scene:
         if job.gpus_per_worker == 0:
             return 0
         return max(0, workers - self.bound.get((job.key, job.resource), 0))
+
+    def outstanding(self, job: Demand, wish: Proposal) -> Mapping[Shape, int]:
+        """What the job keeps for certain and no pod of its holds yet."""
+        if job.gang:
+            return unbound_shapes(job, self.bound_parties.get(job.key, frozenset()))
+        missing = self.unbound(job, _kept(job, wish))
+        return {Shape.of(job): missing} if missing else {}
 
 
 def allocate(
@@ -58,7 +68,14 @@ def allocate(
     """
     line = sorted(jobs, key=queue_position)
     bound = Counter((pod.job, pod.resource) for pod in cluster.pods if pod.job and pod.node)
-    scene = _Scene(line=line, cluster=cluster, bound=bound, now=now, settings=settings)
+    scene = _Scene(
+        line=line,
+        cluster=cluster,
+        bound=bound,
+        bound_parties=bound_parties(cluster),
+        now=now,
+        settings=settings,
+    )
     wishes: dict[Key, Proposal] = {}
     decisions = _look(scene, wishes)
     for _ in range(_MOST_LOOKS - 1):
@@ -82,12 +99,19 @@ def _look(scene: _Scene, wishes: dict[Key, Proposal]) -> dict[Key, Decision]:
             wishes[job.key] = _wish(job, scene, ledger)
     _reserve(scene, wishes, ledger)
     decisions = {
-        job.key: admit(job, ledger, scene.now) for job in scene.line if job.admitted_workers <= 0
+        job.key: _admit(job, ledger, scene.now) for job in scene.line if job.admitted_workers <= 0
     }
+    decisions |= {job.key: extend_gang(job, ledger) for job in admitted if job.gang}
     granted = _grow(admitted, wishes, ledger)
     for job in admitted:
+        if job.gang:
+            continue
         decisions[job.key] = _decision(job, wishes[job.key], granted.get(job.key, 0), ledger)
     return decisions
+
+
+def _admit(job: Demand, ledger: Ledger, now: datetime) -> Decision:
+    return admit_gang(job, ledger, now) if job.gang else admit(job, ledger, now)
 
 
 def _follow(job: Demand, decision: Decision, now: datetime) -> Demand:
@@ -97,6 +121,7 @@ def _follow(job: Demand, decision: Decision, now: datetime) -> Demand:
     return replace(
         job,
         admitted_workers=decision.workers,
+        admitted_parties=decision.parties,
         admitted_at=job.admitted_at or now,
         decided_at=now,
         is_running=False,
@@ -119,6 +144,9 @@ def _newest(
 
 
 def _wish(job: Demand, scene: _Scene, ledger: Ledger) -> Proposal:
+    if job.gang:  # parties are who they are: there is no other size to wish for
+        here = job.admitted_workers
+        return Proposal(workers=here, at_least=here, reason=Reason.STEADY, because="")
     wish = _preference(job, scene)
     if wish.workers >= job.admitted_workers:
         return _cut_to_what_exists(job, scene, ledger) or wish
@@ -201,9 +229,10 @@ def _reserve(scene: _Scene, wishes: Mapping[Key, Proposal], ledger: Ledger) -> N
     not slip in where kube-scheduler may still put the others.
     """
     outstanding = [
-        (Shape.of(job), missing)
+        (shape, missing)
         for job in scene.line
-        if job.key in wishes and (missing := scene.unbound(job, _kept(job, wishes[job.key])))
+        if job.key in wishes
+        for shape, missing in scene.outstanding(job, wishes[job.key]).items()
     ]
     if not outstanding:
         return
@@ -226,12 +255,18 @@ def _kept(job: Demand, wish: Proposal) -> int:
 
 
 def _wanted_by_waiting(scene: _Scene, ledger: Ledger) -> dict[str, frozenset[str]]:
-    waiting = (job for job in scene.line if job.admitted_workers <= 0 and job.gpus_per_worker > 0)
+    waiting = (job for job in scene.line if job.admitted_workers <= 0)
     wanted: dict[str, frozenset[str]] = {}
-    for shape in {Shape.of(job) for job in waiting}:
+    for shape in {shape for job in waiting for shape in _shapes(job)}:
         usable = wanted.get(shape.resource, frozenset()) | ledger.ground(shape).usable
         wanted[shape.resource] = usable
     return wanted
+
+
+def _shapes(job: Demand) -> Iterable[Shape]:
+    if job.gang:
+        return shapes_of(job.gang)
+    return (Shape.of(job),) if job.gpus_per_worker > 0 else ()
 
 
 def _grow(

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from trainyard.api.cluster import Toleration
 from trainyard.api.conditions import Type, is_true
 from trainyard.api.durations import parse_duration
-from trainyard.api.jobs import DistributedJob, format_time, parse_time
+from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, Party
+from trainyard.api.jobs import (
+    DistributedJob,
+    FederatedJob,
+    Holding,
+    Job,
+    format_time,
+    holding_of,
+    parse_time,
+)
 from trainyard.api.pods import Pod
 from trainyard.api.report import Report
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.api.status import ScalingStatus
-from trainyard.policy.demand import Demand, PastChange, Reason, Throughput
+from trainyard.policy.claims import speaks_otherwise
+from trainyard.policy.demand import Demand, PastChange, Place, Reason, Throughput
 from trainyard.policy.roster import sort_pods
 from trainyard.policy.support import unsupported
 from trainyard.policy.verdict import is_finished
 
 
-def wants_gpus(job: DistributedJob) -> bool:
+def wants_gpus(job: Job) -> bool:
     """Whether the scheduler has anything to decide for this job."""
     return (
         job.is_ours
@@ -33,12 +44,58 @@ def wants_gpus(job: DistributedJob) -> bool:
 
 
 def demand_of(
+    job: Job, held: Holding, report: Report | None, priorities: Mapping[str, int]
+) -> Demand:
+    """The job's side of `allocate`; call only when `wants_gpus`."""
+    match job:
+        case DistributedJob():
+            assert isinstance(held, ScalingStatus)  # noqa: S101 - of this kind of job
+            return _demand_of_workers(job, held, report, priorities)
+        case FederatedJob():
+            assert isinstance(held, AdmissionStatus)  # noqa: S101 - of this kind of job
+            return _demand_of_parties(job, held, priorities)
+
+
+def _demand_of_parties(
+    job: FederatedJob, held: AdmissionStatus, priorities: Mapping[str, int]
+) -> Demand:
+    parties = job.spec.local_parties
+    return Demand(
+        key=job.key,
+        created_at=job.created_at,
+        priority=priorities.get(job.spec.priority_class_name, 0),
+        gang=tuple(_place_of(job.spec, party) for party in parties),
+        gpus_per_worker=0,
+        min_workers=len(parties),
+        max_workers=len(parties),
+        start_workers=len(parties),
+        policy="Manual",
+        admitted_workers=len(held.parties),
+        admitted_parties=held.grant,
+        admitted_at=_time(held.decided_at) if held.parties else None,
+        refused_until=_refused_until(held),
+        decided_at=_time(held.decided_at),
+    )
+
+
+def _place_of(spec: FederatedJobSpec, party: Party) -> Place:
+    return Place(
+        party=party.name,
+        resource=party.gpu_resource,
+        gpus=party.gpus,
+        node_selector={**spec.template.node_selector, **party.node_selector},
+        tolerations=_tolerations(
+            [*spec.template.tolerations, *party.tolerations], party.gpus, party.gpu_resource
+        ),
+    )
+
+
+def _demand_of_workers(
     job: DistributedJob,
     scaling: ScalingStatus,
     report: Report | None,
     priorities: Mapping[str, int],
 ) -> Demand:
-    """The job's side of `allocate`; call only when `wants_gpus`."""
     spec = job.spec
     return Demand(
         key=job.key,
@@ -87,39 +144,51 @@ def demand_of(
 
 def tolerations_of(spec: DistributedJobSpec) -> tuple[Toleration, ...]:
     """What workers tolerate: the accelerator's own taint, and what the template adds."""
-    asked = [
+    workers = spec.workers
+    return _tolerations(workers.template.tolerations, workers.gpus, workers.gpu_resource)
+
+
+def _tolerations(
+    asked: list[dict[str, Any]], gpus: int, gpu_resource: str
+) -> tuple[Toleration, ...]:
+    found = [
         Toleration(
             key=t.get("key", ""),
             operator=t.get("operator", "Equal"),
             value=t.get("value", ""),
             effect=t.get("effect", ""),
         )
-        for t in spec.workers.template.tolerations
+        for t in asked
     ]
-    if spec.workers.gpus:
-        asked.append(Toleration(key=spec.workers.gpu_resource, operator="Exists"))
-    return tuple(asked)
+    if gpus:
+        found.append(Toleration(key=gpu_resource, operator="Exists"))
+    return tuple(found)
 
 
-def initial_scaling(job: DistributedJob, pods: tuple[Pod, ...]) -> ScalingStatus:
+def initial_holding(job: Job, pods: tuple[Pod, ...]) -> Holding:
     """What a restarted operator takes as decided: the status, else what it finds running."""
-    scaling = job.status.scaling or ScalingStatus()
-    if scaling.desired or is_true(job.status.conditions, Type.ADMITTED):
-        return scaling
-    found = sort_pods(pods, job.uid).workers
+    held = holding_of(job)
+    if held.desired or is_true(job.status.conditions, Type.ADMITTED):
+        return held
+    found = sort_pods(pods, job.uid).members
     if not found or not wants_gpus(job):
-        return scaling
+        return held
     # The status of its start was never written, and any of its pods may be missing still: they
-    # are a gang, and the highest index says how large it was at least.
-    meant = max(job.spec.workers.min, max(found) + 1)
-    return msgspec.structs.replace(
-        scaling,
-        desired=meant,
-        recommended=meant,
-        reason=Reason.ADMITTED,
-        message="Found running.",
-        decided_at=format_time(min(pod.created_at for pod in found.values())),
-    )
+    # are a gang.
+    changes: dict[str, Any] = {
+        "reason": Reason.ADMITTED,
+        "message": "Found running.",
+        "decided_at": format_time(min(pod.created_at for pod in found.values())),
+    }
+    match job:
+        case DistributedJob():
+            # The highest index says how large it was at least.
+            seen = max((index for index in found if isinstance(index, int)), default=0)
+            meant = max(job.spec.workers.min, seen + 1)
+            changes |= {"desired": meant, "recommended": meant}
+        case FederatedJob():
+            changes |= {"parties": [party.name for party in job.spec.local_parties]}
+    return msgspec.structs.replace(held, **changes)
 
 
 def _is_steady(job: DistributedJob, scaling: ScalingStatus, report: Report | None) -> bool:
@@ -127,10 +196,11 @@ def _is_steady(job: DistributedJob, scaling: ScalingStatus, report: Report | Non
         report is not None
         and is_true(job.status.conditions, Type.RUNNING)
         and report.active_workers == scaling.desired
+        and not speaks_otherwise(report)
     )
 
 
-def _refused_until(scaling: ScalingStatus) -> datetime | None:
+def _refused_until(scaling: Holding) -> datetime | None:
     return _time(scaling.cooldown_until) if scaling.reason == Reason.START_TIMED_OUT else None
 
 

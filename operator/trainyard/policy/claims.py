@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainyard.api.conditions import Condition, Truth, Type
-from trainyard.api.jobs import DistributedJob
-from trainyard.api.status import Failed
-from trainyard.policy.look import Look, running_workers, trouble_of
+from trainyard.api.jobs import FederatedJob, Job
+from trainyard.api.report import Report
+from trainyard.policy.look import Look, absent_members, quorum, running_members, trouble_of, wanted
 from trainyard.policy.support import unsupported
 from trainyard.policy.verdict import Phase, Verdict
 from trainyard_trainer.contract import WIRE_VERSION
+
+_NAMED = 10
+"""Parties that a sentence names."""
 
 
 def claim(type_: Type, status: Truth, reason: str, message: str = "") -> Condition:
@@ -25,7 +28,7 @@ def accepted(look: Look) -> Condition:
     return claim(Type.ACCEPTED, "True", "Valid")
 
 
-def durability(job: DistributedJob) -> Condition:
+def durability(job: Job) -> Condition:
     """Whether the state outlives the pods, and what follows if not."""
     if job.is_durable:
         message = f"State is kept in the claim {job.spec.state.claim}."
@@ -39,39 +42,92 @@ def durability(job: DistributedJob) -> Condition:
 
 def running_claim(look: Look, phase: Phase) -> Condition:
     """Whether the wanted workers run; if not, why not."""
-    running, wanted = running_workers(look), look.scaling.desired
+    is_federated = isinstance(look.job, FederatedJob)
     if phase is Phase.STARTING:
-        message = trouble_of(look) or f"{running} of {wanted} workers run."
+        message = trouble_of(look) or _so_far(look, is_federated)
         return claim(Type.RUNNING, "False", "Starting", message)
+    if is_federated:
+        return claim(Type.RUNNING, "True", "PartiesRunning")
     return claim(Type.RUNNING, "True", "WorkersRunning")
 
 
-def rescaling_claim(look: Look, phase: Phase) -> Condition:
-    """Whether the number of workers is changing."""
-    wanted, report = look.scaling.desired, look.report
+def _so_far(look: Look, is_federated: bool) -> str:
+    running, desired = running_members(look), look.scaling.desired
+    if is_federated:
+        return f"{running} of {desired} parties run, {quorum(look.job)} are needed."
+    return f"{running} of {desired} workers run."
+
+
+def standing_claims(job: Job, reason: str) -> tuple[Condition, ...]:
+    """That a job without workers or parties at work neither trains nor rescales, and why."""
+    running = claim(Type.RUNNING, "False", reason)
+    if isinstance(job, FederatedJob):
+        return (running,)
+    return (running, claim(Type.RESCALING, "False", reason))
+
+
+def rescaling_claims(look: Look, phase: Phase) -> tuple[Condition, ...]:
+    """Whether the number of workers is changing; a federation has none."""
+    return () if isinstance(look.job, FederatedJob) else (_rescaling_claim(look, phase),)
+
+
+def _rescaling_claim(look: Look, phase: Phase) -> Condition:
+    desired, report = look.scaling.desired, look.report
     if phase is Phase.RESCALING:
-        return claim(Type.RESCALING, "True", "PodsChanging", f"On the way to {wanted} workers.")
-    if phase is Phase.RUNNING and report is not None and report.active_workers != wanted:
+        return claim(Type.RESCALING, "True", "PodsChanging", f"On the way to {desired} workers.")
+    if phase is Phase.RUNNING and report is not None and report.active_workers != desired:
         members = ", ".join(f"{n} {state}" for state, n in sorted(report.members.items()) if n)
-        message = f"On the way to {wanted} workers: {members or 'none has reported yet'}."
+        message = f"On the way to {desired} workers: {members or 'none has reported yet'}."
         return claim(Type.RESCALING, "True", "WorkersJoining", message)
     return claim(Type.RESCALING, "False", "Steady")
 
 
-def degraded_claim(look: Look, failures: list[Failed]) -> Condition:
+def degraded_claim(look: Look, phase: Phase) -> Condition:
     """Whether something is wrong that the operator is working on, or cannot mend."""
-    if look.report is not None and look.report.wire not in (0, WIRE_VERSION):
-        message = (
-            f"The trainer image speaks wire version {look.report.wire}, this operator "
-            f"{WIRE_VERSION}: use images of the same release."
-        )
-        return claim(Type.DEGRADED, "True", "WireMismatch", message)
+    gone = [m for m in wanted(look) if m not in look.roster.members]
+    is_short = bool(gone) or look.roster.coordinator is None
+    if mismatch := _mismatch(look, is_short):
+        return claim(Type.DEGRADED, "True", "WireMismatch", mismatch)
+    if isinstance(look.job, FederatedJob) and phase is Phase.RUNNING and absent_members(look):
+        return claim(Type.DEGRADED, "True", "PartiesMissing", _absence(look))
     if trouble := trouble_of(look):
         return claim(Type.DEGRADED, "True", "PodTrouble", trouble)
-    gone = [i for i in range(look.scaling.desired) if i not in look.roster.workers]
-    if failures and (gone or look.roster.coordinator is None):
-        return claim(Type.DEGRADED, "True", "Replacing", failures[-1].message)
+    if look.record.failures and is_short:
+        return claim(Type.DEGRADED, "True", "Replacing", look.record.failures[-1].message)
     return claim(Type.DEGRADED, "False", "Healthy")
+
+
+def _mismatch(look: Look, is_short: bool) -> str:
+    """That operator and trainer image do not understand each other, and what helps; or nothing."""
+    if speaks_otherwise(look.report):
+        assert look.report is not None  # noqa: S101 - it speaks
+        return (
+            f"The trainer image speaks wire version {look.report.wire}, this operator "
+            f"{WIRE_VERSION}. The job trains on as it is and gets no Plan: run the operator of the "
+            "image's release, or create the job anew with an image of this release."
+        )
+    if look.record.mismatch and is_short:
+        minutes = look.limits.retry_cap.total_seconds() / 60
+        return (
+            f"{look.record.mismatch.rstrip('.')}. This is not held against the job; its pods are "
+            f"tried again every {minutes:g} min. Create the job anew with an image of this "
+            "operator's release, or run the operator of the image's release."
+        )
+    return ""
+
+
+def speaks_otherwise(report: Report | None) -> bool:
+    """Whether a coordinator speaks another wire version, so that it could misread a Plan."""
+    return report is not None and report.wire not in (0, WIRE_VERSION)
+
+
+def _absence(look: Look) -> str:
+    absent = [str(member) for member in absent_members(look)]
+    named = ", ".join(absent[:_NAMED]) + (", …" if len(absent) > _NAMED else "")
+    last = look.record.failures[-1].message if look.record.failures else ""
+    why = trouble_of(look) or last
+    noun = "party is" if len(absent) == 1 else "parties are"
+    return f"{len(absent)} {noun} not there: {named}; rounds go on with the others. {why}".strip()
 
 
 def with_refusal(verdict: Verdict, message: str) -> Verdict:

@@ -40,6 +40,18 @@ class PastChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What one party of a gang asks of a node."""
+
+    party: str
+    resource: str = "nvidia.com/gpu"
+    gpus: int = 0
+    """0 for a party on the CPU: it asks for nothing."""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """One job that has been accepted, is not suspended and is not finished."""
 
@@ -54,6 +66,9 @@ class Demand:
     tolerations: tuple[Toleration, ...] = ()
     min_workers: int = 1
     max_workers: int = 1
+    gang: tuple[Place, ...] = ()
+    """The parties of a federation, each with a place of its own; empty for a job of equal workers,
+    and what is said of workers then counts for nothing."""
     start_workers: int = 1
     """`spec.workers.replicas`: the starting size; under `Manual` the size that is wanted now."""
     policy: Literal["Manual", "Throughput", "Goodput"] = "Throughput"
@@ -64,7 +79,9 @@ class Demand:
     max_changes_per_hour: int = 12
 
     admitted_workers: int = 0
-    """The number of workers now in force; 0 while the job waits."""
+    """The number of workers (or parties) now in force; 0 while the job waits."""
+    admitted_parties: tuple[str, ...] = ()
+    """Those of the gang that have room."""
     admitted_at: datetime | None = None
     is_running: bool = False
     """Whether all admitted workers train together; no policy changes a job that is not steady."""
@@ -77,6 +94,11 @@ class Demand:
     profile: tuple[Throughput, ...] = ()
     history: tuple[PastChange, ...] = ()
     """Carried-out changes, oldest first."""
+
+    @property
+    def grant(self) -> int | tuple[str, ...]:
+        """What the job holds; compared to see whether it changed meanwhile."""
+        return self.admitted_parties if self.gang else self.admitted_workers
 
 
 class Reason(StrEnum):
@@ -110,6 +132,8 @@ class Reason(StrEnum):
     MEASURING = "Measuring"
     """Too few steps at the present size to judge it."""
     NO_FREE_GPUS = "NoFreeGPUs"
+    PARTY_ADDED = "PartyAdded"
+    """A party that joined a running federation has found room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +142,8 @@ class Decision:
 
     workers: int
     """0 keeps the job waiting."""
+    parties: tuple[str, ...] = ()
+    """Those of a gang that have room."""
     recommended: int
     """What the policy would choose; differs from `workers` only under `mode: Recommend`."""
     reason: Reason

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from trainyard.api.jobs import DistributedJob, format_time, parse_time
+from trainyard.api.jobs import Job, format_time, parse_time
 from trainyard.api.pods import DISRUPTIONS, Pod
 from trainyard.api.status import Failed
 from trainyard.policy.limits import Limits
@@ -19,8 +19,9 @@ TOGETHER = timedelta(seconds=10)
 """Pods of one crew that end within this time of each other break for one cause: it counts once."""
 DISRUPTED = "Disrupted"
 """Reason of a pod that the cluster ended without naming one of its own."""
-PERMANENT = (Exit.TASK_INVALID, Exit.WIRE_MISMATCH)
-"""A retry would end the same way."""
+UNCOUNTED = (Exit.FENCED, Exit.WIRE_MISMATCH)
+"""Ends that are not the job's fault: another pod took the place, or operator and image are of
+different releases, which ends with an upgrade of either."""
 SENTENCE = 900
 """Characters of a failure's sentence: room for an error, not for a novel."""
 REASON = 128
@@ -39,9 +40,11 @@ class Record:
     fatal_reason: str = ""
     retry_at: datetime | None = None
     """Replacements wait until then."""
+    mismatch: str = ""
+    """What the newest failure said, if it was that operator and image are of different releases."""
 
 
-def record_failures(job: DistributedJob, roster: Roster, limits: Limits, now: datetime) -> Record:
+def record_failures(job: Job, roster: Roster, limits: Limits, now: datetime) -> Record:
     """Add the failed pods that the status does not have yet; each is counted once, by its uid."""
     old, present = job.status.failures, {p.uid for p in roster.finished}
     known = {f.uid for f in old}
@@ -58,15 +61,15 @@ def record_failures(job: DistributedJob, roster: Roster, limits: Limits, now: da
         fatal=fatal,
         fatal_reason=reason,
         retry_at=_retry_at(failures, restarts, limits),
+        mismatch=failures[-1].message if failures and _is_mismatch(failures[-1]) else "",
     )
 
 
 def _fatal(failures: list[Failed], restarts: int, max_restarts: int) -> tuple[str, str]:
     """Reason and sentence of a failure that ends the job; empty while it may go on."""
     for failure in failures:
-        if failure.exit_code in PERMANENT:
-            is_task = failure.exit_code == Exit.TASK_INVALID
-            return "TaskInvalid" if is_task else "WireMismatch", failure.message
+        if failure.exit_code == Exit.TASK_INVALID:  # a retry would end the same way
+            return "TaskInvalid", failure.message
     if restarts > max_restarts:
         last = failures[-1].message if failures else ""
         return "TooManyRestarts", (
@@ -88,7 +91,7 @@ def _last_counted(failures: list[Failed]) -> Failed | None:
 
 
 def _is_excused(reason: str, exit_code: int | None) -> bool:
-    return reason in (*DISRUPTIONS, DISRUPTED) or exit_code == Exit.FENCED
+    return reason in (*DISRUPTIONS, DISRUPTED) or exit_code in UNCOUNTED
 
 
 def is_failure(pod: Pod) -> bool:
@@ -97,12 +100,21 @@ def is_failure(pod: Pod) -> bool:
 
 
 def _retry_at(failures: list[Failed], restarts: int, limits: Limits) -> datetime | None:
-    """Exponential pauses from one second, after the last failure that counted."""
+    """Exponential pauses from one second, after the last failure that counted.
+
+    Pods of an image that does not understand this operator are tried again after the longest.
+    """
+    if failures and _is_mismatch(failures[-1]):
+        return parse_time(failures[-1].at) + limits.retry_cap
     last = _last_counted(failures)
     if last is None or not restarts:
         return None
     pause = min(timedelta(seconds=2 ** min(restarts - 1, 20)), limits.retry_cap)
     return parse_time(last.at) + pause
+
+
+def _is_mismatch(failure: Failed) -> bool:
+    return failure.exit_code == Exit.WIRE_MISMATCH
 
 
 def _counts(pod: Pod, last: Failed | None, now: datetime) -> bool:
@@ -131,18 +143,25 @@ def _record(pod: Pod, now: datetime) -> Failed:
 
 def describe(pod: Pod) -> str:
     """One sentence: who failed, how, and what helps."""
-    who = f"worker {pod.index}" if pod.role == Role.WORKER else pod.role
+    who = pod.role if pod.role == Role.COORDINATOR else f"{pod.role} {pod.member}"
     subject = f"{who} (pod {pod.name})"
     if pod.is_disrupted:
         return f"{subject} was ended by the cluster ({pod.reason or 'disruption'})."
     if pod.reason == "OOMKilled":
-        field = "workers.resources" if pod.role == Role.WORKER else "coordinator.resources"
         return (
             f"{subject} was killed for exceeding its memory limit (OOMKilled, exit code "
-            f"{pod.exit_code}): raise spec.{field}.limits.memory or lower training.batchSize."
+            f"{pod.exit_code}): raise spec.{_resources_of(pod)}.limits.memory or lower "
+            "training.batchSize."
         )
     words = LastWords.decode(pod.words)
     said = words.error if words and words.error else pod.words.strip()[-300:]
     code = "without an exit code" if pod.exit_code is None else f"with exit code {pod.exit_code}"
     reason = f" ({pod.reason})" if pod.reason not in ("", "Error") else ""
     return f"{subject} failed {code}{reason}{': ' + said if said else '; it left no last words'}"
+
+
+def _resources_of(pod: Pod) -> str:
+    """The field of the spec that a pod's memory comes from."""
+    if pod.role == Role.PARTY:
+        return f"parties[{pod.party}].resources"
+    return "workers.resources" if pod.role == Role.WORKER else "coordinator.resources"

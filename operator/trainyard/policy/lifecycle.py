@@ -10,18 +10,21 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from trainyard.api.conditions import Condition, Type, is_true
-from trainyard.api.jobs import DistributedJob, parse_time
+from trainyard.api.durations import parse_duration
+from trainyard.api.federation import AdmissionStatus
+from trainyard.api.jobs import FederatedJob, Job, parse_time
 from trainyard.policy.claims import (
     accepted,
     claim,
     degraded_claim,
     durability,
-    rescaling_claim,
+    rescaling_claims,
     running_claim,
+    standing_claims,
 )
 from trainyard.policy.demand import Reason
-from trainyard.policy.failures import record_failures
 from trainyard.policy.look import Look, has_run, is_training, running_phase, start_limit, trouble_of
+from trainyard.policy.roster import MEMBERS
 from trainyard.policy.support import unsupported
 from trainyard.policy.verdict import Phase, Verdict, Wish, is_finished
 from trainyard_trainer.contract import LastWords, Result, Role
@@ -89,17 +92,16 @@ def _refused(look: Look) -> Verdict | None:
 
 def _ended(look: Look) -> Verdict | None:
     """Complete, or failed for good."""
-    record = record_failures(look.job, look.roster, look.limits, look.now)
     if (final := _outcome(look)) is not None:
         return _end(look, Type.COMPLETE, "TrainingComplete", _summary(final.metrics), final)
-    if record.fatal:
-        return _end(look, Type.FAILED, record.fatal_reason, record.fatal)
+    if look.record.fatal:
+        return _end(look, Type.FAILED, look.record.fatal_reason, look.record.fatal)
     return None
 
 
 def _outcome(look: Look) -> LastWords | None:
     """The last words of a training that is complete and whose result is safe; None before."""
-    by_coordinator = look.roster.ended(Role.COORDINATOR, Result.COMPLETE)
+    by_coordinator = look.roster.ended(Result.COMPLETE, Role.COORDINATOR)
     if by_coordinator:
         return by_coordinator[-1][1]
     if look.job.is_durable:
@@ -112,8 +114,8 @@ def _outcome(look: Look) -> LastWords | None:
             samples=report.samples,
             metrics=dict(report.evaluation),
         )
-    by_worker = look.roster.ended(Role.WORKER, Result.COMPLETE)
-    return max((words for _, words in by_worker), key=lambda w: len(w.metrics), default=None)
+    by_member = look.roster.ended(Result.COMPLETE, *MEMBERS)
+    return max((words for _, words in by_member), key=lambda w: len(w.metrics), default=None)
 
 
 def _summary(evaluation: dict[str, float]) -> str:
@@ -128,7 +130,6 @@ def _end(
     message: str,
     final: LastWords | None = None,
 ) -> Verdict:
-    record = record_failures(look.job, look.roster, look.limits, look.now)
     is_complete = type_ is Type.COMPLETE
     return Verdict(
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
@@ -139,13 +140,12 @@ def _end(
         ),
         claims=(
             claim(type_, "True", reason, message),
-            claim(Type.RUNNING, "False", reason),
-            claim(Type.RESCALING, "False", reason),
+            *standing_claims(look.job, reason),
             claim(Type.DEGRADED, "False", reason),
         ),
         release=message,
-        failures=record.failures,
-        restarts=record.restarts,
+        failures=look.record.failures,
+        restarts=look.record.restarts,
         completed=True,
         final=final,
         again_at=look.now + look.limits.finish_grace if is_complete else None,
@@ -161,7 +161,7 @@ def _overdue(look: Look) -> Verdict | None:
     return _end(look, Type.FAILED, "DeadlineExceeded", message)
 
 
-def _deadline(job: DistributedJob) -> datetime | None:
+def _deadline(job: Job) -> datetime | None:
     if job.spec.active_deadline_seconds is None or not job.status.start_time:
         return None
     return parse_time(job.status.start_time) + timedelta(seconds=job.spec.active_deadline_seconds)
@@ -169,35 +169,36 @@ def _deadline(job: DistributedJob) -> datetime | None:
 
 def _completing(look: Look) -> Verdict | None:
     """Workers have finished and the coordinator stores the result: only it is replaced."""
-    if not look.roster.ended(Role.WORKER, Result.COMPLETE):
+    if not look.roster.ended(Result.COMPLETE, *MEMBERS):
         return None
-    record = record_failures(look.job, look.roster, look.limits, look.now)
     return Verdict(
         phase=Phase.RUNNING,
-        wish=Wish(
-            coordinator=True, replace_at=record.retry_at, keeps_live=True, keeps_finished=True
-        ),
-        failures=record.failures,
-        restarts=record.restarts,
-        again_at=record.retry_at,
+        wish=_ending_wish(look),
+        failures=look.record.failures,
+        restarts=look.record.restarts,
+        again_at=look.record.retry_at,
+    )
+
+
+def _ending_wish(look: Look) -> Wish:
+    """The coordinator, while the others end by themselves and none of them is replaced."""
+    return Wish(
+        coordinator=True, replace_at=look.record.retry_at, keeps_live=True, keeps_finished=True
     )
 
 
 def _suspended(look: Look) -> Verdict | None:
     if not look.job.spec.suspend:
         return None
-    record = record_failures(look.job, look.roster, look.limits, look.now)
-    give_up_at = _suspending_since(look) + look.limits.suspend_timeout
+    give_up_at = _suspending_since(look) + _time_to_save(look)
     if _can_save(look) and look.now < give_up_at:
         return Verdict(
             phase=Phase.SUSPENDING,
-            wish=Wish(
-                coordinator=True, replace_at=record.retry_at, keeps_live=True, keeps_finished=True
-            ),
+            wish=_ending_wish(look),
             claims=(claim(Type.SUSPENDED, "Unknown", "Checkpointing", "Saving the state first."),),
             suspend=True,
-            failures=record.failures,
-            restarts=record.restarts,
+            failures=look.record.failures,
+            restarts=look.record.restarts,
             again_at=give_up_at,
         )
     keeps_coordinator = _keeps_coordinator(look)
@@ -213,22 +214,41 @@ def _suspended(look: Look) -> Verdict | None:
         claims=(
             accepted(look),
             claim(Type.ADMITTED, "False", "Suspended"),
-            claim(Type.RUNNING, "False", "Suspended"),
-            claim(Type.RESCALING, "False", "Suspended"),
+            *standing_claims(look.job, "Suspended"),
             claim(Type.SUSPENDED, "True", "Requested", message),
             claim(Type.DEGRADED, "False", "Suspended"),
             durability(look.job),
         ),
         suspend=True,
         release="Suspended.",
-        failures=record.failures,
-        restarts=record.restarts,
+        failures=look.record.failures,
+        restarts=look.record.restarts,
     )
 
 
 def _can_save(look: Look) -> bool:
-    """Whether there are workers with a state; a coordinator that broke meanwhile is replaced."""
-    return bool(look.roster.workers) and has_run(look)
+    """Whether there are workers with a state; a coordinator that broke meanwhile is replaced.
+
+    A federation's state is at its aggregator, which says when it is safe.
+    """
+    return bool(look.roster.members) and has_run(look) and not _has_saved(look)
+
+
+def _has_saved(look: Look) -> bool:
+    """Whether the aggregator of this term has ended or given up its round and keeps its state."""
+    if not isinstance(look.job, FederatedJob):
+        return False
+    if look.report is not None and look.report.outcome == Result.SUSPENDED:
+        return look.report.term == look.roster.term
+    ended = look.roster.ended(Result.SUSPENDED, Role.COORDINATOR)
+    return any(pod.attempt == look.roster.term for pod, _ in ended)
+
+
+def _time_to_save(look: Look) -> timedelta:
+    """A checkpoint is quick; a round may go on until its deadline."""
+    if isinstance(look.job, FederatedJob):
+        return look.limits.suspend_timeout + parse_duration(look.job.spec.rounds.deadline)
+    return look.limits.suspend_timeout
 
 
 def _keeps_coordinator(look: Look) -> bool:
@@ -246,7 +266,6 @@ def _suspending_since(look: Look) -> datetime:
 def _waiting(look: Look) -> Verdict | None:
     if look.scaling.desired:
         return None
-    record = record_failures(look.job, look.roster, look.limits, look.now)
     return Verdict(
         phase=Phase.WAITING,
         wish=Wish(coordinator=_keeps_coordinator(look)),
@@ -258,8 +277,8 @@ def _waiting(look: Look) -> Verdict | None:
             *_not_degraded(look),
             durability(look.job),
         ),
-        failures=record.failures,
-        restarts=record.restarts,
+        failures=look.record.failures,
+        restarts=look.record.restarts,
     )
 
 
@@ -275,45 +294,51 @@ def _late(look: Look) -> Verdict | None:
     until = start_limit(look)
     if until is None or look.now < until or is_training(look):
         return None
-    trouble = trouble_of(look) or "its pods did not all start"
+    trouble = trouble_of(look) or look.record.mismatch or "its pods did not all start"
     minutes = look.limits.start_timeout.total_seconds() / 60
     message = f"Not running {minutes:g} min after it got its GPUs: {trouble}"
-    record = record_failures(look.job, look.roster, look.limits, look.now)
     return Verdict(
         phase=Phase.WAITING,
         wish=Wish(coordinator=_keeps_coordinator(look)),
         claims=(
             accepted(look),
             claim(Type.ADMITTED, "False", "StartTimedOut", message),
-            claim(Type.RUNNING, "False", "NotAdmitted"),
-            claim(Type.RESCALING, "False", "NotAdmitted"),
+            *standing_claims(look.job, "NotAdmitted"),
             claim(Type.DEGRADED, "True", "StartTimedOut", message),
         ),
         release=message,
         refuse_start=True,
-        failures=record.failures,
-        restarts=record.restarts,
+        failures=look.record.failures,
+        restarts=look.record.restarts,
     )
 
 
+def _full_wish(look: Look) -> Wish:
+    """The coordinator, and all workers or parties that the decision in force gives pods to."""
+    held = look.scaling
+    workers, parties = (
+        (0, tuple(held.parties)) if isinstance(held, AdmissionStatus) else (held.desired, ())
+    )
+    return Wish(coordinator=True, workers=workers, parties=parties, replace_at=look.record.retry_at)
+
+
 def _running(look: Look) -> Verdict:
-    record = record_failures(look.job, look.roster, look.limits, look.now)
     phase = running_phase(look)
-    times = (record.retry_at, start_limit(look))
+    times = (look.record.retry_at, start_limit(look))
     return Verdict(
         phase=phase,
-        wish=Wish(coordinator=True, workers=look.scaling.desired, replace_at=record.retry_at),
+        wish=_full_wish(look),
         claims=(
             accepted(look),
             claim(Type.ADMITTED, "True", "Admitted", look.scaling.message),
             running_claim(look, phase),
-            rescaling_claim(look, phase),
+            *rescaling_claims(look, phase),
             claim(Type.SUSPENDED, "False", "NotRequested"),
             durability(look.job),
-            degraded_claim(look, record.failures),
+            degraded_claim(look, phase),
         ),
-        failures=record.failures,
-        restarts=record.restarts,
+        failures=look.record.failures,
+        restarts=look.record.restarts,
         started=True,
         again_at=min((t for t in times if t and t > look.now), default=None),
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Self
 
 from trainyard.api.conditions import Type, is_true
-from trainyard.api.jobs import DistributedJob, parse_time
+from trainyard.api.federation import AdmissionStatus
+from trainyard.api.jobs import DistributedJob, FederatedJob, Holding, Job, parse_time
+from trainyard.api.names import Member
 from trainyard.api.pods import Pod
 from trainyard.api.report import Report
-from trainyard.api.status import ScalingStatus
+from trainyard.policy.failures import Record, record_failures
 from trainyard.policy.limits import Limits
 from trainyard.policy.roster import Roster
 from trainyard.policy.verdict import Phase
@@ -19,32 +23,76 @@ from trainyard.policy.verdict import Phase
 class Look:
     """What `judge` looks at."""
 
-    job: DistributedJob
+    job: Job
     roster: Roster
-    scaling: ScalingStatus
+    scaling: Holding
+    """What the scheduler decided."""
     report: Report | None
+    record: Record
+    """The job's failures, those of this look included."""
     limits: Limits
     now: datetime
+
+    @classmethod
+    def at(
+        cls,
+        job: Job,
+        roster: Roster,
+        scaling: Holding,
+        report: Report | None,
+        limits: Limits,
+        now: datetime,
+    ) -> Self:
+        """A look at the job as it is now."""
+        return cls(
+            job=job,
+            roster=roster,
+            scaling=scaling,
+            report=report,
+            record=record_failures(job, roster, limits, now),
+            limits=limits,
+            now=now,
+        )
+
+
+def wanted(look: Look) -> Sequence[Member]:
+    """The workers or parties that the decision in force gives pods to."""
+    held = look.scaling
+    return tuple(held.parties) if isinstance(held, AdmissionStatus) else range(held.desired)
+
+
+def quorum(job: Job) -> int:
+    """How many workers or parties must run for the job to train."""
+    match job:
+        case DistributedJob():
+            return job.spec.workers.min
+        case FederatedJob():
+            return job.spec.rounds.min_parties
 
 
 def running_phase(look: Look) -> Phase:
     """Starting, running or rescaling, as the pods show it."""
     if is_running(look):
         return Phase.RUNNING
+    if isinstance(look.job, FederatedJob):
+        return Phase.STARTING
     has_run = is_true(look.job.status.conditions, Type.RUNNING)
-    return Phase.RESCALING if has_run and running_workers(look) else Phase.STARTING
+    return Phase.RESCALING if has_run and running_members(look) else Phase.STARTING
 
 
 def is_running(look: Look) -> bool:
-    """Whether the coordinator and all wanted workers run."""
-    workers = look.roster.workers
-    wanted = range(look.scaling.desired)
-    return _has_coordinator(look) and all(i in workers and workers[i].is_running for i in wanted)
+    """Whether the coordinator and all wanted workers run, or a quorum of parties."""
+    if isinstance(look.job, FederatedJob):
+        return is_training(look)
+    members = look.roster.members
+    return _has_coordinator(look) and all(
+        m in members and members[m].is_running for m in wanted(look)
+    )
 
 
 def is_training(look: Look) -> bool:
-    """Whether enough workers run to train, though not all that are wanted."""
-    return _has_coordinator(look) and running_workers(look) >= look.job.spec.workers.min
+    """Whether enough members run to train, though perhaps not all that are wanted."""
+    return _has_coordinator(look) and running_members(look) >= quorum(look.job)
 
 
 def _has_coordinator(look: Look) -> bool:
@@ -52,9 +100,15 @@ def _has_coordinator(look: Look) -> bool:
     return coordinator is not None and coordinator.is_running
 
 
-def running_workers(look: Look) -> int:
-    """How many workers run."""
-    return sum(pod.is_running for pod in look.roster.workers.values())
+def running_members(look: Look) -> int:
+    """How many workers or parties run."""
+    return sum(pod.is_running for pod in look.roster.members.values())
+
+
+def absent_members(look: Look) -> list[Member]:
+    """The wanted workers or parties whose pod does not run."""
+    members = look.roster.members
+    return [m for m in wanted(look) if m not in members or not members[m].is_running]
 
 
 def start_limit(look: Look) -> datetime | None:

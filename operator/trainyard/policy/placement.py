@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from trainyard.api.cluster import Cluster, Node, Toleration
-from trainyard.policy.demand import Demand
+from trainyard.policy.demand import Demand, Place
 
 _REPELLING: Final = frozenset({"NoSchedule", "NoExecute"})
 _NOWHERE: Final[frozenset[str]] = frozenset()
@@ -36,6 +36,16 @@ class Shape:
             gpus=job.gpus_per_worker,
             selector=tuple(sorted(job.node_selector.items())),
             tolerations=job.tolerations,
+        )
+
+    @classmethod
+    def of_place(cls, place: Place) -> Self:
+        """The shape of one party of a gang."""
+        return cls(
+            resource=place.resource,
+            gpus=place.gpus,
+            selector=tuple(sorted(place.node_selector.items())),
+            tolerations=place.tolerations,
         )
 
 
@@ -129,6 +139,31 @@ class Ledger:
             self._rooms.clear()
             self._totals.clear()
         return sum(count for _, count in chosen)
+
+    def take_gang(self, shapes: Mapping[Shape, int]) -> tuple[Shape, ...]:
+        """Place all of a gang or none; returns the shapes that found too little room.
+
+        The choosiest go first, as others can go elsewhere. That is no proof: a gang whose shapes
+        share nodes in an odd way may find no room where a search would.
+        """
+        before = {resource: dict(free) for resource, free in self._free.items()}
+        short = []
+        for shape in sorted(shapes, key=self._choosiness):
+            if self.take(shape, shapes[shape]) < shapes[shape]:
+                short.append(shape)
+        if short:
+            self._free = before
+            self._rooms.clear()
+            self._totals.clear()
+        return tuple(short)
+
+    def emptied(self, *, only_ready: bool = False) -> Ledger:
+        """The same nodes with nothing on them, by default as if all were ready."""
+        nodes = self._nodes if only_ready else [replace(n, is_ready=True) for n in self._nodes]
+        return Ledger(Cluster(nodes=tuple(nodes)))
+
+    def _choosiness(self, shape: Shape) -> tuple[int, int, tuple[tuple[str, str], ...]]:
+        return len(self.ground(shape).usable), -shape.gpus, shape.selector
 
     def claim(self, shape: Shape) -> None:
         """Keep every node that the shape could use for a job that waits: no later one gets in."""

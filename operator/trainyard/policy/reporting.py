@@ -5,16 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from trainyard.api import names
 from trainyard.api.conditions import Type, is_true, merge_conditions
-from trainyard.api.jobs import DistributedJob, format_time
+from trainyard.api.federation import (
+    AdmissionStatus,
+    FederatedJobStatus,
+    FederatedTrainingStatus,
+)
+from trainyard.api.jobs import (
+    DistributedJob,
+    FederatedJob,
+    Holding,
+    Job,
+    Status,
+    format_time,
+)
 from trainyard.api.report import Report
 from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingStatus
+from trainyard.policy.parties import party_statuses, rounds_of, stopped
 from trainyard.policy.roster import Roster
-from trainyard.policy.verdict import Verdict, is_finished
+from trainyard.policy.verdict import Phase, Verdict, is_finished
 from trainyard_trainer.contract import Role
 
 EVALUATIONS = 64
@@ -27,7 +41,7 @@ class Findings:
 
     verdict: Verdict
     roster: Roster
-    scaling: ScalingStatus
+    scaling: Holding
     report: Report | None
     term: int
     """The highest term ever used."""
@@ -35,26 +49,54 @@ class Findings:
     now: datetime
 
 
-def status_of(job: DistributedJob, found: Findings) -> DistributedJobStatus:
+def status_of(job: Job, found: Findings) -> Status:
     """The whole status; equal inputs but for the time give an equal status."""
-    old, verdict, now = job.status, found.verdict, format_time(found.now)
-    active = sum(pod.is_running for pod in found.roster.workers.values())
+    match job:
+        case DistributedJob():
+            return _distributed(job, found)
+        case FederatedJob():
+            return _federated(job, found)
+
+
+def _distributed(job: DistributedJob, found: Findings) -> DistributedJobStatus:
+    assert isinstance(found.scaling, ScalingStatus)  # noqa: S101 - of this kind of job
+    old, active = job.status, sum(pod.is_running for pod in found.roster.members.values())
     return DistributedJobStatus(
-        observed_generation=job.generation,
-        phase=verdict.phase,
-        conditions=merge_conditions(old.conditions, verdict.claims, now, job.generation),
+        **_common(job, found),
         selector=f"{names.LABEL_JOB}={job.key.name},{names.LABEL_ROLE}={Role.WORKER}",
         replicas=active,
-        term=max(old.term, found.term),
-        restarts=verdict.restarts,
-        plan_generation=found.plan_generation,
-        start_time=old.start_time or (now if verdict.started else ""),
-        completion_time=old.completion_time or (now if verdict.completed else ""),
-        failures=verdict.failures,
         # The last reading is older than the last words that a finished job's status holds.
         training=old.training if is_finished(job) else _training(old.training, found),
         scaling=msgspec.structs.replace(found.scaling, current=_together(found, active)),
     )
+
+
+def _federated(job: FederatedJob, found: Findings) -> FederatedJobStatus:
+    assert isinstance(found.scaling, AdmissionStatus)  # noqa: S101 - of this kind of job
+    parties = party_statuses(job, found.roster, found.scaling, found.report)
+    is_standing = found.verdict.phase in (Phase.SUSPENDED, Phase.COMPLETE, Phase.FAILED)
+    return FederatedJobStatus(
+        **_common(job, found),
+        admission=found.scaling,
+        training=job.status.training if is_finished(job) else _rounds(job, found),
+        parties=stopped(parties) if is_standing else parties,
+    )
+
+
+def _common(job: Job, found: Findings) -> dict[str, Any]:
+    """The fields of every kind."""
+    old, verdict, now = job.status, found.verdict, format_time(found.now)
+    return {
+        "observed_generation": job.generation,
+        "phase": verdict.phase,
+        "conditions": merge_conditions(old.conditions, verdict.claims, now, job.generation),
+        "term": max(old.term, found.term),
+        "restarts": verdict.restarts,
+        "plan_generation": found.plan_generation,
+        "start_time": old.start_time or (now if verdict.started else ""),
+        "completion_time": old.completion_time or (now if verdict.completed else ""),
+        "failures": verdict.failures,
+    }
 
 
 def _together(found: Findings, running: int) -> int:
@@ -75,6 +117,25 @@ def _training(old: TrainingStatus | None, found: Findings) -> TrainingStatus | N
     return msgspec.structs.replace(
         status,
         step=status.step if final.step is None else final.step,
+        samples=status.samples if final.samples is None else final.samples,
+        evaluation=_rounded(final.metrics) or status.evaluation,
+        at=format_time(found.now),
+    )
+
+
+def _rounds(job: FederatedJob, found: Findings) -> FederatedTrainingStatus | None:
+    report, final = found.report, found.verdict.final
+    status = job.status.training
+    if report is not None and report.term and report.federation is not None:
+        status = rounds_of(report, report.federation)
+    elif status is None and is_true(found.verdict.claims, Type.RUNNING):
+        status = FederatedTrainingStatus(term=found.term)
+    if final is None:
+        return status
+    status = status or FederatedTrainingStatus()
+    return msgspec.structs.replace(
+        status,
+        round=status.round if final.step is None else final.step,
         samples=status.samples if final.samples is None else final.samples,
         evaluation=_rounded(final.metrics) or status.evaluation,
         at=format_time(found.now),
@@ -116,19 +177,24 @@ def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 6) for name, value in shown}
 
 
-def is_urgent(old: DistributedJobStatus, new: DistributedJobStatus) -> bool:
+def is_urgent(old: Status, new: Status) -> bool:
     """Whether more than metrics differ, so that the status is written at once."""
     return _without_metrics(old) != _without_metrics(new)
 
 
-def _without_metrics(status: DistributedJobStatus) -> DistributedJobStatus:
+def _without_metrics(status: Status) -> Status:
+    conditions = [
+        msgspec.structs.replace(c, message="") if c.type == Type.ADMITTED else c
+        for c in status.conditions
+    ]
+    if isinstance(status, FederatedJobStatus):
+        held = status.admission and msgspec.structs.replace(status.admission, message="")
+        return msgspec.structs.replace(
+            status, training=None, admission=held, parties=[], conditions=conditions
+        )
     scaling = status.scaling
     if scaling is not None:
         scaling = msgspec.structs.replace(
             scaling, message="", profile=[], stall_seconds=None, cost_gpu_seconds=None
         )
-    conditions = [
-        msgspec.structs.replace(c, message="") if c.type == Type.ADMITTED else c
-        for c in status.conditions
-    ]
     return msgspec.structs.replace(status, training=None, scaling=scaling, conditions=conditions)

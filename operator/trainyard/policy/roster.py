@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from trainyard.api.names import Member
 from trainyard.api.pods import Pod
 from trainyard_trainer.contract import LastWords, Result, Role
+
+MEMBERS = (Role.WORKER, Role.PARTY)
+"""Roles of the pods that do the training; a job has those of one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,14 +19,14 @@ class Roster:
 
     coordinator: Pod | None
     """The live coordinator of the highest term."""
-    workers: Mapping[int, Pod]
-    """Live workers by index; of two with one index, the later attempt."""
+    members: Mapping[Member, Pod]
+    """Live workers by index, or parties by name; of two in one place, the later attempt."""
     surplus: tuple[Pod, ...]
     """Live pods that another of the same place has replaced."""
     finished: tuple[Pod, ...]
     """Pods that ended and have not been removed."""
-    attempts: Mapping[tuple[str, int], int]
-    """Highest attempt seen by (role, index), an earlier namesake's pods included."""
+    attempts: Mapping[tuple[str, Member], int]
+    """Highest attempt seen by (role, member), an earlier namesake's pods included."""
 
     @property
     def term(self) -> int:
@@ -33,22 +37,22 @@ class Roster:
     def live(self) -> tuple[Pod, ...]:
         """Every pod that runs or will run."""
         coordinator = (self.coordinator,) if self.coordinator else ()
-        return (*coordinator, *self.workers.values(), *self.surplus)
+        return (*coordinator, *self.members.values(), *self.surplus)
 
-    def ended(self, role: Role, result: Result) -> tuple[tuple[Pod, LastWords], ...]:
-        """Finished pods of a role whose last words report `result`."""
-        pairs = ((p, LastWords.decode(p.words)) for p in self.finished if p.role == role)
+    def ended(self, result: Result, *roles: Role) -> tuple[tuple[Pod, LastWords], ...]:
+        """Finished pods of these roles whose last words report `result`."""
+        pairs = ((p, LastWords.decode(p.words)) for p in self.finished if p.role in roles)
         return tuple((p, words) for p, words in pairs if words and words.result is result)
 
 
 def sort_pods(pods: Iterable[Pod], owner_uid: str) -> Roster:
     """Sort; pods of an earlier job of the same name only keep their names taken."""
-    attempts: dict[tuple[str, int], int] = {}
-    live: dict[tuple[str, int], Pod] = {}
+    attempts: dict[tuple[str, Member], int] = {}
+    live: dict[tuple[str, Member], Pod] = {}
     surplus: list[Pod] = []
     finished: list[Pod] = []
     for pod in sorted(pods, key=lambda p: p.attempt):
-        place = (pod.role, pod.index)
+        place = (pod.role, pod.member)
         attempts[place] = max(attempts.get(place, 0), pod.attempt)
         if pod.owner_uid != owner_uid:
             continue
@@ -58,11 +62,16 @@ def sort_pods(pods: Iterable[Pod], owner_uid: str) -> Roster:
             if place in live:
                 surplus.append(live[place])
             live[place] = pod
-    workers = {index: pod for (role, index), pod in live.items() if role == Role.WORKER}
+    members = {member: pod for (role, member), pod in live.items() if role in MEMBERS}
     return Roster(
         coordinator=live.get((Role.COORDINATOR, 0)),
-        workers=dict(sorted(workers.items())),
+        members=dict(sorted(members.items(), key=_in_order)),
         surplus=tuple(surplus),
         finished=tuple(finished),
         attempts=attempts,
     )
+
+
+def _in_order(item: tuple[Member, Pod]) -> tuple[bool, Member]:
+    """Indices by number, names by letter; never one with the other, whatever the labels say."""
+    return isinstance(item[0], str), item[0]

@@ -1,9 +1,12 @@
-"""From the scheduler's decisions to `status.scaling`: what was decided, and what it brought."""
+"""From the scheduler's decisions to `status.scaling`: what was decided, and what it brought.
+
+What holds for both kinds is in `holding`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 
@@ -51,21 +54,6 @@ def record_decision(
         cooldown_until=format_time(now + parse_duration(spec.cooldown)),
         history=[*before.history, change][-HISTORY:],
     )
-
-
-def release(before: ScalingStatus, reason: str, message: str) -> ScalingStatus:
-    """The status of a job that holds no workers any more."""
-    return msgspec.structs.replace(
-        before, desired=0, recommended=0, current=0, reason=reason, message=message
-    )
-
-
-def refuse_start(
-    before: ScalingStatus, pause: timedelta, message: str, now: datetime
-) -> ScalingStatus:
-    """The status of a gang that did not start in time and stands back."""
-    released = release(before, Reason.START_TIMED_OUT, message)
-    return msgspec.structs.replace(released, cooldown_until=format_time(now + pause))
 
 
 def record_report(before: ScalingStatus, report: Report) -> ScalingStatus:

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
-from trainyard.api.spec import DistributedJobSpec
+from trainyard.api.federation import FederatedJobSpec, Privacy
+from trainyard.api.spec import DistributedJobSpec, JobSpec
 
-_Rule = tuple[str, Callable[[DistributedJobSpec], bool], str]
 
-_RULES: tuple[_Rule, ...] = (
+def _one_of(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _privacy(spec: FederatedJobSpec) -> Privacy:
+    return spec.privacy or Privacy()
+
+
+_Spec = TypeVar("_Spec", bound=JobSpec)
+_Rule = tuple[str, Callable[[_Spec], bool], str]
+
+STRATEGIES = ("FedAvg", "FedProx", "FedAdam")
+"""The ones that this version's trainer has."""
+
+_COMMON: tuple[_Rule[JobSpec], ...] = (
+    ("failure.hungAfterSteps", lambda s: s.failure.hung_after_steps != 10, "leave it out"),
+    ("adjustments", lambda s: bool(s.adjustments), "leave it out"),
+    ("failure.retry", lambda s: s.failure.retry != "Step", "use Step"),
+    ("failure.rules", lambda s: bool(s.failure.rules), "leave it out"),
+    ("failure.replaceStragglers", lambda s: s.failure.replace_stragglers, "use false"),
+)
+
+_DISTRIBUTED: tuple[_Rule[DistributedJobSpec], ...] = (
+    *_COMMON,
     ("sync.algorithm", lambda s: s.sync.algorithm != "AllReduce", "use AllReduce"),
     ("sync.interval", lambda s: s.sync.interval != 1, "use 1"),
     ("sync.compression", lambda s: s.sync.compression != "None", "use None"),
@@ -16,20 +40,43 @@ _RULES: tuple[_Rule, ...] = (
     ("training.maxBatchSize", lambda s: s.training.max_batch_size is not None, "leave it out"),
     ("scaling.policy", lambda s: s.scaling.policy == "Goodput", "use Throughput or Manual"),
     ("scaling.weight", lambda s: s.scaling.weight != 1, "use 1"),
-    ("failure.hungAfterSteps", lambda s: s.failure.hung_after_steps != 10, "leave it out"),
-    ("adjustments", lambda s: bool(s.adjustments), "leave it out"),
     ("candidates", lambda s: bool(s.candidates), "leave it out"),
     ("selection", lambda s: bool(s.selection), "leave it out"),
     ("workers.allowed", lambda s: bool(s.workers.allowed), "use min and max"),
-    ("failure.retry", lambda s: s.failure.retry != "Step", "use Step"),
-    ("failure.rules", lambda s: bool(s.failure.rules), "leave it out"),
-    ("failure.replaceStragglers", lambda s: s.failure.replace_stragglers, "use false"),
+)
+
+_FEDERATED: tuple[_Rule[FederatedJobSpec], ...] = (
+    *_COMMON,
+    ("strategy.name", lambda s: s.strategy.name not in STRATEGIES, f"use {_one_of(STRATEGIES)}"),
+    ("update.compression", lambda s: s.update.compression != "None", "use None"),
+    ("update.weights", lambda s: s.update.weights != "Samples", "use Samples"),
+    ("update.maxWeight", lambda s: s.update.max_weight is not None, "leave it out"),
+    ("update.maxNorm", lambda s: s.update.max_norm is not None, "leave it out"),
+    ("update.clipNorm", lambda s: s.update.clip_norm is not None, "leave it out"),
+    ("update.buffers", lambda s: s.update.buffers != "Average", "use Average"),
+    ("rounds.sampling", lambda s: s.rounds.sampling != "Uniform", "use Uniform"),
+    ("privacy.secureAggregation", lambda s: _privacy(s).secure_aggregation is not None, "use null"),
+    (
+        "privacy.differentialPrivacy",
+        lambda s: _privacy(s).differential_privacy is not None,
+        "use null",
+    ),
+    (
+        "parties.external",
+        lambda s: len(s.local_parties) < s.rounds.min_parties,
+        "they cannot enrol yet: add parties of this cluster, or lower rounds.minParties to their "
+        "number",
+    ),
 )
 
 
-def unsupported(spec: DistributedJobSpec) -> str:
+def unsupported(spec: JobSpec) -> str:
     """A sentence naming every field that asks for more than this version has; empty if none."""
-    asked = [f"spec.{field} ({mend})" for field, asks, mend in _RULES if asks(spec)]
+    asked: list[str] = []
+    if isinstance(spec, DistributedJobSpec):
+        asked = [f"spec.{field} ({mend})" for field, asks, mend in _DISTRIBUTED if asks(spec)]
+    elif isinstance(spec, FederatedJobSpec):
+        asked = [f"spec.{field} ({mend})" for field, asks, mend in _FEDERATED if asks(spec)]
     if not asked:
         return ""
     return f"This version of Trainyard does not support yet: {', '.join(asked)}."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from trainyard.api.conditions import Condition, Type, is_true
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.jobs import Job
+from trainyard.api.names import Member
 from trainyard.api.status import Failed
 from trainyard_trainer.contract import LastWords
 
@@ -32,12 +34,18 @@ class Wish:
 
     coordinator: bool = False
     workers: int = 0
+    parties: tuple[str, ...] = ()
     replace_at: datetime | None = None
     """Pods that failed are not replaced before."""
     keeps_live: bool = False
     """Live pods beyond the wish are left to end by themselves."""
     keeps_finished: bool = False
     """Finished pods stay, so that their logs can be read."""
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The workers or parties that should have pods."""
+        return self.parties or range(self.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +72,7 @@ class Verdict:
     again_at: datetime | None = None
 
 
-def is_finished(job: DistributedJob) -> bool:
+def is_finished(job: Job) -> bool:
     """Whether the job has ended, well or badly."""
     conditions = job.status.conditions
     return is_true(conditions, Type.COMPLETE) or is_true(conditions, Type.FAILED)

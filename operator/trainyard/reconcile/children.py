@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from trainyard.api import names
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.jobs import DistributedJob, FederatedJob, Job
 from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.certificates import KeyPair, issue
 from trainyard.cluster.client import ApiError, collection
@@ -14,18 +16,19 @@ from trainyard.planning import Slot
 from trainyard.reconcile.services import Services
 from trainyard.reconcile.state import JobState
 from trainyard.render.network import coordinator_service
-from trainyard.render.pods import coordinator_host, coordinator_pod, worker_pod
-from trainyard.render.secrets import leaf_secret
+from trainyard.render.pods import coordinator_host, coordinator_pod, party_pod, worker_pod
+from trainyard.render.secrets import leaf_of, leaf_secret
 from trainyard_trainer.contract import Role
 
 
-async def ensure_children(services: Services, job: DistributedJob, state: JobState) -> None:
+async def ensure_children(services: Services, job: Job, state: JobState) -> None:
     """See to the authority, the leaves and the Service; again only when leaves need renewal."""
     now = services.clock()
-    if state.children_until is not None and now < state.children_until:
+    parties = _parties_of(job)
+    if _is_settled(state, parties, now):
         return
-    authority = await services.authorities.ensure(job, now)
-    is_due = now >= authority.renew_at
+    authority = await services.authorities.ensure(job, now, parties)
+    is_due = now >= authority.renew_at or not parties <= authority.parties
     # Leaves that pods of this job may hold are replaced only when they are due; those of an
     # earlier job of the same name, or of an authority that was lost, always are.
     is_ours_to_replace = is_due or authority.is_new or not job.status.term
@@ -35,18 +38,43 @@ async def ensure_children(services: Services, job: DistributedJob, state: JobSta
         _create_or_apply(services, "secrets", leaves, applies=is_ours_to_replace),
     )
     if is_due:
-        authority = await services.authorities.renewed(job, now)
-    state.children_until = authority.renew_at
+        authority = await services.authorities.renewed(job, now, parties)
+    state.children_until, state.certified = authority.renew_at, parties
 
 
-def _leaf_manifest(services: Services, job: DistributedJob, authority: KeyPair) -> dict[str, Any]:
+def _is_settled(state: JobState, parties: frozenset[str], now: datetime) -> bool:
+    """Whether this process has seen to the children, and nothing of them is due or missing."""
+    until = state.children_until
+    return until is not None and now < until and parties <= state.certified
+
+
+def _parties_of(job: Job) -> frozenset[str]:
+    """Whom the leaf Secret needs certificates for, besides coordinator and workers."""
+    if isinstance(job, FederatedJob):
+        return frozenset(party.name for party in job.spec.local_parties)
+    return frozenset()
+
+
+def _leaf_manifest(services: Services, job: Job, authority: KeyPair) -> dict[str, Any]:
     now = services.clock()
     host = coordinator_host(job, services.options.cluster_domain)
     items = {"ca.crt": authority.certificate}
-    for role, dns in ((Role.COORDINATOR, host), (Role.WORKER, "")):
-        leaf = issue(authority, job.key, role, now, dns)
-        items[f"{role}.crt"], items[f"{role}.key"] = leaf.certificate, leaf.key
+    for role, member, dns in _leaf_owners(job, host):
+        leaf = issue(authority, job.key, role, now, dns=dns, member=member)
+        name = leaf_of(role, member)
+        items[f"{name}.crt"], items[f"{name}.key"] = leaf.certificate, leaf.key
     return leaf_secret(job, items)
+
+
+def _leaf_owners(job: Job, host: str) -> Iterator[tuple[Role, str, str]]:
+    """Role, party and DNS name of each leaf."""
+    yield Role.COORDINATOR, "", host
+    match job:
+        case DistributedJob():
+            yield Role.WORKER, "", ""
+        case FederatedJob():
+            for party in job.spec.local_parties:
+                yield Role.PARTY, party.name, ""
 
 
 async def _create_or_apply(
@@ -64,13 +92,9 @@ async def _create_or_apply(
             await services.client.apply(f"{path}/{meta['name']}", manifest)
 
 
-async def create_pod(services: Services, job: DistributedJob, slot: Slot) -> None:
+async def create_pod(services: Services, job: Job, slot: Slot) -> None:
     """Create the pod of a slot; one of that name that is this job's already is as good."""
-    if slot.role is Role.COORDINATOR:
-        manifest = coordinator_pod(job, slot.attempt)
-    else:
-        domain = services.options.cluster_domain
-        manifest = worker_pod(job, slot.index, slot.attempt, domain)
+    manifest = _pod_manifest(job, slot, services.options.cluster_domain)
     path = collection("v1", "pods", job.key.namespace)
     try:
         created = await services.client.create(path, manifest)
@@ -85,15 +109,25 @@ async def create_pod(services: Services, job: DistributedJob, slot: Slot) -> Non
     services.mirror.put_pod(parse_pod(created))
 
 
+def _pod_manifest(job: Job, slot: Slot, domain: str) -> dict[str, Any]:
+    if slot.role is Role.COORDINATOR:
+        return coordinator_pod(job, slot.attempt)
+    match job:
+        case DistributedJob():
+            return worker_pod(job, int(slot.member), slot.attempt, domain)
+        case FederatedJob():
+            return party_pod(job, str(slot.member), slot.attempt, domain)
+
+
 async def delete_pod(services: Services, pod: Pod) -> None:
     """Delete the pod by uid, with its own grace period; a finished one at once."""
     path = f"{collection('v1', 'pods', pod.namespace)}/{pod.name}"
     await services.client.delete(path, uid=pod.uid)
 
 
-async def delete_job(services: Services, job: DistributedJob) -> None:
+async def delete_job(services: Services, job: Job) -> None:
     """Delete the job itself, whose children Kubernetes then collects."""
-    path = collection(names.API_VERSION, names.DISTRIBUTED_JOBS, job.key.namespace)
+    path = collection(names.API_VERSION, names.PLURALS[job.key.kind], job.key.namespace)
     # Of the version that was looked at: one whose time to live was changed meanwhile stays.
     version = str(job.resource_version)
     await services.client.delete(f"{path}/{job.key.name}", uid=job.uid, version=version)

@@ -11,15 +11,16 @@ import ssl
 from collections.abc import Callable
 from dataclasses import replace
 
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
 from trainyard.cluster.coordinator import Address, StalePlanError, UnreachableError, address_of
+from trainyard.policy.claims import speaks_otherwise
 from trainyard.policy.roster import sort_pods
 from trainyard.policy.verdict import is_finished
 from trainyard.reconcile.services import Services
 from trainyard.reconcile.state import JobState
-from trainyard_trainer.contract import Plan
+from trainyard.render.configuration import AnyPlan
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +55,28 @@ async def contact(services: Services, key: Key, told: Callable[[Key], None]) -> 
     return services.options.scrape_interval.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311
 
 
-async def _talk(services: Services, job: DistributedJob, state: JobState, pod: Pod) -> None:
+async def _talk(services: Services, job: Job, state: JobState, pod: Pod) -> None:
     address = address_of(job.key, pod, services.options.cluster_domain)
     tls = await _tls(services, job, pod)
+    is_known = state.read_from == pod.uid
+    if not is_known:
+        await _read(services, state, address, tls)  # a Plan goes only to who understands it
     plan = state.plan
-    if plan is not None and state.acknowledged != (pod.uid, plan.generation):
+    is_due = plan is not None and state.acknowledged != (pod.uid, plan.generation)
+    if plan is not None and is_due and not speaks_otherwise(state.report):
         await _send(services, state, address, tls, plan)
+    if is_known:
+        await _read(services, state, address, tls)
+
+
+async def _read(
+    services: Services, state: JobState, address: Address, tls: ssl.SSLContext | None
+) -> None:
     state.report = await services.coordinators.scrape(address, tls, services.clock())
+    state.read_from = address.pod.uid
 
 
-async def _tls(services: Services, job: DistributedJob, pod: Pod) -> ssl.SSLContext | None:
+async def _tls(services: Services, job: Job, pod: Pod) -> ssl.SSLContext | None:
     """A context with a fresh certificate, unless the connection stands already."""
     if services.coordinators.is_open(pod.uid):
         return None
@@ -74,7 +87,7 @@ async def _tls(services: Services, job: DistributedJob, pod: Pod) -> ssl.SSLCont
 
 
 async def _send(
-    services: Services, state: JobState, address: Address, tls: ssl.SSLContext | None, plan: Plan
+    services: Services, state: JobState, address: Address, tls: ssl.SSLContext | None, plan: AnyPlan
 ) -> None:
     plan = replace(plan, leadership=max(services.leadership, state.leadership))
     try:

@@ -17,7 +17,7 @@ from trainyard.api.names import Key
 from trainyard.api.nodes import parse_node
 from trainyard.api.pods import parse_pod
 from trainyard.reconcile.contact import contact
-from trainyard.reconcile.distributed import reconcile
+from trainyard.reconcile.job import reconcile
 from trainyard.reconcile.queue import WorkQueue
 from trainyard.reconcile.resync import resync
 from trainyard.reconcile.scheduler import Scheduler
@@ -118,8 +118,9 @@ class Controller:
         metrics.requests.set(services.client.requests)
         metrics.request_limit.set(services.client.throttle.limit)
         metrics.jobs.clear()
-        for phase, count in Counter(j.status.phase for j in services.mirror.jobs.values()).items():
-            metrics.jobs.labels(phase or "New").set(count)
+        phases = Counter((j.key.kind, j.status.phase) for j in services.mirror.jobs.values())
+        for (kind, phase), count in phases.items():
+            metrics.jobs.labels(kind, phase or "New").set(count)
 
     def _noticed_listing(self, kind: str | None) -> None:
         # A listing after the first means that a watch was disconnected: what was deleted

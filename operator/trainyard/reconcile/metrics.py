@@ -49,7 +49,10 @@ class OperatorMetrics:
             registry=self.registry,
         )
         self.jobs = Gauge(
-            "trainyard_operator_jobs", "Jobs by phase.", ["phase"], registry=self.registry
+            "trainyard_operator_jobs",
+            "Jobs by kind and phase.",
+            ["kind", "phase"],
+            registry=self.registry,
         )
         self.queue = Gauge(
             "trainyard_operator_queue_depth",

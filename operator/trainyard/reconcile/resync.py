@@ -42,10 +42,10 @@ async def resync(services: Services) -> set[Key]:
 
 async def _jobs(services: Services, dirty: set[Key]) -> dict[Key, str]:
     found: dict[Key, str] = {}
-    async for raw in _everywhere(services, names.API_VERSION, names.DISTRIBUTED_JOBS):
+    async for raw in _all_jobs(services):
         meta = raw["metadata"]
         # One that cannot be read is there all the same: what it owns must not be swept.
-        found[Key(names.DISTRIBUTED_JOB, meta["namespace"], meta["name"])] = meta["uid"]
+        found[Key(raw["kind"], meta["namespace"], meta["name"])] = meta["uid"]
         try:
             job = parse_job(raw)
         except UnreadableJobError as error:
@@ -54,6 +54,12 @@ async def _jobs(services: Services, dirty: set[Key]) -> dict[Key, str]:
         if services.mirror.put_job(job):
             dirty.add(job.key)
     return found
+
+
+async def _all_jobs(services: Services) -> AsyncIterator[dict[str, Any]]:
+    for kind, plural in names.PLURALS.items():
+        async for raw in _everywhere(services, names.API_VERSION, plural):
+            yield {"kind": kind, **raw}
 
 
 async def _pods(services: Services, dirty: set[Key]) -> dict[PodKey, str]:

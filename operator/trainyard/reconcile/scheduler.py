@@ -12,13 +12,13 @@ from collections.abc import Callable
 from datetime import datetime
 
 from trainyard.api.cluster import Cluster
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.policy.allocation import Settings, allocate
 from trainyard.policy.asking import demand_of, wants_gpus
 from trainyard.policy.demand import Allocation, Decision, Demand
-from trainyard.policy.scaling import record_decision
-from trainyard.reconcile.distributed import remember
+from trainyard.policy.holding import carry_out, is_news
+from trainyard.reconcile.job import remember
 from trainyard.reconcile.resync import learn_priorities
 from trainyard.reconcile.services import Services
 from trainyard.render.events import of_decision
@@ -75,13 +75,13 @@ class Scheduler:
         cluster = services.mirror.cluster()
         with services.metrics.decision_seconds.time():
             allocation = await asyncio.to_thread(self._allocate, demands, cluster, now)
-        self._carry_out(allocation, jobs, {d.key: d.admitted_workers for d in demands}, now)
+        self._carry_out(allocation, jobs, {d.key: d.grant for d in demands}, now)
         self._set_alarm(allocation, now)
 
     def _allocate(self, demands: list[Demand], cluster: Cluster, now: datetime) -> Allocation:
         return allocate(demands, cluster, now, settings=self._settings)
 
-    def _demands(self) -> tuple[list[Demand], dict[Key, DistributedJob]]:
+    def _demands(self) -> tuple[list[Demand], dict[Key, Job]]:
         services = self._services
         jobs = {key: job for key, job in services.mirror.jobs.items() if wants_gpus(job)}
         demands = []
@@ -99,8 +99,8 @@ class Scheduler:
     def _carry_out(
         self,
         allocation: Allocation,
-        jobs: dict[Key, DistributedJob],
-        admitted: dict[Key, int],
+        jobs: dict[Key, Job],
+        admitted: dict[Key, int | tuple[str, ...]],
         now: datetime,
     ) -> None:
         for key, decision in allocation.items():
@@ -109,16 +109,12 @@ class Scheduler:
                 continue  # it changed while we decided; the change has poked us again
             state = remember(self._services, job)
             before = state.scaling
-            if before.desired != admitted[key]:
+            if before.grant != admitted[key]:
                 self.poke()  # it gave its GPUs back while we decided
                 continue
-            state.scaling = record_decision(before, decision, job.spec.scaling, now)
+            state.scaling = carry_out(job, before, decision, now)
             after = state.scaling
-            if (before.desired, before.reason, before.recommended) != (
-                after.desired,
-                after.reason,
-                after.recommended,
-            ):
+            if is_news(before, after):
                 self._count(decision, before.desired)
                 if (notice := of_decision(before, decision)) is not None:
                     state.news.append(notice)

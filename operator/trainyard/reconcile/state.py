@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
+from trainyard.api.jobs import Holding
 from trainyard.api.names import Key
 from trainyard.api.report import Report
-from trainyard.api.status import ScalingStatus
+from trainyard.render.configuration import AnyPlan
 from trainyard.render.events import Notice
-from trainyard_trainer.contract import Plan
 
 
 class Clock(Protocol):
@@ -35,9 +35,12 @@ class JobState:
     """What is remembered of one job."""
 
     uid: str
-    scaling: ScalingStatus
+    scaling: Holding
+    """What the scheduler decided."""
     report: Report | None = None
-    plan: Plan | None = None
+    read_from: str = ""
+    """The uid of the coordinator's pod that the report is of."""
+    plan: AnyPlan | None = None
     """The Plan that is wanted now."""
     plan_generation: int = 0
     """The highest generation given to a Plan; begun from the status."""
@@ -48,6 +51,8 @@ class JobState:
     """The coordinator pod's uid and the generation of the last Plan it took."""
     children_until: datetime | None = None
     """This process has seen to Secrets and Service, which need no more until then."""
+    certified: frozenset[str] = frozenset()
+    """Parties that the leaf Secret has certificates for."""
     news: list[Notice] = field(default_factory=list)
     """Decisions to be told with the next status."""
     reported_at: datetime | None = None

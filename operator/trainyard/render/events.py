@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from trainyard.api import names
 from trainyard.api.conditions import Condition
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.federation import FederatedJobStatus, PartyStatus
+from trainyard.api.jobs import Holding, Job, Status
 from trainyard.api.status import DistributedJobStatus, ScalingStatus
 from trainyard.policy.demand import Decision
 
@@ -37,7 +38,7 @@ class Notice:
     message: str
 
 
-def notices(before: DistributedJobStatus, after: DistributedJobStatus) -> Iterator[Notice]:
+def notices(before: Status, after: Status) -> Iterator[Notice]:
     """What a status change has to tell: transitions, failures, and what a decision brought."""
     old = {c.type: c for c in before.conditions}
     for condition in after.conditions:
@@ -46,10 +47,13 @@ def notices(before: DistributedJobStatus, after: DistributedJobStatus) -> Iterat
     for failure in after.failures:
         if failure.uid not in known:
             yield Notice(type="Warning", reason="PodFailed", message=failure.message)
-    yield from _of_scaling(before.scaling or ScalingStatus(), after.scaling or ScalingStatus())
+    if isinstance(before, DistributedJobStatus) and isinstance(after, DistributedJobStatus):
+        yield from _of_scaling(before.scaling or ScalingStatus(), after.scaling or ScalingStatus())
+    if isinstance(before, FederatedJobStatus) and isinstance(after, FederatedJobStatus):
+        yield from _of_parties(before.parties, after.parties)
 
 
-def of_decision(before: ScalingStatus, decision: Decision) -> Notice | None:
+def of_decision(before: Holding, decision: Decision) -> Notice | None:
     """What a decision has to tell: a change of a running job's workers, made or recommended.
 
     An admission is no news: the job's pods are seen to start.
@@ -57,7 +61,8 @@ def of_decision(before: ScalingStatus, decision: Decision) -> Notice | None:
     if before.desired and decision.workers not in (0, before.desired):
         return Notice(type="Normal", reason=decision.reason, message=decision.message)
     is_advice = decision.workers and decision.recommended != decision.workers
-    if is_advice and decision.recommended != before.recommended:
+    known = before.recommended if isinstance(before, ScalingStatus) else decision.recommended
+    if is_advice and decision.recommended != known:
         return Notice(type="Normal", reason="Recommended", message=decision.message)
     return None
 
@@ -70,6 +75,20 @@ def _of_condition(old: Condition | None, new: Condition) -> Iterator[Notice]:
     yield Notice(
         type="Warning" if kind == "Warning" else "Normal", reason=new.reason, message=new.message
     )
+
+
+def _of_parties(old: list[PartyStatus], new: list[PartyStatus]) -> Iterator[Notice]:
+    """Updates that were refused: who sent them, and what is wrong with them."""
+    known = {party.name: party.refused for party in old}
+    for party in new:
+        more = party.refused - known.get(party.name, 0)
+        if more > 0:
+            updates = "an update" if more == 1 else f"{more} updates"
+            message = (
+                f"The aggregator refused {updates} of party {party.name} ({party.last_refusal}), "
+                f"{party.refused} in all; the round goes on without it."
+            )
+            yield Notice(type="Warning", reason="UpdateRefused", message=message)
 
 
 def _of_scaling(old: ScalingStatus, new: ScalingStatus) -> Iterator[Notice]:
@@ -86,7 +105,7 @@ def _of_scaling(old: ScalingStatus, new: ScalingStatus) -> Iterator[Notice]:
         yield Notice(type="Normal", reason="SpeedupMeasured", message=message)
 
 
-def event(job: DistributedJob, notice: Notice, now: str, reporter: str) -> dict[str, Any]:
+def event(job: Job, notice: Notice, now: str, reporter: str) -> dict[str, Any]:
     """The Event's manifest; equal notices in the same second make the same name."""
     content = f"{job.uid}|{notice.reason}|{notice.message}|{now}"
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.jobs import Job
 from trainyard.render.ownership import owner_of
 from trainyard.render.pods import USER, state_folder
 from trainyard_trainer import contract
@@ -13,7 +13,7 @@ LIFE_SECONDS = 900
 """The pod ends by itself after this, should its user's machine vanish."""
 
 
-def fetch_pod(job: DistributedJob, name: str) -> dict[str, Any]:
+def fetch_pod(job: Job, name: str) -> dict[str, Any]:
     """A pod of the job's own image that mounts the claim read-only and waits to be asked."""
     mounts = {
         "name": "trainyard-state",
@@ -54,7 +54,7 @@ def fetch_pod(job: DistributedJob, name: str) -> dict[str, Any]:
                 "fsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "imagePullSecrets": job.spec.workers.template.image_pull_secrets,
+            "imagePullSecrets": job.spec.template.image_pull_secrets,
             "containers": [container],
             "volumes": [{"name": "trainyard-state", "persistentVolumeClaim": claim}],
         },

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from trainyard.api import names
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.jobs import Job
 from trainyard.render.ownership import labels_of, metadata
 from trainyard_trainer.contract import COORDINATOR_PORT, Role
 
 
-def coordinator_service(job: DistributedJob) -> dict[str, Any]:
-    """Headless: workers resolve the name to the coordinator's pod, whichever term it is."""
+def coordinator_service(job: Job) -> dict[str, Any]:
+    """Headless: the others resolve the name to the coordinator's pod, whichever term it is."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(job, names.service_name(job.key.name)),
         "spec": {
             "clusterIP": "None",
-            # Workers may ask before the pod is ready, and retry until it answers.
+            # They may ask before the pod is ready, and retry until it answers.
             "publishNotReadyAddresses": True,
             "selector": {**labels_of(job.key), names.LABEL_ROLE: str(Role.COORDINATOR)},
             "ports": [{"name": "https", "port": COORDINATOR_PORT}],

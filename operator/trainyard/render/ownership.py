@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainyard.api import names
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 
 
@@ -18,7 +18,7 @@ def labels_of(key: Key) -> dict[str, str]:
     }
 
 
-def owner_of(job: DistributedJob) -> dict[str, Any]:
+def owner_of(job: Job) -> dict[str, Any]:
     """The owner reference of every child in the job's namespace."""
     return {
         "apiVersion": names.API_VERSION,
@@ -30,7 +30,7 @@ def owner_of(job: DistributedJob) -> dict[str, Any]:
     }
 
 
-def metadata(job: DistributedJob, name: str, **labels: str) -> dict[str, Any]:
+def metadata(job: Job, name: str, **labels: str) -> dict[str, Any]:
     """A child's metadata in the job's namespace."""
     return {
         "name": name,

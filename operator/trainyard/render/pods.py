@@ -1,19 +1,23 @@
-"""The two kinds of pods: one coordinator, and workers.
+"""The pods of a job: one coordinator, and workers or parties.
 
-Both satisfy the `restricted` Pod Security Standard. World size is never in the environment: a pod
+All satisfy the `restricted` Pod Security Standard. World size is never in the environment: a pod
 knows its job, its name and its coordinator's address.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from trainyard.api import names
-from trainyard.api.durations import parse_duration
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.federation import Party
+from trainyard.api.jobs import DistributedJob, FederatedJob, Job
+from trainyard.api.names import Member
+from trainyard.render.configuration import config_of
 from trainyard.render.ownership import metadata
+from trainyard.render.secrets import leaf_of
 from trainyard_trainer import contract
-from trainyard_trainer.contract import Goal, JobConfig, Role, Target
+from trainyard_trainer.contract import Role
 
 GRACE_SECONDS = 120
 """Longer than a step, so that a worker that is asked to leave can finish it."""
@@ -22,16 +26,25 @@ UNREACHABLE_SECONDS = 20
 USER = 65532
 """The `nonroot` user of common base images."""
 
+AGGREGATOR = "aggregator"
+"""The trainer's program that is a federation's coordinator."""
+
 Manifest = dict[str, Any]
 
+# Data loaders and collectives on one node exchange tensors through shared memory; the runtime's
+# default of 64 MB is too small for either.
+_SHM: Final[Manifest] = {"name": "trainyard-shm", "emptyDir": {"medium": "Memory"}}
+_SHM_MOUNT: Final[Manifest] = {"name": "trainyard-shm", "mountPath": "/dev/shm"}  # noqa: S108
 
-def coordinator_pod(job: DistributedJob, term: int) -> Manifest:
+
+def coordinator_pod(job: Job, term: int) -> Manifest:
     """The coordinator's pod of one term."""
     spec = job.spec
     volumes, mounts = _state(job)
+    program = AGGREGATOR if isinstance(job, FederatedJob) else str(Role.COORDINATOR)
     container = _container(
         job,
-        Role.COORDINATOR,
+        program,
         env={
             contract.ENV_TERM: str(term),
             contract.ENV_CONFIG: config_of(job).encode(),
@@ -55,56 +68,71 @@ def coordinator_pod(job: DistributedJob, term: int) -> Manifest:
 
 def worker_pod(job: DistributedJob, index: int, attempt: int, cluster_domain: str) -> Manifest:
     """The pod of worker `index`; each attempt has a name of its own."""
-    workers, template = job.spec.workers, job.spec.workers.template
-    address = coordinator_host(job, cluster_domain)
+    workers = job.spec.workers
     container = _container(
         job,
-        Role.WORKER,
-        env={contract.ENV_COORDINATOR: f"{address}:{contract.COORDINATOR_PORT}"},
-        mounts=[{"name": "trainyard-shm", "mountPath": "/dev/shm"}, *template.volume_mounts],  # noqa: S108
+        str(Role.WORKER),
+        env={contract.ENV_COORDINATOR: _address(job, cluster_domain)},
+        mounts=[_SHM_MOUNT, *workers.template.volume_mounts],
         resources=_with_gpus(workers.resources, workers.gpu_resource, workers.gpus),
     )
-    container["env"] += template.env
-    volumes = [
-        # Data loaders and collectives on one node exchange tensors through shared memory; the
-        # runtime's default of 64 MB is too small for either.
-        {"name": "trainyard-shm", "emptyDir": {"medium": "Memory"}},
-        *template.volumes,
-    ]
+    container["env"] += workers.template.env
+    volumes = [_SHM, *workers.template.volumes]
     name = names.worker_name(job.key.name, index, attempt)
     pod = _pod(job, name, Role.WORKER, index, attempt, container, volumes)
-    _apply_template(job, pod["spec"])
+    if workers.gpus:
+        pod["spec"]["tolerations"].append(_tolerates(workers.gpu_resource))
+    _apply_template(job, pod["spec"], affinity=_packing(job))
     return pod
 
 
-def coordinator_host(job: DistributedJob, cluster_domain: str) -> str:
+def party_pod(job: FederatedJob, name: str, attempt: int, cluster_domain: str) -> Manifest:
+    """The pod of a party, where its own data is; each attempt has a name of its own."""
+    party, template = job.spec.party(name), job.spec.template
+    volumes, mounts = _data(party)
+    container = _container(
+        job,
+        str(Role.PARTY),
+        env={
+            contract.ENV_COORDINATOR: _address(job, cluster_domain),
+            contract.ENV_PARTY: party.name,
+        },
+        mounts=[_SHM_MOUNT, *mounts, *template.volume_mounts],
+        resources=_with_gpus(party.resources, party.gpu_resource, party.gpus),
+    )
+    container["env"] += template.env
+    pod_name = names.party_name(job.key.name, party.name, attempt)
+    volumes = [_SHM, *volumes, *template.volumes]
+    pod = _pod(job, pod_name, Role.PARTY, party.name, attempt, container, volumes)
+    pod["spec"]["tolerations"] += party.tolerations
+    if party.gpus:
+        pod["spec"]["tolerations"].append(_tolerates(party.gpu_resource))
+    _apply_template(job, pod["spec"], node_selector=party.node_selector)
+    return pod
+
+
+def _data(party: Party) -> tuple[list[Manifest], list[Manifest]]:
+    """Its claim, read-only: training never changes it."""
+    if party.data is None:
+        return [], []
+    claim = {"claimName": party.data.claim, "readOnly": True}
+    return (
+        [{"name": "trainyard-data", "persistentVolumeClaim": claim}],
+        [{"name": "trainyard-data", "mountPath": contract.DATA_DIR, "readOnly": True}],
+    )
+
+
+def _address(job: Job, cluster_domain: str) -> str:
+    return f"{coordinator_host(job, cluster_domain)}:{contract.COORDINATOR_PORT}"
+
+
+def coordinator_host(job: Job, cluster_domain: str) -> str:
     """The DNS name of the coordinator's Service, as its certificate shows it."""
     service = names.service_name(job.key.name)
     return f"{service}.{job.key.namespace}.svc.{cluster_domain}"
 
 
-def config_of(job: DistributedJob) -> JobConfig:
-    """What the coordinator is told of its job."""
-    spec, training = job.spec, job.spec.training
-    target = training.target
-    return JobConfig(
-        task=spec.task.use,
-        args=spec.task.args,
-        batch_size=training.batch_size,
-        epochs=training.epochs,
-        init=training.init or "",
-        target=Target(metric=target.metric, goal=target.goal, mode=Goal(target.mode))
-        if target
-        else None,
-        seed=training.seed,
-        checkpoint_seconds=parse_duration(spec.checkpoint.every).total_seconds(),
-        checkpoint_keep=spec.checkpoint.keep,
-        durable=job.is_durable,
-        min_workers=spec.workers.min,
-    )
-
-
-def _state(job: DistributedJob) -> tuple[list[Manifest], list[Manifest]]:
+def _state(job: Job) -> tuple[list[Manifest], list[Manifest]]:
     source: Manifest = (
         {"persistentVolumeClaim": {"claimName": job.spec.state.claim}}
         if job.is_durable
@@ -116,14 +144,14 @@ def _state(job: DistributedJob) -> tuple[list[Manifest], list[Manifest]]:
     )
 
 
-def state_folder(job: DistributedJob) -> str:
+def state_folder(job: Job) -> str:
     """The job's own folder on its claim, which other jobs may share."""
     return f"{job.key.name}/{job.uid}"
 
 
 def _container(
-    job: DistributedJob,
-    role: Role,
+    job: Job,
+    program: str,
     *,
     env: dict[str, str],
     mounts: list[Manifest],
@@ -132,7 +160,7 @@ def _container(
     return {
         "name": "trainer",
         "image": job.spec.image,
-        "command": ["trainyard-trainer", str(role)],
+        "command": ["trainyard-trainer", program],
         "env": [*_environment(job), *({"name": k, "value": v} for k, v in env.items())],
         "resources": resources,
         "volumeMounts": [
@@ -151,7 +179,7 @@ def _container(
     }
 
 
-def _environment(job: DistributedJob) -> list[Manifest]:
+def _environment(job: Job) -> list[Manifest]:
     return [
         {"name": contract.ENV_NAMESPACE, "value": job.key.namespace},
         {"name": contract.ENV_JOB, "value": job.key.name},
@@ -174,17 +202,18 @@ def _with_gpus(resources: Manifest, gpu_resource: str, gpus: int) -> Manifest:
 
 
 def _pod(
-    job: DistributedJob,
+    job: Job,
     name: str,
     role: Role,
-    index: int,
+    member: Member,
     attempt: int,
     container: Manifest,
     volumes: list[Manifest],
 ) -> Manifest:
+    place = names.LABEL_PARTY if role is Role.PARTY else names.LABEL_INDEX
     labels = {
         names.LABEL_ROLE: str(role),
-        names.LABEL_INDEX: str(index),
+        place: str(member),
         names.LABEL_ATTEMPT: str(attempt),
     }
     spec: Manifest = {
@@ -204,18 +233,18 @@ def _pod(
             _unreachable("not-ready"),
             _unreachable("unreachable"),
             # The coordinator too: the nodes that a job may use may be the only ones there are.
-            *job.spec.workers.template.tolerations,
+            *job.spec.template.tolerations,
         ],
         "containers": [container],
         "volumes": [
-            _tls_volume(job, role),
+            _tls_volume(job, role, member),
             {"name": "trainyard-tmp", "emptyDir": {}},
             *volumes,
         ],
     }
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
-    pull_secrets = job.spec.workers.template.image_pull_secrets
+    pull_secrets = job.spec.template.image_pull_secrets
     if pull_secrets:
         spec["imagePullSecrets"] = pull_secrets
     return {
@@ -235,12 +264,13 @@ def _unreachable(condition: str) -> Manifest:
     }
 
 
-def _tls_volume(job: DistributedJob, role: Role) -> Manifest:
-    """Each role mounts its own items of the one Secret, and no other's key."""
+def _tls_volume(job: Job, role: Role, member: Member) -> Manifest:
+    """Each role, and each party, mounts its own items of the one Secret, and no other's key."""
+    owner = leaf_of(role, member)
     items = [
         {"key": "ca.crt", "path": "ca.crt"},
-        {"key": f"{role}.crt", "path": "tls.crt"},
-        {"key": f"{role}.key", "path": "tls.key"},
+        {"key": f"{owner}.crt", "path": "tls.crt"},
+        {"key": f"{owner}.key", "path": "tls.key"},
     ]
     secret = {
         "secretName": names.leaf_secret_name(job.key.name),
@@ -250,13 +280,21 @@ def _tls_volume(job: DistributedJob, role: Role) -> Manifest:
     return {"name": "trainyard-tls", "secret": secret}
 
 
-def _apply_template(job: DistributedJob, spec: Manifest) -> None:
-    template = job.spec.workers.template
-    if job.spec.workers.gpus:
-        spec["tolerations"].append({"key": job.spec.workers.gpu_resource, "operator": "Exists"})
+def _tolerates(resource: str) -> Manifest:
+    return {"key": resource, "operator": "Exists"}
+
+
+def _apply_template(
+    job: Job,
+    spec: Manifest,
+    *,
+    affinity: Manifest | None = None,
+    node_selector: Mapping[str, str] | None = None,
+) -> None:
+    template = job.spec.template
     optional = {
-        "affinity": template.affinity or _packing(job),
-        "nodeSelector": template.node_selector,
+        "affinity": template.affinity or affinity,
+        "nodeSelector": {**template.node_selector, **(node_selector or {})},
         "runtimeClassName": template.runtime_class_name,
         "serviceAccountName": template.service_account_name,
     }

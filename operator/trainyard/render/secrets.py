@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 from trainyard.api import names
-from trainyard.api.jobs import DistributedJob, format_time
+from trainyard.api.jobs import Job, format_time
+from trainyard.api.names import Member
 from trainyard.render.ownership import labels_of, metadata
+from trainyard_trainer.contract import Role
+
+
+def leaf_of(role: Role, member: Member = 0) -> str:
+    """The name of a leaf's files in the Secret; parties have one each, as none trusts another."""
+    return f"{role}-{member}" if role is Role.PARTY else str(role)
 
 
 def authority_secret(
-    job: DistributedJob, namespace: str, certificate: bytes, key: bytes, renew_at: datetime
+    job: Job,
+    namespace: str,
+    certificate: bytes,
+    key: bytes,
+    renew_at: datetime,
+    parties: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The authority's Secret; the job cannot own it across namespaces, so it carries its uid."""
+    """The authority's Secret; the job cannot own it across namespaces, so it carries its uid.
+
+    `parties` are those that the leaf Secret has certificates for.
+    """
+    known = {names.ANNOTATION_PARTIES: ",".join(sorted(parties))} if parties else {}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -26,6 +42,7 @@ def authority_secret(
             "annotations": {
                 names.ANNOTATION_JOB_UID: job.uid,
                 names.ANNOTATION_RENEW_AT: format_time(renew_at),
+                **known,
             },
         },
         "type": "Opaque",
@@ -33,7 +50,7 @@ def authority_secret(
     }
 
 
-def leaf_secret(job: DistributedJob, items: Mapping[str, bytes]) -> dict[str, Any]:
+def leaf_secret(job: Job, items: Mapping[str, bytes]) -> dict[str, Any]:
     """The pods' certificates and keys, by file name; each role mounts only its own."""
     return {
         "apiVersion": "v1",

@@ -21,7 +21,7 @@ from tests.support.jobs import (
 from trainyard.api.cluster import Toleration
 from trainyard.api.report import Report
 from trainyard.api.status import Change, Measurement, ScalingStatus
-from trainyard.policy.asking import demand_of, initial_scaling, tolerations_of, wants_gpus
+from trainyard.policy.asking import demand_of, initial_holding, tolerations_of, wants_gpus
 from trainyard.policy.demand import PastChange, Throughput
 
 
@@ -122,11 +122,11 @@ def test_workers_tolerate_the_accelerators_own_taint_and_what_the_template_adds(
 
 def test_a_restarted_operator_takes_the_status_as_decided() -> None:
     job = make_job(status={"scaling": {"desired": 3, "reason": "GrowPays"}})
-    assert initial_scaling(job, workers(1)).desired == 3
+    assert initial_holding(job, workers(1)).desired == 3
 
 
 def test_a_restarted_operator_takes_what_runs_as_decided_when_the_status_was_lost() -> None:
-    found = initial_scaling(make_job(), (coordinator(), *workers(2)))
+    found = initial_holding(make_job(), (coordinator(), *workers(2)))
     assert (found.desired, found.message) == (2, "Found running.")
 
 
@@ -134,10 +134,10 @@ def test_what_runs_of_a_gang_tells_how_large_it_was_meant_to_be() -> None:
     """A crash between two creations may leave any of its pods, the first not among them."""
     job = make_job({"workers": {"min": 3, "max": 8, "replicas": 5}})
     (*_, fourth), (second, *_) = workers(4), workers(4)[1:]
-    assert initial_scaling(job, (fourth,)).desired == 4
-    assert initial_scaling(job, (second,)).desired == 3
-    assert initial_scaling(job, (second,)).decided_at
+    assert initial_holding(job, (fourth,)).desired == 4
+    assert initial_holding(job, (second,)).desired == 3
+    assert initial_holding(job, (second,)).decided_at
 
 
 def test_a_suspended_jobs_leaving_pods_are_no_decision() -> None:
-    assert initial_scaling(make_job({"suspend": True}), workers(2)).desired == 0
+    assert initial_holding(make_job({"suspend": True}), workers(2)).desired == 0

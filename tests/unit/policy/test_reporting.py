@@ -60,7 +60,9 @@ def written(
         plan_generation=2,
         now=look.now,
     )
-    return status_of(job, found)
+    status = status_of(job, found)
+    assert isinstance(status, DistributedJobStatus)
+    return status
 
 
 def stored(job: DistributedJob, status: DistributedJobStatus) -> DistributedJob:

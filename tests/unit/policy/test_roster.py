@@ -24,7 +24,7 @@ from trainyard_trainer.contract import Result, Role
 def test_pods_are_sorted_by_role_and_index() -> None:
     roster = roster_of(*reversed(workers(3)), coordinator(2))
     assert roster.coordinator == coordinator(2)
-    assert list(roster.workers) == [0, 1, 2]
+    assert list(roster.members) == [0, 1, 2]
     assert roster.live == (coordinator(2), *workers(3))
     assert (roster.surplus, roster.finished) == ((), ())
 
@@ -33,7 +33,7 @@ def test_of_two_pods_of_one_place_the_later_attempt_stays_whatever_the_order() -
     pods = (worker(0, 1), worker(0, 2), coordinator(3), coordinator(1))
     for order in itertools.permutations(pods):
         roster = roster_of(*order)
-        assert roster.workers == {0: worker(0, 2)}
+        assert roster.members == {0: worker(0, 2)}
         assert roster.coordinator == coordinator(3)
         assert set(roster.surplus) == {worker(0, 1), coordinator(1)}
 
@@ -64,13 +64,13 @@ def test_the_term_of_a_job_without_pods_is_zero() -> None:
 def test_last_words_are_found_by_role_and_result() -> None:
     said = worker(1, **ending(Result.COMPLETE, metrics={"eval/accuracy": 0.9}))
     roster = roster_of(worker(0, **failing()), said, coordinator(**ending(Result.COMPLETE)))
-    (found,) = roster.ended(Role.WORKER, Result.COMPLETE)
+    (found,) = roster.ended(Result.COMPLETE, Role.WORKER)
     assert found[0] == said
     assert found[1].metrics == {"eval/accuracy": 0.9}
-    assert not roster.ended(Role.WORKER, Result.SUSPENDED)
+    assert not roster.ended(Result.SUSPENDED, Role.WORKER)
 
 
 @pytest.mark.parametrize("words", ["", "{}", "[[[[", '{"result": "Won"}', '{"result": 1}', "null"])
 def test_words_of_another_process_say_nothing(words: str) -> None:
     roster = roster_of(pod(Role.WORKER, 0, 1, phase="Succeeded", words=words))
-    assert not roster.ended(Role.WORKER, Result.COMPLETE)
+    assert not roster.ended(Result.COMPLETE, Role.WORKER)

@@ -12,14 +12,13 @@ from trainyard.api.report import Report
 from trainyard.api.spec import Scaling
 from trainyard.api.status import Change, Measurement, ScalingStatus
 from trainyard.policy.demand import Decision, Reason
+from trainyard.policy.holding import refuse_start, release
 from trainyard.policy.scaling import (
     HISTORY,
     PROFILE,
     measured_speedup,
     record_decision,
     record_report,
-    refuse_start,
-    release,
 )
 
 

@@ -15,7 +15,7 @@ from trainyard.cluster.coordinator import Coordinators
 from trainyard.cluster.mirror import Mirror
 from trainyard.policy.demand import Decision, Reason
 from trainyard.reconcile import scheduler as scheduler_module
-from trainyard.reconcile.distributed import remember
+from trainyard.reconcile.job import remember
 from trainyard.reconcile.scheduler import Scheduler
 from trainyard.reconcile.services import Options, Services
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from trainyard.api.jobs import DistributedJob, parse_job
+from trainyard.api.jobs import DistributedJob, FederatedJob, Job, parse_job
 from trainyard.render.events import Notice, event
 from trainyard.render.fetching import fetch_pod
 from trainyard.render.network import coordinator_service
-from trainyard.render.pods import coordinator_pod, worker_pod
+from trainyard.render.pods import coordinator_pod, party_pod, worker_pod
 from trainyard.render.secrets import authority_secret, leaf_secret
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,11 +26,11 @@ DOMAIN = "cluster.local"
 ITEMS = {f"{name}": name.encode() for name in ("ca.crt", "worker.crt", "worker.key")}
 
 
-def job_of(case: str) -> DistributedJob:
+def job_of(case: str) -> Job:
     return parse_job(yaml.safe_load((GOLDEN / f"{case}.job.yaml").read_text()))
 
 
-def children_of(job: DistributedJob) -> list[dict[str, Any]]:
+def children_of(job: Job) -> list[dict[str, Any]]:
     """One of each kind of child."""
     renew_at = datetime(2026, 9, 1, tzinfo=UTC)
     notice = Notice(type="Normal", reason="GrowPays", message="growing 2→4")
@@ -39,10 +39,18 @@ def children_of(job: DistributedJob) -> list[dict[str, Any]]:
         leaf_secret(job, ITEMS),
         authority_secret(job, "trainyard-system", b"certificate", b"key", renew_at),
         coordinator_pod(job, 2),
-        worker_pod(job, 3, 1, DOMAIN),
+        *members_of(job),
         fetch_pod(job, "fetch"),
         event(job, notice, "2026-07-01T12:00:00Z", "operator-0"),
     ]
+
+
+def members_of(job: Job) -> list[dict[str, Any]]:
+    match job:
+        case DistributedJob():
+            return [worker_pod(job, 3, 1, DOMAIN)]
+        case FederatedJob():
+            return [party_pod(job, party.name, 2, DOMAIN) for party in job.spec.local_parties]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -65,4 +73,4 @@ class _Plain(yaml.SafeDumper):
 def test_there_are_golden_files_for_every_case_and_no_others() -> None:
     written = {path.name.removesuffix(".children.yaml") for path in GOLDEN.glob("*.children.yaml")}
     assert written == set(CASES)
-    assert len(CASES) == 3
+    assert len(CASES) == 4

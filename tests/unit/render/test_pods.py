@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from tests.support.jobs import make_job
-from tests.unit.render.test_golden import CASES, job_of
+from tests.unit.render.test_golden import CASES, job_of, members_of
 from trainyard.api import names
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.jobs import DistributedJob, FederatedJob
 from trainyard.api.pods import Pod, parse_pod
+from trainyard.render.configuration import config_of
 from trainyard.render.fetching import fetch_pod
-from trainyard.render.pods import config_of, coordinator_pod, worker_pod
-from trainyard_trainer.contract import JobConfig, Role, Target
+from trainyard.render.pods import coordinator_pod, worker_pod
+from trainyard_trainer.contract import DATA_DIR, ENV_CONFIG, JobConfig, Role, Target
+from trainyard_trainer.contract.federated import FederatedConfig
 
-ROLES = [Role.COORDINATOR, Role.WORKER]
 PODS = list(itertools.product(CASES, ("coordinator", "worker", "fetch")))
 FORBIDDEN_VOLUMES = {"hostPath", "nfs", "iscsi", "gcePersistentDisk", "awsElasticBlockStore"}
 
@@ -28,7 +29,7 @@ def render(case: str, kind: str) -> dict[str, Any]:
         case "coordinator":
             return coordinator_pod(job, 1)
         case "worker":
-            return worker_pod(job, 0, 1, "cluster.local")
+            return members_of(job)[-1]
         case _:
             return fetch_pod(job, "fetch")
 
@@ -83,32 +84,70 @@ def _env(pod: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("role", ROLES)
-def test_each_role_mounts_its_own_key_and_no_other(case: str, role: Role) -> None:
-    pod = render(case, role)
-    mounted = [v["secret"] for v in pod["spec"]["volumes"] if "secret" in v]
-    assert len(mounted) == 1
-    assert mounted[0]["secretName"] == names.leaf_secret_name(job_of(case).key.name)
-    assert [item["key"] for item in mounted[0]["items"]] == [
-        "ca.crt",
-        f"{role}.crt",
-        f"{role}.key",
-    ]
-    assert "ca.key" not in json.dumps(pod)
+def test_each_pod_mounts_its_own_key_and_no_other(case: str) -> None:
+    job = job_of(case)
+    for manifest in (coordinator_pod(job, 1), *members_of(job)):
+        mounted = [v["secret"] for v in manifest["spec"]["volumes"] if "secret" in v]
+        assert [secret["secretName"] for secret in mounted] == [
+            names.leaf_secret_name(job.key.name)
+        ]
+        pod = _stored(manifest)
+        owner = f"party-{pod.party}" if pod.party else pod.role
+        assert [item["key"] for item in mounted[0]["items"]] == [
+            "ca.crt",
+            f"{owner}.crt",
+            f"{owner}.key",
+        ]
+        assert "ca.key" not in json.dumps(manifest)
+
+
+def test_a_party_sees_its_own_data_alone_and_cannot_change_it() -> None:
+    for manifest in members_of(job_of("federated")):
+        claims = [
+            v["persistentVolumeClaim"]
+            for v in manifest["spec"]["volumes"]
+            if "persistentVolumeClaim" in v
+        ]
+        name = manifest["metadata"]["labels"][names.LABEL_PARTY]
+        assert claims == [{"claimName": name, "readOnly": True}]
+        [mount] = [
+            m
+            for m in manifest["spec"]["containers"][0]["volumeMounts"]
+            if m["name"] == "trainyard-data"
+        ]
+        assert mount == {"name": "trainyard-data", "mountPath": DATA_DIR, "readOnly": True}
+
+
+def test_the_aggregator_is_told_of_all_parties_and_nobody_mounts_its_claim_but_it() -> None:
+    job = job_of("federated")
+    [config] = [e["value"] for e in _env(coordinator_pod(job, 1)) if e["name"] == ENV_CONFIG]
+    told = FederatedConfig.decode(config)
+    assert [party.name for party in told.parties] == ["budapest", "cleveland", "zurich"]
+    assert (told.rounds.deadline_seconds, told.durable) == (90.0, True)
+    assert all("hospitals-state" not in json.dumps(manifest) for manifest in members_of(job))
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("role", ROLES)
-def test_the_operator_reads_its_own_pods_back(case: str, role: Role) -> None:
+def test_the_operator_reads_its_own_coordinator_back(case: str) -> None:
     job = job_of(case)
-    pod = _stored(
-        coordinator_pod(job, 4) if role is Role.COORDINATOR else worker_pod(job, 2, 4, "d")
-    )
-    index = 0 if role is Role.COORDINATOR else 2
+    pod = _stored(coordinator_pod(job, 4))
     assert (pod.job, pod.owner_uid) == (job.key, job.uid)
-    assert (pod.role, pod.index, pod.attempt) == (role, index, 4)
-    gpus = job.spec.workers.gpus if role is Role.WORKER else 0
-    assert (pod.gpus, pod.resource) == (gpus, job.spec.workers.gpu_resource if gpus else "")
+    assert (pod.role, pod.member, pod.attempt, pod.gpus) == (Role.COORDINATOR, 0, 4, 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_operator_reads_its_own_workers_and_parties_back(case: str) -> None:
+    job = job_of(case)
+    found = [_stored(manifest) for manifest in members_of(job)]
+    assert {(pod.job, pod.owner_uid) for pod in found} == {(job.key, job.uid)}
+    match job:
+        case DistributedJob():
+            workers = job.spec.workers
+            wanted = [(Role.WORKER, 3, 1, workers.gpus)]
+        case FederatedJob():
+            parties = job.spec.local_parties
+            wanted = [(Role.PARTY, party.name, 2, party.gpus) for party in parties]
+    assert [(pod.role, pod.member, pod.attempt, pod.gpus) for pod in found] == wanted
 
 
 def _stored(manifest: dict[str, Any]) -> Pod:

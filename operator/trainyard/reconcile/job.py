@@ -1,4 +1,7 @@
-"""One DistributedJob: observe → decide → render → plan → apply → report.
+"""One job of either kind: observe → decide → render → plan → apply → report.
+
+What differs between the kinds is in the rooms below: what is wanted (`policy`), what it is made of
+(`render`), and what the status tells of it.
 
 Idempotent and level-triggered: it looks at what is, never at what happened, and would reach the
 same state from any starting point.
@@ -14,25 +17,25 @@ from typing import Any
 import msgspec
 
 from trainyard.api import names
-from trainyard.api.jobs import DistributedJob, format_time, parse_job
+from trainyard.api.jobs import Job, Status, format_time, parse_job
 from trainyard.api.names import Key
-from trainyard.api.status import DistributedJobStatus
 from trainyard.cluster.client import ApiError, collection
 from trainyard.cluster.throttle import Lane
 from trainyard.planning import Steps, plan
-from trainyard.policy.asking import initial_scaling, wants_gpus
-from trainyard.policy.claims import with_refusal
+from trainyard.policy.asking import initial_holding, wants_gpus
+from trainyard.policy.claims import speaks_otherwise, with_refusal
+from trainyard.policy.holding import measure, refuse_start, release
 from trainyard.policy.lifecycle import judge
 from trainyard.policy.look import Look
 from trainyard.policy.reporting import Findings, is_urgent, status_of
 from trainyard.policy.roster import Roster, sort_pods
-from trainyard.policy.scaling import record_report, refuse_start, release
 from trainyard.policy.verdict import Verdict
 from trainyard.reconcile.children import create_pod, delete_job, delete_pod, ensure_children
 from trainyard.reconcile.services import Services
 from trainyard.reconcile.state import JobState
+from trainyard.render.configuration import AnyPlan, numbered, plan_of
 from trainyard.render.events import event, notices
-from trainyard_trainer.contract import Plan, Role
+from trainyard_trainer.contract import Role
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ async def reconcile(services: Services, key: Key) -> Outcome:
         return Outcome()
     was_holding = state.scaling.desired
     _settle_scaling(state, verdict, services, now)
-    state.plan = _wanted_plan(state, verdict)
+    state.plan = _wanted_plan(job, state, verdict)
     steps = _steps(job, roster, verdict, now)
     refusal = await _apply(services, job, state, verdict, steps)
     if refusal is not None:
@@ -83,21 +86,21 @@ async def reconcile(services: Services, key: Key) -> Outcome:
     )
 
 
-def remember(services: Services, job: DistributedJob) -> JobState:
+def remember(services: Services, job: Job) -> JobState:
     """What this process knows of the job; begun from its status and its pods."""
     state = services.memory.jobs.get(job.key)
     if state is None or state.uid != job.uid:
         pods = services.mirror.pods_of(job.key)
         state = JobState(
             uid=job.uid,
-            scaling=initial_scaling(job, pods),
+            scaling=initial_holding(job, pods),
             plan_generation=job.status.plan_generation,
         )
         services.memory.jobs[job.key] = state
     return state
 
 
-async def _forget(services: Services, key: Key, job: DistributedJob | None) -> Outcome:
+async def _forget(services: Services, key: Key, job: Job | None) -> Outcome:
     """A job that is gone leaves one thing behind that Kubernetes does not collect."""
     if job is not None:
         return Outcome()  # its owner references do the rest; the deletion's event comes back here
@@ -107,17 +110,8 @@ async def _forget(services: Services, key: Key, job: DistributedJob | None) -> O
     return Outcome(tick=True)
 
 
-def _look(
-    services: Services, job: DistributedJob, state: JobState, roster: Roster, now: datetime
-) -> Look:
-    return Look(
-        job=job,
-        roster=roster,
-        scaling=state.scaling,
-        report=state.report,
-        limits=services.options.limits,
-        now=now,
-    )
+def _look(services: Services, job: Job, state: JobState, roster: Roster, now: datetime) -> Look:
+    return Look.at(job, roster, state.scaling, state.report, services.options.limits, now)
 
 
 def _settle_scaling(state: JobState, verdict: Verdict, services: Services, now: datetime) -> None:
@@ -127,30 +121,27 @@ def _settle_scaling(state: JobState, verdict: Verdict, services: Services, now: 
     elif verdict.release and (state.scaling.desired or not state.scaling.reason):
         state.scaling = release(state.scaling, verdict.phase, verdict.release)
     if state.report is not None:
-        state.scaling = record_report(state.scaling, state.report)
+        state.scaling = measure(state.scaling, state.report)
 
 
-def _wanted_plan(state: JobState, verdict: Verdict) -> Plan | None:
+def _wanted_plan(job: Job, state: JobState, verdict: Verdict) -> AnyPlan | None:
     """The Plan for the coordinator; a change of content raises the generation."""
-    if not verdict.wish.coordinator:
-        return None
-    workers, old = verdict.wish.workers, state.plan
-    if workers == 0 and not verdict.suspend:
-        return old  # the workers are finishing: nothing new is wanted
-    if old is not None and (old.workers, old.suspend) == (workers, verdict.suspend):
-        return old
+    old = state.plan
+    wanted = plan_of(job, verdict, old)
+    if wanted is None or wanted == old:
+        return wanted
     generation = max(state.plan_generation, state.acknowledged[1], old.generation if old else 0) + 1
     state.plan_generation = generation
-    return Plan(generation=generation, workers=workers, suspend=verdict.suspend)
+    return numbered(wanted, generation)
 
 
-def _steps(job: DistributedJob, roster: Roster, verdict: Verdict, now: datetime) -> Steps:
+def _steps(job: Job, roster: Roster, verdict: Verdict, now: datetime) -> Steps:
     recorded = frozenset(f.uid for f in job.status.failures)
     return plan(verdict.wish, roster, recorded, job.status.term, now)
 
 
 async def _apply(
-    services: Services, job: DistributedJob, state: JobState, verdict: Verdict, steps: Steps
+    services: Services, job: Job, state: JobState, verdict: Verdict, steps: Steps
 ) -> ApiError | None:
     """Carry the steps out at once; returns the first refusal after all have been tried.
 
@@ -170,9 +161,7 @@ async def _apply(
     return refusals[0] if refusals else None
 
 
-async def _ensure_children(
-    services: Services, job: DistributedJob, state: JobState
-) -> ApiError | None:
+async def _ensure_children(services: Services, job: Job, state: JobState) -> ApiError | None:
     try:
         await ensure_children(services, job, state)
     except ApiError as refusal:
@@ -181,7 +170,7 @@ async def _ensure_children(
 
 
 async def _report(
-    services: Services, job: DistributedJob, state: JobState, verdict: Verdict, now: datetime
+    services: Services, job: Job, state: JobState, verdict: Verdict, now: datetime
 ) -> datetime | None:
     """Write the status if it says anything new, then tell the news; when it is due if not yet."""
     roster = sort_pods(services.mirror.pods_of(job.key), job.uid)
@@ -217,20 +206,21 @@ async def _report(
     return None
 
 
-def _count_failures(services: Services, job: DistributedJob, status: DistributedJobStatus) -> None:
+def _count_failures(services: Services, job: Job, status: Status) -> None:
     known = {f.uid for f in job.status.failures}
     for failure in status.failures:
         if failure.uid not in known:
             is_coordinator = failure.pod.startswith(f"{names.service_name(job.key.name)}-")
-            role = Role.COORDINATOR if is_coordinator else Role.WORKER
+            member = Role.PARTY if job.key.kind == names.FEDERATED_JOB else Role.WORKER
+            role = Role.COORDINATOR if is_coordinator else member
             services.metrics.failures.labels(role).inc()
 
 
 def _due_at(
     services: Services,
-    job: DistributedJob,
+    job: Job,
     state: JobState,
-    status: DistributedJobStatus,
+    status: Status,
     now: datetime,
 ) -> datetime:
     """When the status may be written: at once, unless only figures or sentences differ."""
@@ -241,10 +231,8 @@ def _due_at(
     return state.reported_at + pause * 0.9
 
 
-async def _write(
-    services: Services, job: DistributedJob, status: DistributedJobStatus
-) -> DistributedJob:
-    path = collection(names.API_VERSION, names.DISTRIBUTED_JOBS, job.key.namespace)
+async def _write(services: Services, job: Job, status: Status) -> Job:
+    path = collection(names.API_VERSION, names.PLURALS[job.key.kind], job.key.namespace)
     body: dict[str, Any] = {
         "apiVersion": names.API_VERSION,
         "kind": job.key.kind,
@@ -261,7 +249,7 @@ async def _write(
     return parse_job(answer)
 
 
-async def _tell(services: Services, job: DistributedJob, manifest: dict[str, Any]) -> None:
+async def _tell(services: Services, job: Job, manifest: dict[str, Any]) -> None:
     """Events are a courtesy: a refused one is logged, never retried."""
     path = collection("v1", "events", job.key.namespace)
     try:
@@ -275,6 +263,8 @@ def _needs_contact(state: JobState, roster: Roster) -> bool:
     coordinator = roster.coordinator
     if state.plan is None or coordinator is None or not coordinator.is_running:
         return False
+    if state.read_from == coordinator.uid and speaks_otherwise(state.report):
+        return False  # it could misread the Plan
     return state.acknowledged != (coordinator.uid, state.plan.generation)
 
 

@@ -1,0 +1,187 @@
+"""The FederatedJob's own parts of spec and status; what both kinds share is there."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from trainyard.api.spec import JobSpec, Part, PodTemplate, TargetSpec
+from trainyard.api.status import JobStatus
+
+# --- Spec ---
+
+
+class DataRef(Part, frozen=True, kw_only=True):
+    """Where a party's own data is."""
+
+    claim: str
+
+
+class Party(Part, frozen=True, kw_only=True):
+    """One participant."""
+
+    name: str
+    external: bool = False
+    certificate_request: str = ""
+    data: DataRef | None = None
+    args: dict[str, Any] = {}
+    lr: float | None = None
+    gpus: int = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    resources: dict[str, Any] = {}
+    node_selector: dict[str, str] = {}
+    tolerations: list[dict[str, Any]] = []
+
+
+class Rounds(Part, frozen=True, kw_only=True):
+    """When a round closes, and when the last one has."""
+
+    max: int = 10
+    min_parties: int = 1
+    fraction: float = 1
+    sampling: str = "Uniform"
+    deadline: str = "5m"
+    patience: int | None = None
+
+
+class OptimizerSpec(Part, frozen=True, kw_only=True):
+    """A local optimiser instead of the Task's."""
+
+    name: str
+    lr: float
+    args: dict[str, Any] = {}
+
+
+class LocalTraining(Part, frozen=True, kw_only=True):
+    """What a party does in a round."""
+
+    local_epochs: int = 1
+    batch_size: int = 32
+    seed: int = 0
+    init: str | None = None
+    target: TargetSpec | None = None
+    optimizer: OptimizerSpec | None = None
+
+
+class StrategySpec(Part, frozen=True, kw_only=True):
+    """How updates become the next model."""
+
+    name: str = "FedAvg"
+    args: dict[str, Any] = {}
+
+
+class Update(Part, frozen=True, kw_only=True):
+    """What an update is, and what of it is taken."""
+
+    compression: str = "None"
+    weights: Literal["Samples", "Equal"] = "Samples"
+    max_weight: float | None = None
+    max_norm: float | None = None
+    clip_norm: float | None = None
+    buffers: Literal["Average", "Local"] = "Average"
+
+
+class SecureAggregation(Part, frozen=True, kw_only=True):
+    """The aggregator learns sums only."""
+
+    threshold: int
+    mask_weights: bool = True
+
+
+class DifferentialPrivacy(Part, frozen=True, kw_only=True):
+    """Noise that bounds what the model tells."""
+
+    unit: Literal["Party", "Record"] = "Party"
+    epsilon: float
+    delta: float
+    clip: float
+    amplification: bool = False
+
+
+class Privacy(Part, frozen=True, kw_only=True):
+    """What the aggregator may learn of a party."""
+
+    secure_aggregation: SecureAggregation | None = None
+    differential_privacy: DifferentialPrivacy | None = None
+
+
+class FederatedJobSpec(JobSpec, frozen=True, kw_only=True):
+    """`spec` of a FederatedJob."""
+
+    parties: list[Party]
+    template: PodTemplate = PodTemplate()
+    rounds: Rounds = Rounds()
+    training: LocalTraining = LocalTraining()
+    strategy: StrategySpec = StrategySpec()
+    update: Update = Update()
+    privacy: Privacy | None = None
+
+    @property
+    def local_parties(self) -> tuple[Party, ...]:
+        """The parties of this cluster, which get pods, by name."""
+        return tuple(sorted((p for p in self.parties if not p.external), key=lambda p: p.name))
+
+    def party(self, name: str) -> Party:
+        """The party of that name; raises KeyError."""
+        for party in self.parties:
+            if party.name == name:
+                return party
+        raise KeyError(name)
+
+
+# --- Status ---
+
+
+class AdmissionStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """Which parties have room in the cluster, and why the others have not."""
+
+    parties: list[str] = []
+    reason: str = ""
+    message: str = ""
+    decided_at: str = ""
+    cooldown_until: str = ""
+
+    @property
+    def desired(self) -> int:
+        """How many parties have room."""
+        return len(self.parties)
+
+    @property
+    def grant(self) -> tuple[str, ...]:
+        """What the job holds; compared to see whether it changed."""
+        return tuple(self.parties)
+
+
+class FederatedTrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """The aggregator's last report."""
+
+    term: int = 0
+    round: int = 0
+    rounds_lost: int = 0
+    best_round: int | None = None
+    round_seconds: float | None = None
+    parties: int = 0
+    samples: int = 0
+    loss: float | None = None
+    evaluation: dict[str, float] = {}
+    at: str = ""
+
+
+class PartyStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """One party, as its pod and the aggregator show it."""
+
+    name: str
+    state: str
+    pod: str = ""
+    rounds: int = 0
+    samples: int = 0
+    seconds: float | None = None
+    refused: int = 0
+    last_refusal: str = ""
+
+
+class FederatedJobStatus(JobStatus, frozen=True, kw_only=True, omit_defaults=True):
+    """`status` of a FederatedJob."""
+
+    admission: AdmissionStatus | None = None
+    training: FederatedTrainingStatus | None = None
+    parties: list[PartyStatus] = []
