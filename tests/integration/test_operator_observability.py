@@ -45,8 +45,8 @@ async def test_metrics_move_with_the_jobs(
 
     async def told() -> None:
         now = read(operator)
-        assert now["trainyard_operator_jobs", ("Running",)] == 1
-        assert now["trainyard_operator_jobs", ("Waiting",)] == 1
+        assert now["trainyard_operator_jobs", ("DistributedJob", "Running")] == 1
+        assert now["trainyard_operator_jobs", ("DistributedJob", "Waiting")] == 1
         assert now["trainyard_operator_queue_depth", ("reconcile",)] == 0
 
     await eventually(told)
@@ -67,6 +67,9 @@ async def test_a_job_that_is_gone_is_not_counted(yard: Yard, operator: OperatorP
     await yard.delete("digits")
 
     async def none() -> None:
-        assert read(operator).get(("trainyard_operator_jobs", ("Running",)), 0.0) == 0.0
+        assert (
+            read(operator).get(("trainyard_operator_jobs", ("DistributedJob", "Running")), 0.0)
+            == 0.0
+        )
 
     await eventually(none)

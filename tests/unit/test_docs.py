@@ -14,15 +14,21 @@ from prometheus_client import Metric as Family
 
 from trainyard.api.conditions import Type
 from trainyard.policy.demand import Reason
+from trainyard.policy.parties import Standing
 from trainyard.policy.verdict import Phase
 from trainyard.reconcile.metrics import OperatorMetrics
 from trainyard_trainer.contract import Exit, Metric
+from trainyard_trainer.contract.federated import PartyState
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
 DECISIONS: Final = DOCS / "decisions"
 CHART: Final = ROOT / "manifests" / "charts" / "trainyard"
-CRD: Final = ROOT / "crds" / "distributedjobs.trainyard.dev.yaml"
+GUIDES: Final = {
+    "DistributedJob": ("distributedjob.md", ROOT / "crds" / "distributedjobs.trainyard.dev.yaml"),
+    "FederatedJob": ("federatedjob.md", ROOT / "crds" / "federatedjobs.trainyard.dev.yaml"),
+}
+"""By kind: its guide and its CRD."""
 
 SECTIONS: Final = ["Context", "Decision", "Consequences", "Alternatives"]
 FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -134,19 +140,22 @@ def test_every_reason_condition_and_phase_is_documented(word: str) -> None:
 
 def test_every_reason_of_a_condition_is_documented() -> None:
     files = ("lifecycle.py", "claims.py", "failures.py")
+    guides = "".join(text_of(guide) for guide, _ in GUIDES.values())
     code = "".join((ROOT / "operator/trainyard/policy" / name).read_text() for name in files)
     reasons = {word for word in CAMEL_CASE.findall(code) if "Image" not in word}
     reasons |= set(CLAIMED.findall(code))
     assert len(reasons) > 15, "the patterns no longer find the reasons"
-    assert [r for r in sorted(reasons) if f"`{r}`" not in text_of("distributedjob.md")] == []
+    assert [r for r in sorted(reasons) if f"`{r}`" not in guides] == []
 
 
 def test_every_field_of_a_later_version_is_named() -> None:
     fields = REFUSED.findall((ROOT / "operator/trainyard/policy/support.py").read_text())
     assert len(fields) > 5, "the pattern no longer finds the fields"
-    _, _, rest = text_of("distributedjob.md").partition("### Fields of later versions")
-    section = rest.partition("\n## ")[0]
-    assert [field for field in fields if field not in section] == []
+    sections = ""
+    for guide, _ in GUIDES.values():
+        _, _, rest = text_of(guide).partition("### Fields of later versions")
+        sections += rest.partition("\n## ")[0]
+    assert [field for field in fields if field not in sections] == []
 
 
 def test_every_exit_code_is_documented() -> None:
@@ -197,14 +206,14 @@ def test_the_project_stands_alone(kind: str) -> None:
     assert not found, f"{kind} is mentioned"
 
 
-def schema() -> dict[str, Any]:
-    version = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]
+def schema(kind: str = "DistributedJob") -> dict[str, Any]:
+    version = yaml.safe_load(GUIDES[kind][1].read_text())["spec"]["versions"][0]
     found: dict[str, Any] = version["schema"]["openAPIV3Schema"]
     return found
 
 
 def examples() -> list[Any]:
-    """The DistributedJobs in the fenced YAML of the documents, each as a case."""
+    """The jobs in the fenced YAML of the documents, each as a case."""
     fenced = [
         (document, code)
         for document in documents()
@@ -215,7 +224,7 @@ def examples() -> list[Any]:
         pytest.param(manifest, id=f"{relative(document)}:{manifest['metadata']['name']}")
         for document, code in fenced
         for manifest in yaml.safe_load_all(code)
-        if manifest.get("kind") == "DistributedJob"
+        if isinstance(manifest, dict) and manifest.get("kind") in GUIDES
     ]
 
 
@@ -244,7 +253,7 @@ def unknown(value: Any, known: dict[str, Any], path: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("manifest", examples())
 def test_examples_have_only_fields_that_exist(manifest: dict[str, Any]) -> None:
-    known = schema()["properties"]["spec"]
+    known = schema(manifest["kind"])["properties"]["spec"]
     assert manifest["apiVersion"] == "trainyard.dev/v1alpha1"
     assert not list(unknown(manifest["spec"], known, "spec"))
 
@@ -257,10 +266,24 @@ def test_the_example_of_a_status_has_only_fields_that_exist() -> None:
     assert not list(unknown(status, known, "status.scaling"))
 
 
-def test_every_field_of_a_job_is_documented() -> None:
+def test_the_example_of_parties_has_only_fields_that_exist() -> None:
+    fenced = FENCE.findall(text_of("federatedjob.md"))
+    blocks = [yaml.safe_load(code) for language, code in fenced if language == "yaml"]
+    (parties,) = [block for block in blocks if isinstance(block, list)]
+    known = schema("FederatedJob")["properties"]["status"]["properties"]["parties"]
+    assert not list(unknown(parties, known, "status.parties"))
+
+
+@pytest.mark.parametrize("state", [*PartyState, *Standing])
+def test_every_state_of_a_party_is_documented(state: str) -> None:
+    assert f"`{state}`" in text_of("federatedjob.md")
+
+
+@pytest.mark.parametrize("kind", GUIDES)
+def test_every_field_of_a_job_is_documented(kind: str) -> None:
     """Down to the second level; what is deeper, `kubectl explain` shows."""
-    text = text_of("distributedjob.md")
-    fields = schema()["properties"]["spec"]["properties"]
+    text = "".join(text_of(guide) for guide, _ in GUIDES.values())
+    fields = schema(kind)["properties"]["spec"]["properties"]
     names = [
         f"{name}.{inner}" if inner else name
         for name, field in fields.items()

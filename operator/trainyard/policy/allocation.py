@@ -19,7 +19,7 @@ from trainyard.api.names import Key
 from trainyard.policy.admission import admit, counted, demanded, queue_position, supplied
 from trainyard.policy.demand import Allocation, Decision, Demand, Reason
 from trainyard.policy.gangs import admit_gang, bound_parties, extend_gang, shapes_of, unbound_shapes
-from trainyard.policy.placement import Ledger, Shape
+from trainyard.policy.placement import Ledger, Shape, entangled
 from trainyard.policy.throughput import Proposal, Settings, propose
 
 __all__ = ["Settings", "allocate"]
@@ -225,8 +225,8 @@ def _reserve(scene: _Scene, wishes: Mapping[Key, Proposal], ledger: Ledger) -> N
     """Set GPUs aside for admitted workers that no node holds yet, in queue order.
 
     They go where no waiting job could go, if they can. When they do not all fit, every node that
-    any of them could use is claimed: the missing ones come before newcomers, and newcomers must
-    not slip in where kube-scheduler may still put the others.
+    those could use which compete with the missing ones is claimed: the missing ones come before
+    newcomers, and newcomers must not slip in where kube-scheduler may still put the others.
     """
     outstanding = [
         (shape, missing)
@@ -237,15 +237,14 @@ def _reserve(scene: _Scene, wishes: Mapping[Key, Proposal], ledger: Ledger) -> N
     if not outstanding:
         return
     wanted = _wanted_by_waiting(scene, ledger)
-    short = set()
+    short = []
     for shape, missing in outstanding:
         placed = ledger.take(shape, missing, avoid=wanted.get(shape.resource, frozenset()))
         placed += ledger.take(shape, missing - placed)
         if placed < missing:
-            short.add(shape.resource)
-    for shape, _ in outstanding:
-        if shape.resource in short:
-            ledger.claim(shape)
+            short.append(shape)
+    for shape in entangled(short, [shape for shape, _ in outstanding], ledger):
+        ledger.claim(shape)
 
 
 def _kept(job: Demand, wish: Proposal) -> int:

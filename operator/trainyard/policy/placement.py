@@ -8,7 +8,7 @@ packs jobs on few nodes, as their affinity asks, to know that a placement exists
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -184,6 +184,25 @@ class Ledger:
                 if free[name] >= gpus
             }
         return self._rooms[question]
+
+
+def entangled(short: Sequence[Shape], shapes: Sequence[Shape], ledger: Ledger) -> list[Shape]:
+    """Of the shapes those that compete with the short ones, at first or at second hand.
+
+    What stands on nodes of its own, another site or pool, is no matter to them.
+    """
+    found, nodes = [], {(s.resource, name) for s in short for name in ledger.ground(s).usable}
+    left, grown = list(shapes), True
+    while grown:
+        grown = False
+        for shape in tuple(left):
+            own = {(shape.resource, name) for name in ledger.ground(shape).usable}
+            if shape in short or not own.isdisjoint(nodes):
+                left.remove(shape)
+                found.append(shape)
+                nodes |= own
+                grown = True
+    return found
 
 
 def _ground(nodes: Iterable[Node], shape: Shape) -> Ground:

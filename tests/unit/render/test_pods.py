@@ -140,6 +140,7 @@ def test_the_operator_reads_its_own_workers_and_parties_back(case: str) -> None:
     job = job_of(case)
     found = [_stored(manifest) for manifest in members_of(job)]
     assert {(pod.job, pod.owner_uid) for pod in found} == {(job.key, job.uid)}
+    wanted: list[tuple[Role, names.Member, int, int]]
     match job:
         case DistributedJob():
             workers = job.spec.workers
