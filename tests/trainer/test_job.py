@@ -16,7 +16,7 @@ def test_a_stale_plan_is_refused(tmp_path: Path) -> None:
             200,
             {"generation": 3, "effectiveStep": 0},
         )
-        assert job.put(Plan(generation=2, workers=1)) == (409, {"generation": 3})
+        assert job.put(Plan(generation=2, workers=1)) == (409, {"generation": 3, "leadership": 0})
         assert job.put(Plan(generation=3, workers=2))[0] == 200
         assert job.put(Plan(generation=3, workers=5))[0] == 409
         status, body = job.request("/v1/plan", b'{"wire": 1, "generation": 4, "workers": 0}')

@@ -7,6 +7,7 @@ have in common (roles, exit codes, last words, the metrics of training) is in th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -51,6 +52,17 @@ class Rounds:
     """From a round's announcement; who has not delivered by then is left out."""
     patience: int | None = None
     """Rounds without a better target metric (without a target: training loss) before the end."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no federation could follow."""
+        for name in ("max", "min_parties", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"rounds.{name} must be at least 1, got {value}")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"rounds.fraction must be above 0 and at most 1, got {self.fraction}")
+        if not 0 < self.deadline_seconds < math.inf:
+            raise ValueError(f"rounds.deadline must be above 0, got {self.deadline_seconds} s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

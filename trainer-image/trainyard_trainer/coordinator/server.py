@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -129,15 +130,25 @@ class Coordinator:
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
         known = self.members.plan
-        current = max(known.generation if known else 0, self.progress.report.generation)
-        changed = known is not None and known.generation == plan.generation and known != plan
-        if plan.generation < current or changed:
-            return web.json_response({"generation": current}, status=409)
+        if (current := self._stale(plan)) is not None:
+            return web.json_response(current, status=409)
         if plan != known:
             log.info("%s", plan)
             self.members.follow(plan)
         step = await self._effective_step(plan)
         return web.json_response({"generation": plan.generation, "effectiveStep": step})
+
+    def _stale(self, plan: Plan) -> dict[str, int] | None:
+        """What is in force, when `plan` must not replace it."""
+        known = self.members.plan
+        generation = max(known.generation if known else 0, self.progress.report.generation)
+        leadership = known.leadership if known else 0
+        # A new operator sends its predecessor's Plan again, in its own name.
+        same = known is not None and replace(plan, leadership=leadership) == known
+        is_changed = known is not None and known.generation == plan.generation and not same
+        if plan.generation >= generation and plan.leadership >= leadership and not is_changed:
+            return None
+        return {"generation": generation, "leadership": leadership}
 
     async def _effective_step(self, plan: Plan) -> int | None:
         if self.members.registry.view is None:

@@ -58,7 +58,7 @@ class Learner:
         self._job = config
         self.state = State(self._replica.model)
         with blaming_the_task():
-            self._optimizer()
+            self._begin(1)  # What the optimiser refuses is known before the first round.
 
     @property
     def held_out(self) -> int:
@@ -91,14 +91,7 @@ class Learner:
 
     def _train(self, number: int) -> Trained:
         replica = self._replica
-        seed = derive(self.work.seed, number, self._party.name)
-        replica.config = replace(self._job, seed=seed)
-        replica.cursor = Cursor(seed=seed, size=len(replica.train_data))
-        replica.turn = replica.step = 0
-        replica.optimizer = self._optimizer()
-        replica.scheduler = replica.task.scheduler(replica.optimizer)
-        refuse_unsupported(replica)
-        self._catch_up(number)
+        self._begin(number)
         anchor = [p.detach().clone() for p in replica.gradients.params] if self._mu else []
         losses = samples = 0.0
         while replica.cursor.epoch < self.work.local_epochs:
@@ -110,6 +103,17 @@ class Learner:
             samples += float(work.totals[0])
         loss = losses / samples
         return Trained(samples=len(replica.train_data), loss=loss if math.isfinite(loss) else None)
+
+    def _begin(self, number: int) -> None:
+        """Make all that is fresh in a round."""
+        replica, seed = self._replica, derive(self.work.seed, number, self._party.name)
+        replica.config = replace(self._job, seed=seed)
+        replica.cursor = Cursor(seed=seed, size=len(replica.train_data))
+        replica.turn = replica.step = 0
+        replica.optimizer = self._optimizer()
+        replica.scheduler = replica.task.scheduler(replica.optimizer)
+        refuse_unsupported(replica)
+        self._catch_up(number)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """A fresh one: the job's before the Task's, the party's learning rate before both."""

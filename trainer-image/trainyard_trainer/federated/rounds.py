@@ -90,6 +90,8 @@ class Course:
         self.present.discard(party)
         if party not in self.delivered:
             self.asked.discard(party)
+        if self.phase is Phase.OPEN:
+            self.asked |= self._chosen()  # Where a fraction is asked, another takes its place.
         return self._advance(now)
 
     def accepted(self, party: str, delivery: Delivery, now: float) -> list[Command]:

@@ -149,18 +149,25 @@ class Server:
             plan = FederatedPlan.decode((await request.content.read(PLAN_BYTES + 1)).decode())
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
-        known, record = self.aggregator.plan, self.aggregator.course.record
-        generation = max(known.generation if known else 0, record.generation)
-        leadership = max(known.leadership if known else 0, record.leadership)
-        is_other = known is not None and replace(plan, leadership=known.leadership) != known
-        is_changed = known is not None and plan.generation == known.generation and is_other
-        if plan.generation < generation or plan.leadership < leadership or is_changed:
-            current = {"generation": generation, "leadership": leadership}
+        known = self.aggregator.plan
+        if (current := self._stale(plan)) is not None:
             return web.json_response(current, status=409)
         if plan != known:
             log.info("%s", plan)
             self.aggregator.follow(plan)
         return web.json_response({"generation": plan.generation})
+
+    def _stale(self, plan: FederatedPlan) -> dict[str, int] | None:
+        """What is in force, when `plan` must not replace it."""
+        known, record = self.aggregator.plan, self.aggregator.course.record
+        generation = max(known.generation if known else 0, record.generation)
+        leadership = max(known.leadership if known else 0, record.leadership)
+        # A new operator sends its predecessor's Plan again, in its own name.
+        same = known is not None and replace(plan, leadership=known.leadership) == known
+        is_changed = known is not None and known.generation == plan.generation and not same
+        if plan.generation >= generation and plan.leadership >= leadership and not is_changed:
+            return None
+        return {"generation": generation, "leadership": leadership}
 
     # --- parties --------------------------------------------------------------------------------
 
