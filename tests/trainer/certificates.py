@@ -43,11 +43,18 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, folder: Path, role: Role, namespace: str = "test", job: str = "job") -> Path:
+    def issue(
+        self,
+        folder: Path,
+        role: Role,
+        namespace: str = "test",
+        job: str = "job",
+        member: str = "",
+    ) -> Path:
         """Write ca.crt, tls.crt and tls.key for `role` into `folder`."""
         folder.mkdir(exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
-        uri = x509.UniformResourceIdentifier(identity(namespace, job, role))
+        uri = x509.UniformResourceIdentifier(identity(namespace, job, role, member))
         leaf = self._sign(key, role, x509.SubjectAlternativeName([uri]), False)
         pem = serialization.Encoding.PEM
         private = key.private_bytes(

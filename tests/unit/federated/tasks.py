@@ -41,7 +41,8 @@ class Slope(Task):
         if not self.groups:
             return torch.optim.SGD(params, lr=0.1)
         first, *rest = params
-        return torch.optim.SGD([{"params": [first], "lr": 0.3}, {"params": rest}], lr=0.1)
+        chosen: list[dict[str, Any]] = [{"params": [first], "lr": 0.3}, {"params": rest}]
+        return torch.optim.SGD(chosen, lr=0.1)
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
         return None if self.decay == 1.0 else StepLR(optimizer, step_size=1, gamma=self.decay)

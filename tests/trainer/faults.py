@@ -1,0 +1,76 @@
+"""Ways to end an aggregator's process at one exact moment, as `kill -9` would."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _before(owner: Any, name: str, is_time: Callable[..., bool]) -> None:
+    """Die as `owner.name` is called, when `is_time` says so of its arguments."""
+    real = getattr(owner, name)
+
+    def wrapped(*args: Any, **named: Any) -> Any:
+        if is_time(*args, **named):
+            die()
+        return real(*args, **named)
+
+    setattr(owner, name, wrapped)
+
+
+def _after(owner: Any, name: str, is_time: Callable[..., bool]) -> None:
+    """Die as `owner.name` returns."""
+    real = getattr(owner, name)
+
+    def wrapped(*args: Any, **named: Any) -> Any:
+        result = real(*args, **named)
+        if is_time(*args, **named):
+            die()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def install(fault: str) -> None:
+    """`PHASE:ROUND`, the phase of which round to die in."""
+    from trainyard_trainer.checkpoint import Store
+    from trainyard_trainer.federated import archive
+    from trainyard_trainer.federated.aggregator import Aggregator
+    from trainyard_trainer.federated.spool import Upload
+
+    phase, _, text = fault.partition(":")
+    number = int(text)
+
+    def is_stored(_store: Any, _spool: Any, manifest: Any) -> bool:
+        return bool(manifest.step == number)
+
+    match phase:
+        case "announced":  # As the first party is told of the round.
+            _after(
+                Aggregator,
+                "announcement",
+                lambda self, _: self.course.round == number and self.course.phase == "Open",
+            )
+        case "receiving":  # With part of an update in the spool.
+            _after(Upload, "feed", lambda self, _: self.note is None or self.note.round == number)
+        case "received":  # With one update safe in the spool, and others awaited.
+            _after(Aggregator, "accept", lambda self, *_: self.course.round == number)
+        case "folding":  # In the middle of the fold.
+            seen = []
+            _before(
+                archive,
+                "fold",
+                lambda *_, **__: seen.append(1) is None and len(seen) == number,
+            )
+        case "storing":  # With all files written, before they get their name.
+            _before(Store, "keep_checkpoint", is_stored)
+        case "stored":  # With the round safe, before the next one is announced.
+            _after(Store, "keep_checkpoint", is_stored)
+        case "finishing":  # With the model of the result there, but not what it says.
+            _after(archive, "_link", lambda _, target: target.name == "model.safetensors")
+        case _:
+            raise ValueError(f"no fault is called {phase}")

@@ -1,0 +1,282 @@
+"""Federations from their first round to their end, and what they do not put up with."""
+
+import json
+import socket
+import ssl
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from tests.trainer.certificates import client
+from tests.trainer.federation import AUTHORITY, Federation
+from tests.trainer.job import until
+from tests.trainer.tasks import Line
+from tests.unit.federated.models import body
+from trainyard_trainer.contract import MODEL_FILE, PATH_METRICS, Exit, Metric, Result, Role, Target
+from trainyard_trainer.contract.federated import (
+    PATH_MODEL,
+    PATH_ROUND,
+    PATH_UPDATE,
+    FederatedMetric,
+    FederatedPlan,
+    PartyConfig,
+)
+from trainyard_trainer.federated.buffers import Bytes, Layout, parse
+
+
+class Raw:
+    """A party made of bare requests, which does as it likes."""
+
+    def __init__(self, federation: Federation, name: str) -> None:
+        self.federation, self.name = federation, name
+        self.context = client(federation.folder / f"{name}-tls")
+
+    def request(
+        self, path: str, data: bytes | None = None, method: str = "", **query: object
+    ) -> tuple[int, bytes]:
+        known = {"party": self.name, "wire": 1, "term": self.federation.term, **query}
+        text = "&".join(f"{key}={value}" for key, value in known.items())
+        return self.federation.request(f"{path}?{text}", data, self.context, method)
+
+    def poll(self) -> dict[str, Any]:
+        def ask() -> Any:
+            status, text = self.request(PATH_ROUND, ready=1)
+            return status == 200 and json.loads(text)
+
+        found: dict[str, Any] = until(ask, f"{self.name} is asked for something")
+        return found
+
+    def model(self) -> tuple[Layout, Bytes]:
+        whole = self.request(PATH_MODEL)[1]
+        length = int.from_bytes(whole[:8], "little")
+        layout, _ = parse(whole[8 : 8 + length])
+        return layout, np.frombuffer(whole[8 + length : -4], np.uint8)
+
+    def send(self, whole: bytes, round_: int) -> tuple[int, dict[str, Any]]:
+        status, text = self.request(PATH_UPDATE, whole, round=round_)
+        return status, json.loads(text)
+
+
+def note(federation: Federation, number: int, **changes: Any) -> dict[str, Any]:
+    common = {"term": federation.term, "round": number, "samples": 10, "weight": 10.0}
+    return {**common, "loss": 1.0, **changes}
+
+
+def bad_updates(
+    federation: Federation, number: int, layout: Layout, data: Bytes
+) -> dict[str, bytes]:
+    spoilt = data.copy()
+    spoilt[: layout.entries[0].size].view("<f8")[3] = np.nan
+    fewer = Layout.of(layout.entries[1:])
+    good = body(layout, data, note(federation, number))
+    return {
+        "NotFinite": body(layout, spoilt, note(federation, number)),
+        "ShapeMismatch": body(fewer, data[: fewer.size], note(federation, number)),
+        "WeightInvalid": body(layout, data, note(federation, number, weight=-1.0)),
+        "ChecksumMismatch": good[:-1] + bytes([good[-1] ^ 1]),
+        "SizeMismatch": good + b"and more",
+        "HeaderInvalid": b"\xff" * 8 + good,
+        "WrongRound": body(layout, data, note(federation, number + 1)),
+    }
+
+
+@pytest.mark.parametrize("reason", ["NotFinite", "HeaderInvalid", "WeightInvalid"])
+def test_a_bad_update_is_refused_by_name_and_the_round_goes_on(tmp_path: Path, reason: str) -> None:
+    with Federation(tmp_path, "ac", rounds={"max": 2, "min_parties": 1}) as federation:
+        federation.start_aggregator()
+        federation.start_party("a")
+        raw = Raw(federation, "c")
+        until(lambda: federation.metric(FederatedMetric.PARTY_STATE, party="a", state="Idle"), "a")
+        assert raw.poll()["ask"] == "Train"
+        layout, data = raw.model()
+        status, verdict = raw.send(bad_updates(federation, 1, layout, data)[reason], 1)
+        assert (status, verdict["refusal"]) == (422, reason)
+        federation.await_round(1)
+        refused = federation.metric(FederatedMetric.REFUSED + "_total", party="c", reason=reason)
+        assert refused == 1
+        assert raw.request(PATH_ROUND, method="DELETE")[0] == 200
+        assert federation.result()["contributions"] == {"a": 2}
+
+
+def test_no_bad_update_leaves_a_trace_in_the_model(tmp_path: Path) -> None:
+    with Federation(tmp_path, "xyz", rounds={"max": 1, "min_parties": 2}) as federation:
+        federation.start_aggregator()
+        x, y, z = (Raw(federation, name) for name in "xyz")
+        for raw in (x, y, z):
+            raw.request(PATH_ROUND, ready=0)
+        layout = Layout.of([*layout_of_the_task().entries])
+        start = np.zeros(layout.size, np.uint8)
+        polls = {raw.name: raw for raw in (x, y, z)}
+        first = ask_all(polls)
+        assert first == "x"
+        assert x.send(body(layout, start, note(federation, 0)), 0)[0] == 200
+        for raw in (x, y, z):
+            assert raw.poll()["ask"] == "Train"
+        ones = np.ones(layout.size // 8).view(np.uint8)
+        good = {raw.name: body(layout, ones * 0 + ones, note(federation, 1)) for raw in (x, y)}
+        for reason, whole in bad_updates(federation, 1, layout, ones).items():
+            z.poll() if reason == "WrongRound" else None
+            status, verdict = z.send(whole, 1)
+            # Once refused in a round, a party is not asked again in it.
+            assert status == 422, reason
+            assert verdict["refusal"] in (reason, "WrongRound")
+        half_upload(z, good["x"])
+        assert x.send(good["x"], 1) == (200, {"refusal": None, "message": ""})
+        assert x.send(good["x"], 1)[0] == 200, "a repeated one is safe already"
+        assert x.send(good["x"], 2)[0] == 422
+        assert y.send(good["y"], 1)[0] == 200
+        federation.await_round(1)
+        assert (x.model()[1].view("<f8") == 1.0).all()
+        assert not list(federation.state.glob("checkpoints/.tmp-*/update-*"))
+        assert federation.metric(FederatedMetric.PARTY_RECEIVED + "_total", party="z") == 0
+
+
+def layout_of_the_task() -> Layout:
+    from trainyard_trainer.federated.state import State
+
+    return State(Line().model()).layout
+
+
+def ask_all(polls: dict[str, Raw]) -> str:
+    """Let all ask at once; who is asked for the initial model."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(len(polls))
+    answers = {name: pool.submit(raw.poll) for name, raw in polls.items()}
+    found = [name for name in polls if name == "x" and answers[name].result()["ask"] == "Initial"]
+    pool.shutdown(wait=False)
+    return found[0]
+
+
+def half_upload(raw: Raw, whole: bytes) -> None:
+    """Announce an update, send half of it, hang up."""
+    federation = raw.federation
+    query = f"party={raw.name}&wire=1&term={federation.term}&round=1"
+    head = f"PUT {PATH_UPDATE}?{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(whole)}\r\n\r\n"
+    with (
+        socket.create_connection(("127.0.0.1", federation.port)) as plain,
+        raw.context.wrap_socket(plain) as secure,
+    ):
+        secure.sendall(head.encode() + whole[: len(whole) // 2])
+
+
+def test_a_certificate_speaks_for_its_own_party_alone(tmp_path: Path) -> None:
+    with Federation(tmp_path, "ab") as federation:
+        federation.start_aggregator()
+        a, b = Raw(federation, "a"), Raw(federation, "b")
+        assert a.request(PATH_ROUND, ready=0)[0] == 200
+        a.name = "b"
+        assert a.request(PATH_ROUND, ready=0)[0] == 403
+        assert a.request(PATH_UPDATE, b"x", round=0)[0] == 403
+        assert b.federation.request(PATH_METRICS, context=b.context)[0] == 403
+        operator = Raw(federation, "a")
+        operator.context = federation.operator
+        assert operator.request(PATH_ROUND, ready=0)[0] == 403
+        AUTHORITY.issue(tmp_path / "other-tls", Role.PARTY, job="other", member="a")
+        a.name, a.context = "a", client(tmp_path / "other-tls")
+        with pytest.raises((OSError, ssl.SSLError)):
+            a.request(PATH_ROUND, ready=0)
+
+
+def test_the_target_ends_the_rounds_and_the_best_model_is_the_result(tmp_path: Path) -> None:
+    target = Target(metric="eval/open", goal=1.0)
+    with Federation(tmp_path, rounds={"max": 10_000}, target=target) as federation:
+        federation.start()
+        federation.await_round(2)
+        (tmp_path / "gate").touch()
+        result = federation.result()
+        assert result["metrics"]["eval/open"] == 1.0
+        assert 2 <= result["round"] == result["rounds"] < 10_000
+        tensors = safetensors.torch.load((federation.state / MODEL_FILE).read_bytes())
+        assert tensors["0.weight"].dtype == torch.float64
+
+
+def test_a_suspended_federation_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    with Federation(tmp_path, rounds={"max": 3}, durable=False) as federation:
+        hold = federation.hold("b")
+        federation.start()
+        federation.await_state("b", "Training")
+        config = federation.config
+        plan = FederatedPlan(
+            generation=1, parties=config.parties, rounds=config.rounds, suspend=True
+        )
+        assert federation.put(plan) == 200
+        hold.unlink()
+        for name in "ab":
+            code, words = federation.exit_of(name)
+            assert (code, words.result) == (0, Result.SUSPENDED)
+        assert federation.metric(FederatedMetric.ROUND) == 1
+        assert federation.metric(Metric.OUTCOME, result="Suspended") == 1
+        assert federation.put(replace(plan, generation=2, suspend=False)) == 200
+        for name in "ab":
+            federation.start_party(name)
+        for name in "ab":
+            assert federation.exit_of(name)[1].result is Result.COMPLETE
+        assert federation.metric(FederatedMetric.ROUND) == 3
+
+
+def test_a_federation_starts_from_a_given_model(tmp_path: Path) -> None:
+    torch.manual_seed(1234)
+    start = Line().model().state_dict()
+    (tmp_path / "state").mkdir()
+    safetensors.torch.save_file(start, tmp_path / "state" / "start.safetensors")
+    lr = (PartyConfig(name="a", lr=0.0), PartyConfig(name="b", lr=0.0))
+    with Federation(tmp_path, init="start.safetensors", rounds={"max": 1}) as federation:
+        federation.config = replace(federation.config, parties=lr)
+        federation.start()
+        federation.result()
+        found = safetensors.torch.load((federation.state / MODEL_FILE).read_bytes())
+        # Parties that learn nothing give back what they got.
+        assert found.keys() == start.keys()
+        for name, tensor in start.items():
+            torch.testing.assert_close(found[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "says"),
+    [
+        ({"task": "Failing"}, Exit.TASK_FAILED, "the user's own mistake"),
+        ({"args": {"pase": 1}}, Exit.TASK_INVALID, "task.args"),
+        ({"target": Target(metric="eval/x", goal=1)}, Exit.TASK_INVALID, "target.metric"),
+    ],
+)
+def test_a_task_that_fails_ends_its_party_with_a_sentence(
+    tmp_path: Path, config: dict[str, Any], code: Exit, says: str
+) -> None:
+    with Federation(tmp_path, "a", **config) as federation:
+        federation.start()
+        found, words = federation.exit_of("a")
+        assert (found, words.result) == (code, Result.FAILED)
+        assert says in words.error
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"init": "nowhere.safetensors"}, "training.init is 'nowhere.safetensors'"),
+        ({"init": "term"}, "training.init is 'term', which is no safetensors file here"),
+    ],
+)
+def test_an_aggregator_without_its_starting_model_says_so(
+    tmp_path: Path, config: dict[str, Any], says: str
+) -> None:
+    with Federation(tmp_path, **config) as federation:
+        federation.start_aggregator(wait=False)
+        assert federation.end_of_aggregator() == Exit.TASK_INVALID
+        assert says in federation.words_of("aggregator").error
+
+
+def test_images_of_different_wire_versions_end_with_a_sentence(tmp_path: Path) -> None:
+    with Federation(tmp_path, "a") as federation:
+        federation.start_aggregator(wait=False, TRAINYARD_WIRE="99")
+        assert federation.end_of_aggregator() == Exit.WIRE_MISMATCH
+        federation.start_party("a", TRAINYARD_WIRE="99")
+        code, words = federation.exit_of("a")
+        assert code == Exit.WIRE_MISMATCH
+        for found in (words, federation.words_of("aggregator")):
+            assert "wire version 99, this trainer 1" in found.error
