@@ -90,7 +90,7 @@ async def test_paused_and_replaced_it_ends_without_a_word(
     await yard.until_phase("digits", "Running")
     await yard.until_phase("shrunk", "Running")
     async with Witness(yard, begins_empty=False) as witness:
-        await yard.change("digits", scaling={"policy": "Manual", "weight": 2})
+        await yard.change("digits", scaling={"policy": "Manual", "maxChangesPerHour": 99})
         await yard.submit("new", 2)
         first.process.pause()
         await until_leads(second)

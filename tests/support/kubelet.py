@@ -31,6 +31,8 @@ class Kubelet:
         """Whether pods that are bound to a node start."""
         self.stops = True
         """Whether pods that are asked to leave go."""
+        self.silent: set[str] = set()
+        """Nodes that cannot be reached: what is asked of their pods is not heard."""
 
     async def __aenter__(self) -> Self:
         version = (await self._kube.get(self._yard.path("pods")))["metadata"]["resourceVersion"]
@@ -107,8 +109,16 @@ class Kubelet:
             with contextlib.suppress(ApiError):
                 await self._serve(pod)
 
+    async def catch_up(self) -> None:
+        """See to what was asked while a node was silent."""
+        for pod in await self._yard.pods():
+            with contextlib.suppress(ApiError):
+                await self._serve(pod)
+
     async def _serve(self, pod: Object) -> None:
         meta = pod["metadata"]
+        if pod["spec"].get("nodeName") in self.silent:
+            return
         if "deletionTimestamp" in meta:
             if self.stops:
                 await self.remove(pod)

@@ -22,8 +22,11 @@ SHOWN_LINES = 60
 class OperatorProcess:
     """One `python -m trainyard` at a time, always with the same options and the same log."""
 
-    def __init__(self, kubeconfig: Path, namespace: str, log: Path, *options: str) -> None:
+    def __init__(
+        self, kubeconfig: Path, namespace: str, log: Path, *options: str, name: str = ""
+    ) -> None:
         self.log = log
+        self._environment = {**os.environ, **({"HOSTNAME": name} if name else {})}
         self.port = free_port()
         self._command = [
             *(sys.executable, "-m", "trainyard", "--kubeconfig", str(kubeconfig)),
@@ -40,7 +43,11 @@ class OperatorProcess:
             log.flush()
             # A session of its own: Ctrl-C at the tests must not reach it before them.
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
             )
 
     @property

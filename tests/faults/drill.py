@@ -1,0 +1,165 @@
+"""The drill: a seeded schedule of faults and wishes, then the quiet in which all is judged."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.chronicle import Chronicle, Violation
+from tests.faults.judge import Judge
+from tests.faults.nodes import Nodes
+from tests.faults.observer import Observer
+from tests.faults.operators import Replica, make_replica
+from tests.faults.users import Users
+from tests.support.kubelet import Kubelet
+from tests.support.proxy import Proxy
+from tests.support.replicas import lease
+from tests.support.waiting import eventually
+from tests.support.yard import Yard
+from trainyard.cluster.client import KubeClient
+
+NODES = 6
+MOST_NODES_AWAY = 3
+PACE_SECONDS = (0.02, 0.8)
+SETTLE_SECONDS = 150
+"""Unreachable nodes, pauses between restarts and the farewell of finished jobs take their time."""
+FAULTS = {"kill": 3, "stop": 2, "pause": 4, "cut": 2, "stall": 3, "reset": 3}
+
+
+@dataclass(slots=True)
+class Drill:
+    """All that takes part."""
+
+    dice: random.Random
+    chronicle: Chronicle
+    kube: KubeClient
+    operator_namespace: str
+    nodes: Nodes
+    users: Users
+    judge: Judge
+    replicas: list[Replica]
+    under_way: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def run(self, seconds: float) -> None:
+        """Faults for so long, then the judgement; raises Violation."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.chronicle.violations:
+                    await self._step()
+        except TimeoutError:
+            pass
+        await self._calm()
+        try:
+            await eventually(self.judge.all_is_right, SETTLE_SECONDS)
+        except AssertionError as error:
+            self.chronicle.violated(str(error))
+        for replica in self.replicas:
+            replica.check_log()
+        if self.chronicle.violations:
+            raise Violation(self.chronicle.report("not all is as it has to be"))
+
+    async def _step(self) -> None:
+        """One thing that happens."""
+        roll = self.dice.random()
+        if roll < 0.65:
+            await self.users.act(self.dice)
+        elif roll < 0.9:
+            await self._hit_a_replica()
+        else:
+            await self._hit_a_node()
+        for task in [t for t in self.under_way if t.done()]:
+            self.under_way.discard(task)
+            task.result()
+        await asyncio.sleep(self.dice.uniform(*PACE_SECONDS))
+
+    async def _hit_a_replica(self) -> None:
+        [name] = self.dice.choices(list(FAULTS), list(FAULTS.values()))
+        wants_leader, index = self.dice.random() < 0.6, self.dice.randrange(len(self.replicas))
+        seed = self.dice.random()
+        victim = (await self._leader() if wants_leader else None) or self.replicas[index]
+        if not victim.is_busy:
+            self.chronicle.did(name, f"{victim.name}{' (leader)' if wants_leader else ''}")
+            self._begin(victim.suffer(getattr(victim, name), random.Random(seed)))
+
+    async def _hit_a_node(self) -> None:
+        is_gone, index = self.dice.random() < 0.6, self.dice.randrange(NODES)
+        seconds = self.dice.uniform(1, 30)
+        name = self.nodes.names[index]
+        if name in self.nodes.there and len(self.nodes.there) > NODES - MOST_NODES_AWAY:
+            self.chronicle.did("remove" if is_gone else "silence", f"{name} for {seconds:.0f} s")
+            await (self.nodes.remove(name) if is_gone else self.nodes.silence(name))
+            self._begin(self._bring_back(name, seconds))
+
+    async def _bring_back(self, name: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.chronicle.did("bring back", name)
+        await self.nodes.bring_back(name)
+
+    async def _leader(self) -> Replica | None:
+        holder = (await lease(self.kube, self.operator_namespace)).get("holderIdentity", "")
+        return next((r for r in self.replicas if holder.startswith(f"{r.name}_")), None)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self.under_way.add(asyncio.create_task(work))
+
+    async def _calm(self) -> None:
+        """Wait until every fault has ended by itself."""
+        self.chronicle.saw("the faults end", is_loud=True)
+        await asyncio.gather(*self.under_way)
+
+
+@asynccontextmanager
+async def prepare(
+    kubeconfig: Path, folder: Path, seed: int, *, replicas: int = 3, is_loud: bool = False
+) -> AsyncIterator[Drill]:
+    """Everything in its place, all replicas started."""
+    chronicle = Chronicle(seed, is_loud=is_loud)
+    async with AsyncExitStack() as stack:
+        kube = await stack.enter_async_context(await KubeClient.connect(kubeconfig))
+        yard = Yard(kube, f"faults-{uuid.uuid4().hex[:8]}")
+        namespace = f"{yard.name}-operator"
+        await yard.open()
+        stack.push_async_callback(yard.close)
+        await kube.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+        stack.push_async_callback(kube.delete, f"/api/v1/namespaces/{namespace}")
+        kubelet = await stack.enter_async_context(Kubelet(yard))
+        nodes, users = Nodes(yard, kubelet), Users(yard, kubelet, chronicle)
+        await nodes.add(NODES)
+        await stack.enter_async_context(Observer(yard, chronicle))
+        made = []
+        for number in range(replicas):
+            proxy = await stack.enter_async_context(Proxy(kubeconfig))
+            name = f"replica-{number}"
+            replica = make_replica(kubeconfig, namespace, folder, name, proxy, chronicle)
+            stack.push_async_callback(asyncio.to_thread, replica.process.kill)
+            replica.start()
+            made.append(replica)
+        tasks = [asyncio.create_task(work) for work in (nodes.live(), users.train())]
+        tasks += [asyncio.create_task(replica.attend()) for replica in made]
+        stack.push_async_callback(_end, tasks)
+        yield Drill(
+            dice=random.Random(seed),
+            chronicle=chronicle,
+            kube=kube,
+            operator_namespace=namespace,
+            nodes=nodes,
+            users=users,
+            judge=Judge(yard, users, namespace),
+            replicas=made,
+        )
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """One that failed by itself fails the drill."""
+    failed = [task for task in tasks if task.done()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in failed:
+        task.result()

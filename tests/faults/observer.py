@@ -1,0 +1,76 @@
+"""Every pod there ever is, seen on a connection of its own: no place is taken twice at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from types import TracebackType
+from typing import Self
+
+from tests.faults.chronicle import Chronicle
+from tests.support.manifests import Object
+from tests.support.watching import watch_pods
+from tests.support.yard import Yard
+
+Place = tuple[str, str, str]
+"""The job's uid, and what of it: role and index, or role and party."""
+
+
+class Observer:
+    """Watches a yard's pods while the context lasts."""
+
+    def __init__(self, yard: Yard, chronicle: Chronicle) -> None:
+        self._yard, self._chronicle = yard, chronicle
+        self._live: defaultdict[Place, set[str]] = defaultdict(set)
+        self._coordinators: dict[tuple[str, str], str] = {}
+        """The uid of the one coordinator of a job's term."""
+        self._task: asyncio.Task[None] | None = None
+        self.pods: set[str] = set()
+        """The uids of all pods ever seen."""
+
+    async def __aenter__(self) -> Self:
+        listed = await self._yard.kube.get(self._yard.path("pods"))
+        version = listed["metadata"]["resourceVersion"]
+        self._task = asyncio.create_task(self._watch(version), name="observer")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _watch(self, version: str) -> None:
+        async for kind, pod in watch_pods(self._yard, version):
+            self._note(kind, pod)
+
+    def _note(self, kind: str, pod: Object) -> None:
+        meta, phase = pod["metadata"], pod["status"].get("phase", "")
+        labels, uid = meta["labels"], meta["uid"]
+        owner = meta["ownerReferences"][0]["uid"]
+        role = labels["trainyard.dev/role"]
+        which = labels.get("trainyard.dev/party", labels.get("trainyard.dev/index", ""))
+        leaving = "deletionTimestamp" in meta
+        self._chronicle.saw(
+            f"pod {kind} {meta['name']} {uid[:8]} of {owner[:8]} {phase}"
+            f"{' leaving' if leaving else ''} on {pod['spec'].get('nodeName', '-')}"
+        )
+        self.pods.add(uid)
+        place = (owner, role, which)
+        here = self._live[place]
+        if kind == "DELETED" or leaving or phase not in ("Pending", "Running"):
+            here.discard(uid)
+            return
+        here.add(uid)
+        if len(here) > 1:
+            self._chronicle.violated(f"two live pods of {place}: {sorted(here)}")
+        if role == "coordinator":
+            term = (owner, meta["name"])
+            if self._coordinators.setdefault(term, uid) != uid:
+                self._chronicle.violated(f"two coordinators of one term: {term}")
