@@ -170,6 +170,7 @@ async def operate(options: Options, where: Surroundings) -> None:
         )
         controller = Controller(services)
         await stack.enter_async_context(HealthServer(controller, where.http_host, where.http_port))
+        settings.spare_collector()
         log.info("trainyard %s serves %s", __version__, options.namespaces or "all namespaces")
         await _until_stopped(controller, options)
 

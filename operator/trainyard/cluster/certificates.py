@@ -7,11 +7,13 @@ The authority's key never leaves the operator's namespace.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -91,14 +93,24 @@ def client_context(authority: bytes, leaf: KeyPair) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=authority.decode())
-    # `ssl` loads key pairs from files alone; the folder is ours alone and gone at once.
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
-        certificate, key = Path(folder, "tls.crt"), Path(folder, "tls.key")
-        certificate.write_bytes(leaf.certificate)
-        key.touch(mode=0o600)
-        key.write_bytes(leaf.key)
-        context.load_cert_chain(certificate, key)
+    with _as_file(leaf.certificate + leaf.key) as path:
+        context.load_cert_chain(path)
     return context
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """A file with that content, as `ssl` wants it: in memory alone, where the system can."""
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("trainyard-tls"), "wb") as file:
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(prefix="trainyard-") as file:
+            file.write(content)
+            file.flush()
+            yield file.name
 
 
 def _builder(now: datetime, life: timedelta) -> x509.CertificateBuilder:

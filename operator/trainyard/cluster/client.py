@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.request import getproxies
 
 import aiohttp
 import msgspec
@@ -113,7 +114,12 @@ class KubeClient:
             socket_factory=socket_factory(self.unacknowledged_seconds),
         )
         return aiohttp.ClientSession(
-            connector=connector, trust_env=True, read_bufsize=WATCH_BUFFER_BYTES, **options
+            connector=connector,
+            # To trust the environment costs two hops to a thread for each request (netrc, proxies):
+            # only where there is a proxy to find.
+            trust_env=bool(getproxies()),
+            read_bufsize=WATCH_BUFFER_BYTES,
+            **options,
         )
 
     async def headers(self) -> dict[str, str]:

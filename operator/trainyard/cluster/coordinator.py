@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ssl
 from collections import OrderedDict
@@ -21,7 +22,7 @@ from trainyard.cluster.scrape import parse_report
 from trainyard.render.configuration import AnyPlan
 from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN
 
-TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
+TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3, sock_connect=3)
 MAX_ANSWER_BYTES = 1 << 18
 """Some five times an honest answer of the largest job; reading it holds the event loop up."""
 MAX_COUNT = 2**53
@@ -32,6 +33,10 @@ MAX_SESSIONS = 256
 
 class UnreachableError(Exception):
     """The coordinator did not answer, or not as one."""
+
+
+class StrangerError(UnreachableError):
+    """Whoever listens there does not show the coordinator's certificate."""
 
 
 class StalePlanError(Exception):
@@ -64,22 +69,42 @@ class Coordinators:
     def __init__(self, client: KubeClient, *, is_direct: bool) -> None:
         self._client = client
         self._is_direct = is_direct
-        self._open: OrderedDict[str, tuple[_Link, contextlib.AsyncExitStack]] = OrderedDict()
+        self._open: OrderedDict[str, _Link] = OrderedDict()
 
     async def close(self) -> None:
         """Close every connection."""
         while self._open:
-            _, (_, stack) = self._open.popitem()
-            await stack.aclose()
+            _, link = self._open.popitem()
+            await link.stack.aclose()
 
     async def forget(self, pod_uid: str) -> None:
         """Close the connection to one pod, for example because it is gone or failed."""
-        if entry := self._open.pop(pod_uid, None):
-            await entry[1].aclose()
+        if link := self._open.pop(pod_uid, None):
+            await link.stack.aclose()
+
+    async def forget_job(self, key: Key) -> None:
+        """Close the connections to the pods of a job that is gone."""
+        for uid in [uid for uid, link in self._open.items() if link.key == key]:
+            await self.forget(uid)
 
     def is_open(self, pod_uid: str) -> bool:
         """Whether a connection stands, so that no certificate need be made for a new one."""
         return pod_uid in self._open
+
+    async def knock(self, address: Address) -> None:
+        """See that somebody listens, before a certificate is made for a connection; raises.
+
+        A coordinator's process listens a moment after its pod runs, and TLS costs a hundred times
+        as much as finding out that it does not yet.
+        """
+        if not self._is_direct:
+            return
+        try:
+            async with asyncio.timeout(TIMEOUT.sock_connect):
+                _, writer = await asyncio.open_connection(address.pod.ip, COORDINATOR_PORT)
+        except OSError as error:  # TimeoutError is one
+            raise UnreachableError(f"{type(error).__name__}: {error}") from error
+        writer.close()
 
     async def scrape(self, address: Address, tls: ssl.SSLContext | None, now: datetime) -> Report:
         """Read the metrics; raises UnreachableError."""
@@ -121,6 +146,9 @@ class Coordinators:
                 headers={"Content-Type": "application/json"} if body else None,
             ) as response:
                 yield response
+        except aiohttp.ClientSSLError as error:
+            await self.forget(address.pod.uid)
+            raise StrangerError(f"{type(error).__name__}: {error}") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             await self.forget(address.pod.uid)
             raise UnreachableError(f"{type(error).__name__}: {error}") from error
@@ -129,7 +157,7 @@ class Coordinators:
         uid = address.pod.uid
         if uid in self._open:
             self._open.move_to_end(uid)
-            return self._open[uid][0]
+            return self._open[uid]
         if tls is None:
             raise UnreachableError("no TLS context for a new connection")
         stack = contextlib.AsyncExitStack()
@@ -137,11 +165,11 @@ class Coordinators:
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls, limit=1), timeout=TIMEOUT)
         )
-        link = _Link(host=host, session=session)
-        self._open[uid] = (link, stack)
+        link = _Link(key=address.key, host=host, session=session, stack=stack)
+        self._open[uid] = link
         if len(self._open) > MAX_SESSIONS:
-            _, (_, oldest) = self._open.popitem(last=False)
-            await oldest.aclose()
+            _, oldest = self._open.popitem(last=False)
+            await oldest.stack.aclose()
         return link
 
     async def _host(self, address: Address, stack: contextlib.AsyncExitStack) -> str:
@@ -153,8 +181,11 @@ class Coordinators:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Link:
+    key: Key
     host: str
     session: aiohttp.ClientSession
+    stack: contextlib.AsyncExitStack
+    """Closes it, and the tunnel below it."""
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

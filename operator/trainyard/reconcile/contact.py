@@ -14,7 +14,13 @@ from dataclasses import replace
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
-from trainyard.cluster.coordinator import Address, StalePlanError, UnreachableError, address_of
+from trainyard.cluster.coordinator import (
+    Address,
+    StalePlanError,
+    StrangerError,
+    UnreachableError,
+    address_of,
+)
 from trainyard.policy.claims import speaks_otherwise
 from trainyard.policy.roster import sort_pods
 from trainyard.policy.verdict import is_finished
@@ -26,6 +32,8 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.25
 """A coordinator's process listens a moment after its pod runs."""
+STRANGER_SECONDS = 8.0
+"""Another's certificate does not become the coordinator's within a moment, and TLS is costly."""
 RETRY_CAP_SECONDS = 30.0
 
 
@@ -40,13 +48,15 @@ async def contact(services: Services, key: Key, told: Callable[[Key], None]) -> 
     pod = sort_pods(services.mirror.pods_of(key), job.uid).coordinator
     if pod is None or not pod.is_running:
         return None  # its next event starts this again
+    _note_attempt(state, pod)
     try:
         await _talk(services, job, state, pod)
     except UnreachableError as error:
         state.contact_failures += 1
         services.metrics.scrapes.labels("failed").inc()
         log.debug("%s: no answer (%d in a row): %s", key, state.contact_failures, error)
-        pause: float = FIRST_RETRY_SECONDS * 2 ** min(state.contact_failures - 1, 10)
+        first = STRANGER_SECONDS if isinstance(error, StrangerError) else FIRST_RETRY_SECONDS
+        pause: float = first * 2 ** min(state.contact_failures - 1, 10)
         return min(pause, RETRY_CAP_SECONDS)
     state.contact_failures = 0
     services.metrics.scrapes.labels("ok").inc()
@@ -55,9 +65,16 @@ async def contact(services: Services, key: Key, told: Callable[[Key], None]) -> 
     return services.options.scrape_interval.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311
 
 
+def _note_attempt(state: JobState, pod: Pod) -> None:
+    """From here on this queue alone says when to try again; a new coordinator starts afresh."""
+    if state.attempted[0] != pod.uid:
+        state.contact_failures = 0
+    state.attempted = (pod.uid, state.plan.generation if state.plan else 0)
+
+
 async def _talk(services: Services, job: Job, state: JobState, pod: Pod) -> None:
     address = address_of(job.key, pod, services.options.cluster_domain)
-    tls = await _tls(services, job, pod)
+    tls = await _tls(services, job, address)
     is_known = state.read_from == pod.uid
     if not is_known:
         await _read(services, state, address, tls)  # a Plan goes only to who understands it
@@ -76,10 +93,11 @@ async def _read(
     state.read_from = address.pod.uid
 
 
-async def _tls(services: Services, job: Job, pod: Pod) -> ssl.SSLContext | None:
+async def _tls(services: Services, job: Job, address: Address) -> ssl.SSLContext | None:
     """A context with a fresh certificate, unless the connection stands already."""
-    if services.coordinators.is_open(pod.uid):
+    if services.coordinators.is_open(address.pod.uid):
         return None
+    await services.coordinators.knock(address)
     context = await services.authorities.operator_context(job.key, job.uid, services.clock())
     if context is None:
         raise UnreachableError(f"{job.key} has no certificate authority")

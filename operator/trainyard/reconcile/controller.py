@@ -144,6 +144,7 @@ class Controller:
         if key not in self.services.mirror.jobs:
             self.queue.forget(key)
             self.contacts.forget(key)
+            await self.services.coordinators.forget_job(key)
         return outcome.again_seconds
 
     async def _contact(self, key: Key) -> float | None:

@@ -265,7 +265,7 @@ def _needs_contact(state: JobState, roster: Roster) -> bool:
         return False
     if state.read_from == coordinator.uid and speaks_otherwise(state.report):
         return False  # it could misread the Plan
-    return state.acknowledged != (coordinator.uid, state.plan.generation)
+    return (coordinator.uid, state.plan.generation) not in (state.acknowledged, state.attempted)
 
 
 def _seconds_until(now: datetime, *moments: datetime | None) -> float | None:

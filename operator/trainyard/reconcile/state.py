@@ -49,6 +49,8 @@ class JobState:
     deletes a Lease makes the terms start anew."""
     acknowledged: tuple[str, int] = ("", 0)
     """The coordinator pod's uid and the generation of the last Plan it took."""
+    attempted: tuple[str, int] = ("", 0)
+    """The same of the last Plan that we began to send, taken or not."""
     children_until: datetime | None = None
     """This process has seen to Secrets and Service, which need no more until then."""
     certified: frozenset[str] = frozenset()
