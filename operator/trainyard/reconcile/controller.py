@@ -97,7 +97,7 @@ class Controller:
         if not changed:
             return
         if pod.job is not None:
-            self.queue.add(pod.job)
+            self.queue.add(pod.job, follows=True)
         if pod.gpus and (kind == "DELETED" or pod.is_finished or pod.job is None):
             self.scheduler.poke()
 
@@ -151,7 +151,7 @@ class Controller:
         return await contact(self.services, key, self._told)
 
     def _told(self, key: Key) -> None:
-        self.queue.add(key)
+        self.queue.add(key, follows=True)
         self.scheduler.poke()
 
     async def _resync(self) -> None:

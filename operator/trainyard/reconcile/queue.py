@@ -1,7 +1,9 @@
 """The work queue: each key waits at most once, and runs again when it was touched meanwhile.
 
-The first event of a quiet key acts at once. Under load, events of one key that come close together
-settle into one run, since each run is a look at the whole job and makes those before it pointless.
+The first event of a quiet key acts at once. Under load, follow-ups of one key that come close
+together settle into one run, since each run is a look at the whole job and makes those before it
+pointless. Follow-ups (a pod runs now) go ahead of newcomers (a job to make pods for): they are quick
+and somebody waits for what they tell, which would else come after the last job of a burst.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -20,6 +23,9 @@ log = logging.getLogger(__name__)
 
 SLACK = 64
 """Entries of the timetable that may be out of date before it is worth tidying."""
+
+AHEAD = 8
+"""Follow-ups served for each newcomer, so that neither waits for all of the other."""
 
 Handler = Callable[[K], Awaitable["float | None"]]
 """Handles a key; returns the seconds after which to run it again, or None."""
@@ -34,7 +40,7 @@ class WorkQueue(Generic[K]):
         handler: Handler[K],
         *,
         workers: int = 16,
-        settle_seconds: float = 0.3,
+        settle_seconds: float = 0.1,
         backoff_seconds: float = 0.2,
         backoff_cap_seconds: float = 60.0,
     ) -> None:
@@ -43,10 +49,17 @@ class WorkQueue(Generic[K]):
         self._workers = workers
         self._settle = settle_seconds
         self._backoff, self._backoff_cap = backoff_seconds, backoff_cap_seconds
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._newcomers: deque[K] = deque()
+        self._follow_ups: deque[K] = deque()
+        self._ready = asyncio.Semaphore(0)
+        self._in_a_row = 0
+        """Follow-ups served since the last newcomer."""
         self._queued: set[K] = set()
         self._running: set[K] = set()
-        self._touched: set[K] = set()
+        self._touched: dict[K, bool] = {}
+        """Keys that were touched while they ran, and whether by follow-ups alone."""
+        self._latest: deque[float] = deque(maxlen=workers)
+        """When the latest runs began."""
         self._ran_at: dict[K, float] = {}
         self._failures: dict[K, int] = {}
         self._due: dict[K, float] = {}
@@ -59,16 +72,16 @@ class WorkQueue(Generic[K]):
         """Keys that wait or are in work."""
         return len(self._queued) + len(self._running)
 
-    def add(self, key: K) -> None:
-        """Have the key handled as soon as may be."""
+    def add(self, key: K, *, follows: bool = False) -> None:
+        """Have the key handled as soon as may be; `follows` says that it is a follow-up."""
         if key in self._running:
-            self._touched.add(key)
+            self._touched[key] = follows and self._touched.get(key, True)
         elif key not in self._queued:
-            wait = self._settling(key)
+            wait = self._settling(key) if follows else 0.0
             if wait > 0:
                 self.add_after(key, wait)
             else:
-                self._enqueue(key)
+                self._enqueue(key, follows=follows)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have the key handled in so many seconds, or sooner if it is due sooner."""
@@ -95,10 +108,11 @@ class WorkQueue(Generic[K]):
         return asyncio.get_running_loop().time()
 
     def _settling(self, key: K) -> float:
-        """Seconds to let events of this key settle: none while there is a free worker."""
-        if len(self._queued) < self._workers:
+        """Seconds to let follow-ups of this key settle: none where little is going on."""
+        since = self._now() - self._settle
+        if len(self._latest) < self._workers or self._latest[0] < since:
             return 0.0
-        return self._ran_at.get(key, float("-inf")) + self._settle - self._now()
+        return self._ran_at.get(key, float("-inf")) - since
 
     def _tidy(self) -> None:
         """Drop entries that sooner ones have replaced: a far deadline is noted at every run."""
@@ -106,22 +120,31 @@ class WorkQueue(Generic[K]):
             self._timetable = [(at, next(self._order), key) for key, at in self._due.items()]
             heapq.heapify(self._timetable)
 
-    def _enqueue(self, key: K) -> None:
+    def _enqueue(self, key: K, *, follows: bool) -> None:
         self._due.pop(key, None)
         self._queued.add(key)
-        self._ready.put_nowait(key)
+        (self._follow_ups if follows else self._newcomers).append(key)
+        self._ready.release()
+
+    def _next(self) -> K:
+        if self._follow_ups and (self._in_a_row < AHEAD or not self._newcomers):
+            self._in_a_row += 1
+            return self._follow_ups.popleft()
+        self._in_a_row = 0
+        return self._newcomers.popleft()
 
     async def _work(self) -> None:
         while True:
-            key = await self._ready.get()
+            await self._ready.acquire()
+            key = self._next()
             self._queued.discard(key)
             self._running.add(key)
             self._ran_at[key] = self._now()
+            self._latest.append(self._ran_at[key])
             again = await self._handle(key)
             self._running.discard(key)
             if key in self._touched:
-                self._touched.discard(key)
-                self.add(key)
+                self.add(key, follows=self._touched.pop(key))
             if again is not None and key not in self._queued:
                 self.add_after(key, again)
 
@@ -159,6 +182,6 @@ class WorkQueue(Generic[K]):
 
     def _release(self, key: K) -> None:
         if key in self._running:
-            self._touched.add(key)
+            self._touched.setdefault(key, True)
         elif key not in self._queued:
-            self._enqueue(key)
+            self._enqueue(key, follows=True)

@@ -128,13 +128,50 @@ async def test_under_load_the_events_of_one_key_settle_into_one_run() -> None:
         site.gates["busy"] = asyncio.Event()
         site.queue.add("busy")
         await site.until_runs(2)
-        site.queue.add("waits")  # as many keys wait as there are workers: that is load
+        site.queue.add("waits")  # as many runs as there are workers, so close together: load
         for _ in range(5):
-            site.queue.add("a")
+            site.queue.add("a", follows=True)
         site.gates["busy"].set()
         await site.until_runs(4)
         assert site.runs == ["a", "busy", "waits", "a"]
         assert site.at[3] - site.at[0] >= 0.05
+
+
+async def test_follow_ups_do_not_wait_for_all_newcomers_nor_newcomers_for_all_follow_ups() -> None:
+    async with working(workers=1, settle_seconds=0.0) as site:
+        site.gates["first"] = asyncio.Event()
+        site.queue.add("first")
+        await site.until_runs(1)
+        news = [f"news-{n}" for n in range(queue_module.AHEAD + 2)]
+        for key in ("new-1", "new-2", "new-3"):
+            site.queue.add(key)
+        for key in news:
+            site.queue.add(key, follows=True)
+        site.gates["first"].set()
+        await site.until_runs(1 + 3 + len(news))
+        ahead, rest = news[: queue_module.AHEAD], news[queue_module.AHEAD :]
+        assert site.runs == ["first", *ahead, "new-1", *rest, "new-2", "new-3"]
+
+
+async def test_a_newcomer_does_not_settle_however_much_is_going_on() -> None:
+    async with working(workers=1, settle_seconds=1000) as site:
+        site.queue.add("a")
+        await site.until(lambda: site.runs == ["a"] and not site.under_way)
+        await idle()
+        site.queue.add("a")
+        await site.until_runs(2)
+
+
+async def test_a_key_touched_by_a_newcomers_cause_while_it_runs_does_not_settle() -> None:
+    async with working(workers=1, settle_seconds=1000) as site:
+        site.gates["a"] = asyncio.Event()
+        site.queue.add("a")
+        await site.until_runs(1)
+        site.queue.add("a", follows=True)
+        site.queue.add("a")
+        site.queue.add("a", follows=True)
+        site.gates["a"].set()
+        await site.until_runs(2)
 
 
 async def test_a_handler_says_when_to_come_back() -> None:
@@ -226,7 +263,7 @@ async def test_keys_are_served_in_the_order_in_which_they_came() -> None:
 
 async def test_the_timetable_does_not_grow_with_every_run() -> None:
     """It did: each run of a job with a far deadline left an entry until that deadline."""
-    async with working() as site:
+    async with working(settle_seconds=0.0) as site:
         site.answers["a"] = 86_400.0
         for n in range(3 * queue_module.SLACK):
             site.queue.add("a")
