@@ -65,6 +65,7 @@ async def record(client: KubeClient, namespace: str, operator_namespace: str) ->
         await asyncio.wait_for(follow, _SECONDS)
     raw = await client.get(f"{path}/{NAME}")
     job = parse_job(raw)
+    assert isinstance(job, DistributedJob)
     return Template(
         namespace=namespace,
         operator_namespace=operator_namespace,

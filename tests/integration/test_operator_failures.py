@@ -207,3 +207,38 @@ async def test_a_success_without_last_words_is_a_failure(yard: Yard, kubelet: Ku
     job = await yard.until("digits", failures)
     assert restarts(job) == 1
     await yard.until_pods("digits", "coordinator-1", "worker-0-2")
+
+
+async def test_an_image_of_another_release_is_told_and_does_not_fail_the_job(
+    yard: Yard, kubelet: Kubelet
+) -> None:
+    await yard.add_nodes(2, is_attended=False)
+    kubelet.starts = False
+    await yard.submit("digits", 2, failure={"maxRestarts": 0})
+
+    async def created() -> list[Object]:
+        pods = await yard.pods("digits")
+        assert len(pods) == 3
+        return pods
+
+    sentence = "the operator speaks wire version 1, this trainer 2"
+    for pod in await eventually(created):
+        await kubelet.fail(pod, sentence, Exit.WIRE_MISMATCH)
+    job = await yard.until("digits", lambda job: len(failures(job)) == 3)
+    degraded = condition(job, "Degraded")
+    assert (degraded["status"], degraded["reason"]) == ("True", "WireMismatch")
+    assert sentence in degraded["message"]
+    assert "its pods are tried again every 5 min" in degraded["message"]
+    assert (restarts(job), phase(job)) == (0, "Starting")
+
+
+async def test_a_worker_that_an_image_of_another_release_loses_stops_nobody(
+    yard: Yard, kubelet: Kubelet
+) -> None:
+    await yard.add_nodes(2, is_attended=False)
+    first, second = await start(yard, 2)
+    await kubelet.fail(second, "the operator speaks another wire version", Exit.WIRE_MISMATCH)
+    job = await yard.until("digits", lambda job: condition(job, "Degraded")["status"] == "True")
+    assert condition(job, "Degraded")["reason"] == "WireMismatch"
+    assert condition(job, "Running")["status"] == "True"
+    assert (await yard.pod(first["metadata"]["name"]))["status"]["phase"] == "Running"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from trainyard.api import names
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job
 from trainyard.api.pods import Pod, parse_pod
+from trainyard.cluster.authorities import Authority
 from trainyard.cluster.certificates import KeyPair, issue
 from trainyard.cluster.client import ApiError, collection
 from trainyard.planning import Slot
@@ -20,15 +21,31 @@ from trainyard.render.pods import coordinator_host, coordinator_pod, party_pod, 
 from trainyard.render.secrets import leaf_of, leaf_secret
 from trainyard_trainer.contract import Role
 
+SERVICE_AGAIN = timedelta(hours=1)
+"""A Service that somebody changed or deleted is set right after so long: nobody watches it."""
+
 
 async def ensure_children(services: Services, job: Job, state: JobState) -> None:
-    """See to the authority, the leaves and the Service; again only when leaves need renewal."""
+    """See to the authority, the leaves and the Service; again when something of them is due."""
     now = services.clock()
     parties = _parties_of(job)
     if _is_settled(state, parties, now):
         return
     authority = await services.authorities.ensure(job, now, parties)
     is_due = now >= authority.renew_at or not parties <= authority.parties
+    if state.children_until is None or is_due:
+        await _make_children(services, job, authority, is_due=is_due)
+    else:
+        await _apply_service(services, job)
+    if is_due:
+        authority = await services.authorities.renewed(job, now, parties)
+    state.children_until = min(authority.renew_at, now + SERVICE_AGAIN)
+    state.certified = parties
+
+
+async def _make_children(
+    services: Services, job: Job, authority: Authority, *, is_due: bool
+) -> None:
     # Leaves that pods of this job may hold are replaced only when they are due; those of an
     # earlier job of the same name, or of an authority that was lost, always are.
     is_ours_to_replace = is_due or authority.is_new or not job.status.term
@@ -37,9 +54,12 @@ async def ensure_children(services: Services, job: Job, state: JobState) -> None
         _create_or_apply(services, "services", coordinator_service(job)),
         _create_or_apply(services, "secrets", leaves, applies=is_ours_to_replace),
     )
-    if is_due:
-        authority = await services.authorities.renewed(job, now, parties)
-    state.children_until, state.certified = authority.renew_at, parties
+
+
+async def _apply_service(services: Services, job: Job) -> None:
+    service = coordinator_service(job)
+    path = collection("v1", "services", job.key.namespace)
+    await services.client.apply(f"{path}/{service['metadata']['name']}", service)
 
 
 def _is_settled(state: JobState, parties: frozenset[str], now: datetime) -> bool:

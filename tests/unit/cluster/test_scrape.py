@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.jobs import NOW
-from trainyard.api.report import Report
+from trainyard.api.report import Federation, PartyReport, Report
 from trainyard.api.status import Measurement
 from trainyard.cluster.scrape import parse_report
 
@@ -205,3 +205,56 @@ def test_no_text_raises_anything_else(text: str) -> None:
             parse_report(whole, NOW)
         except ValueError:
             continue
+
+
+# As the trainer's aggregator serves it.
+FEDERATED = """\
+# TYPE trainyard_federated_round gauge
+trainyard_federated_round 12.0
+# TYPE trainyard_federated_round_seconds gauge
+trainyard_federated_round_seconds 1.5
+# TYPE trainyard_federated_rounds_lost counter
+trainyard_federated_rounds_lost_total 2.0
+# TYPE trainyard_federated_best_round gauge
+trainyard_federated_best_round 9.0
+# TYPE trainyard_federated_party_state gauge
+trainyard_federated_party_state{party="ann",state="Training"} 1.0
+trainyard_federated_party_state{party="bob",state="Idle"} 0.0
+trainyard_federated_party_state{party="bob",state="Refused"} 1.0
+# TYPE trainyard_federated_party_rounds counter
+trainyard_federated_party_rounds_total{party="ann"} 12.0
+# TYPE trainyard_federated_party_samples gauge
+trainyard_federated_party_samples{party="ann"} 303.0
+# TYPE trainyard_federated_party_seconds gauge
+trainyard_federated_party_seconds{party="ann"} 1.25
+# TYPE trainyard_federated_updates_refused counter
+trainyard_federated_updates_refused_total{party="bob",reason="NotFinite"} 2.0
+trainyard_federated_updates_refused_total{party="bob",reason="ShapeMismatch"} 1.0
+# EOF
+"""
+
+
+def test_all_that_an_aggregator_says_is_read() -> None:
+    found = parse_report(FEDERATED, NOW).federation
+    assert found == Federation(
+        round=12,
+        rounds_lost=2,
+        best_round=9,
+        round_seconds=1.5,
+        parties={
+            "ann": PartyReport(state="Training", rounds=12, samples=303, seconds=1.25),
+            "bob": PartyReport(state="Refused", refused={"NotFinite": 2, "ShapeMismatch": 1}),
+        },
+    )
+
+
+def test_a_coordinator_of_workers_says_nothing_of_rounds() -> None:
+    assert parse_report(HONEST, NOW).federation is None
+
+
+def test_no_more_parties_are_read_than_a_job_may_have() -> None:
+    many = [f'trainyard_federated_party_state{{party="p{n}",state="Idle"}} 1.0' for n in range(300)]
+    lines = ["# TYPE trainyard_federated_round gauge", "trainyard_federated_round 1.0"]
+    found = report_of(*lines, "# TYPE trainyard_federated_party_state gauge", *many).federation
+    assert found is not None
+    assert len(found.parties) == 256

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
 
+import msgspec
+import pytest
+
+from tests.support.federations import make_federation
 from tests.support.jobs import make_job
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.policy.support import unsupported
@@ -33,3 +37,23 @@ def test_every_refused_field_exists_in_the_spec() -> None:
     for name in unsupported(asking).split(": ")[1].split(", "):
         path = name.split(" ")[0].removeprefix("spec.").split(".")
         assert path[0] in spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"strategy": {"name": "Krum"}}, "spec.strategy.name (use FedAvg, FedProx or FedAdam)"),
+        ({"update": {"compression": "Int8"}}, "spec.update.compression (use None)"),
+        ({"privacy": {"secureAggregation": {"threshold": 2}}}, "spec.privacy.secureAggregation"),
+        ({"rounds": {"sampling": "BySize"}}, "spec.rounds.sampling (use Uniform)"),
+        ({"adjustments": {"Fraction": {}}}, "spec.adjustments (leave it out)"),
+        ({"parties": [{"name": "a", "external": True}]}, "they cannot enrol yet"),
+    ],
+)
+def test_a_federation_asks_for_too_much_with(spec: dict[str, Any], says: str) -> None:
+    assert says in unsupported(make_federation(spec).spec)
+
+
+def test_a_federation_whose_parties_here_are_a_quorum_may_have_external_ones() -> None:
+    parties = [{"name": "a"}, {"name": "b"}, {"name": "z", "external": True}]
+    assert unsupported(make_federation({"parties": parties}).spec) == ""

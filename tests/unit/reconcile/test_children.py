@@ -10,14 +10,15 @@ import pytest
 from cryptography import x509
 
 from tests.support.fakeapi import FakeApi
+from tests.support.federations import PARTIES, make_federation
 from tests.support.jobs import NOW, has_run, make_job
-from trainyard.api.jobs import DistributedJob
+from trainyard.api.jobs import DistributedJob, FederatedJob
 from trainyard.api.status import ScalingStatus
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.certificates import LEAF_LIFE, RENEW_AFTER
 from trainyard.cluster.coordinator import Coordinators
 from trainyard.cluster.mirror import Mirror
-from trainyard.reconcile.children import ensure_children
+from trainyard.reconcile.children import SERVICE_AGAIN, ensure_children
 from trainyard.reconcile.services import Options, Services
 from trainyard.reconcile.state import JobState
 
@@ -41,7 +42,7 @@ class Operator:
         )
         self.state = JobState(uid="uid-of-digits", scaling=ScalingStatus())
 
-    async def see_to(self, job: DistributedJob) -> None:
+    async def see_to(self, job: DistributedJob | FederatedJob) -> None:
         await ensure_children(self.services, job, self.state)
 
 
@@ -128,3 +129,60 @@ async def test_the_authority_of_a_job_that_is_gone_is_deleted(api: FakeApi) -> N
     await operator.services.authorities.delete("uid-of-digits")
     assert CA not in api.objects
     assert await operator.services.authorities.find("uid-of-digits") is None
+
+
+def identities(api: FakeApi) -> dict[str, str]:
+    """The URI names of the leaves, by their owner."""
+    found = {}
+    for file in api.objects[LEAVES]["data"]:
+        owner, _, suffix = file.rpartition(".")
+        if suffix == "crt" and owner != "ca":
+            names = certificate(api.objects[LEAVES], file).extensions
+            alternatives = names.get_extension_for_class(x509.SubjectAlternativeName).value
+            [found[owner]] = alternatives.get_values_for_type(x509.UniformResourceIdentifier)
+    return found
+
+
+def with_party(name: str, status: dict[str, Any] | None = None) -> FederatedJob:
+    return make_federation({"parties": [{"name": n} for n in (*PARTIES, name)]}, status)
+
+
+async def test_each_party_has_a_leaf_of_its_own_at_no_more_requests(api: FakeApi) -> None:
+    await Operator(api).see_to(make_federation())
+    assert sorted(api.requests) == [("POST", p) for p in sorted((CA, LEAVES, SERVICE))]
+    assert identities(api) == {
+        "coordinator": "trainyard://team/digits/coordinator",
+        **{f"party-{name}": f"trainyard://team/digits/party/{name}" for name in PARTIES},
+    }
+
+
+async def test_a_party_that_joins_gets_a_leaf(api: FakeApi) -> None:
+    operator = Operator(api)
+    await operator.see_to(make_federation())
+    await operator.see_to(with_party("dan", has_run()))
+    assert identities(api)["party-dan"] == "trainyard://team/digits/party/dan"
+    api.requests.clear()
+    await operator.see_to(with_party("dan", has_run()))
+    assert api.requests == []
+
+
+async def test_a_successor_knows_which_party_has_no_leaf_yet(api: FakeApi) -> None:
+    await Operator(api).see_to(make_federation())
+    await Operator(api).see_to(with_party("dan", has_run()))
+    assert "party-dan" in identities(api)
+    before = api.objects[LEAVES]
+    await Operator(api).see_to(with_party("dan", has_run()))
+    assert api.objects[LEAVES] is before
+
+
+async def test_a_service_that_was_changed_is_set_right_in_time(api: FakeApi) -> None:
+    operator = Operator(api)
+    await operator.see_to(make_job())
+    right = api.objects[SERVICE]
+    api.objects[SERVICE] = {**right, "spec": {}}
+    api.requests.clear()
+    await operator.see_to(make_job(status=has_run()))
+    assert api.requests == []
+    operator.now += SERVICE_AGAIN
+    await operator.see_to(make_job(status=has_run()))
+    assert (api.objects[SERVICE], api.requests) == (right, [("PATCH", SERVICE)])

@@ -7,17 +7,23 @@ from typing import Any, cast
 import pytest
 
 from tests.support.fakeapi import FakeApi
-from tests.support.jobs import KEY, NOW
+from tests.support.federations import make_federation
+from tests.support.jobs import KEY, NOW, make_job
 from tests.support.jobs import coordinator as coordinator_pod
+from trainyard.api.jobs import Job
+from trainyard.api.names import Key
+from trainyard.api.report import Report
 from trainyard.api.status import ScalingStatus
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.coordinator import Address, Coordinators, StalePlanError
 from trainyard.cluster.lease import Election, LeadershipLost
 from trainyard.cluster.mirror import Mirror
-from trainyard.reconcile.contact import _send
+from trainyard.reconcile.contact import _send, contact
 from trainyard.reconcile.services import Options, Services
 from trainyard.reconcile.state import JobState
-from trainyard_trainer.contract import Plan
+from trainyard.render.configuration import AnyPlan
+from trainyard_trainer.contract import WIRE_VERSION, Plan
+from trainyard_trainer.contract.federated import FederatedPlan, PartyConfig, Rounds
 
 
 class Coordinator:
@@ -25,9 +31,9 @@ class Coordinator:
 
     def __init__(self, generation: int, leadership: int) -> None:
         self.generation, self.leadership = generation, leadership
-        self.taken: list[Plan] = []
+        self.taken: list[AnyPlan] = []
 
-    async def put_plan(self, _: Address, __: Any, plan: Plan) -> None:
+    async def put_plan(self, _: Address, __: Any, plan: AnyPlan) -> None:
         if plan.leadership < self.leadership or plan.generation < self.generation:
             raise StalePlanError(self.generation, self.leadership)
         self.taken.append(plan)
@@ -89,3 +95,72 @@ async def test_a_coordinator_alone_ends_nobody(office: Office | None) -> None:
     state = await send(coordinator, office)
     assert [(p.generation, p.leadership) for p in coordinator.taken] == [(8, 9)]
     assert state.leadership == 9
+
+
+class Trainer(Coordinator):
+    """A coordinator whose image speaks this wire version."""
+
+    def __init__(self, wire: int) -> None:
+        super().__init__(generation=0, leadership=0)
+        self.wire, self.readings = wire, 0
+
+    def is_open(self, _: str) -> bool:
+        return True
+
+    async def scrape(self, *_: Any) -> Report:
+        self.readings += 1
+        return Report(at=NOW, wire=self.wire, term=1)
+
+
+async def talk(trainer: Trainer, job: Job, plan: AnyPlan) -> JobState:
+    """One contact with a coordinator that this process has not met before."""
+    client = FakeApi().client
+    services = Services(
+        client=client,
+        mirror=Mirror(),
+        authorities=Authorities(client, "trainyard-system"),
+        coordinators=cast(Coordinators, trainer),
+        clock=lambda: NOW,
+        options=Options(),
+    )
+    services.mirror.put_job(job)
+    services.mirror.put_pod(coordinator_pod(job=job.key))
+    state = services.memory.jobs[job.key] = JobState(
+        uid=job.uid, scaling=ScalingStatus(), plan=plan
+    )
+    told: list[Key] = []
+    assert await contact(services, job.key, told.append) is not None
+    assert told == [job.key]
+    return state
+
+
+DISTRIBUTED = (make_job(), Plan(generation=1, workers=2))
+FEDERATED = (
+    make_federation(),
+    FederatedPlan(generation=1, parties=(PartyConfig(name="ann"),), rounds=Rounds()),
+)
+BOTH = pytest.mark.parametrize(
+    ("job", "plan"), [DISTRIBUTED, FEDERATED], ids=["distributed", "federated"]
+)
+
+
+@BOTH
+@pytest.mark.parametrize("wire", [0, WIRE_VERSION], ids=["unknown", "same"])
+async def test_who_understands_it_gets_the_plan(job: Job, plan: AnyPlan, wire: int) -> None:
+    trainer = Trainer(wire)
+    state = await talk(trainer, job, plan)
+    assert (trainer.taken, trainer.readings) == ([plan], 1)
+    assert state.acknowledged == ("coordinator-0-1", 1)
+
+
+@BOTH
+@pytest.mark.parametrize("wire", [WIRE_VERSION - 1 or -1, WIRE_VERSION + 1], ids=["old", "new"])
+async def test_who_could_misread_it_gets_no_plan_and_is_read_on(
+    job: Job, plan: AnyPlan, wire: int
+) -> None:
+    trainer = Trainer(wire)
+    state = await talk(trainer, job, plan)
+    assert trainer.taken == []
+    assert state.acknowledged == ("", 0)
+    assert state.report is not None
+    assert state.report.wire == wire
