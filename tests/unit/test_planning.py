@@ -28,7 +28,7 @@ from tests.support.jobs import (
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.pods import Pod
 from trainyard.planning import Slot, Steps, plan
-from trainyard.policy.failures import is_failure, record_failures
+from trainyard.policy.failures import REMEMBERED, is_failure, record_failures
 from trainyard.policy.verdict import Wish
 from trainyard_trainer.contract import Result, Role
 
@@ -284,7 +284,9 @@ def test_converges_from_any_observed_state(
     counted = {f.uid for f in world.job.status.failures}
     if not wish.keeps_finished:
         left = [p for p in world.pods if p.owner_uid == UID and p.is_finished and not p.is_deleting]
-        assert not left, "a finished pod is left lying"
+        # Failures whose pods lost nodes hold on to keep the room for more until those are gone.
+        held = counted & {p.uid for p in world.pods}
+        assert not left or len(held) == REMEMBERED, "a finished pod is left lying"
     else:
         # Those that are kept are counted as far as they are remembered; none is told twice.
         assert len(counted) == len(world.job.status.failures)
