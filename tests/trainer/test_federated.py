@@ -3,9 +3,10 @@
 import json
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from trainyard_trainer.contract.federated import (
     PartyConfig,
 )
 from trainyard_trainer.federated.buffers import Bytes, Layout, parse
+from trainyard_trainer.federated.state import State
 
 
 class Raw:
@@ -85,72 +87,73 @@ def bad_updates(
     }
 
 
-@pytest.mark.parametrize("reason", ["NotFinite", "HeaderInvalid", "WeightInvalid"])
-def test_a_bad_update_is_refused_by_name_and_the_round_goes_on(tmp_path: Path, reason: str) -> None:
+def test_a_bad_update_is_refused_by_name_and_the_round_goes_on(tmp_path: Path) -> None:
     with Federation(tmp_path, "ac", rounds={"max": 2, "min_parties": 1}) as federation:
         federation.start_aggregator()
         federation.start_party("a")
         raw = Raw(federation, "c")
-        until(lambda: federation.metric(FederatedMetric.PARTY_STATE, party="a", state="Idle"), "a")
+        federation.await_state("a", "Idle")
         assert raw.poll()["ask"] == "Train"
         layout, data = raw.model()
-        status, verdict = raw.send(bad_updates(federation, 1, layout, data)[reason], 1)
-        assert (status, verdict["refusal"]) == (422, reason)
+        status, verdict = raw.send(bad_updates(federation, 1, layout, data)["NotFinite"], 1)
+        assert (status, verdict["refusal"]) == (422, "NotFinite")
         federation.await_round(1)
-        refused = federation.metric(FederatedMetric.REFUSED + "_total", party="c", reason=reason)
-        assert refused == 1
+        until(lambda: refusals(federation) == {("c", "NotFinite"): 1}, "the refusal is counted")
         assert raw.request(PATH_ROUND, method="DELETE")[0] == 200
         assert federation.result()["contributions"] == {"a": 2}
 
 
+def refusals(federation: Federation) -> dict[tuple[str, str], float]:
+    name = FederatedMetric.REFUSED + "_total"
+    found = federation.samples()
+    return {(its["party"], its["reason"]): value for n, its, value in found if n == name}
+
+
+BAD: Final = {
+    "n": "NotFinite",
+    "s": "ShapeMismatch",
+    "w": "WeightInvalid",
+    "c": "ChecksumMismatch",
+    "z": "SizeMismatch",
+    "h": "HeaderInvalid",
+    "r": "WrongRound",
+}
+
+
 def test_no_bad_update_leaves_a_trace_in_the_model(tmp_path: Path) -> None:
-    with Federation(tmp_path, "xyz", rounds={"max": 1, "min_parties": 2}) as federation:
+    names = "axy" + "".join(BAD)
+    with Federation(tmp_path, names, rounds={"max": 9, "min_parties": 2}) as federation:
         federation.start_aggregator()
-        x, y, z = (Raw(federation, name) for name in "xyz")
-        for raw in (x, y, z):
-            raw.request(PATH_ROUND, ready=0)
-        layout = Layout.of([*layout_of_the_task().entries])
-        start = np.zeros(layout.size, np.uint8)
-        polls = {raw.name: raw for raw in (x, y, z)}
-        first = ask_all(polls)
-        assert first == "x"
-        assert x.send(body(layout, start, note(federation, 0)), 0)[0] == 200
-        for raw in (x, y, z):
-            assert raw.poll()["ask"] == "Train"
+        raws = {name: Raw(federation, name) for name in names}
+        layout = State(Line().model()).layout
+        with ThreadPoolExecutor(len(names)) as pool:
+            asked = [pool.submit(raws[name].poll) for name in names]
+            assert asked[0].result()["ask"] == "Initial"
+            start = np.zeros(layout.size, np.uint8)
+            assert raws["a"].send(body(layout, start, note(federation, 0)), 0)[0] == 200
+            assert {found.result()["ask"] for found in asked[1:]} == {"Train"}
+        raws["a"].request(PATH_ROUND, method="DELETE")
         ones = np.ones(layout.size // 8).view(np.uint8)
-        good = {raw.name: body(layout, ones * 0 + ones, note(federation, 1)) for raw in (x, y)}
-        for reason, whole in bad_updates(federation, 1, layout, ones).items():
-            z.poll() if reason == "WrongRound" else None
-            status, verdict = z.send(whole, 1)
-            # Once refused in a round, a party is not asked again in it.
-            assert status == 422, reason
-            assert verdict["refusal"] in (reason, "WrongRound")
-        half_upload(z, good["x"])
-        assert x.send(good["x"], 1) == (200, {"refusal": None, "message": ""})
-        assert x.send(good["x"], 1)[0] == 200, "a repeated one is safe already"
-        assert x.send(good["x"], 2)[0] == 422
-        assert y.send(good["y"], 1)[0] == 200
+        good = body(layout, ones, note(federation, 1))
+        half_upload(raws["x"], good)
+        for name, reason in BAD.items():
+            whole = bad_updates(federation, 1, layout, ones)[reason]
+            status, verdict = raws[name].send(whole, 1)
+            assert (status, verdict["refusal"]) == (422, reason)
+        assert refusals(federation) == {(*pair,): 1 for pair in BAD.items()}
+        # What was only damaged on its way may be sent again.
+        assert [raws[name].poll()["ask"] for name in "czr"] == ["Train"] * 3
+        for name in "czr":
+            raws[name].request(PATH_ROUND, method="DELETE")
+        assert raws["x"].send(good, 1) == (200, {"refusal": None, "message": ""})
+        assert raws["x"].send(good, 1)[0] == 200, "a repeated one is safe already"
+        assert raws["x"].send(good, 2)[0] == 422
+        assert raws["y"].send(good, 1)[0] == 200
         federation.await_round(1)
-        assert (x.model()[1].view("<f8") == 1.0).all()
+        assert (raws["x"].model()[1].view("<f8") == 1.0).all()
         assert not list(federation.state.glob("checkpoints/.tmp-*/update-*"))
-        assert federation.metric(FederatedMetric.PARTY_RECEIVED + "_total", party="z") == 0
-
-
-def layout_of_the_task() -> Layout:
-    from trainyard_trainer.federated.state import State
-
-    return State(Line().model()).layout
-
-
-def ask_all(polls: dict[str, Raw]) -> str:
-    """Let all ask at once; who is asked for the initial model."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(len(polls))
-    answers = {name: pool.submit(raw.poll) for name, raw in polls.items()}
-    found = [name for name in polls if name == "x" and answers[name].result()["ask"] == "Initial"]
-    pool.shutdown(wait=False)
-    return found[0]
+        for name in BAD:
+            assert federation.metric(FederatedMetric.PARTY_RECEIVED + "_total", party=name) == 0
 
 
 def half_upload(raw: Raw, whole: bytes) -> None:
@@ -240,8 +243,9 @@ def test_a_federation_starts_from_a_given_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "code", "says"),
     [
-        ({"task": "Failing"}, Exit.TASK_FAILED, "the user's own mistake"),
-        ({"args": {"pase": 1}}, Exit.TASK_INVALID, "task.args"),
+        ({"task": "Breaking"}, Exit.TASK_FAILED, "the user's own mistake"),
+        ({"task": "Line"}, Exit.TASK_INVALID, "task.args"),
+        ({"args": {"pase": 1}}, Exit.TASK_FAILED, "pase"),
         ({"target": Target(metric="eval/x", goal=1)}, Exit.TASK_INVALID, "target.metric"),
     ],
 )

@@ -17,7 +17,12 @@ from typing import Any, Final
 
 from trainyard_trainer.checkpoint import document
 from trainyard_trainer.contract import STATE_DIR, Result
-from trainyard_trainer.contract.federated import FederatedConfig, FederatedPlan, PartyConfig
+from trainyard_trainer.contract.federated import (
+    FederatedConfig,
+    FederatedPlan,
+    PartyConfig,
+    Refusal,
+)
 from trainyard_trainer.federated.archive import Archive
 from trainyard_trainer.federated.fold import Update
 from trainyard_trainer.federated.history import Record
@@ -46,6 +51,8 @@ log = logging.getLogger(__name__)
 
 SILENCE_SECONDS: Final = 10.0
 """Who has nothing to do and does not ask for so long has gone."""
+REPEATS: Final = 3
+"""So often an update that was damaged on its way may be sent again in a round."""
 DISPERSAL_SECONDS: Final = 10.0
 """When all is over, parties get so long to hear of it."""
 
@@ -58,6 +65,8 @@ class Contact:
     polls: int = 0
     """Connections on which it waits now."""
     told_end: bool = False
+    damaged: int = 0
+    """Updates of the round in flight that were damaged on their way."""
     received: int = 0
     """Bytes of updates."""
     sent: int = 0
@@ -169,6 +178,15 @@ class Aggregator:
         log.info("update of %s for round %d: norm %.4g", party, note.round, upload.norm)
         self.apply(self.course.accepted(party, delivery, self.now))
 
+    def refuse(self, party: str, refusal: Refusal) -> None:
+        """An update was refused; one that was only damaged on its way may be sent again."""
+        contact = self.contacts[party]
+        self.refusals[party, refusal.value] += 1
+        contact.damaged += refusal in (Refusal.SIZE, Refusal.CHECKSUM)
+        may_repeat = refusal in (Refusal.SIZE, Refusal.CHECKSUM) and contact.damaged <= REPEATS
+        if refusal is not Refusal.ROUND and not may_repeat:
+            self.apply(self.course.refuse(party, self.now))
+
     def evaluate(self, party: str, report: Report) -> None:
         """A party has evaluated a model."""
         metrics = {k: v for k, v in report.metrics.items() if v is not None and math.isfinite(v)}
@@ -268,6 +286,8 @@ class Aggregator:
     async def _execute(self, command: Command) -> None:
         match command:
             case Open(round=number):
+                for contact in self.contacts.values():
+                    contact.damaged = 0
                 log.info("%s of round %d asks %s", self.course.phase, number, self.course.asked)
             case Initialise(party=party):
                 await self._initialise(party)

@@ -53,7 +53,8 @@ class Learner:
             seed=work.seed,
             target=target,
         )
-        task = load(work.task, work.args, party)
+        with blaming_the_task():
+            task = load(work.task, work.args, party)
         self._replica: Replica = build(task, config, device)
         self._job = config
         self.state = State(self._replica.model)

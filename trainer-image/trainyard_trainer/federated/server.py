@@ -297,9 +297,7 @@ class Server:
     def _refuse(self, party: str, refused: Refused) -> web.Response:
         aggregator = self.aggregator
         log.warning("an update of %s is refused (%s): %s", party, refused.refusal, refused)
-        aggregator.refusals[party, refused.refusal.value] += 1
-        if refused.refusal is not Refusal.ROUND:
-            aggregator.apply(aggregator.course.refuse(party, aggregator.now))
+        aggregator.refuse(party, refused.refusal)
         return _verdict(Verdict(refusal=refused.refusal, message=str(refused)), 422)
 
     async def _evaluation(self, request: web.Request) -> web.Response:
