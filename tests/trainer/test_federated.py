@@ -3,6 +3,8 @@
 import json
 import socket
 import ssl
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -284,3 +286,26 @@ def test_images_of_different_wire_versions_end_with_a_sentence(tmp_path: Path) -
         assert code == Exit.WIRE_MISMATCH
         for found in (words, federation.words_of("aggregator")):
             assert "wire version 99, this trainer 1" in found.error
+
+
+def test_a_federation_runs_on_this_machine_by_one_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainyard_trainer", "federate"]
+    task = ["tests.trainer.tasks:Share", "--party", "a", "--party", "b:pace=0.001"]
+    options = ["--rounds", "2", "--optimizer", "SGD", "--lr", "0.1", "--output", str(tmp_path)]
+    done = subprocess.run(
+        [*command, *task, *options], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "round 2/2  2 parties" in done.stderr
+    assert "round 2 of 2, 0 lost; rounds contributed to: a 2, b 2" in done.stdout
+    assert json.loads((tmp_path / "result.json").read_text())["rounds"] == 2
+    safetensors.torch.load((tmp_path / MODEL_FILE).read_bytes())
+    wrong = subprocess.run(
+        [*command, "tests.trainer.tasks:Shore"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert wrong.returncode == Exit.TASK_INVALID
+    assert "has no class 'Shore'" in wrong.stderr

@@ -116,8 +116,8 @@ async def test_a_party_is_told_its_own_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "status", "says"),
     [
-        ({"party": "x", "wire": "1"}, 403, "'x' is no party of this federation"),
-        ({"wire": "1"}, 403, "is no party"),
+        ({"party": "x", "wire": "1"}, 404, "'x' is no party of this federation"),
+        ({"wire": "1"}, 404, "is no party"),
         ({"party": "a", "wire": "2"}, 426, "wire version 2, this aggregator 1"),
         ({"party": "a"}, 426, "use images of the same release"),
         ({"party": "a", "wire": "1", "term": "x"}, 400, "term is no number"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -52,7 +53,10 @@ POLL_SECONDS: Final = 20.0
 THREAD_BYTES: Final = 256 << 10
 """Pieces above this size are verified in a thread, so that others are answered meanwhile."""
 PARTY_PATHS: Final = (PATH_ROUND, PATH_MODEL, PATH_UPDATE, PATH_EVALUATION)
-PLAN_BYTES: Final = 1 << 20
+BODY_SECONDS: Final = 30.0
+"""For the body of a small request."""
+POLLS: Final = 4
+"""Connections on which one party may wait at a time; more are a mistake, or an attack."""
 HEADER_LIMIT: Final = 16 << 10
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -133,7 +137,8 @@ class Server:
             log.warning("%s: %s", party[:100], text)
             raise web.HTTPUpgradeRequired(text=text)
         if party not in self.aggregator.parties:
-            raise web.HTTPForbidden(text=f"{party[:100]!r} is no party of this federation")
+            # It may be one soon: a party's pod can be quicker than the Plan that adds it.
+            raise web.HTTPNotFound(text=f"{party[:100]!r} is no party of this federation")
         self.aggregator.hear(party, _number(request, "term"))
 
     # --- the operator ---------------------------------------------------------------------------
@@ -146,7 +151,7 @@ class Server:
 
     async def _plan(self, request: web.Request) -> web.Response:
         try:
-            plan = FederatedPlan.decode((await request.content.read(PLAN_BYTES + 1)).decode())
+            plan = FederatedPlan.decode(await _text(request))
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
         known = self.aggregator.plan
@@ -184,6 +189,8 @@ class Server:
         """Wait until there is something to do; whether there is."""
         aggregator, contact = self.aggregator, self.aggregator.contacts[party]
         end = aggregator.now + POLL_SECONDS
+        if contact.polls >= POLLS:
+            raise web.HTTPTooManyRequests(text=f"{party} waits on {POLLS} connections already")
         contact.polls += 1
         try:
             while aggregator.course.ask(party) is Ask.WAIT and aggregator.now < end:
@@ -216,9 +223,12 @@ class Server:
             end = trailer(checksum)
             response = web.StreamResponse(headers={"Content-Length": str(size + len(end))})
             await response.prepare(request)
-            while chunk := await asyncio.to_thread(file.read, checkpoint.CHUNK_BYTES):
-                await response.write(chunk)
-            await response.write_eof(end)
+            # A party that reads too slowly for the round is cut off at its end.
+            deadline = self.aggregator.course.deadline
+            async with asyncio.timeout_at(deadline if deadline < math.inf else None):
+                while chunk := await asyncio.to_thread(file.read, checkpoint.CHUNK_BYTES):
+                    await response.write(chunk)
+                await response.write_eof(end)
         self.aggregator.contacts[request.query["party"]].sent += size + len(end)
         return response
 
@@ -302,12 +312,21 @@ class Server:
 
     async def _evaluation(self, request: web.Request) -> web.Response:
         try:
-            report = msgspec.json.decode(await request.read(), type=Report)
+            report = msgspec.json.decode(await _text(request), type=Report)
         except msgspec.MsgspecError as error:
             raise web.HTTPBadRequest(text=f"the evaluation is wrong: {error}") from None
         if report.term == self.aggregator.term:
             self.aggregator.evaluate(request.query["party"], report)
         return web.Response(text="heard")
+
+
+async def _text(request: web.Request) -> str:
+    """The body of a small request; raises an HTTP error when it is long or slow."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.text()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text="the body did not come") from None
 
 
 def _verdict(verdict: Verdict, status: int = 200) -> web.Response:
