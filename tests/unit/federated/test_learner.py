@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -156,3 +157,12 @@ def test_the_loss_and_the_samples_of_a_round_are_told() -> None:
     assert found.samples == 37
     assert found.loss is not None
     assert found.loss > 0
+
+
+def test_a_learning_rate_may_change_between_rounds() -> None:
+    made = learner("a")
+    made.train(1)
+    made.adopt(msgspec.structs.replace(made.work, lr=0.7, args={"norm": True}))
+    made.train(2)
+    assert made._replica.optimizer.param_groups[0]["lr"] == 0.7
+    assert made.work.args == {}, "other arguments would need another Task"

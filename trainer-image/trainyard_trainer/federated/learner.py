@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -66,6 +67,10 @@ class Learner:
         """How many samples it evaluates on."""
         data = self._replica.eval_data
         return 0 if data is None else len(data)
+
+    def adopt(self, work: Work) -> None:
+        """Take over what may change between rounds; other arguments would need another Task."""
+        self.work = msgspec.structs.replace(self.work, lr=work.lr)
 
     def start_from(self, data: bytes) -> None:
         """Take over the job's starting model; raises TaskInvalid when it does not fit."""

@@ -139,6 +139,7 @@ class Member:
     def _answer(self, announcement: Announcement) -> None:
         if self._learner is None:
             self._learner = Learner(announcement.work, self._party, choose_device())
+        self._learner.adopt(announcement.work)
         match announcement.ask:
             case Ask.INITIAL:
                 self._initialise(self._learner, announcement)
