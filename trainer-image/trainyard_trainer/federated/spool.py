@@ -6,6 +6,7 @@ memory up to a common budget, larger ones on disk, and half an update leaves not
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 from typing import Final
@@ -28,24 +29,28 @@ class Draft:
     def __init__(self, spool: Spool, size: int) -> None:
         """`size` bytes will come; memory is taken as they do, not before."""
         self._spool, self.size = spool, size
-        self._memory = bytearray()
+        self._filled = 0
         self._path: Path | None = None
         if spool.reserve(size):
+            # Pages of its own: taken as they are written, and given back whole. An array that
+            # grows would be copied, and leave the heap in pieces.
+            self._memory = mmap.mmap(-1, max(size, 1))
             return
         self._path = spool.directory / f"update-{os.urandom(8).hex()}"
         self._file = self._path.open("wb")
 
-    def write(self, block: bytes | memoryview) -> None:
+    def write(self, block: bytes) -> None:
         """Add the next bytes."""
         if self._path is None:
-            self._memory += block
+            self._memory[self._filled : self._filled + len(block)] = block
+            self._filled += len(block)
         else:
             self._file.write(block)
 
     def read(self) -> Bytes:
         """All of it, once it has all come."""
         if self._path is None:
-            return np.frombuffer(self._memory, np.uint8)
+            return np.frombuffer(self._memory, np.uint8, self.size)
         self._file.close()
         if not self.size:
             return np.empty(0, np.uint8)
