@@ -126,7 +126,7 @@ class Election:
                 return await self._attempt()
         except (ApiError, TimeoutError) as error:
             self._is_read = False  # it may have been written all the same
-            log.warning("the Lease %s: %s", self, error or "no answer in time")
+            log.warning("the Lease %s: %s", self, str(error) or "no answer in time")
             return False
 
     async def _attempt(self) -> bool:
