@@ -8,7 +8,7 @@ its way is deleted by uid.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from trainyard.api.names import Member
 from trainyard.api.pods import Pod
@@ -16,6 +16,9 @@ from trainyard.policy.failures import is_failure
 from trainyard.policy.roster import Roster
 from trainyard.policy.verdict import Wish
 from trainyard_trainer.contract import Role
+
+TERM_PAUSE = timedelta(milliseconds=200)
+"""The status is on its way; the reconcile that writes it has no event of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +45,23 @@ def plan(wish: Wish, roster: Roster, recorded: frozenset[str], term: int, now: d
 
     `recorded` are the uids of failures that the status holds: only then may a failed pod go, so
     that no failure is forgotten by a crash between seeing and counting it. `term` is the highest
-    term ever used, so that a new coordinator fences all before it.
+    term that the status holds, so that a new coordinator fences all before it: one of a higher
+    term stays until the status has that, for else its successor would begin the same term again.
     """
     missing = _missing(wish, roster, term)
     # Nothing is created while a failure's pause lasts: once a failed pod is removed, its
     # replacement looks like any other.
     is_early = wish.replace_at is not None and now < wish.replace_at
+    gone = (*_unwanted(wish, roster), *_done(wish, roster, recorded))
+    delete = tuple(p for p in gone if p.role != Role.COORDINATOR or p.attempt <= term)
+    times = (
+        wish.replace_at if is_early and missing else None,
+        now + TERM_PAUSE if len(delete) < len(gone) else None,
+    )
     return Steps(
         create=() if is_early else tuple(missing),
-        delete=(*_unwanted(wish, roster), *_done(wish, roster, recorded)),
-        again_at=wish.replace_at if is_early and missing else None,
+        delete=delete,
+        again_at=min((t for t in times if t is not None), default=None),
     )
 
 

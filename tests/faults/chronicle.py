@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from pathlib import Path
 
-SHOWN = 120
+SHOWN = 300
 """Events that a violation shows."""
 
 
@@ -16,8 +17,8 @@ class Violation(AssertionError):
 class Chronicle:
     """A log with the seconds since its beginning."""
 
-    def __init__(self, seed: int, *, is_loud: bool = False) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, log: Path, *, is_loud: bool = False) -> None:
+        self.seed, self._log = seed, log
         self._is_loud = is_loud
         self._start = time.monotonic()
         self._tail: deque[str] = deque(maxlen=SHOWN)
@@ -34,6 +35,8 @@ class Chronicle:
         """Note something that was seen."""
         line = f"{time.monotonic() - self._start:8.3f} {text}"
         self._tail.append(line)
+        with self._log.open("a") as log:
+            log.write(f"{line}\n")
         if is_loud:
             print(line, flush=True)
 
@@ -49,4 +52,7 @@ class Chronicle:
     def report(self, problem: str) -> str:
         """A violation as somebody needs it who wants to see it again."""
         found = "\n".join(self.violations[:20])
-        return f"seed {self.seed}: {problem}\n{found}\n--- the last events:\n{self.tail()}"
+        return (
+            f"seed {self.seed}: {problem}\n{found}\n"
+            f"--- the last events (all are in {self._log}):\n{self.tail()}"
+        )

@@ -119,7 +119,7 @@ async def prepare(
     kubeconfig: Path, folder: Path, seed: int, *, replicas: int = 3, is_loud: bool = False
 ) -> AsyncIterator[Drill]:
     """Everything in its place, all replicas started."""
-    chronicle = Chronicle(seed, is_loud=is_loud)
+    chronicle = Chronicle(seed, folder / "events.log", is_loud=is_loud)
     async with AsyncExitStack() as stack:
         kube = await stack.enter_async_context(await KubeClient.connect(kubeconfig))
         yard = Yard(kube, f"faults-{uuid.uuid4().hex[:8]}")
@@ -129,9 +129,10 @@ async def prepare(
         await kube.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
         stack.push_async_callback(kube.delete, f"/api/v1/namespaces/{namespace}")
         kubelet = await stack.enter_async_context(Kubelet(yard))
-        nodes, users = Nodes(yard, kubelet), Users(yard, kubelet, chronicle)
+        observer = await stack.enter_async_context(Observer(yard, chronicle))
+        nodes = Nodes(yard, kubelet, observer.lost)
+        users = Users(yard, kubelet, chronicle)
         await nodes.add(NODES)
-        await stack.enter_async_context(Observer(yard, chronicle))
         made = []
         for number in range(replicas):
             proxy = await stack.enter_async_context(Proxy(kubeconfig))

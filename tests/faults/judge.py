@@ -74,7 +74,7 @@ def _runs(job: Job, found: Object, live: list[Object]) -> None:
     assert terms == {status["term"]}, f"{job}: coordinators {terms}, status {status['term']}"
     for type_ in ("Running", "Admitted"):
         assert condition(found, type_)["status"] == "True", _told(job, found)
-    if "scaling" in status and job.kind.size(job.size):
+    if "scaling" in status:
         seen = (status["scaling"]["current"], status["scaling"]["desired"])
         assert seen == (job.size, job.size), _told(job, found)
 

@@ -22,9 +22,8 @@ class Kind:
     make: Callable[[str, str, int], Object]
     """A manifest of this name, for the nodes of this pool, of this size."""
     size: Callable[[int], Object]
-    """The change of the spec that gives a job this size; empty where it cannot change."""
-    edit: Callable[[int], Object]
-    """A change of the spec that changes nothing about the pods."""
+    """The change of the spec that gives a job this size."""
+    can_shrink: bool
     members: Callable[[int], set[tuple[str, str]]]
     """Role, and index or party, of the pods of a running job of this size."""
     trainers: str
@@ -41,9 +40,42 @@ DISTRIBUTED = Kind(
     plural="distributedjobs",
     make=_distributed,
     size=lambda size: {"workers": {"replicas": size}},
-    edit=lambda number: {"scaling": {"maxChangesPerHour": 3000 + number}},
+    can_shrink=True,
     members=lambda size: {("coordinator", "0"), *(("worker", str(i)) for i in range(size))},
     trainers="worker",
 )
 
-KINDS = (DISTRIBUTED,)
+
+def _parties(size: int) -> list[Object]:
+    """Every second one has a GPU; all but the first may be missed."""
+    return [{"name": f"party-{i}", "gpus": i % 2} for i in range(size)]
+
+
+def _federated(name: str, pool: str, size: int) -> Object:
+    like = manifests.job(name, pool)["spec"]
+    return {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "FederatedJob",
+        "metadata": {"name": name},
+        "spec": {
+            "task": like["task"],
+            "image": like["image"],
+            "parties": _parties(size),
+            "rounds": {"minParties": 1},
+            "template": like["workers"]["template"],
+            "coordinator": {},
+            "failure": PATIENT,
+        },
+    }
+
+
+FEDERATED = Kind(
+    plural="federatedjobs",
+    make=_federated,
+    size=lambda size: {"parties": _parties(size)},
+    can_shrink=False,
+    members=lambda size: {("coordinator", "0"), *(("party", f"party-{i}") for i in range(size))},
+    trainers="party",
+)
+
+KINDS = (DISTRIBUTED, FEDERATED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from tests.support import manifests
@@ -20,7 +21,8 @@ LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 class Nodes:
     """Nodes without machines: their signs of life and their ends."""
 
-    def __init__(self, yard: Yard, kubelet: Kubelet) -> None:
+    def __init__(self, yard: Yard, kubelet: Kubelet, lost: Callable[[str], None]) -> None:
+        self._lost = lost
         self._yard, self._kube, self._kubelet = yard, yard.kube, kubelet
         self.names: list[str] = []
         self.gone: set[str] = set()
@@ -53,6 +55,7 @@ class Nodes:
         await self._kube.delete(f"/api/v1/nodes/{name}")
         for pod in await self._yard.pods():
             if pod["spec"].get("nodeName") == name:
+                self._lost(pod["metadata"]["uid"])
                 await self._kubelet.remove(pod)
 
     async def silence(self, name: str) -> None:

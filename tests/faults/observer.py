@@ -26,8 +26,7 @@ class Observer:
         self._coordinators: dict[tuple[str, str], str] = {}
         """The uid of the one coordinator of a job's term."""
         self._task: asyncio.Task[None] | None = None
-        self.pods: set[str] = set()
-        """The uids of all pods ever seen."""
+        self._lost: set[str] = set()
 
     async def __aenter__(self) -> Self:
         listed = await self._yard.kube.get(self._yard.path("pods"))
@@ -46,6 +45,10 @@ class Observer:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
+    def lost(self, uid: str) -> None:
+        """A pod has gone with its node: nobody may have seen it, so its term may come again."""
+        self._lost.add(uid)
+
     async def _watch(self, version: str) -> None:
         async for kind, pod in watch_pods(self._yard, version):
             self._note(kind, pod)
@@ -61,7 +64,6 @@ class Observer:
             f"pod {kind} {meta['name']} {uid[:8]} of {owner[:8]} {phase}"
             f"{' leaving' if leaving else ''} on {pod['spec'].get('nodeName', '-')}"
         )
-        self.pods.add(uid)
         place = (owner, role, which)
         here = self._live[place]
         if kind == "DELETED" or leaving or phase not in ("Pending", "Running"):
@@ -72,5 +74,7 @@ class Observer:
             self._chronicle.violated(f"two live pods of {place}: {sorted(here)}")
         if role == "coordinator":
             term = (owner, meta["name"])
-            if self._coordinators.setdefault(term, uid) != uid:
+            known = self._coordinators.get(term, uid)
+            self._coordinators[term] = uid
+            if known != uid and known not in self._lost:
                 self._chronicle.violated(f"two coordinators of one term: {term}")

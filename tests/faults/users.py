@@ -89,7 +89,8 @@ class Users:
     async def resize(self, dice: random.Random) -> None:
         """Scale a job, running or suspended."""
         if job := _any(dice, self.alive("Running", "Suspended")):
-            job.size = dice.randint(1, LARGEST)
+            size = dice.randint(1, LARGEST)
+            job.size = size if job.kind.can_shrink else max(size, job.size)
             self._chronicle.did("scale", f"{job.name} {job.size}")
             await self._change(job, job.kind.size(job.size))
 
@@ -97,7 +98,7 @@ class Users:
         """Write a job while the operator writes its status."""
         if job := _any(dice, self.alive("Running", "Suspended")):
             self._chronicle.did("edit", job.name)
-            await self._change(job, job.kind.edit(dice.randint(1, 100)))
+            await self._change(job, {"activeDeadlineSeconds": 86_400 + dice.randint(0, 99)})
 
     async def suspend(self, dice: random.Random) -> None:
         """Suspend a job."""
@@ -170,8 +171,7 @@ class Users:
         ]
 
     async def _change(self, job: Job, spec: Object) -> None:
-        if spec:
-            await self._yard.patch(self.path(job), {"spec": spec})
+        await self._yard.patch(self.path(job), {"spec": spec})
 
 
 def _any(dice: random.Random, items: list[T]) -> T | None:

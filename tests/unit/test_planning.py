@@ -27,7 +27,7 @@ from tests.support.jobs import (
 )
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.pods import Pod
-from trainyard.planning import Slot, Steps, plan
+from trainyard.planning import TERM_PAUSE, Slot, Steps, plan
 from trainyard.policy.failures import REMEMBERED, is_failure, record_failures
 from trainyard.policy.verdict import Wish
 from trainyard_trainer.contract import Result, Role
@@ -145,6 +145,14 @@ def test_a_new_coordinators_term_is_above_any_ever_used() -> None:
     assert found.create == (slot(Role.COORDINATOR, 0, 10),)
 
 
+def test_a_coordinator_goes_only_when_the_status_has_its_term() -> None:
+    """Else its successor, after a crash between the two, would begin the same term again."""
+    ours = coordinator(2)
+    early = steps(Wish(), ours, worker(), term=1)
+    assert (set(early.delete), early.again_at) == ({worker()}, NOW + TERM_PAUSE)
+    assert steps(Wish(), ours, worker(), term=2).delete == (worker(), ours)
+
+
 # --- Convergence from any observed state ---
 
 
@@ -212,6 +220,8 @@ class World:
         assert unwanted.owner_uid == UID, "a pod of somebody else"
         if is_failure(unwanted) and unwanted.is_finished:
             assert unwanted.uid in {f.uid for f in self.job.status.failures}, "an uncounted failure"
+        if unwanted.role == Role.COORDINATOR:
+            assert unwanted.attempt <= self.job.status.term, "a term that nobody remembers"
         self.pods.remove(unwanted)
         if unwanted.name in self.stuck:
             self.pods.append(replace(unwanted, is_deleting=True))
