@@ -93,7 +93,7 @@ def _creations(job: DistributedJob, operator_namespace: str) -> list[Request]:
     authority = make_authority(job.key, now)
     items = {"ca.crt": authority.certificate}
     for role, dns in ((Role.COORDINATOR, coordinator_host(job, _DOMAIN)), (Role.WORKER, "")):
-        leaf = issue(authority, job.key, role, now, dns)
+        leaf = issue(authority, job.key, role, now, dns=dns)
         items[f"{role}.crt"], items[f"{role}.key"] = leaf.certificate, leaf.key
     secret = authority_secret(
         job, operator_namespace, authority.certificate, authority.key, now + RENEW_AFTER

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainyard.api.cluster import Cluster, Node
+from trainyard.api.cluster import Cluster, GpuPod, Node
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
@@ -40,6 +40,8 @@ class Mirror:
         self.unknown_priorities: frozenset[str] = frozenset()
         """Classes that jobs name and that the last listing did not have."""
         self._pods: dict[PodKey, Pod] = {}
+        self._gpu_pods: dict[PodKey, GpuPod] = {}
+        """Those that hold accelerators, as the scheduler sees them at every tick."""
         self._pods_of: dict[Key, dict[PodKey, Pod]] = {}
         self._nodes: dict[str, Node] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
@@ -83,6 +85,10 @@ class Mirror:
         if known and known.job != pod.job:
             self.drop_pod(place)  # relabelled: it leaves the other job's pods
         self._pods[place] = pod
+        if pod.gpus and not pod.is_finished:
+            self._gpu_pods[place] = pod.as_gpu_pod()
+        else:
+            self._gpu_pods.pop(place, None)
         if pod.job is not None:
             self._pods_of.setdefault(pod.job, {})[place] = pod
         return True
@@ -94,6 +100,7 @@ class Mirror:
         if known is None or (uid and known.uid != uid):
             return None
         del self._pods[place]
+        self._gpu_pods.pop(place, None)
         if known.job is not None:
             siblings = self._pods_of.get(known.job, {})
             siblings.pop(place, None)
@@ -118,12 +125,7 @@ class Mirror:
 
     def cluster(self) -> Cluster:
         """Nodes and accelerator pods, as the scheduler's rules see them."""
-        return Cluster(
-            nodes=tuple(self._nodes.values()),
-            pods=tuple(
-                pod.as_gpu_pod() for pod in self._pods.values() if pod.gpus and not pod.is_finished
-            ),
-        )
+        return Cluster(nodes=tuple(self._nodes.values()), pods=tuple(self._gpu_pods.values()))
 
     def names(self) -> Names:
         """All that is known now."""

@@ -14,9 +14,12 @@ from typing import Final, Self
 
 from trainyard.api.cluster import Cluster, Node, Toleration
 from trainyard.policy.demand import Demand, Place
+from trainyard.policy.rooms import Rooms
 
 _REPELLING: Final = frozenset({"NoSchedule", "NoExecute"})
 _NOWHERE: Final[frozenset[str]] = frozenset()
+_MOST_ROOMS: Final = 64
+"""Shapes followed at a time: each costs a little with every place taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +100,7 @@ class Ledger:
         self._closed: dict[str, frozenset[str]] = {}
         self._claims: Counter[tuple[str, frozenset[str]]] = Counter()
         self._grounds: dict[Shape, Ground] = {}
-        self._rooms: dict[tuple[Shape, frozenset[str]], dict[str, int]] = {}
+        self._rooms: dict[tuple[Shape, frozenset[str]], Rooms] = {}
         self._totals: dict[Shape, tuple[int, int]] = {}
 
     def ground(self, shape: Shape) -> Ground:
@@ -109,7 +112,7 @@ class Ledger:
     def slots(self, shape: Shape, *, with_claimed: bool = False) -> int:
         """How many workers of the shape fit now, by default without the claimed nodes."""
         without = _NOWHERE if with_claimed else self._closed.get(shape.resource, _NOWHERE)
-        return sum(self._rooms_for(shape, without).values())
+        return self._rooms_for(shape, without).total
 
     def free(self, shape: Shape) -> tuple[int, int]:
         """Free GPUs on the nodes that the shape could use, and the number of nodes with any."""
@@ -132,11 +135,14 @@ class Ledger:
         """Place up to `workers` outside claimed and avoided nodes; returns how many found room."""
         without = self._closed.get(shape.resource, _NOWHERE)
         rooms = self._rooms_for(shape, avoid | without if avoid else without)
-        chosen = _pack(rooms, workers) if workers > 0 else []
+        chosen = rooms.pack(workers) if workers > 0 else []
+        free = self._free.get(shape.resource, {})
         for name, count in chosen:
-            self._free[shape.resource][name] -= count * shape.gpus
+            free[name] -= count * shape.gpus
+            for (other, _), known in self._rooms.items():
+                if other.resource == shape.resource:
+                    known.change(name, free[name])
         if chosen:
-            self._rooms.clear()
             self._totals.clear()
         return sum(count for _, count in chosen)
 
@@ -173,16 +179,14 @@ class Ledger:
         if not usable <= closed:
             self._closed[shape.resource] = closed | usable
 
-    def _rooms_for(self, shape: Shape, without: frozenset[str]) -> dict[str, int]:
-        """Workers that fit now by node, nodes without room left out."""
+    def _rooms_for(self, shape: Shape, without: frozenset[str]) -> Rooms:
+        """Workers that fit now by node."""
         question = (shape, without)
         if question not in self._rooms:
-            free, gpus = self._free.get(shape.resource, {}), shape.gpus
-            self._rooms[question] = {
-                name: free[name] // gpus
-                for name in self.ground(shape).usable - without
-                if free[name] >= gpus
-            }
+            if len(self._rooms) >= _MOST_ROOMS:
+                self._rooms.clear()
+            free = self._free.get(shape.resource, {})
+            self._rooms[question] = Rooms(free, self.ground(shape).usable - without, shape.gpus)
         return self._rooms[question]
 
 
@@ -214,18 +218,3 @@ def _ground(nodes: Iterable[Node], shape: Shape) -> Ground:
         capacity=sum(node.gpus[shape.resource] // shape.gpus for node in matching),
         ready_capacity=sum(node.gpus[shape.resource] // shape.gpus for node in ready),
     )
-
-
-def _pack(rooms: Mapping[str, int], workers: int) -> list[tuple[str, int]]:
-    """Spread workers over few nodes: whole roomy ones, then the one where they fit tightest."""
-    left, chosen = dict(rooms), []
-    if workers > max(rooms.values(), default=0):
-        for name in sorted(rooms, key=lambda name: (-rooms[name], name)):
-            if workers <= rooms[name]:
-                break
-            chosen.append((name, left.pop(name)))
-            workers -= rooms[name]
-    enough = [(room, name) for name, room in left.items() if room >= workers]
-    if workers and enough:
-        chosen.append((min(enough)[1], workers))
-    return chosen

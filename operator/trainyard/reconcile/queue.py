@@ -2,8 +2,8 @@
 
 The first event of a quiet key acts at once. Under load, follow-ups of one key that come close
 together settle into one run, since each run is a look at the whole job and makes those before it
-pointless. Follow-ups (a pod runs now) go ahead of newcomers (a job to make pods for): they are quick
-and somebody waits for what they tell, which would else come after the last job of a burst.
+pointless. Follow-ups (a pod runs now) go ahead of newcomers (a job to make pods for): they are
+quick, and somebody waits for what they tell, which would else come after a burst's last job.
 """
 
 from __future__ import annotations

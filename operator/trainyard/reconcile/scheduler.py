@@ -15,9 +15,10 @@ from trainyard.api.cluster import Cluster
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.policy.allocation import Settings, allocate
-from trainyard.policy.asking import demand_of, wants_gpus
+from trainyard.policy.asking import wants_gpus
 from trainyard.policy.demand import Allocation, Decision, Demand
 from trainyard.policy.holding import carry_out, is_news
+from trainyard.reconcile.demands import Asked, Demands
 from trainyard.reconcile.job import remember
 from trainyard.reconcile.resync import learn_priorities
 from trainyard.reconcile.services import Services
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 SHARE = 5
 """A tick is followed by a pause of this many times its duration, up to `PAUSE_CAP_SECONDS`: at
 most a sixth of the time is spent deciding, however many jobs there are."""
-PAUSE_CAP_SECONDS = 0.3
+PAUSE_CAP_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 
 
@@ -38,6 +39,7 @@ class Scheduler:
     def __init__(self, services: Services, touch: Callable[[Key], None]) -> None:
         self._services = services
         self._touch = touch
+        self._demands = Demands(services)
         # Three readings missed in a row are no coincidence any more.
         self._settings = Settings(stale_after=services.options.scrape_interval * 3)
         self._poked = asyncio.Event()
@@ -71,49 +73,31 @@ class Scheduler:
         services = self._services
         await learn_priorities(services)
         now = services.clock()
-        demands, jobs = self._demands()
+        asked = self._demands.collect()
+        demands = [each.demand for each in asked.values()]
         cluster = services.mirror.cluster()
         with services.metrics.decision_seconds.time():
             allocation = await asyncio.to_thread(self._allocate, demands, cluster, now)
-        self._carry_out(allocation, jobs, {d.key: d.grant for d in demands}, now)
+        self._carry_out(allocation, asked, now)
         self._set_alarm(allocation, now)
 
     def _allocate(self, demands: list[Demand], cluster: Cluster, now: datetime) -> Allocation:
         return allocate(demands, cluster, now, settings=self._settings)
 
-    def _demands(self) -> tuple[list[Demand], dict[Key, Job]]:
-        services = self._services
-        jobs = {key: job for key, job in services.mirror.jobs.items() if wants_gpus(job)}
-        demands = []
-        for job in jobs.values():
-            state = remember(services, job)
-            try:
-                demand = demand_of(job, state.scaling, state.report, services.mirror.priorities)
-            except ValueError:
-                # One odd job, stored before its schema was stricter, must not stop the others.
-                log.exception("%s cannot be decided on", job.key)
-                continue
-            demands.append(demand)
-        return demands, jobs
-
-    def _carry_out(
-        self,
-        allocation: Allocation,
-        jobs: dict[Key, Job],
-        admitted: dict[Key, int | tuple[str, ...]],
-        now: datetime,
-    ) -> None:
+    def _carry_out(self, allocation: Allocation, asked: dict[Key, Asked], now: datetime) -> None:
         for key, decision in allocation.items():
-            job = self._services.mirror.jobs.get(key)
-            if job is None or job.uid != jobs[key].uid or not wants_gpus(job):
+            job, basis = self._services.mirror.jobs.get(key), asked[key]
+            if job is None or not _is_same(job, basis.job):
                 continue  # it changed while we decided; the change has poked us again
             state = remember(self._services, job)
             before = state.scaling
-            if before.grant != admitted[key]:
+            if before.grant != basis.demand.grant:
                 self.poke()  # it gave its GPUs back while we decided
                 continue
-            state.scaling = carry_out(job, before, decision, now)
-            after = state.scaling
+            after = carry_out(job, before, decision, now)
+            if after == before:
+                continue
+            state.scaling = after
             if is_news(before, after):
                 self._count(decision, before.desired)
                 if (notice := of_decision(before, decision)) is not None:
@@ -138,3 +122,8 @@ class Scheduler:
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = asyncio.get_running_loop().call_later(seconds, self.poke)
+
+
+def _is_same(job: Job, before: Job) -> bool:
+    """Whether it is the job that was decided on, and still wants a decision."""
+    return job is before or (job.uid == before.uid and wants_gpus(job))
