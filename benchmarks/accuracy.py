@@ -1,0 +1,143 @@
+"""`python -m benchmarks.accuracy`: what federations reach, beside pooled and lone training."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.federation import Setting, federate, measure, train
+from trainyard_trainer.contract.federated import Optimizer, PartyConfig, Strategy
+from trainyard_trainer.tasks.heart import HOSPITALS
+
+ACCURACY = "accuracy"
+HEART_STRATEGIES = {
+    "FedAvg": Strategy(name="FedAvg"),
+    "FedProx, mu 0.1": Strategy(name="FedProx", args={"mu": 0.1}),
+    "FedAdam, lr 0.1": Strategy(name="FedAdam", args={"lr": 0.1}),
+    "FedAdam, lr 0.03": Strategy(name="FedAdam", args={"lr": 0.03}),
+}
+MNIST_TARGETS = (0.90, 0.92, 0.94)
+DIRICHLET = {"partition": "Dirichlet", "alpha": 0.1}
+MNIST_CASES: dict[str, tuple[int, dict[str, Any], Strategy]] = {
+    "IID, 4 parties, FedAvg": (4, {"partition": "IID"}, Strategy()),
+    "2 shards, 10 parties, FedAvg": (10, {"partition": "Shards", "shards": 2}, Strategy()),
+    "Dirichlet 0.1, 4 parties, FedAvg": (4, DIRICHLET, Strategy()),
+    "Dirichlet 0.1, 4 parties, FedProx, mu 0.1": (
+        4,
+        DIRICHLET,
+        Strategy(name="FedProx", args={"mu": 0.1}),
+    ),
+    "Dirichlet 0.1, 4 parties, FedAdam, lr 0.01": (
+        4,
+        DIRICHLET,
+        Strategy(name="FedAdam", args={"lr": 0.01}),
+    ),
+}
+
+console = Console(highlight=False)
+
+
+def main(
+    splits: Annotated[int, typer.Option(help="Splits of the heart data.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="Rounds on MNIST.", min=1)] = 50,
+    only: Annotated[str, typer.Option(help="heart or mnist; both without.")] = "",
+) -> None:
+    """Train by the real aggregator and party processes, and say what was reached."""
+    found: dict[str, Any] = {}
+    if only != "mnist":
+        found["heart"] = heart(splits)
+    if only != "heart":
+        found["mnist"] = mnist(rounds)
+    print(json.dumps(found))
+
+
+def heart(splits: int) -> dict[str, Any]:
+    """Accuracy on the four hospitals' held-out patients, of each model, over the splits."""
+    runs = [dict(_heart(split)) for split in range(splits)]
+    table = Table("model", "all patients", *HOSPITALS, title=f"Heart, mean of {splits} splits")
+    found = {}
+    for model in runs[0]:
+        columns = {site: [run[model][site] for run in runs] for site in ("all", *HOSPITALS)}
+        found[model] = {site: mean(values) for site, values in columns.items()}
+        found[model]["deviation"] = stdev(columns["all"]) if splits > 1 else 0.0
+        table.add_row(model, *(f"{found[model][site]:.3f}" for site in columns))
+    console.print(table)
+    return found
+
+
+def _heart(split: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Each model's name, and its accuracy on all patients and on each hospital's."""
+    setting = Setting(
+        task="heart:Heart", args={"split": split}, rounds=15, local_epochs=2, batch_size=4
+    )
+    parties = tuple(PartyConfig(name=hospital) for hospital in HOSPITALS)
+    with tempfile.TemporaryDirectory(prefix="trainyard-accuracy-") as folder:
+        place = Path(folder)
+        train(setting, {}, place)
+        yield "pooled", _by_hospital(setting, place)
+        for name, strategy in HEART_STRATEGIES.items():
+            federate(setting, parties, strategy, place)
+            yield name, _by_hospital(setting, place)
+        for hospital in HOSPITALS:
+            train(setting, {"hospital": hospital}, place)
+            yield f"{hospital} alone", _by_hospital(setting, place)
+
+
+def _by_hospital(setting: Setting, place: Path) -> dict[str, float]:
+    figures = {"all": measure(setting, {}, place, ACCURACY)}
+    for hospital in HOSPITALS:
+        figures[hospital] = measure(setting, {"hospital": hospital}, place, ACCURACY)
+    return figures
+
+
+def mnist(rounds: int) -> dict[str, Any]:
+    """Accuracy on the common test images, and the rounds until it was first reached."""
+    sgd = Optimizer(name="SGD", lr=0.1)
+    args = {"lr": sgd.lr, "momentum": 0.0}
+    table = Table("data, strategy", "last", "best", *map(str, MNIST_TARGETS), title="MNIST-5k")
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="trainyard-accuracy-") as folder:
+        place = Path(folder)
+        pooled = Setting(task="mnist:Mnist", args=args, rounds=30, batch_size=10)
+        train(pooled, {}, place)
+        found["pooled"] = {"last": measure(pooled, {}, place, ACCURACY)}
+        table.add_row("pooled, 30 epochs", f"{found['pooled']['last']:.3f}")
+        for name, (count, division, strategy) in MNIST_CASES.items():
+            setting = Setting(
+                task="mnist:Mnist",
+                args={**args, **division, "parts": count},
+                rounds=rounds,
+                batch_size=10,
+                optimizer=sgd,
+            )
+            parties = tuple(
+                PartyConfig(name=f"party-{part:02}", args={"part": part}) for part in range(count)
+            )
+            history = federate(setting, parties, strategy, place)
+            found[name] = _course([past["metrics"]["eval/accuracy"] for past in history])
+            reached = found[name]["rounds_to"].values()
+            figures = (f"{found[name][key]:.3f}" for key in ("last", "best"))
+            table.add_row(name, *figures, *(str(r or "–") for r in reached))
+    console.print(table)
+    return found
+
+
+def _course(accuracies: list[float]) -> dict[str, Any]:
+    """What a course of accuracies, the initial model's first, comes to."""
+    rounds_to = {
+        str(goal): next((number for number, a in enumerate(accuracies) if a >= goal), None)
+        for goal in MNIST_TARGETS
+    }
+    return {"last": accuracies[-1], "best": max(accuracies), "rounds_to": rounds_to}
+
+
+if __name__ == "__main__":
+    typer.run(main)
