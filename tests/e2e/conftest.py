@@ -14,6 +14,7 @@ from tests.e2e.yard import Yard
 from trainyard.cluster.client import KubeClient
 
 NAMESPACES = "/api/v1/namespaces"
+HOSPITALS = ("budapest", "cleveland", "long-beach")
 CPU = "1"
 """Here a worker need not be a device of fixed speed: it should start soon."""
 
@@ -64,6 +65,24 @@ def digits(name: str, **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "trainyard.dev/v1alpha1",
         "kind": "DistributedJob",
+        "metadata": {"name": name},
+        "spec": merged(base, spec),
+    }
+
+
+def hospitals(name: str, **spec: Any) -> dict[str, Any]:
+    """A federation of three hospitals, for a few rounds; `spec` is merged over it."""
+    share = {"requests": {"cpu": "50m"}, "limits": {"cpu": CPU, "memory": "2Gi"}}
+    base: dict[str, Any] = {
+        "task": {"use": "trainyard_trainer.tasks.heart:Heart"},
+        "image": "trainyard-trainer:0.1.0",
+        "parties": [{"name": hospital, "resources": share} for hospital in HOSPITALS],
+        "rounds": {"max": 4, "minParties": 2, "deadline": "20s"},
+        "training": {"batchSize": 4, "localEpochs": 2},
+    }
+    return {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "FederatedJob",
         "metadata": {"name": name},
         "spec": merged(base, spec),
     }

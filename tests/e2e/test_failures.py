@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tests.e2e.conftest import digits
 from tests.e2e.yard import Yard, condition, phase, training, trains_on
 from trainyard.cluster.client import collection
@@ -75,21 +73,7 @@ async def test_a_wrong_image_is_named_and_mended_by_nobody_else(yard: Yard) -> N
 
 
 async def test_a_crash_in_user_code_is_retried_then_told(yard: Yard) -> None:
-    code = Path(__file__).with_name("tasks") / "crashing.py"
-    await yard.create(
-        "configmaps",
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "code"},
-            "data": {"crashing.py": code.read_text()},
-        },
-    )
-    template = {
-        "env": [{"name": "PYTHONPATH", "value": "/opt/code"}],
-        "volumes": [{"name": "code", "configMap": {"name": "code"}}],
-        "volumeMounts": [{"name": "code", "mountPath": "/opt/code", "readOnly": True}],
-    }
+    template = await yard.provide_code("crashing.py")
     await yard.submit(
         digits(
             "crash",

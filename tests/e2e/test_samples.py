@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.yard import Yard, phase, scaling, training
+from tests.e2e.yard import Yard, party, phase, scaling, training
 from trainyard.api import names
 from trainyard.cluster.client import ApiError, collection
 
@@ -25,6 +25,10 @@ async def test_every_sample_reaches_the_end_that_it_shows(yard: Yard) -> None:
         "deadline": _is_deleted,
         "recommend": _is_advised,
         "surrogate": _ends_early,
+        "federated-mnist": _ends_early,
+        "lenders": _ends_early,
+        "makers": _ends_early,
+        "own-records": _reads_its_own_records,
     }
     places = asyncio.Semaphore(SIDE_BY_SIDE)
     seen: list[str] = []
@@ -45,7 +49,7 @@ async def _apply(yard: Yard, file: Path) -> list[str]:
     for manifest in yaml.safe_load_all(file.read_text()):
         name = manifest["metadata"]["name"]
         match manifest["kind"]:
-            case names.DISTRIBUTED_JOB:
+            case names.DISTRIBUTED_JOB | names.FEDERATED_JOB:
                 await yard.submit(manifest)
                 jobs.append(name)
             case "PersistentVolumeClaim":
@@ -53,6 +57,8 @@ async def _apply(yard: Yard, file: Path) -> list[str]:
             case "PriorityClass":
                 path = collection("scheduling.k8s.io/v1", "priorityclasses")
                 await yard.client.apply(f"{path}/{name}", manifest)
+            case "Job":
+                await yard.client.create(collection("batch/v1", "jobs", yard.namespace), manifest)
             case kind:
                 raise AssertionError(f"{file.name}: nobody here knows what a {kind} is")
     return jobs
@@ -64,9 +70,13 @@ async def _completes(yard: Yard, name: str) -> dict[str, Any]:
 
 async def _ends_early(yard: Yard, name: str) -> None:
     job = await yard.complete(name, SECONDS)
-    target = job["spec"]["training"]["target"]
-    assert training(job)["evaluation"][target["metric"]] >= target["goal"]
-    assert training(job)["epoch"] < job["spec"]["training"]["epochs"]
+    spec, target = job["spec"], job["spec"]["training"]["target"]
+    sign = 1 if target["mode"] == "Max" else -1
+    assert sign * training(job)["evaluation"][target["metric"]] >= sign * target["goal"]
+    if job["kind"] == names.FEDERATED_JOB:
+        assert training(job)["round"] < spec["rounds"]["max"]
+    else:
+        assert training(job)["epoch"] < spec["training"]["epochs"]
 
 
 async def _starts_and_ends(yard: Yard, name: str) -> None:
@@ -74,6 +84,18 @@ async def _starts_and_ends(yard: Yard, name: str) -> None:
     assert await yard.pods(name) == []
     await yard.patch(name, {"spec": {"suspend": False}})
     await yard.complete(name, SECONDS)
+
+
+async def _reads_its_own_records(yard: Yard, name: str) -> None:
+    await yard.wait(name, "suspended", lambda j: phase(j) == "Suspended")
+    path = f"{collection('batch/v1', 'jobs', yard.namespace)}/records"
+    async with asyncio.timeout(SECONDS):
+        while not (await yard.client.get(path)).get("status", {}).get("succeeded"):
+            await asyncio.sleep(1)
+    await yard.patch(name, {"spec": {"suspend": False}})
+    job = await yard.complete(name, SECONDS)
+    trained = {each: party(job, each)["samples"] for each in ("budapest", "long-beach")}
+    assert trained == {"budapest": 173, "long-beach": 86}, "each hospital's own rows, less a third"
 
 
 async def _is_deleted(yard: Yard, name: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -27,6 +28,7 @@ from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS
 Object = dict[str, Any]
 
 POLL_SECONDS = 0.5
+TASKS = Path(__file__).with_name("tasks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +38,59 @@ class Yard:
     cluster: Cluster
     client: KubeClient
     namespace: str
+    kinds: dict[str, str] = field(default_factory=dict)
+    """The kind of each job that was submitted, by its name."""
 
     def path(self, plural: str, name: str = "") -> str:
-        """The path of a collection, or of one object in it."""
-        is_job = plural == names.DISTRIBUTED_JOBS
-        root = collection(names.API_VERSION if is_job else "v1", plural, self.namespace)
+        """The path of a core collection, or of one object in it."""
+        root = collection("v1", plural, self.namespace)
         return f"{root}/{name}" if name else root
+
+    def job_path(self, name: str) -> str:
+        """The path of a job."""
+        plural = names.PLURALS[self.kinds[name]]
+        return f"{collection(names.API_VERSION, plural, self.namespace)}/{name}"
 
     async def submit(self, manifest: Object) -> Object:
         """Create a job."""
-        return await self.client.create(self.path(names.DISTRIBUTED_JOBS), manifest)
+        name = manifest["metadata"]["name"]
+        self.kinds[name] = manifest["kind"]
+        return await self.client.create(self.job_path(name).rpartition("/")[0], manifest)
 
     async def create(self, plural: str, manifest: Object) -> Object:
         """Create a core object."""
         return await self.client.create(self.path(plural), manifest)
 
+    async def provide_code(self, file: str) -> Object:
+        """Put a module of `tasks` on a ConfigMap; the template that lets pods import it."""
+        text = (TASKS / file).read_text()
+        await self.create(
+            "configmaps",
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "code"},
+                "data": {file: text},
+            },
+        )
+        return {
+            "env": [{"name": "PYTHONPATH", "value": "/opt/code"}],
+            "volumes": [{"name": "code", "configMap": {"name": "code"}}],
+            "volumeMounts": [{"name": "code", "mountPath": "/opt/code", "readOnly": True}],
+        }
+
     async def patch(self, name: str, body: Object) -> Object:
         """Merge a change into a job."""
         return await self.client.request(
             "PATCH",
-            self.path(names.DISTRIBUTED_JOBS, name),
+            self.job_path(name),
             body=body,
             content_type="application/merge-patch+json",
         )
 
     async def scale(self, name: str, replicas: int) -> None:
         """What `kubectl scale dj/NAME --replicas N` does."""
-        path = f"{self.path(names.DISTRIBUTED_JOBS, name)}/scale"
+        path = f"{self.job_path(name)}/scale"
         await self.client.request(
             "PATCH",
             path,
@@ -72,7 +100,7 @@ class Yard:
 
     async def job(self, name: str) -> Object:
         """The job as it stands."""
-        return await self.client.get(self.path(names.DISTRIBUTED_JOBS, name))
+        return await self.client.get(self.job_path(name))
 
     async def wait(
         self, name: str, what: str, holds: Callable[[Object], bool], seconds: float = 180
@@ -96,10 +124,12 @@ class Yard:
         return await self.wait(name, "complete", lambda j: phase(j) == "Complete", seconds)
 
     async def pods(self, name: str, role: str = "worker") -> list[Pod]:
-        """The job's pods of one role, by index."""
+        """The job's pods of one role, by index or party."""
         selector = f"{names.LABEL_JOB}={name},{names.LABEL_ROLE}={role}"
         listed = self.client.list_all(self.path("pods"), label_selector=selector)
-        return sorted([parse_pod(raw) async for raw in listed], key=lambda p: (p.index, p.attempt))
+        return sorted(
+            [parse_pod(raw) async for raw in listed], key=lambda p: (p.index, p.party, p.attempt)
+        )
 
     async def kill(self, pod: Pod) -> None:
         """End a pod at once, without any grace, as a lost node would."""
@@ -144,7 +174,7 @@ class Yard:
         """All that helps to see why something did not happen."""
         job = await self.job(name)
         lines = [json.dumps(job.get("status"), indent=1)]
-        for role in ("coordinator", "worker"):
+        for role in ("coordinator", "worker", "party"):
             for pod in await self.pods(name, role):
                 lines.append(f"--- {pod.name}: {pod.phase} {pod.reason} {pod.trouble_message}")
                 lines.append(await self.log(pod))
@@ -184,6 +214,12 @@ def condition(job: Object, type_: str) -> Object:
     """One condition, empty while there is none."""
     conditions = (job.get("status") or {}).get("conditions") or []
     return next((c for c in conditions if c["type"] == type_), {})
+
+
+def party(job: Object, name: str) -> Object:
+    """What the status says of one party, empty while it says nothing."""
+    parties = (job.get("status") or {}).get("parties") or []
+    return next((p for p in parties if p["name"] == name), {})
 
 
 def trains_on(workers: int) -> Callable[[Object], bool]:
