@@ -15,7 +15,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: demo
-demo: .venv ## Start a cluster, install Trainyard, and watch a job train and grow
+demo: .venv ## Start a cluster, install Trainyard, and watch a job of each kind train
 	@$(PYTHON) -m tests.demo up
 
 .PHONY: demo-down

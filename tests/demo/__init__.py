@@ -1,1 +1,1 @@
-"""The demo: a cluster, Trainyard installed with Helm, and a job that grows because it pays."""
+"""The demo: a cluster, Trainyard installed with Helm, and a job of each kind side by side."""

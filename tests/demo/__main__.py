@@ -16,8 +16,9 @@ from rich.console import Console
 from tests.cluster import Cluster, ClusterError, ClusterOptions
 from tests.cluster.cluster import provider_for
 from tests.demo import stage
+from tests.demo.incident import Incident
 from tests.demo.reference import run_reference
-from tests.demo.summary import summary
+from tests.demo.summary import Ending, summary
 from tests.demo.watch import watch
 from trainyard.api import names
 from trainyard.cli.fetch import fetch, parse_target
@@ -25,7 +26,7 @@ from trainyard.cluster.client import KubeClient, collection
 from trainyard.policy.verdict import Phase
 
 TRAINING_SECONDS = 1200.0
-OVER = (Phase.COMPLETE, Phase.FAILED)
+SHORT = {names.DISTRIBUTED_JOB: "dj", names.FEDERATED_JOB: "fj"}
 
 console = Console()
 
@@ -49,7 +50,7 @@ def up() -> int:
     console.rule("Trainyard, installed with Helm")
     stage.install(cluster)
     console.print(f"The operator runs in the namespace {stage.SYSTEM}.")
-    console.rule("A DistributedJob that grows while it trains, because it pays")
+    console.rule("A DistributedJob that grows while it pays, and a FederatedJob that loses a party")
     return asyncio.run(_train(cluster, began))
 
 
@@ -62,25 +63,25 @@ def down() -> int:
 
 async def _train(cluster: Cluster, began: float) -> int:
     async with await KubeClient.connect(cluster.kubeconfig) as client:
-        path = await _fresh(client)
-        job = await watch(client, path, console, _is_over, TRAINING_SECONDS)
-        if job["status"]["phase"] == Phase.FAILED:
-            console.print(f"[red]The job failed:[/red] {_message(job)}")
+        paths = await _fresh(client)
+        incident = Incident(client, collection("v1", "pods", stage.NAMESPACE))
+        jobs = await watch(client, paths, console, incident, TRAINING_SECONDS)
+        if failed := [job for job in jobs.values() if job["status"]["phase"] == Phase.FAILED]:
+            for job in failed:
+                console.print(f"[red]{job['metadata']['name']} failed:[/red] {_message(job)}")
             return 1
-        nodes = await _nodes(client, job["metadata"]["name"])
-        with tempfile.TemporaryDirectory(prefix="trainyard-demo-") as folder:
-            result = await _fetch(client, job, Path(folder, "job"))
-            with console.status("The reference: the same training in one process"):
-                reference = await asyncio.to_thread(run_reference, Path(folder, "reference"))
-    console.print(summary(job, nodes, result, reference))
+        endings = {kind: await _ending(client, job) for kind, job in jobs.items()}
+    grown, federated = (endings[kind] for kind in (names.DISTRIBUTED_JOB, names.FEDERATED_JOB))
+    console.print(summary(grown, federated, incident))
     console.print(f"All of it took {time.monotonic() - began:.0f} s. To look around:")
     console.print(f"  export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True)
-    console.print("  kubectl describe dj mnist      # and `make demo-down` when done")
+    console.print("  kubectl describe dj mnist; kubectl describe fj hospitals")
+    console.print("  make demo-down      # when done")
     return 0
 
 
-async def _fresh(client: KubeClient) -> str:
-    """The path of a new job; an earlier demo's is deleted first."""
+async def _fresh(client: KubeClient) -> dict[str, str]:
+    """The paths of new jobs; an earlier demo's are deleted first."""
     for where, manifest in reversed(list(stage.paths())):
         path = f"{where}/{manifest['metadata']['name']}"
         await client.delete(path)
@@ -95,13 +96,20 @@ async def _until_gone(client: KubeClient, path: str) -> None:
             await asyncio.sleep(0.5)
 
 
-def _is_over(job: dict[str, Any]) -> bool:
-    return (job.get("status") or {}).get("phase") in OVER
-
-
 def _message(job: dict[str, Any]) -> str:
     failed = [c for c in job["status"]["conditions"] if c["type"] == "Failed"]
     return str(failed[0]["message"]) if failed else "no reason given"
+
+
+async def _ending(client: KubeClient, job: dict[str, Any]) -> Ending:
+    """Where the job ran, what it brought, and what the reference brings."""
+    kind, name = job["kind"], job["metadata"]["name"]
+    nodes = await _nodes(client, name)
+    with tempfile.TemporaryDirectory(prefix="trainyard-demo-") as folder:
+        result = await _fetch(client, f"{SHORT[kind]}/{name}", Path(folder, "job"))
+        with console.status(f"The reference of {name}: training in one process"):
+            reference = await asyncio.to_thread(run_reference, kind, Path(folder, "reference"))
+    return Ending(job=job, nodes=nodes, result=result, reference=reference)
 
 
 async def _nodes(client: KubeClient, name: str) -> set[str]:
@@ -113,9 +121,9 @@ async def _nodes(client: KubeClient, name: str) -> set[str]:
     }
 
 
-async def _fetch(client: KubeClient, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+async def _fetch(client: KubeClient, job: str, folder: Path) -> dict[str, Any]:
     folder.mkdir()
-    await fetch(client, parse_target(f"dj/{job['metadata']['name']}", stage.NAMESPACE), folder)
+    await fetch(client, parse_target(job, stage.NAMESPACE), folder)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
 

@@ -1,4 +1,8 @@
-"""The reference: the same Task, seed and global batch in one process, without Kubernetes."""
+"""The references: each job's Task in one process, without Kubernetes.
+
+The DistributedJob's with the same seed and global batch; the FederatedJob's on the pooled data of
+its parties, which is what no federation has, for as many epochs as a party makes in all rounds.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +14,26 @@ from typing import Any
 
 from tests.cluster import ClusterError
 from tests.demo.stage import job_manifest
+from trainyard.api import names
 
 
-def command(output: Path) -> list[str]:
-    """The command line that trains the demo's job in one process."""
-    spec = job_manifest()["spec"]
-    training = spec["training"]
-    args = [word for k, v in spec["task"]["args"].items() for word in ("--arg", f"{k}={v}")]
+def command(kind: str, output: Path) -> list[str]:
+    """The command line that trains the demo's job of this kind in one process."""
+    spec = job_manifest(kind)["spec"]
+    training, args = spec["training"], spec["task"].get("args", {})
+    words = [word for k, v in args.items() for word in ("--arg", f"{k}={v}")]
+    is_federated = kind == names.FEDERATED_JOB
+    epochs = spec["rounds"]["max"] * training["localEpochs"] if is_federated else training["epochs"]
     return [
-        *(sys.executable, "-m", "trainyard_trainer", "run", spec["task"]["use"], *args),
-        *("--epochs", str(training["epochs"]), "--batch-size", str(training["batchSize"])),
+        *(sys.executable, "-m", "trainyard_trainer", "run", spec["task"]["use"], *words),
+        *("--epochs", str(epochs), "--batch-size", str(training["batchSize"])),
         *("--seed", str(training["seed"]), "--output", str(output)),
     ]
 
 
-def run_reference(output: Path) -> dict[str, Any]:
+def run_reference(kind: str, output: Path) -> dict[str, Any]:
     """Train to the end; returns the result as `result.json` has it."""
-    done = subprocess.run(command(output), check=False, text=True, capture_output=True)
+    done = subprocess.run(command(kind, output), check=False, text=True, capture_output=True)
     if done.returncode:
         raise ClusterError(f"the reference failed:\n{done.stderr[-1000:]}")
     result: dict[str, Any] = json.loads((output / "result.json").read_text())

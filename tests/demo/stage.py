@@ -1,4 +1,4 @@
-"""Setting the demo's stage: cluster, images, Helm release, and the job."""
+"""Setting the demo's stage: cluster, images, Helm release, and the two jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainyard.cluster.client import KubeClient, collection
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "manifests" / "charts" / "trainyard"
-MANIFESTS = Path(__file__).with_name("job.yaml")
+MANIFESTS = Path(__file__).with_name("jobs.yaml")
 IMAGES = ("trainyard-operator:0.1.0", "trainyard-trainer:0.1.0")
 NAME = "trainyard"
 """The same cluster as the end-to-end tests': the images are loaded once."""
@@ -55,30 +55,28 @@ def source_key() -> str:
 
 
 def manifests() -> list[dict[str, Any]]:
-    """The claim and the job."""
+    """The claims and the jobs."""
     return list(yaml.safe_load_all(MANIFESTS.read_text()))
 
 
-def job_manifest() -> dict[str, Any]:
-    """The job."""
-    return next(m for m in manifests() if m["kind"] == names.DISTRIBUTED_JOB)
+def job_manifest(kind: str) -> dict[str, Any]:
+    """The job of this kind."""
+    return next(m for m in manifests() if m["kind"] == kind)
 
 
 def paths() -> Iterator[tuple[str, dict[str, Any]]]:
     """Each manifest with the path of its collection."""
     for manifest in manifests():
-        plural = (
-            names.DISTRIBUTED_JOBS
-            if manifest["kind"] == names.DISTRIBUTED_JOB
-            else "persistentvolumeclaims"
-        )
+        plural = names.PLURALS.get(manifest["kind"], "persistentvolumeclaims")
         yield collection(manifest["apiVersion"], plural, NAMESPACE), manifest
 
 
-async def submit(client: KubeClient) -> str:
-    """Apply the manifests; returns the job's path."""
-    path = ""
+async def submit(client: KubeClient) -> dict[str, str]:
+    """Apply the manifests; returns the path of each kind's job."""
+    jobs = {}
     for where, manifest in paths():
         path = f"{where}/{manifest['metadata']['name']}"
         await client.apply(path, manifest)
-    return path
+        if manifest["kind"] in names.PLURALS:
+            jobs[manifest["kind"]] = path
+    return jobs
