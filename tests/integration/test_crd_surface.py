@@ -140,7 +140,8 @@ def test_every_sample_is_accepted(api_cluster: Cluster, namespace: str) -> None:
     samples = sorted(SAMPLES.glob("*.yaml"))
     words = [word for sample in samples for word in ("-f", str(sample))]
     made = kubectl(api_cluster, "apply", "--namespace", namespace, "--dry-run=server", *words)
-    assert len(re.findall(r"^distributedjob\S+ created", made, re.MULTILINE)) >= len(samples) > 0
+    jobs = re.findall(r"^(?:distributed|federated)job\S+ created", made, re.MULTILINE)
+    assert len(jobs) >= len(samples) > 0
 
 
 def test_the_scale_subresource_reads_and_writes_replicas(
