@@ -1,5 +1,6 @@
 """Ways to end an aggregator's process at one exact moment, as `kill -9` would."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -60,12 +61,8 @@ def install(fault: str) -> None:
         case "received":  # With one update safe in the spool, and others awaited.
             _after(Aggregator, "accept", lambda self, *_: self.course.round == number)
         case "folding":  # In the middle of the fold.
-            seen = []
-            _before(
-                archive,
-                "fold",
-                lambda *_, **__: seen.append(1) is None and len(seen) == number,
-            )
+            calls = itertools.count(1)
+            _before(archive, "fold", lambda *_, **__: next(calls) == number)
         case "storing":  # With all files written, before they get their name.
             _before(Store, "keep_checkpoint", is_stored)
         case "stored":  # With the round safe, before the next one is announced.
