@@ -110,10 +110,12 @@ def _outcome(look: Look) -> LastWords | None:
     if report is not None and report.outcome == Result.COMPLETE:
         return LastWords(
             result=Result.COMPLETE,
-            step=report.step,
+            step=report.federation.round if report.federation else report.step,
             samples=report.samples,
             metrics=dict(report.evaluation),
         )
+    if isinstance(look.job, FederatedJob) and look.roster.coordinator is not None:
+        return None  # a party knows its own figures only; the aggregator is still there to be read
     by_member = look.roster.ended(Result.COMPLETE, *MEMBERS)
     return max((words for _, words in by_member), key=lambda w: len(w.metrics), default=None)
 

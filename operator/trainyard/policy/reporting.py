@@ -73,7 +73,9 @@ def _distributed(job: DistributedJob, found: Findings) -> DistributedJobStatus:
 
 def _federated(job: FederatedJob, found: Findings) -> FederatedJobStatus:
     assert isinstance(found.scaling, AdmissionStatus)  # noqa: S101 - of this kind of job
-    parties = party_statuses(job, found.roster, found.scaling, found.report)
+    # What an earlier aggregator said of the parties is over.
+    report = found.report if found.report and found.report.term == found.term else None
+    parties = party_statuses(job, found.roster, found.scaling, report)
     is_standing = found.verdict.phase in (Phase.SUSPENDED, Phase.COMPLETE, Phase.FAILED)
     return FederatedJobStatus(
         **_common(job, found),

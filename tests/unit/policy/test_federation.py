@@ -134,6 +134,22 @@ def test_parties_that_are_done_wait_for_the_aggregator_to_store_the_model() -> N
     assert found.wish == Wish(coordinator=True, keeps_live=True, keeps_finished=True)
 
 
+def test_without_a_claim_the_aggregators_metrics_complete_it_not_a_partys_words() -> None:
+    mine = ending(Result.COMPLETE, step=5, metrics={"eval/accuracy": 0.5})
+    pods = (aggregator(), party("ann", **mine), *parties("bob"))
+    assert verdict(*pods, status=has_run()).phase is Phase.RUNNING
+    said = told(9, outcome="Complete", samples=100, evaluation={"eval/accuracy": 0.9})
+    found = verdict(*pods, status=has_run(), report=said)
+    assert (found.phase, found.wish.coordinator) == (Phase.COMPLETE, True)
+    assert found.final is not None
+    assert (found.final.step, found.final.metrics) == (9, {"eval/accuracy": 0.9})
+
+
+def test_a_federation_whose_aggregator_is_lost_after_the_end_is_over_all_the_same() -> None:
+    found = verdict(party("ann", **ending(Result.COMPLETE)), status=has_run())
+    assert found.phase is Phase.COMPLETE
+
+
 def test_suspending_waits_as_long_as_a_round_may_take() -> None:
     spec = {"suspend": True, "rounds": {"deadline": "7m"}}
     found = verdict(aggregator(), *parties(), spec=spec, status=has_run())

@@ -82,6 +82,11 @@ def test_parties_of_a_job_that_stands_still_are_stopped() -> None:
     assert set(states(status(job)).values()) == {"Stopped"}
 
 
+def test_what_an_earlier_aggregator_said_is_over() -> None:
+    pods = (aggregator(2), *parties())
+    assert set(states(status(make_federation(), *pods, report=told())).values()) == {"Absent"}
+
+
 def test_figures_stay_when_nobody_tells_them() -> None:
     old = [{"name": "ann", "state": "Idle", "rounds": 5, "samples": 90, "refused": 2}]
     job = make_federation(status={**has_run(), "parties": old})
