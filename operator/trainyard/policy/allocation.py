@@ -243,8 +243,10 @@ def _reserve(scene: _Scene, wishes: Mapping[Key, Proposal], ledger: Ledger) -> N
         placed += ledger.take(shape, missing - placed)
         if placed < missing:
             short.append(shape)
-    for shape in entangled(short, [shape for shape, _ in outstanding], ledger):
-        ledger.claim(shape)
+    competing = entangled(short, (shape for shape, _ in outstanding), ledger) if short else ()
+    for shape, _ in outstanding:
+        if shape in competing:
+            ledger.claim(shape)
 
 
 def _kept(job: Demand, wish: Proposal) -> int:

@@ -8,7 +8,7 @@ packs jobs on few nodes, as their affinity asks, to know that a placement exists
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -190,22 +190,19 @@ class Ledger:
         return self._rooms[question]
 
 
-def entangled(short: Sequence[Shape], shapes: Sequence[Shape], ledger: Ledger) -> list[Shape]:
+def entangled(short: Iterable[Shape], shapes: Iterable[Shape], ledger: Ledger) -> set[Shape]:
     """Of the shapes those that compete with the short ones, at first or at second hand.
 
     What stands on nodes of its own, another site or pool, is no matter to them.
     """
-    found, nodes = [], {(s.resource, name) for s in short for name in ledger.ground(s).usable}
-    left, grown = list(shapes), True
+    found, left = set(short), set(shapes)
+    grown = bool(found)
     while grown:
-        grown = False
-        for shape in tuple(left):
-            own = {(shape.resource, name) for name in ledger.ground(shape).usable}
-            if shape in short or not own.isdisjoint(nodes):
-                left.remove(shape)
-                found.append(shape)
-                nodes |= own
-                grown = True
+        left -= found
+        reached = {(s.resource, name) for s in found for name in ledger.ground(s).usable}
+        more = {s for s in left if any((s.resource, n) in reached for n in ledger.ground(s).usable)}
+        found |= more
+        grown = bool(more)
     return found
 
 
