@@ -1,0 +1,168 @@
+"""What people and programs meet of a FederatedJob: defaults, status, explain, columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from kubernetes import client
+
+from tests.cluster import Cluster
+from tests.cluster.commands import run
+from tests.integration.crd_cases import FEDERATED, Jobs, Manifest, merged, refusal
+
+pytestmark = pytest.mark.integration
+
+DEFAULTS = {
+    "task": {"use": "a.b:C"},
+    "image": "i:1",
+    "parties": [{"name": "a", "external": False, "gpus": 0, "gpuResource": "nvidia.com/gpu"}],
+    "rounds": {
+        "max": 10,
+        "minParties": 1,
+        "fraction": 1,
+        "sampling": "Uniform",
+        "deadline": "5m",
+    },
+    "training": {"localEpochs": 1, "batchSize": 32, "seed": 0},
+    "strategy": {"name": "FedAvg"},
+    "update": {"compression": "None", "weights": "Samples", "buffers": "Average"},
+    "failure": {
+        "retry": "Step",
+        "maxRestarts": 10,
+        "hungAfterSteps": 10,
+        "replaceStragglers": False,
+    },
+    "suspend": False,
+}
+
+STATUS: Manifest = {
+    "observedGeneration": 1,
+    "phase": "Running",
+    "conditions": [
+        {
+            "type": "Running",
+            "status": "True",
+            "reason": "PartiesRunning",
+            "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+            "observedGeneration": 1,
+        }
+    ],
+    "term": 2,
+    "restarts": 1,
+    "planGeneration": 4,
+    "startTime": "2026-01-01T00:00:00Z",
+    "failures": [{"pod": "heart-party-ann-1", "uid": "2f0c", "exitCode": 1, "reason": "Error"}],
+    "admission": {
+        "parties": ["ann", "bob"],
+        "reason": "Admitted",
+        "message": "admitted with 2 parties: no GPU",
+        "decidedAt": "2026-01-01T00:00:00Z",
+        "cooldownUntil": "2026-01-01T00:01:00Z",
+    },
+    "training": {
+        "term": 2,
+        "round": 12,
+        "roundsLost": 1,
+        "bestRound": 11,
+        "roundSeconds": 1.5,
+        "parties": 2,
+        "samples": 6_000_000_000,
+        "loss": 0.25,
+        "evaluation": {"eval/accuracy": 0.9},
+        "at": "2026-01-01T00:00:06Z",
+    },
+    "parties": [
+        {
+            "name": "ann",
+            "state": "Refused",
+            "pod": "heart-party-ann-2",
+            "rounds": 11,
+            "samples": 303,
+            "seconds": 1.25,
+            "refused": 1,
+            "lastRefusal": "NotFinite",
+        },
+        {"name": "bob", "state": "Delivered"},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def jobs(api: client.ApiClient, namespace: str) -> Jobs:
+    return Jobs(api, namespace, FEDERATED)
+
+
+@pytest.fixture
+def heart(jobs: Jobs) -> Iterator[str]:
+    """A stored job."""
+    jobs.create(merged(FEDERATED.base, {"metadata": {"name": "heart"}}), dry_run=False)
+    yield "heart"
+    jobs.delete("heart")
+
+
+def kubectl(cluster: Cluster, *words: str) -> str:
+    return run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, *words])
+
+
+def test_defaults_are_filled_in_as_documented(jobs: Jobs) -> None:
+    spec = {"task": {"use": "a.b:C"}, "image": "i:1", "parties": [{"name": "a"}]}
+    assert jobs.create({**FEDERATED.base, "spec": spec})["spec"] == DEFAULTS
+
+
+def test_the_status_holds_all_that_the_operator_writes(jobs: Jobs, heart: str) -> None:
+    assert jobs.patch_status(heart, {"status": STATUS})["status"] == STATUS
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        ({"phase": "Rescaling"}, "status.phase"),
+        ({"parties": [{"name": "a", "state": "Idle"}] * 2}, "Duplicate value"),
+        ({"admission": {"parties": ["a", "a"]}}, "Duplicate value"),
+        ({"parties": [{"name": "a"}]}, "status.parties[0].state"),
+    ],
+)
+def test_a_wrong_status_is_refused(jobs: Jobs, heart: str, status: Manifest, says: str) -> None:
+    with pytest.raises(client.ApiException) as caught:
+        jobs.patch_status(heart, {"status": status})
+    assert says in refusal(caught.value)
+
+
+def test_kubectl_shows_the_columns(
+    api_cluster: Cluster, jobs: Jobs, namespace: str, heart: str
+) -> None:
+    jobs.patch_status(heart, {"status": STATUS})
+    shown = kubectl(api_cluster, "get", "fj", heart, "--namespace", namespace)
+    columns, row = (line.split() for line in shown.splitlines())
+    assert columns == ["NAME", "PHASE", "ROUND", "MAX", "PARTIES", "LOSS", "AGE"]
+    assert row[:6] == ["heart", "Running", "12", "10", "2", "0.25"]
+
+
+def test_the_category_lists_both_kinds(api_cluster: Cluster, namespace: str, heart: str) -> None:
+    listed = kubectl(api_cluster, "get", "trainyard", "--namespace", namespace, "--output=name")
+    assert f"federatedjob.trainyard.dev/{heart}" in listed.split()
+
+
+def test_the_number_of_parties_cannot_be_scaled(
+    api: client.ApiClient, namespace: str, heart: str
+) -> None:
+    with pytest.raises(client.ApiException) as caught:
+        client.CustomObjectsApi(api).get_namespaced_custom_object_scale(
+            "trainyard.dev", "v1alpha1", namespace, "federatedjobs", heart
+        )
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("fj.spec.parties", "Parties may be added at any time, never removed"),
+        ("fj.spec.rounds.minParties", "The quorum"),
+        ("fj.status.parties.state", "AwaitsEnrolment"),
+    ],
+)
+def test_explain_reads_well(api_cluster: Cluster, path: str, says: str) -> None:
+    shown = kubectl(api_cluster, "explain", path)
+    assert says in " ".join(shown.split())
