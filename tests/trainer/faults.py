@@ -61,8 +61,8 @@ def install(fault: str) -> None:
         case "received":  # With one update safe in the spool, and others awaited.
             _after(Aggregator, "accept", lambda self, *_: self.course.round == number)
         case "folding":  # In the middle of the fold.
-            calls = itertools.count(1)
-            _before(archive, "fold", lambda *_, **__: next(calls) == number)
+            folds = itertools.count(1)
+            _before(archive, "fold", lambda *_, **__: next(folds) == number)
         case "storing":  # With all files written, before they get their name.
             _before(Store, "keep_checkpoint", is_stored)
         case "stored":  # With the round safe, before the next one is announced.

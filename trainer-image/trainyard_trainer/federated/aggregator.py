@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from trainyard_trainer.checkpoint import document
-from trainyard_trainer.contract import STATE_DIR, Result
+from trainyard_trainer.contract import Result
 from trainyard_trainer.contract.federated import (
     FederatedConfig,
     FederatedPlan,
@@ -45,7 +44,7 @@ from trainyard_trainer.federated.nouns import (
 from trainyard_trainer.federated.rounds import Course
 from trainyard_trainer.federated.spool import Draft, Spool, Upload
 from trainyard_trainer.federated.strategies import make
-from trainyard_trainer.process import Ending, Fenced, StateUnusable, TaskInvalid
+from trainyard_trainer.process import Fenced, StateUnusable
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ class Aggregator:
         )
         if self.archive.result:
             self.course.phase, self.course.result = Phase.ENDED, Result.COMPLETE
-        self.init = self._find_init() if self.archive.model is None else None
+        self.init = self.archive.find_init(config.init) if self.archive.model is None else None
         self.plan: FederatedPlan | None = None
         self.contacts: dict[str, Contact] = {name: Contact() for name in self.parties}
         self.refusals: Counter[tuple[str, str]] = Counter()
@@ -109,6 +108,7 @@ class Aggregator:
         self._drafts: dict[str, tuple[Note, Draft, Upload]] = {}
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._waiting: set[asyncio.Future[None]] = set()
+        self._is_sitting = True
         self._timer: asyncio.TimerHandle | None = None
         self._claims: dict[str, int] = {}
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -128,8 +128,6 @@ class Aggregator:
     def apply(self, commands: list[Command]) -> None:
         """Put what follows from an event in line, and wake who may be asked for something."""
         for command in commands:
-            if isinstance(command, End):
-                self._end(command.result)
             self._commands.put_nowait(command)
         if commands:
             self.wake()
@@ -161,7 +159,8 @@ class Aggregator:
         higher = [name for name, claim in self._claims.items() if claim > self.term]
         # One party alone could stop a federation by claiming one; as many as make a model may.
         if len(higher) >= self.course.terms.rounds.min_parties and not self.ended.done():
-            text = f"{len(higher)} parties know of term {term}; this aggregator has {self.term}"
+            highest = max(self._claims.values())
+            text = f"{len(higher)} parties know of term {highest}; this one has {self.term}"
             self.ended.set_exception(Fenced(text))
 
     def accept(self, party: str, upload: Upload) -> None:
@@ -181,6 +180,8 @@ class Aggregator:
     def refuse(self, party: str, refusal: Refusal) -> None:
         """An update was refused; one that was only damaged on its way may be sent again."""
         contact = self.contacts[party]
+        if refusal is Refusal.ROUND and self.course.phase in (Phase.STORING, Phase.ENDED):
+            return  # The target was reached meanwhile: nothing is wrong with the party.
         self.refusals[party, refusal.value] += 1
         contact.damaged += refusal in (Refusal.SIZE, Refusal.CHECKSUM)
         may_repeat = refusal in (Refusal.SIZE, Refusal.CHECKSUM) and contact.damaged <= REPEATS
@@ -249,24 +250,6 @@ class Aggregator:
         expected = frozenset(party.name for party in parties if not party.external)
         return Terms(rounds=rounds, parties=tuple(self.parties), expected=expected)
 
-    def _find_init(self) -> Path | None:
-        """The starting model; raises TaskInvalid when there is no such file."""
-        if not self.config.init:
-            return None
-        directory = self.archive.directory
-        # Jobs may share a claim, so that one can start from another's model.
-        root = Path(STATE_DIR) if directory.is_relative_to(STATE_DIR) else directory
-        path = (root / self.config.init).resolve()
-        try:
-            document(path, "")
-        except (OSError, ValueError) as error:
-            # A safetensors file without our document is as good.
-            if isinstance(error, OSError) or "metadata" not in str(error):
-                raise TaskInvalid(
-                    f"training.init is {self.config.init!r}, which is no safetensors file here"
-                ) from None
-        return path
-
     # --- work -----------------------------------------------------------------------------------
 
     async def work(self) -> None:
@@ -275,19 +258,21 @@ class Aggregator:
         try:
             while True:
                 await self._execute(await self._commands.get())
-        except (Ending, OSError) as error:
-            if not isinstance(error, Ending):
-                error = StateUnusable(f"the state directory cannot be written: {error}")
-            if not self.ended.done():
-                self.ended.set_exception(error)
+        except OSError as error:
+            self._fail(StateUnusable(f"the state directory cannot be written: {error}"))
+        except Exception as error:  # Whatever it is: without this task nothing would go on.
+            self._fail(error)
         finally:
             sweep.cancel()
+
+    def _fail(self, error: Exception) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(error)
 
     async def _execute(self, command: Command) -> None:
         match command:
             case Open(round=number):
-                for contact in self.contacts.values():
-                    contact.damaged = 0
+                await self._open()
                 log.info("%s of round %d asks %s", self.course.phase, number, self.course.asked)
             case Initialise(party=party):
                 await self._initialise(party)
@@ -295,17 +280,29 @@ class Aggregator:
                 await self._fold(parties)
             case GiveUp(round=number, had=had):
                 log.warning("round %d given up at its deadline with %d updates", number, had)
-                await asyncio.to_thread(self.archive.mark, self.course.lost, is_open=True)
+                await self._mark(is_open=True)
             case KeepBest():
                 best = self.course.record.best
                 assert best is not None  # noqa: S101 -- what the command is about
                 await asyncio.to_thread(self.archive.keep_best, best)
             case Finish(round=number):
                 await asyncio.to_thread(self.archive.finish, number, self.summary(number))
-                await asyncio.to_thread(self.archive.mark, self.course.lost, is_open=False)
                 self.apply(self.course.finished(self.now))
-            case End():
-                pass
+            case End(result=result):
+                await self._mark(is_open=False)
+                log.info("the federation has ended: %s", result)
+                self.closed.set()
+
+    async def _open(self) -> None:
+        for contact in self.contacts.values():
+            contact.damaged = 0
+        if not self._is_sitting:  # It was suspended, and goes on.
+            await self._mark(is_open=True)
+
+    async def _mark(self, *, is_open: bool) -> None:
+        """Keep on disk whether a round may be in flight, for whoever comes after a crash."""
+        await asyncio.to_thread(self.archive.mark, self.course.lost, is_open=is_open)
+        self._is_sitting = is_open
 
     async def _initialise(self, party: str) -> None:
         _, draft, upload = self._drafts[party]
@@ -341,10 +338,6 @@ class Aggregator:
     def _drop(self, party: str) -> None:
         if (held := self._drafts.pop(party, None)) is not None:
             held[1].discard()
-
-    def _end(self, result: Result) -> None:
-        self.closed.set()
-        log.info("the federation has ended: %s", result)
 
     async def _sweep(self) -> None:
         """Take those for absent who are free and have not asked for long."""

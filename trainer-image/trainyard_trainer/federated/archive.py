@@ -23,11 +23,12 @@ import numpy as np
 
 from trainyard_trainer import checkpoint
 from trainyard_trainer.checkpoint import CHUNK_BYTES, STATE, Manifest, Store
-from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE
-from trainyard_trainer.federated.buffers import LENGTH_BYTES, Bytes, Layout, parse
+from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, STATE_DIR
+from trainyard_trainer.federated.buffers import HEADER_BYTES, LENGTH_BYTES, Bytes, Layout, parse
 from trainyard_trainer.federated.fold import Update, fill_slots, fold, slot_layout
 from trainyard_trainer.federated.history import Best, Record
 from trainyard_trainer.federated.strategies import Strategy
+from trainyard_trainer.process import TaskInvalid
 
 RECORD: Final = "record.json"
 SLOTS: Final = "slots.safetensors"
@@ -75,6 +76,25 @@ class Archive:
     def spool(self) -> Path:
         """An empty folder for updates; the next term's claim removes it."""
         return self.store.open_spool()
+
+    def find_init(self, init: str) -> Path | None:
+        """The job's starting model; raises TaskInvalid when there is no such file."""
+        if not init:
+            return None
+        # Jobs may share a claim, so that one can start from another's model.
+        is_inside_pod = self.directory.is_relative_to(STATE_DIR)
+        path = (Path(STATE_DIR) if is_inside_pod else self.directory) / init
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+                is_model = length <= HEADER_BYTES and isinstance(
+                    json.loads(file.read(length)), dict
+                )
+        except (OSError, ValueError, RecursionError):
+            is_model = False
+        if not is_model:
+            raise TaskInvalid(f"training.init is {init!r}, which is no safetensors file here")
+        return path
 
     # --- terms ----------------------------------------------------------------------------------
 

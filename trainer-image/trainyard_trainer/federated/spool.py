@@ -34,7 +34,8 @@ class Draft:
         if spool.reserve(size):
             # Pages of its own: taken as they are written, and given back whole. An array that
             # grows would be copied, and leave the heap in pieces.
-            self._memory = mmap.mmap(-1, max(size, 1))
+            private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self._memory = mmap.mmap(-1, max(size, 1), flags=private)
             return
         self._path = spool.directory / f"update-{os.urandom(8).hex()}"
         self._file = self._path.open("wb")
