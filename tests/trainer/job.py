@@ -28,7 +28,17 @@ ROOT = Path(__file__).parents[2]
 
 # Workers are forked from a process that has already imported what is slow to import.
 forks = get_context("forkserver")
-forks.set_forkserver_preload(["trainyard_trainer.worker", "torch._dynamo", "tests.trainer.tasks"])
+forks.set_forkserver_preload(
+    [
+        "trainyard_trainer.worker",
+        "trainyard_trainer.federated.pod",
+        "trainyard_trainer.federated.party",
+        "trainyard_trainer.cli",
+        "torch._dynamo",
+        "tests.trainer.tasks",
+        "tests.trainer.faults",
+    ]
+)
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
