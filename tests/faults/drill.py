@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,23 @@ PACE_SECONDS = (0.02, 0.8)
 SETTLE_SECONDS = 150
 """Unreachable nodes, pauses between restarts and the farewell of finished jobs take their time."""
 FAULTS = {"kill": 3, "stop": 2, "pause": 4, "cut": 2, "stall": 3, "reset": 3}
+"""Methods of a replica."""
+NODE_FAULTS = {"remove": 2, "silence": 1}
+"""Methods of the nodes."""
+
+
+class Deck:
+    """Cards in any order, each as often as it is in the deck, so that none is missing for long."""
+
+    def __init__(self, cards: Mapping[str, int]) -> None:
+        self._cards = [card for card, number in cards.items() for _ in range(number)]
+        self._left: list[str] = []
+
+    def draw(self, dice: random.Random) -> str:
+        """The next card."""
+        if not self._left:
+            self._left = dice.sample(self._cards, len(self._cards))
+        return self._left.pop()
 
 
 @dataclass(slots=True)
@@ -45,6 +62,8 @@ class Drill:
     judge: Judge
     replicas: list[Replica]
     under_way: set[asyncio.Task[None]] = field(default_factory=set)
+    replica_faults: Deck = field(default_factory=lambda: Deck(FAULTS))
+    node_faults: Deck = field(default_factory=lambda: Deck(NODE_FAULTS))
 
     async def run(self, seconds: float) -> None:
         """Faults for so long, then the judgement; raises Violation."""
@@ -79,22 +98,24 @@ class Drill:
         await asyncio.sleep(self.dice.uniform(*PACE_SECONDS))
 
     async def _hit_a_replica(self) -> None:
-        [name] = self.dice.choices(list(FAULTS), list(FAULTS.values()))
-        wants_leader, index = self.dice.random() < 0.6, self.dice.randrange(len(self.replicas))
-        seed = self.dice.random()
-        victim = (await self._leader() if wants_leader else None) or self.replicas[index]
-        if not victim.is_busy:
-            self.chronicle.did(name, f"{victim.name}{' (leader)' if wants_leader else ''}")
-            self._begin(victim.suffer(getattr(victim, name), random.Random(seed)))
+        idle = [replica for replica in self.replicas if not replica.is_busy]
+        if not idle:
+            return
+        leader = await self._leader()
+        is_leader = leader in idle and self.dice.random() < 0.6
+        victim = leader if leader is not None and is_leader else self.dice.choice(idle)
+        name, dice = self.replica_faults.draw(self.dice), random.Random(self.dice.random())
+        self.chronicle.did(name, f"{victim.name}{' (leader)' if victim is leader else ''}")
+        self._begin(victim.suffer(getattr(victim, name), dice))
 
     async def _hit_a_node(self) -> None:
-        is_gone, index = self.dice.random() < 0.6, self.dice.randrange(NODES)
-        seconds = self.dice.uniform(1, 30)
-        name = self.nodes.names[index]
-        if name in self.nodes.there and len(self.nodes.there) > NODES - MOST_NODES_AWAY:
-            self.chronicle.did("remove" if is_gone else "silence", f"{name} for {seconds:.0f} s")
-            await (self.nodes.remove(name) if is_gone else self.nodes.silence(name))
-            self._begin(self._bring_back(name, seconds))
+        if len(self.nodes.there) <= NODES - MOST_NODES_AWAY:
+            return
+        node, seconds = self.dice.choice(self.nodes.there), self.dice.uniform(1, 30)
+        name = self.node_faults.draw(self.dice)
+        self.chronicle.did(name, f"{node} for {seconds:.0f} s")
+        await getattr(self.nodes, name)(node)
+        self._begin(self._bring_back(node, seconds))
 
     async def _bring_back(self, name: str, seconds: float) -> None:
         await asyncio.sleep(seconds)

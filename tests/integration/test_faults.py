@@ -13,7 +13,7 @@ from tests.faults.drill import prepare
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 SEED = int(os.environ.get("TRAINYARD_FAULTS_SEED", "20261122"))
-SECONDS = float(os.environ.get("TRAINYARD_FAULTS_SECONDS", "110"))
+SECONDS = float(os.environ.get("TRAINYARD_FAULTS_SECONDS", "130"))
 
 
 async def test_whatever_fails_every_job_reaches_its_end(
