@@ -1,0 +1,72 @@
+"""One reconcile beside whoever else writes the job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.fakeapi import FakeApi, Object
+from tests.support.jobs import KEY, NOW, at, has_run, make_job
+from trainyard.api.jobs import DistributedJob
+from trainyard.cluster.authorities import Authorities
+from trainyard.cluster.client import ApiError
+from trainyard.cluster.coordinator import Coordinators
+from trainyard.cluster.mirror import Mirror
+from trainyard.reconcile.job import CONFLICT_PAUSE, reconcile
+from trainyard.reconcile.services import Options, Services
+
+
+class BusyApi(FakeApi):
+    """Somebody has written the job since the mirror heard of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statuses: list[Object] = []
+        self.deletions: list[dict[str, Any]] = []
+
+    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
+        if path.endswith("/status"):
+            self.statuses.append(body)
+            raise ApiError(409, "Conflict", "the object has been modified")
+        return await super().apply(path, body, **rest)
+
+    async def delete(self, path: str, **rest: Any) -> None:
+        self.deletions.append(rest)
+        await super().delete(path, **rest)
+
+
+def services_of(api: FakeApi, job: DistributedJob) -> Services:
+    made = Services(
+        client=api.client,
+        mirror=Mirror(),
+        authorities=Authorities(api.client, "trainyard-system"),
+        coordinators=Coordinators(api.client, is_direct=True),
+        clock=lambda: NOW,
+        options=Options(),
+    )
+    made.mirror.put_job(job)
+    return made
+
+
+async def test_a_status_that_meets_a_change_is_no_failure_but_another_look() -> None:
+    api, job = BusyApi(), make_job({"suspend": True})
+    outcome = await reconcile(services_of(api, job), KEY)
+    assert outcome.again_seconds == CONFLICT_PAUSE.total_seconds()
+    [written] = api.statuses
+    assert written["metadata"]["resourceVersion"] == str(job.resource_version)
+    assert written["metadata"]["uid"] == job.uid
+
+
+async def test_an_expired_job_is_deleted_in_the_version_that_was_looked_at() -> None:
+    """A user who gives it more time meanwhile keeps it."""
+    complete = {
+        "type": "Complete",
+        "status": "True",
+        "reason": "TrainingComplete",
+        "message": "",
+        "lastTransitionTime": at(),
+        "observedGeneration": 1,
+    }
+    status = has_run(conditions=[complete], completionTime=at())
+    api, job = BusyApi(), make_job({"ttlSecondsAfterFinished": 0}, status)
+    await reconcile(services_of(api, job), KEY)
+    assert api.deletions == [{"uid": job.uid, "version": str(job.resource_version)}]
