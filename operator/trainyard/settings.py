@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import kopf
@@ -43,11 +44,23 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.reconnect_backoff = 0.1
     settings.networking.request_timeout = 60
     settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = Backoffs()
     # An object's task ends soon after its last event: thousands of idle ones cost memory.
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 1.0
     settings.execution.max_workers = 1
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+
+
+class Backoffs:
+    """Pauses between tries, without end.
+
+    Kopf's own end after a minute, and the process with them: after a longer absence of the API
+    server all replicas would be in the pauses that a kubelet makes between restarts.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.2, 0.5, 1.0, 2.0), itertools.repeat(5.0))
 
 
 class NoDiffBase(kopf.DiffBaseStorage):

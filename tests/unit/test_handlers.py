@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import kopf
 import pytest
 
@@ -38,6 +40,17 @@ def test_the_watched_resources_are_our_jobs_pods_and_nodes(
         ("", "v1", "pods"),
         ("", "v1", "nodes"),
     ]
+
+
+def test_watches_outlast_any_absence_of_the_api_server() -> None:
+    made = kopf.OperatorSettings()
+    settings.configure(made)
+    pauses = made.networking.error_backoffs
+    assert not isinstance(pauses, int | float)
+    for _ in range(2):  # each request begins anew
+        first = list(itertools.islice(iter(pauses), 1000))
+        assert first[0] < 1
+        assert max(first) <= 5
 
 
 def test_kopf_posts_no_events_and_waits_for_no_patch() -> None:

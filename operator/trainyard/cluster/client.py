@@ -50,6 +50,11 @@ class ApiError(Exception):
         return self.status == 409
 
     @property
+    def is_passing(self) -> bool:
+        """Nothing is wrong with the request: the server was not reached, or could not answer."""
+        return self.status in (0, 429) or self.status >= 500
+
+    @property
     def is_missing(self) -> bool:
         """The object does not exist."""
         return self.status == 404

@@ -16,6 +16,7 @@ from trainyard.api.jobs import UnreadableJobError, parse_job
 from trainyard.api.names import Key
 from trainyard.api.nodes import parse_node
 from trainyard.api.pods import parse_pod
+from trainyard.cluster.client import ApiError
 from trainyard.reconcile.contact import contact
 from trainyard.reconcile.job import reconcile
 from trainyard.reconcile.queue import WorkQueue
@@ -25,6 +26,7 @@ from trainyard.reconcile.services import Services
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 2.0
 RESYNC_SETTLE_SECONDS = 1.0
 """Several watches reconnect together; one listing serves them all."""
 
@@ -48,7 +50,7 @@ class Controller:
 
     async def run(self) -> None:
         """List everything once, then reconcile until cancelled, as soon as this process may."""
-        await self._resync()
+        await self._first_resync()
         self.is_synced = True
         async with asyncio.TaskGroup() as group:
             # One that waits keeps its mirror whole all the same.
@@ -60,7 +62,7 @@ class Controller:
         if election is not None:
             await election.elected.wait()
             # The last leader's last acts may not have been heard of yet.
-            await self._resync()
+            await self._first_resync()
         # Decisions first: the statuses may be older than the last operator's last decision.
         await self.scheduler.try_tick()
         for key in self.services.mirror.jobs:
@@ -160,6 +162,17 @@ class Controller:
             self.queue.add(key)
         if dirty:
             self.scheduler.poke()
+
+    async def _first_resync(self) -> None:
+        """List everything, however long the API server takes to come back."""
+        while True:
+            try:
+                return await self._resync()
+            except ApiError as error:
+                if not error.is_passing:
+                    raise
+                log.warning("the cluster could not be listed yet: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _resync_for_ever(self) -> None:
         interval = self.services.options.resync_interval.total_seconds()
