@@ -35,6 +35,8 @@ WATCH_BUFFER_BYTES = 2**21
 """As the official client: one event of a watch may be large."""
 RETRIES = 8
 """Attempts at a request that the server postpones (429, 503) or that never reached it."""
+PATIENCE_SECONDS = 60
+"""No further attempt after so long: whoever asked has a worker waiting, and asks again later."""
 
 
 class ApiError(Exception):
@@ -168,18 +170,20 @@ class KubeClient:
         """One request; postponed ones (429, 503, no connection) are tried again for a while."""
         data = None if body is None else msgspec.json.encode(body)
         pause = 0.1
+        give_up_at = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         for attempt in range(RETRIES):
+            is_last = attempt == RETRIES - 1 or asyncio.get_running_loop().time() > give_up_at
             try:
                 async with self.throttle.slot(lane):
                     return await self._once(method, path, query, data, content_type)
             except ApiError as error:
-                if error.status not in (429, 503) or attempt == RETRIES - 1:
+                if error.status not in (429, 503) or is_last:
                     raise
                 self.throttle.refused()
             except (aiohttp.ClientConnectionError, TimeoutError) as error:
                 # A creation that may have arrived is repeated all the same: names are
                 # deterministic, so that the second one is refused as a conflict.
-                if attempt == RETRIES - 1:
+                if is_last:
                     raise ApiError(0, "Unreachable", f"API server: {error!r}") from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)

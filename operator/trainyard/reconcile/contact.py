@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.25
 """A coordinator's process listens a moment after its pod runs."""
-STRANGER_SECONDS = 8.0
+STRANGER_SECONDS = 15.0
 """Another's certificate does not become the coordinator's within a moment, and TLS is costly."""
 RETRY_CAP_SECONDS = 30.0
 
