@@ -81,6 +81,7 @@ def train(setting: Setting, args: dict[str, Any], folder: Path) -> None:
         epochs=setting.rounds * setting.local_epochs,
         seed=setting.seed,
     )
+    torch.set_num_threads(1)  # The models are small: threads would only wait for each other.
     with _quiet() as said:
         code = local.run(config, 0, folder)
     if code is not Exit.OK:
