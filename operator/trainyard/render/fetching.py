@@ -6,7 +6,8 @@ from typing import Any
 
 from trainyard.api.jobs import Job
 from trainyard.render.ownership import owner_of
-from trainyard.render.pods import USER, state_folder
+from trainyard.render.pods import state_folder
+from trainyard.render.skeleton import USER
 from trainyard_trainer import contract
 
 LIFE_SECONDS = 900
