@@ -222,6 +222,7 @@ async def test_an_image_of_another_release_is_told_and_does_not_fail_the_job(
         return pods
 
     sentence = "the operator speaks wire version 1, this trainer 2"
+    await yard.until_phase("digits", "Starting")
     for pod in await eventually(created):
         await kubelet.fail(pod, sentence, Exit.WIRE_MISMATCH)
     job = await yard.until("digits", lambda job: len(failures(job)) == 3)
