@@ -89,7 +89,12 @@ def test_the_last_worker_to_leave_hands_its_state_to_the_coordinator(tmp_path: P
     ("task", "args", "code", "says"),
     [
         ("nowhere:Task", {}, Exit.TASK_INVALID, "there is no module 'nowhere'"),
-        ("tests.trainer.tasks:Lime", {}, Exit.TASK_INVALID, "it has Dying, Failing, Line"),
+        (
+            "tests.trainer.tasks:Lime",
+            {},
+            Exit.TASK_INVALID,
+            "it has Breaking, Dying, Failing, Line, Share",
+        ),
         ("tests.trainer.tasks:Line", {"pase": 1}, Exit.TASK_INVALID, "takes pace, gate, norm"),
         ("tests.trainer.tasks:Failing", {}, Exit.TASK_FAILED, "the user's own mistake"),
     ],
