@@ -48,7 +48,8 @@ async def contact(services: Services, key: Key, told: Callable[[Key], None]) -> 
     pod = sort_pods(services.mirror.pods_of(key), job.uid).coordinator
     if pod is None or not pod.is_running:
         return None  # its next event starts this again
-    _note_attempt(state, pod)
+    if _is_first_sight(state, pod) and not services.coordinators.is_open(pod.uid):
+        return FIRST_RETRY_SECONDS
     try:
         await _talk(services, job, state, pod)
     except UnreachableError as error:
@@ -65,11 +66,13 @@ async def contact(services: Services, key: Key, told: Callable[[Key], None]) -> 
     return services.options.scrape_interval.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311
 
 
-def _note_attempt(state: JobState, pod: Pod) -> None:
-    """From here on this queue alone says when to try again; a new coordinator starts afresh."""
-    if state.attempted[0] != pod.uid:
+def _is_first_sight(state: JobState, pod: Pod) -> bool:
+    """Whether the coordinator has just begun to run; from here on this queue says when to try."""
+    is_new = state.attempted[0] != pod.uid
+    if is_new:
         state.contact_failures = 0
     state.attempted = (pod.uid, state.plan.generation if state.plan else 0)
+    return is_new
 
 
 async def _talk(services: Services, job: Job, state: JobState, pod: Pod) -> None:

@@ -15,10 +15,16 @@ from trainyard.api.names import Key
 from trainyard.api.report import Report
 from trainyard.api.status import ScalingStatus
 from trainyard.cluster.authorities import Authorities
-from trainyard.cluster.coordinator import Address, Coordinators, StalePlanError
+from trainyard.cluster.coordinator import (
+    Address,
+    Coordinators,
+    StalePlanError,
+    StrangerError,
+    UnreachableError,
+)
 from trainyard.cluster.lease import Election, LeadershipLost
 from trainyard.cluster.mirror import Mirror
-from trainyard.reconcile.contact import _send, contact
+from trainyard.reconcile.contact import FIRST_RETRY_SECONDS, STRANGER_SECONDS, _send, contact
 from trainyard.reconcile.services import Options, Services
 from trainyard.reconcile.state import JobState
 from trainyard.render.configuration import AnyPlan
@@ -112,10 +118,9 @@ class Trainer(Coordinator):
         return Report(at=NOW, wire=self.wire, term=1)
 
 
-async def talk(trainer: Trainer, job: Job, plan: AnyPlan) -> JobState:
-    """One contact with a coordinator that this process has not met before."""
+def services_with(trainer: Trainer) -> Services:
     client = FakeApi().client
-    services = Services(
+    return Services(
         client=client,
         mirror=Mirror(),
         authorities=Authorities(client, "trainyard-system"),
@@ -123,6 +128,11 @@ async def talk(trainer: Trainer, job: Job, plan: AnyPlan) -> JobState:
         clock=lambda: NOW,
         options=Options(),
     )
+
+
+async def talk(trainer: Trainer, job: Job, plan: AnyPlan) -> JobState:
+    """One contact with a coordinator that this process has not met before."""
+    services = services_with(trainer)
     services.mirror.put_job(job)
     services.mirror.put_pod(coordinator_pod(job=job.key))
     state = services.memory.jobs[job.key] = JobState(
@@ -132,6 +142,46 @@ async def talk(trainer: Trainer, job: Job, plan: AnyPlan) -> JobState:
     assert await contact(services, job.key, told.append) is not None
     assert told == [job.key]
     return state
+
+
+class Starting(Trainer):
+    """A coordinator whose process does not listen yet."""
+
+    def is_open(self, _: str) -> bool:
+        return False
+
+    async def knock(self, _: Address) -> None:
+        self.readings += 1
+        raise UnreachableError("connection refused")
+
+
+async def test_a_new_coordinator_is_given_a_moment_then_asked_less_and_less_often() -> None:
+    services = services_with(trainer := Starting(WIRE_VERSION))
+    job = make_job()
+    services.mirror.put_job(job)
+    services.mirror.put_pod(coordinator_pod(job=job.key))
+    state = services.memory.jobs[job.key] = JobState(uid=job.uid, scaling=ScalingStatus())
+    pauses = [await contact(services, job.key, lambda _: None) for _ in range(4)]
+    assert pauses == [FIRST_RETRY_SECONDS * n for n in (1, 1, 2, 4)]
+    assert trainer.readings == 3, "not at first sight"
+    services.mirror.drop_pod(("team", "digits-coordinator-1"))
+    services.mirror.put_pod(coordinator_pod(2, job=job.key))
+    assert await contact(services, job.key, lambda _: None) == FIRST_RETRY_SECONDS
+    assert (trainer.readings, state.contact_failures) == (3, 0), "the next one starts afresh"
+
+
+async def test_a_stranger_is_asked_much_less_often() -> None:
+    class Stranger(Starting):
+        async def knock(self, _: Address) -> None:
+            raise StrangerError("another's certificate")
+
+    services = services_with(Stranger(WIRE_VERSION))
+    job = make_job()
+    services.mirror.put_job(job)
+    services.mirror.put_pod(coordinator_pod(job=job.key))
+    services.memory.jobs[job.key] = JobState(uid=job.uid, scaling=ScalingStatus())
+    await contact(services, job.key, lambda _: None)
+    assert await contact(services, job.key, lambda _: None) == STRANGER_SECONDS
 
 
 DISTRIBUTED = (make_job(), Plan(generation=1, workers=2))
