@@ -232,3 +232,13 @@ def test_a_job_of_the_longest_name_gets_an_authority(now: datetime) -> None:
     key = replace(KEY, namespace="n" * 63, name="j" * 45)
     leaf = issue(make_authority(key, now), key, Role.COORDINATOR, now, "c" * 60 + ".svc")
     assert b"BEGIN CERTIFICATE" in leaf.certificate
+
+
+def test_a_key_pair_is_loaded_where_files_cannot_be_made_in_memory(
+    authority: KeyPair, now: datetime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delattr("os.memfd_create", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    leaf = issue(authority, KEY, Role.OPERATOR, now)
+    assert client_context(authority.certificate, leaf).verify_mode is ssl.CERT_REQUIRED
+    assert list(tmp_path.iterdir()) == [], "a key was left on the disk"
