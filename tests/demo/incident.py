@@ -31,8 +31,9 @@ class Incident:
     killed_at: float = 0.0
     round: int = 0
     """Rounds that were known to be folded when it was killed."""
-    contributed: int = 0
-    """Rounds that the party had contributed to when it was last away."""
+    contributed: int | None = None
+    """Rounds that the party had contributed to when it was last seen away; None before that, as
+    the aggregator's report is some seconds older than the pods."""
     away_seconds: float | None = None
     """Until its successor was in the model; None while it is not."""
 
@@ -43,9 +44,9 @@ class Incident:
             return await self._kill(training, party)
         if self.away_seconds is not None:
             return []
-        if party.get("pod") == self.killed or party.get("state") in AWAY:
+        if party.get("state") in AWAY:
             self.contributed = party.get("rounds", 0)
-        elif party.get("rounds", 0) > self.contributed:
+        elif self.contributed is not None and party.get("rounds", 0) > self.contributed:
             self.away_seconds = time.monotonic() - self.killed_at
             return [f"[bold]{VICTIM}[/bold] is in the model again after {self.away_seconds:.0f} s"]
         return []
