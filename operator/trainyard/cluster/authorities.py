@@ -57,16 +57,27 @@ class Authorities:
         """The job's authority, made if there is none yet; `parties` get leaves of a new one."""
         if found := self._recall(job.uid):
             return found
+        return await self.keep(job, self.propose(job, now, parties))
+
+    def is_known(self, uid: str) -> bool:
+        """Whether the job's authority is at hand, so that `ensure` asks nobody."""
+        return uid in self._known
+
+    def propose(self, job: Job, now: datetime, parties: frozenset[str]) -> Authority:
+        """An authority for a job that has none, to be used only if `keep` returns it."""
         pair = make_authority(job.key, now)
-        made = Authority(pair=pair, renew_at=now + RENEW_AFTER, parties=parties, is_new=True)
+        return Authority(pair=pair, renew_at=now + RENEW_AFTER, parties=parties, is_new=True)
+
+    async def keep(self, job: Job, proposed: Authority) -> Authority:
+        """Store the authority; the one that is stored already where there is one."""
         try:
-            stored = await self._client.create(self._path, self._manifest(job, made))
-            made = replace(made, version=_version(stored))
+            stored = await self._client.create(self._path, self._manifest(job, proposed))
+            kept = replace(proposed, version=_version(stored))
         except ApiError as error:
             if not error.is_conflict:
                 raise
-            made = await self._read(job.uid)
-        return self._remember(job.uid, made)
+            kept = await self._read(job.uid)
+        return self._remember(job.uid, kept)
 
     async def find(self, uid: str) -> Authority | None:
         """The job's authority, or None when there is none."""

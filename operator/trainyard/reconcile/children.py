@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,16 +31,47 @@ async def ensure_children(services: Services, job: Job, state: JobState) -> None
     parties = _parties_of(job)
     if _is_settled(state, parties, now):
         return
-    authority = await services.authorities.ensure(job, now, parties)
+    begun = await _begun(services, job, parties, now)
+    authority = begun or await services.authorities.ensure(job, now, parties)
     is_due = now >= authority.renew_at or not parties <= authority.parties
-    if state.children_until is None or is_due:
+    if begun is None and (state.children_until is None or is_due):
         await _make_children(services, job, authority, is_due=is_due)
-    else:
+    elif begun is None:
         await _apply_service(services, job)
     if is_due:
         authority = await services.authorities.renewed(job, now, parties)
     state.children_until = min(authority.renew_at, now + SERVICE_AGAIN)
     state.certified = parties
+
+
+async def _begun(
+    services: Services, job: Job, parties: frozenset[str], now: datetime
+) -> Authority | None:
+    """A new job's authority with all that it signed, in one round trip; None if that did not do.
+
+    What is signed may be stored before the authority is, as no pod is made before both are there;
+    leaves that are there already are never replaced before it is known whose they are.
+    """
+    if job.status.term or services.authorities.is_known(job.uid):
+        return None
+    proposed = services.authorities.propose(job, now, parties)
+    kept, _, is_stored = await _all(
+        services.authorities.keep(job, proposed),
+        _create_or_apply(services, "services", coordinator_service(job)),
+        _create_or_apply(
+            services, "secrets", _leaf_manifest(services, job, proposed.pair), applies=False
+        ),
+    )
+    return kept if kept.pair is proposed.pair and is_stored else None
+
+
+async def _all(*works: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What all return; the first failure, but only after all have ended: none may come late."""
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 async def _make_children(
@@ -50,7 +81,7 @@ async def _make_children(
     # earlier job of the same name, or of an authority that was lost, always are.
     is_ours_to_replace = is_due or authority.is_new or not job.status.term
     leaves = _leaf_manifest(services, job, authority.pair)
-    await asyncio.gather(
+    await _all(
         _create_or_apply(services, "services", coordinator_service(job)),
         _create_or_apply(services, "secrets", leaves, applies=is_ours_to_replace),
     )
@@ -99,8 +130,11 @@ def _leaf_owners(job: Job, host: str) -> Iterator[tuple[Role, str, str]]:
 
 async def _create_or_apply(
     services: Services, plural: str, manifest: dict[str, Any], *, applies: bool = True
-) -> None:
-    """Create; what exists already (left by a namesake, or changed by hand) is set right."""
+) -> bool:
+    """Create; what exists already (left by a namesake, or changed by hand) is set right.
+
+    Whether it is stored as sent now: False when another was there and `applies` is not set.
+    """
     meta = manifest["metadata"]
     path = collection("v1", plural, meta["namespace"])
     try:
@@ -110,6 +144,8 @@ async def _create_or_apply(
             raise
         if applies:
             await services.client.apply(f"{path}/{meta['name']}", manifest)
+        return applies
+    return True
 
 
 async def create_pod(services: Services, job: Job, slot: Slot) -> None:

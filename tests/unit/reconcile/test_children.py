@@ -186,3 +186,19 @@ async def test_a_service_that_was_changed_is_set_right_in_time(api: FakeApi) -> 
     operator.now += SERVICE_AGAIN
     await operator.see_to(make_job(status=has_run()))
     assert (api.objects[SERVICE], api.requests) == (right, [("PATCH", SERVICE)])
+
+
+async def test_leaves_of_a_namesake_are_replaced_once_the_authority_is_stored(api: FakeApi) -> None:
+    await Operator(api).see_to(make_job())
+    del api.objects[CA]  # as if the job before this one had the same name
+    await Operator(api).see_to(make_job())
+    assert_one_authority(api)
+
+
+async def test_an_authority_without_leaves_signs_them(api: FakeApi) -> None:
+    await Operator(api).see_to(make_job())
+    root = api.objects[CA]
+    del api.objects[LEAVES]  # as if an operator had died between the two
+    await Operator(api).see_to(make_job())
+    assert api.objects[CA] == root
+    assert_one_authority(api)
