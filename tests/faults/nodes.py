@@ -26,6 +26,8 @@ class Nodes:
         self._yard, self._kube, self._kubelet = yard, yard.kube, kubelet
         self.names: list[str] = []
         self.gone: set[str] = set()
+        self._returning: set[str] = set()
+        """Nodes on their way back, to which nothing new happens until they are there."""
 
     @property
     def silent(self) -> set[str]:
@@ -35,7 +37,7 @@ class Nodes:
     @property
     def there(self) -> list[str]:
         """Nodes that are as they should be."""
-        return [n for n in self.names if n not in self.gone | self.silent]
+        return [n for n in self.names if n not in self.gone | self.silent | self._returning]
 
     async def add(self, number: int) -> None:
         """Add nodes."""
@@ -71,10 +73,12 @@ class Nodes:
                 await self._kube.create("/api/v1/nodes", node)
             self.gone.discard(name)
             return
+        self._returning.add(name)
         self.silent.discard(name)
         await self._heartbeat(name)
         await self._tell(name, "True")
         await self._kubelet.catch_up()
+        self._returning.discard(name)
 
     async def _tell(self, name: str, ready: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
