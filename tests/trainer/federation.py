@@ -1,5 +1,6 @@
 """A federation of real processes on this machine, with certificates, for tests to disturb."""
 
+import http.client
 import json
 import os
 import signal
@@ -129,10 +130,18 @@ class Federation:
             until(lambda: self.metric(Metric.TERM) == self.term, "the aggregator answers")
 
     def end_of_aggregator(self) -> int:
-        assert self.aggregator is not None
-        self.aggregator.join(DEADLINE)
-        assert self.aggregator.exitcode is not None, "the aggregator did not end"
-        return self.aggregator.exitcode
+        """Its exit code; it waits for the last reading of its metrics, as an operator makes it."""
+        aggregator = self.aggregator
+        assert aggregator is not None
+
+        def is_over() -> bool:
+            list(self.samples())
+            aggregator.join(0.05)
+            return aggregator.exitcode is not None
+
+        until(is_over, "the aggregator ends")
+        assert aggregator.exitcode is not None
+        return aggregator.exitcode
 
     def kill_aggregator(self) -> None:
         assert self.aggregator is not None
@@ -206,7 +215,7 @@ class Federation:
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
         try:
             _, body = self.request(contract.PATH_METRICS)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return
         for family in text_string_to_metric_families(body.decode()):  # type: ignore[no-untyped-call]
             for sample in family.samples:

@@ -201,6 +201,20 @@ def test_the_target_ends_the_rounds_and_the_best_model_is_the_result(tmp_path: P
         assert tensors["0.weight"].dtype == torch.float64
 
 
+def test_it_stays_until_its_last_figures_are_read(tmp_path: Path) -> None:
+    with Federation(tmp_path, rounds={"max": 3}) as federation:
+        federation.start()
+        federation.await_round(1)
+        for name in "ab":
+            assert federation.exit_of(name)[1].result is Result.COMPLETE
+        assert federation.aggregator is not None
+        federation.aggregator.join(1.0)
+        assert federation.aggregator.exitcode is None
+        for name in "ab":
+            assert federation.metric(f"{FederatedMetric.PARTY_ROUNDS}_total", party=name) == 3
+        assert federation.end_of_aggregator() == 0
+
+
 def test_a_suspended_federation_goes_on_from_where_it_was(tmp_path: Path) -> None:
     with Federation(tmp_path, rounds={"max": 3}, durable=False) as federation:
         hold = federation.hold("b")

@@ -7,6 +7,7 @@ place. Commands are carried out one at a time, in their order; folding and stori
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -54,6 +55,8 @@ REPEATS: Final = 3
 """So often an update that was damaged on its way may be sent again in a round."""
 DISPERSAL_SECONDS: Final = 10.0
 """When all is over, parties get so long to hear of it."""
+READING_SECONDS: Final = 15.0
+"""And so long whoever reads the metrics, to read the last ones: three of its usual intervals."""
 
 
 @dataclass(slots=True)
@@ -115,6 +118,9 @@ class Aggregator:
         """Fails with what ends this process early."""
         self.closed = asyncio.Event()
         """Set when the rounds have ended, well or in a suspension."""
+        self._is_read = False
+        """Whether anybody reads the metrics."""
+        self._end_read = asyncio.Event()
         if self.course.phase is Phase.ENDED:
             self.closed.set()
 
@@ -202,6 +208,7 @@ class Aggregator:
             self.contacts.setdefault(name, Contact())
         if self.course.result is Result.SUSPENDED and not plan.suspend:
             self.closed.clear()
+            self._end_read.clear()
             for contact in self.contacts.values():
                 contact.told_end = False
         self.apply(self.course.planned(terms, plan.suspend, self.now))
@@ -357,6 +364,19 @@ class Aggregator:
             not self.contacts[name].told_end for name in self.course.present
         ):
             await self.changed(0.1)
+
+    def note_reading(self) -> None:
+        """Somebody reads the metrics."""
+        self._is_read = True
+        if self.closed.is_set():
+            self._end_read.set()
+
+    async def reported(self) -> None:
+        """Wait until how it all ended has been read, where the metrics were read before."""
+        if self._is_read:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READING_SECONDS):
+                    await self._end_read.wait()
 
     def summary(self, round_: int) -> dict[str, Any]:
         """What result.json says, but for the model."""

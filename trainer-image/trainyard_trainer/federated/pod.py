@@ -80,12 +80,18 @@ async def _first(aggregator: Aggregator, told: asyncio.Event) -> None:
         aggregator.ended,  # type: ignore[arg-type]
     }
     if aggregator.config.durable:
-        waits.add(asyncio.ensure_future(aggregator.dispersed()))
+        waits.add(asyncio.ensure_future(_over(aggregator)))
     done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in pending:
         wait.cancel()
     for wait in done:
         wait.result()
+
+
+async def _over(aggregator: Aggregator) -> None:
+    """Wait until all is over and everybody knows: the parties, and the reader of the metrics."""
+    await aggregator.dispersed()
+    await aggregator.reported()
 
 
 def last_words(aggregator: Aggregator) -> LastWords:

@@ -147,7 +147,9 @@ class Server:
         return web.Response(text="ok")
 
     async def _metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
-        return web.Response(body=self._exposition.render(), headers={"Content-Type": CONTENT_TYPE})
+        body = self._exposition.render()
+        self.aggregator.note_reading()
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def _plan(self, request: web.Request) -> web.Response:
         try:
