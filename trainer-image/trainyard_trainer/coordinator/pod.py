@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from trainyard_trainer import contract
 from trainyard_trainer.contract import Exit, JobConfig, LastWords, Result
@@ -17,25 +18,27 @@ from trainyard_trainer.transport.tls import Credentials
 
 log = logging.getLogger(__name__)
 
+C = TypeVar("C")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """What a coordinator learns from its environment."""
+class Assignment(Generic[C]):
+    """What a coordinator, of either kind of job, learns from its environment."""
 
     namespace: str
     job: str
     term: int
-    config: JobConfig
+    config: C
 
     @classmethod
-    def read(cls, environ: Mapping[str, str]) -> Assignment:
+    def read(cls, environ: Mapping[str, str], decode: Callable[[str], C]) -> Assignment[C]:
         """From environment variables; raises Ending that names a missing or wrong one."""
         try:
             return cls(
                 namespace=environ[contract.ENV_NAMESPACE],
                 job=environ[contract.ENV_JOB],
                 term=int(environ[contract.ENV_TERM]),
-                config=JobConfig.decode(environ[contract.ENV_CONFIG]),
+                config=decode(environ[contract.ENV_CONFIG]),
             )
         except KeyError as error:
             raise Ending(f"the environment variable {error.args[0]} is not set") from None
@@ -55,9 +58,18 @@ class Place:
 
 def run(environ: Mapping[str, str], place: Place) -> Exit:
     """Coordinate until the job has ended, or until told to end."""
+    return attend(
+        environ, place, lambda: _coordinate(Assignment.read(environ, JobConfig.decode), place)
+    )
+
+
+def attend(
+    environ: Mapping[str, str], place: Place, work: Callable[[], Coroutine[Any, Any, LastWords]]
+) -> Exit:
+    """Do the `work` of a coordinator's process, and leave its last words however it ends."""
     try:
         check_wire(environ)
-        words = asyncio.run(_coordinate(Assignment.read(environ), place))
+        words = asyncio.run(work())
         code = Exit.OK
     except Exception as error:
         code, words = describe(error)
@@ -66,7 +78,7 @@ def run(environ: Mapping[str, str], place: Place) -> Exit:
     return code
 
 
-async def _coordinate(assignment: Assignment, place: Place) -> LastWords:
+async def _coordinate(assignment: Assignment[JobConfig], place: Place) -> LastWords:
     credentials = Credentials(
         namespace=assignment.namespace, job=assignment.job, directory=place.tls
     )
@@ -76,20 +88,20 @@ async def _coordinate(assignment: Assignment, place: Place) -> LastWords:
     host = None if credentials.exist else "127.0.0.1"
     async with coordinator.serving(host, place.port) as port:
         log.info("term %d on port %d", assignment.term, port)
-        await _first(coordinator, told)
+        over = coordinator.dispersed() if coordinator.config.durable else None
+        await first(told, coordinator.members.ended, over)
         if told.is_set():
             await coordinator.members.farewell()
     return last_words(coordinator)
 
 
-async def _first(coordinator: Coordinator, told: asyncio.Event) -> None:
-    """Wait for a signal, for a higher term (raises Fenced), or for the end of a durable job."""
-    waits: set[asyncio.Future[object]] = {
-        asyncio.ensure_future(told.wait()),
-        coordinator.members.ended,  # type: ignore[arg-type]
-    }
-    if coordinator.config.durable:
-        waits.add(asyncio.ensure_future(coordinator.dispersed()))
+async def first(
+    told: asyncio.Event, ended: asyncio.Future[None], over: Coroutine[Any, Any, None] | None
+) -> None:
+    """Wait until `told`, until `ended` raises what ends the process early, or for the end."""
+    waits: set[asyncio.Future[Any]] = {asyncio.ensure_future(told.wait()), ended}
+    if over is not None:
+        waits.add(asyncio.ensure_future(over))
     done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in pending:
         wait.cancel()
