@@ -19,11 +19,13 @@ import typer
 
 from trainyard import __version__, handlers, settings
 from trainyard.api.durations import parse_duration
+from trainyard.api.pods import PodObject
 from trainyard.cluster.authorities import Authorities
-from trainyard.cluster.client import KubeClient
+from trainyard.cluster.client import KubeClient, collection
 from trainyard.cluster.coordinator import Coordinators
 from trainyard.cluster.lease import Election, LeadershipLost
 from trainyard.cluster.mirror import Mirror
+from trainyard.cluster.watch import Watch
 from trainyard.health import HealthServer
 from trainyard.policy.leadership import Timing
 from trainyard.policy.limits import Limits
@@ -198,6 +200,7 @@ async def _until_stopped(controller: Controller, options: Options) -> None:
     tasks = [
         asyncio.create_task(controller.run(), name="controller"),
         asyncio.create_task(_watch(controller, options, watching), name="watch"),
+        asyncio.create_task(_watch_pods(controller), name="pods"),
         asyncio.create_task(_stop_asked(watching, stop), name="stop"),
     ]
     if (election := controller.services.election) is not None:
@@ -240,6 +243,18 @@ async def _watch(controller: Controller, options: Options, watching: asyncio.Eve
         memo=kopf.Memo(controller=controller),
         ready_flag=watching,
     )
+
+
+async def _watch_pods(controller: Controller) -> None:
+    """Pods, whose events outnumber all others and would cost kopf a task and a queue each."""
+    services = controller.services
+    async with asyncio.TaskGroup() as group:
+        for namespace in services.options.namespaces or ("",):
+            path = collection("v1", "pods", namespace)
+            watch = Watch(
+                services.client, path, PodObject, controller.pod_event, controller.pods_missed
+            )
+            group.create_task(watch.run())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ def register(registry: kopf.OperatorRegistry) -> None:
     """Put the handlers into the registry."""
     for plural in names.PLURALS.values():
         kopf.on.event(names.GROUP, names.VERSION, plural, registry=registry)(on_job)
-    kopf.on.event("", "v1", "pods", registry=registry)(on_pod)
     kopf.on.event("", "v1", "nodes", registry=registry)(on_node)
     kopf.on.login(registry=registry)(login)
 
@@ -26,11 +25,6 @@ def register(registry: kopf.OperatorRegistry) -> None:
 async def on_job(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
     """A job of either kind."""
     _controller(memo).job_event(event["type"], cast("dict[str, Any]", event["object"]))
-
-
-async def on_pod(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
-    """A pod: ours, or one that holds accelerators we share with strangers."""
-    _controller(memo).pod_event(event["type"], cast("dict[str, Any]", event["object"]))
 
 
 async def on_node(event: kopf.RawEvent, memo: Any, **_: Any) -> None:

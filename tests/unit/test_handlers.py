@@ -25,19 +25,18 @@ def test_kopf_has_only_event_handlers_and_a_login(registry: kopf.OperatorRegistr
         if part._handlers
     }
     assert kinds == {
-        "_watching": ["on_job", "on_job", "on_pod", "on_node"],
+        "_watching": ["on_job", "on_job", "on_node"],
         "_activities": ["login"],
     }
 
 
-def test_the_watched_resources_are_our_jobs_pods_and_nodes(
+def test_the_watched_resources_are_our_jobs_and_nodes(
     registry: kopf.OperatorRegistry,
 ) -> None:
     selectors = [h.selector for h in registry._watching._handlers if h.selector is not None]
     assert [(s.group, s.version, s.any_name) for s in selectors] == [
         ("trainyard.dev", "v1alpha1", "distributedjobs"),
         ("trainyard.dev", "v1alpha1", "federatedjobs"),
-        ("", "v1", "pods"),
         ("", "v1", "nodes"),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from trainyard.api import names
 from trainyard.api.cluster import GpuPod
@@ -17,6 +17,44 @@ DISRUPTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting"
 """Pod reasons that say the cluster, not the pod, ended it."""
 CONTAINER = "trainer"
 """Our container; others in the pod were put there by somebody else, for example a mesh."""
+
+
+class _Meta(TypedDict, total=False):
+    namespace: str
+    name: str
+    uid: str
+    resourceVersion: str
+    creationTimestamp: str
+    deletionTimestamp: str
+    deletionGracePeriodSeconds: int | None
+    labels: dict[str, str] | None
+    ownerReferences: list[dict[str, Any]]
+
+
+class _Container(TypedDict, total=False):
+    resources: dict[str, Any] | None
+
+
+class _Spec(TypedDict, total=False):
+    nodeName: str
+    containers: list[_Container]
+
+
+class _Status(TypedDict, total=False):
+    phase: str
+    podIP: str
+    reason: str
+    message: str
+    conditions: list[dict[str, Any]]
+    containerStatuses: list[dict[str, Any]]
+
+
+class PodObject(TypedDict, total=False):
+    """The fields that `parse_pod` reads: a fifth of a pod, so a decoder may skip the rest."""
+
+    metadata: _Meta
+    spec: _Spec
+    status: _Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +32,9 @@ JSON = "application/json"
 PAGE = 500
 """Objects per page of a LIST: as kube-controller-manager, a compromise of memory and requests."""
 TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
+WATCH_SECONDS = 300
+"""A watch is renewed after so long; one that nothing was heard from for longer is dead."""
+WATCH_TIMEOUT = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, connect=10)
 WATCH_BUFFER_BYTES = 2**21
 """As the official client: one event of a watch may be large."""
 RETRIES = 8
@@ -261,6 +265,32 @@ class KubeClient:
             if not token:
                 return
             query["continue"] = token
+
+    async def latest(self, path: str) -> str:
+        """The collection's present resource version, to watch it from."""
+        page = await self.request("GET", path, query={"limit": "1"})
+        version: str = page["metadata"]["resourceVersion"]
+        return version
+
+    @asynccontextmanager
+    async def watch(self, path: str, version: str) -> AsyncIterator[aiohttp.StreamReader]:
+        """What happens in a collection after `version`: one JSON document a line.
+
+        Past the throttle, which counts requests that end. Raises `ApiError`, `aiohttp.ClientError`
+        or `TimeoutError`.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        async with self.session.get(
+            self.url(path), params=query, headers=await self.headers(), timeout=WATCH_TIMEOUT
+        ) as response:
+            if response.status >= 400:
+                raise _error(response, await response.read())
+            yield response.content
 
 
 class _Guarded(aiohttp.BytesPayload):

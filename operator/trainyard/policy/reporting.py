@@ -34,6 +34,10 @@ from trainyard_trainer.contract import Role
 EVALUATIONS = 64
 """Metrics that the schema of the status takes."""
 
+TOLD_WITH_METRICS = (Type.ADMITTED, Type.RUNNING, Type.RESCALING)
+"""Conditions whose sentences count along (pods that run, jobs ahead): such a sentence waits for the
+metrics' next turn; whether its condition holds, and for what reason, is written at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
@@ -186,7 +190,7 @@ def is_urgent(old: Status, new: Status) -> bool:
 
 def _without_metrics(status: Status) -> Status:
     conditions = [
-        msgspec.structs.replace(c, message="") if c.type == Type.ADMITTED else c
+        msgspec.structs.replace(c, message="") if c.type in TOLD_WITH_METRICS else c
         for c in status.conditions
     ]
     if isinstance(status, FederatedJobStatus):
@@ -197,6 +201,9 @@ def _without_metrics(status: Status) -> Status:
     scaling = status.scaling
     if scaling is not None:
         scaling = msgspec.structs.replace(
-            scaling, message="", profile=[], stall_seconds=None, cost_gpu_seconds=None
+            scaling, message="", current=0, profile=[], stall_seconds=None, cost_gpu_seconds=None
         )
-    return msgspec.structs.replace(status, training=None, scaling=scaling, conditions=conditions)
+    # How many run counts along too: that all run, or no longer do, is the phase's to say.
+    return msgspec.structs.replace(
+        status, replicas=0, training=None, scaling=scaling, conditions=conditions
+    )

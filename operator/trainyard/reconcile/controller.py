@@ -87,15 +87,14 @@ class Controller:
         self.queue.add(job.key)
         self.scheduler.poke()
 
-    def pod_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
-        """A pod was listed (None), added, modified or deleted."""
+    def pod_event(self, kind: str, raw: Mapping[str, Any]) -> None:
+        """A pod was added, modified or deleted: ours, or one that holds accelerators we share."""
         pod = parse_pod(raw)
         mirror = self.services.mirror
         if kind == "DELETED":
             changed = mirror.drop_pod((pod.namespace, pod.name), pod.uid) is not None
         else:
             changed = mirror.put_pod(pod)
-        self._noticed_listing(kind)
         if not changed:
             return
         if pod.job is not None:
@@ -123,6 +122,10 @@ class Controller:
         phases = Counter((j.key.kind, j.status.phase) for j in services.mirror.jobs.values())
         for (kind, phase), count in phases.items():
             metrics.jobs.labels(kind, phase or "New").set(count)
+
+    def pods_missed(self) -> None:
+        """Pods may have changed without an event."""
+        self._resync_wanted.set()
 
     def _noticed_listing(self, kind: str | None) -> None:
         # A listing after the first means that a watch was disconnected: what was deleted
@@ -188,4 +191,5 @@ class Controller:
             try:
                 await self._resync()
             except Exception:
-                log.exception("resync failed; the next one tries again")
+                log.exception("resync failed; it is tried again")
+                self._resync_wanted.set()

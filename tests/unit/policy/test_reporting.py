@@ -274,6 +274,27 @@ def test_what_is_written_at_once(change: dict[str, Any], expected: bool) -> None
     assert is_urgent(old, new) is expected
 
 
+def test_a_job_that_starts_counts_its_workers_along_with_the_metrics() -> None:
+    """One write when all run, not one for each."""
+    scaling = admitted(2)
+    old = written(make_job(), coordinator(), worker(phase="Pending"), scaling=scaling)
+    half = written(make_job(), coordinator(), worker(), scaling=scaling)
+    assert (old.phase, half.phase) == ("Starting", "Starting")
+    assert half.replicas == 1
+    assert not is_urgent(old, half)
+    whole = written(make_job(), coordinator(), worker(), worker(1), scaling=scaling)
+    assert whole.phase == "Running"
+    assert is_urgent(half, whole)
+
+
+def test_what_keeps_a_job_from_starting_is_told_at_once() -> None:
+    waiting = worker(phase="Pending")
+    stuck = worker(phase="Pending", trouble="ImagePullBackOff")
+    old = written(make_job(), coordinator(), waiting, scaling=admitted())
+    assert is_urgent(old, written(make_job(), coordinator(), stuck, scaling=admitted()))
+
+
+
 def test_a_job_that_never_reported_keeps_its_state_when_it_is_suspended() -> None:
     """Its coordinator was deleted as soon as the suspension had been written."""
     job = make_job()
