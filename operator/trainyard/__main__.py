@@ -197,10 +197,11 @@ async def _election(
 
 async def _until_stopped(controller: Controller, options: Options) -> None:
     stop, watching = asyncio.Event(), asyncio.Event()
+    pods = _pod_watches(controller)
     tasks = [
-        asyncio.create_task(controller.run(), name="controller"),
+        *(asyncio.create_task(watch.run(), name="pods") for watch in pods),
+        asyncio.create_task(_control(controller, pods), name="controller"),
         asyncio.create_task(_watch(controller, options, watching), name="watch"),
-        asyncio.create_task(_watch_pods(controller), name="pods"),
         asyncio.create_task(_stop_asked(watching, stop), name="stop"),
     ]
     if (election := controller.services.election) is not None:
@@ -245,16 +246,19 @@ async def _watch(controller: Controller, options: Options, watching: asyncio.Eve
     )
 
 
-async def _watch_pods(controller: Controller) -> None:
-    """Pods, whose events outnumber all others and would cost kopf a task and a queue each."""
+def _pod_watches(controller: Controller) -> list[Watch]:
+    """Of pods, whose events outnumber all others and would cost kopf a task and a queue each."""
     services = controller.services
-    async with asyncio.TaskGroup() as group:
-        for namespace in services.options.namespaces or ("",):
-            path = collection("v1", "pods", namespace)
-            watch = Watch(
-                services.client, path, PodObject, controller.pod_event, controller.pods_missed
-            )
-            group.create_task(watch.run())
+    paths = [collection("v1", "pods", name) for name in services.options.namespaces or ("",)]
+    took, missed = controller.pod_event, controller.pods_missed
+    return [Watch(services.client, path, PodObject, took, missed) for path in paths]
+
+
+async def _control(controller: Controller, pods: list[Watch]) -> None:
+    # What happens to a pod after the listing must find its watch at work, else it is listed twice.
+    for watch in pods:
+        await watch.has_begun.wait()
+    await controller.run()
 
 
 if __name__ == "__main__":

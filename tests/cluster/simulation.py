@@ -22,16 +22,21 @@ SIMULATED = "trainyard.dev/simulated"
 _ANNOTATION, _VALUE = "kwok.x-k8s.io/node", "fake"
 _STAGES = Path(__file__).parent / "simulation.yaml"
 _LEASE_SECONDS = 40
+_POD_RANGE, _NODE_ADDRESS = "239.255.0.1/16", "239.255.255.254"
+"""Multicast: the API server takes them, and no system connects to them. KWOK's own (10.0.0.1
+and up) may be somebody's, who would be asked for the coordinators that have no process."""
 _READY = timedelta(seconds=120)
 
 
 def kwok(program: Path, kubeconfig: Path, port: int = 10247) -> Process:
     """The controller of simulated nodes: it answers for those that carry its annotation."""
     flags = {
+        "cidr": _POD_RANGE,
         "config": _STAGES,
         "kubeconfig": kubeconfig,
         "manage-nodes-with-annotation-selector": f"{_ANNOTATION}={_VALUE}",
         "node-lease-duration-seconds": _LEASE_SECONDS,
+        "node-ip": _NODE_ADDRESS,
         "server-address": f"127.0.0.1:{port}",
         "v": "WARN",  # else it tells of every lease that it renews
     }

@@ -25,11 +25,11 @@ class Lane(IntEnum):
 class Throttle:
     """An adaptive limit on concurrent requests with two lanes that take turns.
 
-    One process of Python sends well under 2,000 requests a second, which at 15 ms each are 30 under
-    way; more would only lie in the API server's queues, and each connection holds a buffer of TLS.
+    One process of Python sends well under 1,000 requests a second, which at 15 ms each are 15 under
+    way; more would only lie in the API server's queues, and each connection holds 256 KiB for TLS.
     """
 
-    def __init__(self, start: int = 16, floor: int = 2, ceiling: int = 32) -> None:
+    def __init__(self, start: int = 16, floor: int = 2, ceiling: int = 16) -> None:
         self._limit = float(start)
         self._floor, self._ceiling = floor, ceiling
         self._under_way = 0

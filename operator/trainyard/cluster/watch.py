@@ -56,17 +56,20 @@ class Watch:
         self._client, self._path = client, path
         self._take, self._begun = take, begun
         self._object = msgspec.json.Decoder(shape)
+        self.has_begun = asyncio.Event()
         self._version = ""
         """The last one seen; empty: none, or one that the server no longer knows."""
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch until cancelled; raises `ApiError` when the server refuses from the start."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             before = self._version
             try:
                 await self._follow()
             except ApiError as error:
+                if not (self.has_begun.is_set() or error.is_passing):
+                    raise
                 self._version = ""
                 log.log(
                     logging.DEBUG if error.status == 410 else logging.WARNING,
@@ -87,6 +90,7 @@ class Watch:
             self._version = await self._client.latest(self._path)
         async with self._client.watch(self._path, self._version) as lines:
             if is_new:
+                self.has_begun.set()
                 self._begun()
             async for line in lines:
                 if not line.endswith(b"\n"):

@@ -79,12 +79,17 @@ class Controller:
         except UnreadableJobError as error:
             log.error("%s", error)
             return
+        mirror = self.services.mirror
+        known = mirror.jobs.get(job.key)
         if kind == "DELETED":
-            self.services.mirror.drop_job(job.key, job.uid)
-        elif not self.services.mirror.put_job(job):
+            mirror.drop_job(job.key, job.uid)
+        elif not mirror.put_job(job):
             return
         self._noticed_listing(kind)
-        self.queue.add(job.key)
+        # Mostly our own status, which may be heard of before its request is answered: as a newcomer
+        # the job would go behind all that have come since, with what its pods do.
+        is_told = known and (known.uid, known.generation) == (job.uid, job.generation)
+        self.queue.add(job.key, follows=bool(is_told))
         self.scheduler.poke()
 
     def pod_event(self, kind: str, raw: Mapping[str, Any]) -> None:
@@ -124,7 +129,7 @@ class Controller:
             metrics.jobs.labels(kind, phase or "New").set(count)
 
     def pods_missed(self) -> None:
-        """Pods may have changed without an event."""
+        """Pods may have changed without an event: list everything before long."""
         self._resync_wanted.set()
 
     def _noticed_listing(self, kind: str | None) -> None:
@@ -160,6 +165,7 @@ class Controller:
         self.scheduler.poke()
 
     async def _resync(self) -> None:
+        self._resync_wanted.clear()  # by whatever was missed before the listing begins
         dirty = await resync(self.services)
         for key in dirty:
             self.queue.add(key)
@@ -187,7 +193,6 @@ class Controller:
                 await asyncio.sleep(RESYNC_SETTLE_SECONDS)
             except TimeoutError:
                 pass
-            self._resync_wanted.clear()
             try:
                 await self._resync()
             except Exception:

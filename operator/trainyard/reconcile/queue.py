@@ -3,7 +3,8 @@
 The first event of a quiet key acts at once. Under load, follow-ups of one key that come close
 together settle into one run, since each run is a look at the whole job and makes those before it
 pointless. Follow-ups (a pod runs now) go ahead of newcomers (a job to make pods for): they are
-quick, and somebody waits for what they tell, which would else come after a burst's last job.
+quick, and somebody waits for what they tell, which would else come after a burst's last job. A
+newcomer that a follow-up meets in the line goes ahead with it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class WorkQueue(Generic[K]):
         self._ready = asyncio.Semaphore(0)
         self._in_a_row = 0
         """Follow-ups served since the last newcomer."""
-        self._queued: set[K] = set()
+        self._queued: dict[K, bool] = {}
+        """Keys that wait, and whether among the follow-ups; an entry elsewhere is out of date."""
         self._running: set[K] = set()
         self._touched: dict[K, bool] = {}
         """Keys that were touched while they ran, and whether by follow-ups alone."""
@@ -76,12 +78,14 @@ class WorkQueue(Generic[K]):
         """Have the key handled as soon as may be; `follows` says that it is a follow-up."""
         if key in self._running:
             self._touched[key] = follows and self._touched.get(key, True)
-        elif key not in self._queued:
-            wait = self._settling(key) if follows else 0.0
-            if wait > 0:
-                self.add_after(key, wait)
-            else:
-                self._enqueue(key, follows=follows)
+        elif key in self._queued:
+            if follows and not self._queued[key]:
+                self._queued[key] = True
+                self._follow_ups.append(key)
+        elif follows and (wait := self._settling(key)) > 0:
+            self.add_after(key, wait)
+        else:
+            self._enqueue(key, follows=follows)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have the key handled in so many seconds, or sooner if it is due sooner."""
@@ -122,29 +126,32 @@ class WorkQueue(Generic[K]):
 
     def _enqueue(self, key: K, *, follows: bool) -> None:
         self._due.pop(key, None)
-        self._queued.add(key)
+        self._queued[key] = follows
         (self._follow_ups if follows else self._newcomers).append(key)
         self._ready.release()
 
     def _next(self) -> K:
-        if self._follow_ups and (self._in_a_row < AHEAD or not self._newcomers):
-            self._in_a_row += 1
-            return self._follow_ups.popleft()
-        self._in_a_row = 0
-        return self._newcomers.popleft()
+        while True:
+            follows = bool(self._follow_ups) and (self._in_a_row < AHEAD or not self._newcomers)
+            key = (self._follow_ups if follows else self._newcomers).popleft()
+            if self._queued.get(key) is follows:
+                break
+        self._in_a_row = self._in_a_row + 1 if follows else 0
+        del self._queued[key]
+        return key
 
     async def _work(self) -> None:
         while True:
             await self._ready.acquire()
             key = self._next()
-            self._queued.discard(key)
             self._running.add(key)
             self._ran_at[key] = self._now()
             self._latest.append(self._ran_at[key])
             again = await self._handle(key)
             self._running.discard(key)
-            if key in self._touched:
-                self.add(key, follows=self._touched.pop(key))
+            if (follows := self._touched.pop(key, None)) is not None:
+                # No newcomer any more: what touched it goes ahead, and settles if it may.
+                self.add(key, follows=True) if follows else self._enqueue(key, follows=True)
             if again is not None and key not in self._queued:
                 self.add_after(key, again)
 

@@ -1,4 +1,4 @@
-"""A watch loses nothing, whatever happens to its connection, and says when something may be lost."""
+"""A watch loses nothing, however often it is cut off, and says when something may be lost."""
 
 from __future__ import annotations
 
@@ -193,6 +193,13 @@ async def test_a_version_that_the_server_refuses_starts_the_watch_afresh(
     assert server.versions == ["100", "101", "300"]
     assert (server.lists, seen.fresh) == (2, 2)
     assert bool(caplog.records) is (refusal in (403, 500)), "an expired version is nothing unusual"
+
+
+async def test_a_watch_that_is_refused_from_the_start_says_so() -> None:
+    with pytest.raises(AssertionError, match="not now"):
+        async with watching(Server(403)) as seen:
+            await until(lambda: seen.has_ended)
+    assert seen.fresh == 0
 
 
 async def test_a_watch_that_never_began_has_nothing_to_say() -> None:

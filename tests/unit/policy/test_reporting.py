@@ -294,7 +294,6 @@ def test_what_keeps_a_job_from_starting_is_told_at_once() -> None:
     assert is_urgent(old, written(make_job(), coordinator(), stuck, scaling=admitted()))
 
 
-
 def test_a_job_that_never_reported_keeps_its_state_when_it_is_suspended() -> None:
     """Its coordinator was deleted as soon as the suspension had been written."""
     job = make_job()

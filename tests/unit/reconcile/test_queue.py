@@ -153,6 +153,40 @@ async def test_follow_ups_do_not_wait_for_all_newcomers_nor_newcomers_for_all_fo
         assert site.runs == ["first", *ahead, "new-1", *rest, "new-2", "new-3"]
 
 
+async def test_a_newcomer_goes_ahead_with_the_follow_up_that_meets_it_in_the_line() -> None:
+    async with working(workers=1, settle_seconds=0.0) as site:
+        site.gates["first"] = asyncio.Event()
+        site.queue.add("first")
+        await site.until_runs(1)
+        for key in ("new-1", "new-2", "new-3"):
+            site.queue.add(key)
+        for _ in range(2):
+            site.queue.add("new-2", follows=True)
+        assert site.queue.depth == 4
+        site.gates["first"].set()
+        await site.until_runs(4)
+        await idle()
+        assert site.runs == ["first", "new-2", "new-1", "new-3"], "each once"
+        site.queue.add("new-2")
+        await site.until(lambda: len(site.runs) == 5 and not site.under_way)
+        await idle()
+        assert (site.runs[-1], site.queue.depth) == ("new-2", 0)
+
+
+async def test_a_key_touched_while_it_runs_does_not_go_behind_the_newcomers() -> None:
+    """Its pods may run already, and somebody waits to hear of it."""
+    async with working(workers=1, settle_seconds=1000) as site:
+        site.gates["a"] = asyncio.Event()
+        site.queue.add("a")
+        await site.until_runs(1)
+        for key in ("new-1", "new-2"):
+            site.queue.add(key)
+        site.queue.add("a")
+        site.gates["a"].set()
+        await site.until_runs(4)
+        assert site.runs == ["a", "a", "new-1", "new-2"]
+
+
 async def test_a_newcomer_does_not_settle_however_much_is_going_on() -> None:
     async with working(workers=1, settle_seconds=1000) as site:
         site.queue.add("a")
