@@ -59,6 +59,8 @@ class Watch:
         self.has_begun = asyncio.Event()
         self._version = ""
         """The last one seen; empty: none, or one that the server no longer knows."""
+        self._is_fresh = True
+        """Whether something may have been missed, and nobody was told yet."""
 
     async def run(self) -> None:
         """Watch until cancelled; raises `ApiError` when the server refuses from the start."""
@@ -77,7 +79,7 @@ class Watch:
                     self._path,
                     error,
                 )
-            except (aiohttp.ClientError, TimeoutError) as error:
+            except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
                 log.info("the watch of %s was cut off: %r", self._path, error)
             has_moved = self._version not in ("", before)
             pause = FIRST_PAUSE_SECONDS if has_moved else min(2 * pause, LAST_PAUSE_SECONDS)
@@ -85,11 +87,12 @@ class Watch:
 
     async def _follow(self) -> None:
         """One connection, until the server ends it."""
-        is_new = not self._version
-        if is_new:
+        if not self._version:
+            self._is_fresh = True
             self._version = await self._client.latest(self._path)
         async with self._client.watch(self._path, self._version) as lines:
-            if is_new:
+            if self._is_fresh:
+                self._is_fresh = False
                 self.has_begun.set()
                 self._begun()
             async for line in lines:

@@ -21,6 +21,8 @@ from trainyard.cluster.watch import Take, Watch
 PODS = "/api/v1/pods"
 LINGER = object()
 """In a script: keep the connection open."""
+CUT = 0
+"""Instead of a script: cut the connection off before an answer."""
 CLOSE = object()
 """In a script: end the answer as if all was said; without it half an event breaks off."""
 
@@ -46,6 +48,10 @@ class Server:
         self.versions.append(request.query["resourceVersion"])
         assert request.query["allowWatchBookmarks"] == "true"
         script: Script | int = self.scripts.pop(0) if self.scripts else [LINGER]
+        if script == CUT:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
         if isinstance(script, int):
             return web.json_response({"message": "not now", "reason": "Test"}, status=script)
         return await self._play(request, script)
@@ -193,6 +199,15 @@ async def test_a_version_that_the_server_refuses_starts_the_watch_afresh(
     assert server.versions == ["100", "101", "300"]
     assert (server.lists, seen.fresh) == (2, 2)
     assert bool(caplog.records) is (refusal in (403, 500)), "an expired version is nothing unusual"
+
+
+@pytest.mark.parametrize("before", [[], [[event("ADDED", "a", 101)], 410]], ids=["first", "later"])
+async def test_a_fresh_start_that_is_cut_off_is_still_a_fresh_start(before: list[Any]) -> None:
+    server = Server(*before, CUT, CUT, [event("ADDED", "b", 102), LINGER])
+    async with watching(server) as seen:
+        await until(lambda: seen.events and seen.events[-1][1] == "b")
+    assert server.versions[-3:] == ["100", "100", "100"], "nothing since is missed"
+    assert seen.fresh == (2 if before else 1)
 
 
 async def test_a_watch_that_is_refused_from_the_start_says_so() -> None:
