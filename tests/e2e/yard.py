@@ -223,5 +223,9 @@ def party(job: Object, name: str) -> Object:
 
 
 def trains_on(workers: int) -> Callable[[Object], bool]:
-    """Whether so many workers train together, as the coordinator itself reports."""
-    return lambda job: training(job).get("workers") == workers and phase(job) == "Running"
+    """Whether so many workers have trained together, as the coordinator itself reports."""
+    return lambda job: (
+        training(job).get("workers") == workers
+        and training(job).get("step", 0) > 0
+        and phase(job) == "Running"
+    )

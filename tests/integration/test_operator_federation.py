@@ -41,11 +41,11 @@ def sites(*names: str) -> list[Object]:
 
 
 async def start(yard: Yard, **wishes: object) -> list[Object]:
-    """A job called `heart` whose pods run; its parties."""
+    """A job called `heart` whose parties all run; they."""
     await yard.add_nodes(0, is_attended=False)
     await yard.federate("heart", PARTIES, rounds={"minParties": 2}, **wishes)
     await yard.until_pods("heart", *ALL)
-    await yard.until_phase("heart", "Running")
+    await yard.until("heart", lambda job: condition(job, "Degraded")["status"] == "False")
     return await yard.pods("heart", "party")
 
 

@@ -192,8 +192,11 @@ async def _report(
     try:
         written = await _write(services, job, status)
     except ApiError as error:
-        if error.is_missing:
-            return None  # the job has been deleted meanwhile; its event is on the way
+        if error.is_missing and error.reason == "NotFound" and f'"{job.key.name}"' in error.message:
+            # Deleted meanwhile. Its event may be seconds away, for example after a disconnect, and
+            # Kubernetes would remove each pod that we made until then.
+            services.mirror.lose_job(job)
+            return now
         if error.is_conflict:
             return now + CONFLICT_PAUSE  # it has changed meanwhile, and so we look again
         raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import KEY, NOW, at, has_run, make_job
 from trainyard.api.jobs import DistributedJob
@@ -54,6 +56,42 @@ async def test_a_status_that_meets_a_change_is_no_failure_but_another_look() -> 
     [written] = api.statuses
     assert written["metadata"]["resourceVersion"] == str(job.resource_version)
     assert written["metadata"]["uid"] == job.uid
+
+
+class EmptyApi(FakeApi):
+    """The job has been deleted, and no event told of it yet."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self.message = message
+
+    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
+        if path.endswith("/status"):
+            raise ApiError(404, "NotFound", self.message)
+        return await super().apply(path, body, **rest)
+
+
+async def test_a_job_that_is_no_longer_there_is_forgotten_before_its_event_comes() -> None:
+    """Kubernetes would remove each pod that is made for it at once, and the next would follow."""
+    api = EmptyApi(f'distributedjobs.trainyard.dev "{KEY.name}" not found')
+    job = make_job({"suspend": True})
+    services = services_of(api, job)
+    outcome = await reconcile(services, KEY)
+    assert outcome.again_seconds == 0, "what it leaves behind is seen to at once"
+    assert KEY not in services.mirror.jobs
+    sent = len(api.requests)
+    assert (await reconcile(services, KEY)).tick, "its GPUs are free"
+    assert [method for method, _ in api.requests[sent:]] == ["DELETE"], "of its authority alone"
+    assert services.mirror.put_job(job), "a listing may know better"
+
+
+async def test_a_kind_that_is_not_served_for_a_moment_costs_no_job_its_place() -> None:
+    """As while an API server starts."""
+    api = EmptyApi("the server could not find the requested resource")
+    services = services_of(api, make_job({"suspend": True}))
+    with pytest.raises(ApiError):
+        await reconcile(services, KEY)
+    assert KEY in services.mirror.jobs
 
 
 async def test_an_expired_job_is_deleted_in_the_version_that_was_looked_at() -> None:
