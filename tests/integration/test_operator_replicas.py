@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -132,9 +133,13 @@ async def test_an_upgrade_under_load_loses_no_job_and_makes_none_twice(
             await yard.until_phase(f"job-{number}", "Running")
         assert witness.twins == []
         assert {name: n for name, n in witness.created().items() if n != 1} == {}
-        assert [await replica.leads() for replica in new].count(True) == 1
+        await eventually(partial(_exactly_one_leads, new))
     # It did not let its Lease expire, so that nobody had to wait for that.
     assert "released the Lease" in replicas[0].process.tail()
+
+
+async def _exactly_one_leads(replicas: list[Replica]) -> None:
+    assert [await replica.leads() for replica in replicas].count(True) == 1
 
 
 async def _load(yard: Yard) -> None:

@@ -66,6 +66,11 @@ class Proxy:
     async def cut(self) -> None:
         """Reset every connection and refuse new ones until `mend`."""
         assert self._server is not None
+        # asyncio drops a connection that it has accepted, unclosed, if its server closes meanwhile:
+        # take no more first, and let those on their way arrive.
+        for listener in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        await asyncio.sleep(0)
         self._server.close()
         self.reset()
         await self._server.wait_closed()

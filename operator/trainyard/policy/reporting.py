@@ -185,10 +185,12 @@ def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def is_urgent(old: Status, new: Status) -> bool:
     """Whether more than metrics differ, so that the status is written at once."""
-    return _without_metrics(old) != _without_metrics(new)
+    # On its way a job counts along; when it arrives, or no longer does, its phase changes.
+    counts = new.phase in (Phase.STARTING, Phase.RESCALING)
+    return _without_metrics(old, counts=counts) != _without_metrics(new, counts=counts)
 
 
-def _without_metrics(status: Status) -> Status:
+def _without_metrics(status: Status, *, counts: bool) -> Status:
     conditions = [
         msgspec.structs.replace(c, message="") if c.type in TOLD_WITH_METRICS else c
         for c in status.conditions
@@ -201,9 +203,11 @@ def _without_metrics(status: Status) -> Status:
     scaling = status.scaling
     if scaling is not None:
         scaling = msgspec.structs.replace(
-            scaling, message="", current=0, profile=[], stall_seconds=None, cost_gpu_seconds=None
+            scaling, message="", profile=[], stall_seconds=None, cost_gpu_seconds=None
         )
-    # How many run counts along too: that all run, or no longer do, is the phase's to say.
+        if counts:
+            scaling = msgspec.structs.replace(scaling, current=0)
+    replicas = 0 if counts else status.replicas
     return msgspec.structs.replace(
-        status, replicas=0, training=None, scaling=scaling, conditions=conditions
+        status, replicas=replicas, training=None, scaling=scaling, conditions=conditions
     )

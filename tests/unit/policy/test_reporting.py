@@ -287,6 +287,15 @@ def test_a_job_that_starts_counts_its_workers_along_with_the_metrics() -> None:
     assert is_urgent(half, whole)
 
 
+def test_a_job_that_has_arrived_says_at_once_how_many_run() -> None:
+    """A worker too many has left: nothing else will change."""
+    old = written(make_job(), coordinator(), worker(), worker(1), scaling=admitted(1))
+    new = written(make_job(), coordinator(), worker(), scaling=admitted(1))
+    assert (old.phase, new.phase) == ("Running", "Running")
+    assert (old.replicas, new.replicas) == (2, 1)
+    assert is_urgent(old, new)
+
+
 def test_what_keeps_a_job_from_starting_is_told_at_once() -> None:
     waiting = worker(phase="Pending")
     stuck = worker(phase="Pending", trouble="ImagePullBackOff")
