@@ -52,7 +52,6 @@ SITUATIONS = {
         phase=Phase.STARTING,
         says=("Running", "1 of 2 workers run."),
         wish=Wish(coordinator=True, workers=2),
-        again_at=NOW + LIMITS.start_timeout,
     ),
     "a job whose workers all run is running": Situation(
         pods=(coordinator(), *workers(2)),
@@ -242,7 +241,7 @@ SITUATIONS = {
     "a saved job without a claim keeps its coordinator": Situation(
         pods=(coordinator(), worker(0, **ending(Result.SUSPENDED))),
         spec={"suspend": True},
-        status=has_run(),
+        status=has_run(training={"step": 7}),
         phase=Phase.SUSPENDED,
         wish=Wish(coordinator=True),
         says=("Suspended", "The coordinator stays"),

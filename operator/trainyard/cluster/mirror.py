@@ -72,12 +72,6 @@ class Mirror:
             return None
         return self.jobs.pop(key)
 
-    def lose_job(self, job: Job) -> None:
-        """Forget the job, which the server does not find; an event or a listing may know better."""
-        known = self.jobs.get(job.key)
-        if known is not None and known.uid == job.uid:
-            del self.jobs[job.key]
-
     def put_pod(self, pod: Pod) -> bool:
         """Take the pod in if it is of use to us; False when nothing changed."""
         place = (pod.namespace, pod.name)

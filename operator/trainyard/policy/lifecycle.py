@@ -23,7 +23,7 @@ from trainyard.policy.claims import (
     standing_claims,
 )
 from trainyard.policy.demand import Reason
-from trainyard.policy.look import Look, has_run, is_training, running_phase, start_limit, trouble_of
+from trainyard.policy.look import Look, has_run, running_phase, start_limit, trouble_of
 from trainyard.policy.roster import MEMBERS
 from trainyard.policy.support import unsupported
 from trainyard.policy.verdict import Phase, Verdict, Wish, is_finished
@@ -57,11 +57,10 @@ def _finished(look: Look) -> Verdict | None:
         return None
     ended_at = parse_time(job.status.completion_time) if job.status.completion_time else look.now
     is_complete = is_true(job.status.conditions, Type.COMPLETE)
-    ttl = job.spec.ttl_seconds_after_finished
-    expires_at = None if ttl is None else ended_at + timedelta(seconds=ttl)
+    expires_at = _expiry(job, ended_at)
     grace_until = ended_at + look.limits.finish_grace
     in_grace = is_complete and look.now < grace_until
-    times = [t for t in (grace_until if in_grace else None, expires_at) if t is not None]
+    times = (grace_until if in_grace else None, expires_at)
     return Verdict(
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
         wish=Wish(
@@ -73,8 +72,14 @@ def _finished(look: Look) -> Verdict | None:
         failures=job.status.failures,
         restarts=job.status.restarts,
         delete_job=expires_at is not None and look.now >= expires_at,
-        again_at=min(times, default=None),
+        again_at=min((t for t in times if t is not None), default=None),
     )
+
+
+def _expiry(job: Job, ended_at: datetime) -> datetime | None:
+    """When a job that ended then has lived long enough."""
+    ttl = job.spec.ttl_seconds_after_finished
+    return None if ttl is None else ended_at + timedelta(seconds=ttl)
 
 
 def _refused(look: Look) -> Verdict | None:
@@ -133,6 +138,8 @@ def _end(
     final: LastWords | None = None,
 ) -> Verdict:
     is_complete = type_ is Type.COMPLETE
+    grace_until = look.now + look.limits.finish_grace if is_complete else None
+    times = (grace_until, _expiry(look.job, look.now))
     return Verdict(
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
         wish=Wish(
@@ -150,7 +157,8 @@ def _end(
         restarts=look.record.restarts,
         completed=True,
         final=final,
-        again_at=look.now + look.limits.finish_grace if is_complete else None,
+        # The status that tells this brings no event that would have it looked at again.
+        again_at=min((t for t in times if t is not None), default=None),
     )
 
 
@@ -294,7 +302,7 @@ def _not_degraded(look: Look) -> tuple[Condition, ...]:
 def _late(look: Look) -> Verdict | None:
     """A gang that holds GPUs without getting to run gives them back."""
     until = start_limit(look)
-    if until is None or look.now < until or is_training(look):
+    if until is None or look.now < until:
         return None
     trouble = trouble_of(look) or look.record.mismatch or "its pods did not all start"
     minutes = look.limits.start_timeout.total_seconds() / 60

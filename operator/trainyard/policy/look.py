@@ -112,8 +112,9 @@ def absent_members(look: Look) -> list[Member]:
 
 
 def start_limit(look: Look) -> datetime | None:
-    """Until when a job that does not run may hold its GPUs; a start counts anew from a loss."""
-    if running_phase(look) is not Phase.STARTING or not look.scaling.decided_at:
+    """Until when a job that does not train may hold its GPUs; a start counts anew from a loss."""
+    is_starting = running_phase(look) is Phase.STARTING and not is_training(look)
+    if not is_starting or not look.scaling.decided_at:
         return None
     since = parse_time(look.scaling.decided_at)
     for condition in look.job.status.conditions:

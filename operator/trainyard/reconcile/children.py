@@ -181,9 +181,14 @@ async def delete_pod(services: Services, pod: Pod) -> None:
     await services.client.delete(path, uid=pod.uid)
 
 
+def job_path(job: Job) -> str:
+    """Where the job is."""
+    plural = names.PLURALS[job.key.kind]
+    return f"{collection(names.API_VERSION, plural, job.key.namespace)}/{job.key.name}"
+
+
 async def delete_job(services: Services, job: Job) -> None:
     """Delete the job itself, whose children Kubernetes then collects."""
-    path = collection(names.API_VERSION, names.PLURALS[job.key.kind], job.key.namespace)
     # Of the version that was looked at: one whose time to live was changed meanwhile stays.
     version = str(job.resource_version)
-    await services.client.delete(f"{path}/{job.key.name}", uid=job.uid, version=version)
+    await services.client.delete(job_path(job), uid=job.uid, version=version)

@@ -30,7 +30,13 @@ from trainyard.policy.look import Look
 from trainyard.policy.reporting import Findings, is_urgent, status_of
 from trainyard.policy.roster import Roster, sort_pods
 from trainyard.policy.verdict import Verdict
-from trainyard.reconcile.children import create_pod, delete_job, delete_pod, ensure_children
+from trainyard.reconcile.children import (
+    create_pod,
+    delete_job,
+    delete_pod,
+    ensure_children,
+    job_path,
+)
 from trainyard.reconcile.services import Services
 from trainyard.reconcile.state import JobState
 from trainyard.render.configuration import AnyPlan, numbered, plan_of
@@ -73,6 +79,8 @@ async def reconcile(services: Services, key: Key) -> Outcome:
     _settle_scaling(state, verdict, services, now)
     state.plan = _wanted_plan(job, state, verdict)
     steps = _steps(job, roster, verdict, now)
+    if _replaces(steps) and not await _is_there(services, job):
+        return Outcome(again_seconds=0)
     refusal = await _apply(services, job, state, verdict, steps)
     if refusal is not None:
         verdict = with_refusal(verdict, refusal.message)
@@ -140,6 +148,37 @@ def _steps(job: Job, roster: Roster, verdict: Verdict, now: datetime) -> Steps:
     return plan(verdict.wish, roster, recorded, job.status.term, now)
 
 
+def _replaces(steps: Steps) -> bool:
+    return any(slot.attempt > 1 for slot in steps.create)
+
+
+async def _is_there(services: Services, job: Job) -> bool:
+    """Whether the server still has the job: a deleted one loses its pods before all else.
+
+    While the watch of jobs is down that looks like pods to replace, and Kubernetes would remove
+    those again.
+    """
+    try:
+        await services.client.get(job_path(job))
+    except ApiError as error:
+        if not _is_lost(services, job, error):
+            raise
+        return False
+    return True
+
+
+def _is_lost(services: Services, job: Job, error: ApiError) -> bool:
+    """Whether the server does not find the job, which is forgotten then.
+
+    The event of its deletion may be seconds away, and those of its last changes come before it.
+    """
+    is_named = f'"{job.key.name}"' in error.message
+    if not (error.is_missing and error.reason == "NotFound" and is_named):
+        return False
+    services.mirror.drop_job(job.key, job.uid)
+    return True
+
+
 async def _apply(
     services: Services, job: Job, state: JobState, verdict: Verdict, steps: Steps
 ) -> ApiError | None:
@@ -192,10 +231,7 @@ async def _report(
     try:
         written = await _write(services, job, status)
     except ApiError as error:
-        if error.is_missing and error.reason == "NotFound" and f'"{job.key.name}"' in error.message:
-            # Deleted meanwhile. Its event may be seconds away, for example after a disconnect, and
-            # Kubernetes would remove each pod that we made until then.
-            services.mirror.lose_job(job)
+        if _is_lost(services, job, error):
             return now
         if error.is_conflict:
             return now + CONFLICT_PAUSE  # it has changed meanwhile, and so we look again
@@ -235,7 +271,6 @@ def _due_at(
 
 
 async def _write(services: Services, job: Job, status: Status) -> Job:
-    path = collection(names.API_VERSION, names.PLURALS[job.key.kind], job.key.namespace)
     body: dict[str, Any] = {
         "apiVersion": names.API_VERSION,
         "kind": job.key.kind,
@@ -248,7 +283,7 @@ async def _write(services: Services, job: Job, status: Status) -> Job:
         },
         "status": msgspec.to_builtins(status),
     }
-    answer = await services.client.apply(f"{path}/{job.key.name}/status", body, lane=Lane.STATUS)
+    answer = await services.client.apply(f"{job_path(job)}/status", body, lane=Lane.STATUS)
     return parse_job(answer)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,9 +25,13 @@ from tests.support.jobs import (
 )
 from tests.support.situation import CLAIM, Situation, reported
 from tests.support.situations import SITUATIONS
-from trainyard.api.conditions import merge_conditions
+from trainyard.api.jobs import DistributedJob
+from trainyard.api.status import DistributedJobStatus
 from trainyard.policy.claims import with_refusal
+from trainyard.policy.holding import release
 from trainyard.policy.lifecycle import judge
+from trainyard.policy.look import Look
+from trainyard.policy.reporting import Findings, status_of
 from trainyard.policy.verdict import Phase, Verdict, Wish
 from trainyard_trainer.contract import Result
 
@@ -68,20 +74,41 @@ def test_the_same_look_leads_to_the_same_verdict_once_it_is_written(situation: S
         look = look_at(
             job, *situation.pods, scaling=situation.scaling, report=situation.report, now=NOW
         )
-        verdict = judge(look)
-        conditions = merge_conditions(job.status.conditions, verdict.claims, at(), job.generation)
-        kept = job.status
-        status = type(kept)(
-            phase=verdict.phase,
-            conditions=conditions,
-            start_time=kept.start_time or (at() if verdict.started else ""),
-            completion_time=kept.completion_time or (at() if verdict.completed else ""),
-            restarts=verdict.restarts,
-            failures=verdict.failures,
-            training=kept.training,
-        )
-        first, job = job, replace(job, status=status)
+        first, job = job, written(look, judge(look))
     assert job.status == first.status
+
+
+@pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
+def test_a_verdict_knows_what_is_due_once_it_is_written(situation: Situation) -> None:
+    """Our own status is no news to us: nothing else would have the job looked at in time."""
+    job = make_job({**situation.spec, "ttlSecondsAfterFinished": 5}, situation.status)
+    seen = partial(look_at, report=situation.report, now=situation.now)
+    look = seen(job, *situation.pods, scaling=situation.scaling)
+    verdict = judge(look)
+    held = release(situation.scaling, verdict.phase, verdict.release)
+    scaling = held if verdict.release else situation.scaling
+    after = judge(seen(written(look, verdict), *situation.pods, scaling=scaling))
+    if after.again_at is not None:
+        assert verdict.again_at is not None
+        assert verdict.again_at <= after.again_at + timedelta(seconds=1), "stored in whole seconds"
+    assert after.wish == verdict.wish
+
+
+def written(look: Look, verdict: Verdict) -> DistributedJob:
+    """The job once its status tells the verdict."""
+    assert isinstance(look.job, DistributedJob)
+    found = Findings(
+        verdict=verdict,
+        roster=look.roster,
+        scaling=look.scaling,
+        report=look.report,
+        term=look.roster.term,
+        plan_generation=0,
+        now=look.now,
+    )
+    status = status_of(look.job, found)
+    assert isinstance(status, DistributedJobStatus)
+    return replace(look.job, status=status)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from trainyard.cluster.mirror import Mirror
 from trainyard.reconcile.job import CONFLICT_PAUSE, reconcile
 from trainyard.reconcile.services import Options, Services
 
+HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decidedAt": at()}
+
 
 class BusyApi(FakeApi):
     """Somebody has written the job since the mirror heard of it."""
@@ -65,6 +67,10 @@ class EmptyApi(FakeApi):
         super().__init__()
         self.message = message
 
+    async def get(self, path: str) -> Object:
+        self.requests.append(("GET", path))
+        raise ApiError(404, "NotFound", self.message)
+
     async def apply(self, path: str, body: Object, **rest: Any) -> Object:
         if path.endswith("/status"):
             raise ApiError(404, "NotFound", self.message)
@@ -82,7 +88,18 @@ async def test_a_job_that_is_no_longer_there_is_forgotten_before_its_event_comes
     sent = len(api.requests)
     assert (await reconcile(services, KEY)).tick, "its GPUs are free"
     assert [method for method, _ in api.requests[sent:]] == ["DELETE"], "of its authority alone"
-    assert services.mirror.put_job(job), "a listing may know better"
+    late = make_job({"suspend": True}, resourceVersion="99")
+    assert not services.mirror.put_job(late), "of events that were held up its deletion is the last"
+
+
+async def test_a_job_that_is_no_longer_there_gets_no_pod_replaced() -> None:
+    """Its pods go first, and while the watch of jobs is down that is all that is seen of it."""
+    api = EmptyApi(f'distributedjobs.trainyard.dev "{KEY.name}" not found')
+    services = services_of(api, make_job({}, has_run(scaling=HELD)))
+    outcome = await reconcile(services, KEY)
+    assert outcome.again_seconds == 0
+    assert KEY not in services.mirror.jobs
+    assert [method for method, _ in api.requests] == ["GET"]
 
 
 async def test_a_kind_that_is_not_served_for_a_moment_costs_no_job_its_place() -> None:
