@@ -74,10 +74,10 @@ def grants(role: Manifest) -> dict[str, set[str]]:
 
 
 JOB_GRANTS = {
-    "trainyard.dev/distributedjobs": {"list", "watch", "delete"},
+    "trainyard.dev/distributedjobs": {"get", "list", "watch", "delete"},
     "trainyard.dev/distributedjobs/status": {"patch"},
     "trainyard.dev/distributedjobs/finalizers": {"update"},
-    "trainyard.dev/federatedjobs": {"list", "watch", "delete"},
+    "trainyard.dev/federatedjobs": {"get", "list", "watch", "delete"},
     "trainyard.dev/federatedjobs/status": {"patch"},
     "trainyard.dev/federatedjobs/finalizers": {"update"},
     "/pods": {"get", "list", "watch", "create", "delete"},

@@ -55,7 +55,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 # The jobs: read, and delete those whose ttlSecondsAfterFinished is over. Their spec is never written.
 - apiGroups: [trainyard.dev]
   resources: [distributedjobs, federatedjobs]
-  verbs: [list, watch, delete]
+  verbs: [get, list, watch, delete]
 - apiGroups: [trainyard.dev]
   resources: [distributedjobs/status, federatedjobs/status]
   verbs: [patch]
