@@ -57,11 +57,12 @@ class Backoffs:
     """Pauses between tries, without end.
 
     Kopf's own end after a minute, and the process with them: after a longer absence of the API
-    server all replicas would be in the pauses that a kubelet makes between restarts.
+    server all replicas would be in the pauses that a kubelet makes between restarts. Never long: a
+    request that succeeds meanwhile does not wake the watch, and decisions rest on what it last saw.
     """
 
     def __iter__(self) -> Iterator[float]:
-        return itertools.chain((0.2, 0.5, 1.0, 2.0), itertools.repeat(5.0))
+        return itertools.chain((0.2, 0.5), itertools.repeat(1.0))
 
 
 class NoDiffBase(kopf.DiffBaseStorage):

@@ -19,7 +19,7 @@ from trainyard.cluster.client import ApiError, KubeClient
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.1
-LAST_PAUSE_SECONDS = 5.0
+LAST_PAUSE_SECONDS = 1.0
 
 Take = Callable[[str, Any], None]
 """Takes `ADDED`, `MODIFIED` or `DELETED` and the object, cut down to the watch's shape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -106,11 +107,34 @@ def _retry_at(failures: list[Failed], restarts: int, limits: Limits) -> datetime
     """
     if failures and _is_mismatch(failures[-1]):
         return parse_time(failures[-1].at) + limits.retry_cap
-    last = _last_counted(failures)
+    last, calm_at = _last_counted(failures), _calm_at(failures, limits)
     if last is None or not restarts:
+        return calm_at
+    retry_at = parse_time(last.at) + _pause(restarts, limits)
+    return retry_at if calm_at is None else max(retry_at, calm_at)
+
+
+def _pause(times: int, limits: Limits) -> timedelta:
+    return min(timedelta(seconds=2 ** min(times - 1, 20)), limits.retry_cap)
+
+
+def _calm_at(failures: list[Failed], limits: Limits) -> datetime | None:
+    """When to replace the pod of a place that loses one after another through no fault of its own.
+
+    The first loss is made good at once; a node short of memory evicts whatever comes next, too.
+    """
+    excused = [f for f in failures if _is_excused(f.reason, f.exit_code)]
+    if not excused:
         return None
-    pause = min(timedelta(seconds=2 ** min(restarts - 1, 20)), limits.retry_cap)
-    return parse_time(last.at) + pause
+    last_at = parse_time(excused[-1].at)
+    recent = [f for f in excused if parse_time(f.at) > last_at - limits.retry_cap]
+    losses = max(Counter(_place(f) for f in recent).values())
+    return last_at + _pause(losses - 1, limits) if losses > 1 else None
+
+
+def _place(failure: Failed) -> str:
+    """The pod's name without its attempt."""
+    return failure.pod.rpartition("-")[0]
 
 
 def _is_mismatch(failure: Failed) -> bool:

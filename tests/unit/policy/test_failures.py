@@ -124,6 +124,35 @@ def test_a_disruption_does_not_prolong_the_pause_after_an_older_failure() -> Non
     assert found.retry_at < NOW
 
 
+@pytest.mark.parametrize(("losses", "seconds"), [(2, 1), (3, 2), (4, 4), (9, 128), (10, 256)])
+def test_a_place_that_loses_pod_after_pod_waits_for_its_next(losses: int, seconds: int) -> None:
+    """As on a node that is short of memory: no pod is at fault, and none would stay."""
+    evicted = [
+        failed(pod=f"digits-worker-0-{n + 1}", uid=f"u-{n}", reason="Evicted", exitCode=137)
+        for n in range(losses)
+    ]
+    found = record(make_job(status=has_run(failures=evicted)))
+    assert found.restarts == 0
+    assert found.retry_at == NOW + timedelta(seconds=seconds)
+
+
+def test_pods_that_a_drain_takes_together_are_replaced_at_once() -> None:
+    evicted = [
+        failed(pod=f"digits-worker-{n}-1", uid=f"u-{n}", reason="Evicted", exitCode=137)
+        for n in range(REMEMBERED)
+    ]
+    assert record(make_job(status=has_run(failures=evicted))).retry_at is None
+
+
+def test_losses_long_ago_are_forgiven() -> None:
+    times = [ago(hours=2), ago(hours=1), NOW]
+    evicted = [
+        failed(pod=f"digits-worker-0-{n}", uid=f"u-{n}", reason="Evicted", at=at(when))
+        for n, when in enumerate(times)
+    ]
+    assert record(make_job(status=has_run(failures=evicted))).retry_at is None
+
+
 @pytest.mark.parametrize(
     ("restarts", "seconds"),
     [(1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (1000, 300)],
