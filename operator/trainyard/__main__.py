@@ -30,6 +30,7 @@ from trainyard.health import HealthServer
 from trainyard.policy.leadership import Timing
 from trainyard.policy.limits import Limits
 from trainyard.reconcile.controller import Controller
+from trainyard.reconcile.resync import until_served
 from trainyard.reconcile.services import Options, Services
 from trainyard.reconcile.state import utc_now
 
@@ -173,6 +174,7 @@ async def operate(options: Options, where: Surroundings) -> None:
         controller = Controller(services)
         await stack.enter_async_context(HealthServer(controller, where.http_host, where.http_port))
         settings.spare_collector()
+        await until_served(client)
         log.info("trainyard %s serves %s", __version__, options.namespaces or "all namespaces")
         await _until_stopped(controller, options)
 

@@ -6,6 +6,7 @@ Secret of a job's authority lies where the job cannot own it, so one whose job i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,12 +16,17 @@ from trainyard.api.jobs import UnreadableJobError, parse_job
 from trainyard.api.names import Key
 from trainyard.api.nodes import parse_node
 from trainyard.api.pods import parse_pod
-from trainyard.cluster.client import collection
+from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.cluster.mirror import Names, PodKey
 from trainyard.reconcile.services import Services
 
 log = logging.getLogger(__name__)
 
+SERVED_SECONDS = 2.0
+NOT_SERVED = (
+    "the API server does not know %s of %s yet; if that stays so, install the CRDs: "
+    "kubectl apply --server-side -f crds/"
+)
 UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
 OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 
@@ -38,6 +44,31 @@ async def resync(services: Services) -> set[Key]:
     if services.is_leader:
         await _sweep(services, set(jobs.values()))
     return dirty
+
+
+async def until_served(client: KubeClient) -> None:
+    """Return once the API server knows both kinds; meanwhile say which one it does not know.
+
+    kopf looks for its kinds at its start alone: of one that came later it would never hear.
+    """
+    while missing := set(names.PLURALS.values()) - await _served(client):
+        log.warning(NOT_SERVED, " and ".join(sorted(missing)), names.GROUP)
+        await asyncio.sleep(SERVED_SECONDS)
+
+
+async def _served(client: KubeClient) -> set[str]:
+    """The resources of our group, as kopf will find them."""
+    while True:
+        try:
+            found = await client.get(f"/apis/{names.API_VERSION}")
+            return {resource["name"] for resource in found["resources"]}
+        except ApiError as error:
+            if error.is_missing:
+                return set()
+            if not error.is_passing:
+                raise
+            log.warning("the API server cannot be asked yet: %s", error)
+            await asyncio.sleep(SERVED_SECONDS)
 
 
 async def _jobs(services: Services, dirty: set[Key]) -> dict[Key, str]:

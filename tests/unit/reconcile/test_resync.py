@@ -1,0 +1,64 @@
+"""What is asked of the API server before the first watch."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.support.fakeapi import FakeApi, Object
+from trainyard.cluster.client import ApiError
+from trainyard.reconcile import resync
+from trainyard.reconcile.resync import until_served
+
+GROUP = "/apis/trainyard.dev/v1alpha1"
+BOTH: Object = {"resources": [{"name": "distributedjobs"}, {"name": "federatedjobs"}]}
+
+
+class StartingApi(FakeApi):
+    """An API server that answers one thing after another."""
+
+    def __init__(self, *answers: Object | ApiError) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+    async def get(self, path: str) -> Object:
+        assert path == GROUP
+        answer = self.answers.pop(0)
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resync, "SERVED_SECONDS", 0.0)
+
+
+async def test_an_operator_that_is_there_before_its_kinds_waits_and_names_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As when a chart's objects are all applied at once, or a CRD was left out of an upgrade."""
+    api = StartingApi(
+        ApiError(404, "NotFound", "404 page not found"),
+        {"resources": [{"name": "distributedjobs"}]},
+        BOTH,
+    )
+    with caplog.at_level(logging.WARNING):
+        await until_served(api.client)
+    assert api.answers == []
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "does not know distributedjobs and federatedjobs of trainyard.dev yet" in first
+    assert "does not know federatedjobs of trainyard.dev yet" in second
+    assert second.endswith("install the CRDs: kubectl apply --server-side -f crds/")
+
+
+async def test_an_api_server_that_is_away_is_waited_for() -> None:
+    api = StartingApi(ApiError(0, "Unreachable", "refused"), BOTH)
+    await until_served(api.client)
+    assert api.answers == []
+
+
+async def test_an_operator_without_rights_ends_with_the_servers_own_words() -> None:
+    with pytest.raises(ApiError, match="not allowed"):
+        await until_served(StartingApi(ApiError(403, "Forbidden", "not allowed")).client)
