@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections import defaultdict
-from types import TracebackType
-from typing import Self
 
 from tests.faults.chronicle import Chronicle
 from tests.support.manifests import Object
-from tests.support.watching import watch_pods
+from tests.support.watching import PodWatcher
 from tests.support.yard import Yard
 
 Place = tuple[str, str, str]
 """The job's uid, and what of it: role and index, or role and party."""
 
 
-class Observer:
+class Observer(PodWatcher):
     """Watches a yard's pods while the context lasts."""
 
     def __init__(self, yard: Yard, chronicle: Chronicle) -> None:
-        self._yard, self._chronicle = yard, chronicle
+        super().__init__(yard)
+        self._chronicle = chronicle
         self._live: defaultdict[Place, set[str]] = defaultdict(set)
         self._coordinators: dict[tuple[str, str], str] = {}
         """The uid of the one coordinator of a job's term."""
-        self._task: asyncio.Task[None] | None = None
         self._lost: set[str] = set()
-
-    async def __aenter__(self) -> Self:
-        listed = await self._yard.kube.get(self._yard.path("pods"))
-        version = listed["metadata"]["resourceVersion"]
-        self._task = asyncio.create_task(self._watch(version), name="observer")
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
 
     def lost(self, uid: str) -> None:
         """A pod has gone with its node: nobody may have seen it, so its term may come again."""
         self._lost.add(uid)
 
-    async def _watch(self, version: str) -> None:
-        async for kind, pod in watch_pods(self._yard, version):
-            self._note(kind, pod)
-
-    def _note(self, kind: str, pod: Object) -> None:
+    async def take(self, kind: str, pod: Object) -> None:
+        """Note the event, and whether two pods are in one place or of one term."""
         meta, phase = pod["metadata"], pod["status"].get("phase", "")
         labels, uid = meta["labels"], meta["uid"]
         owner = meta["ownerReferences"][0]["uid"]

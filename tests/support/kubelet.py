@@ -6,49 +6,30 @@ ended it, so the pods whose ends matter live on nodes that KWOK does not attend.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tests.support.manifests import Object
-from tests.support.watching import watch_pods
+from tests.support.watching import PodWatcher
 from tests.support.yard import MERGE, Yard
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard_trainer.contract import LastWords, Result
 
 
-class Kubelet:
+class Kubelet(PodWatcher):
     """Starts and removes the pods of a yard while the context lasts, unless it is told to wait."""
 
     def __init__(self, yard: Yard) -> None:
-        self._yard = yard
+        super().__init__(yard)
         self._kube: KubeClient = yard.kube
         self._started: set[str] = set()
-        self._task: asyncio.Task[None] | None = None
         self.starts = True
         """Whether pods that are bound to a node start."""
         self.stops = True
         """Whether pods that are asked to leave go."""
         self.silent: set[str] = set()
         """Nodes that cannot be reached: what is asked of their pods is not heard."""
-
-    async def __aenter__(self) -> Self:
-        version = (await self._kube.get(self._yard.path("pods")))["metadata"]["resourceVersion"]
-        self._task = asyncio.create_task(self._attend(version), name="kubelet")
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
 
     async def run(self, pod: Object) -> None:
         """The pod's container runs."""
@@ -101,17 +82,16 @@ class Kubelet:
         path = f"{collection('v1', 'pods', meta['namespace'])}/{meta['name']}"
         await self._kube.delete(path, uid=meta["uid"], grace_seconds=0)
 
-    async def _attend(self, version: str) -> None:
-        async for kind, pod in watch_pods(self._yard, version):
-            if kind == "DELETED":
-                continue
+    async def take(self, kind: str, pod: Object) -> None:
+        """Do what the pod's present state asks for."""
+        if kind != "DELETED":
             # What has changed meanwhile is told by the next event.
             with contextlib.suppress(ApiError):
                 await self._serve(pod)
 
     async def catch_up(self) -> None:
         """See to what was asked while a node was silent."""
-        for pod in await self._yard.pods():
+        for pod in await self.yard.pods():
             with contextlib.suppress(ApiError):
                 await self._serve(pod)
 

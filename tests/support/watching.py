@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
 
 import aiohttp
 import msgspec
@@ -24,3 +29,41 @@ async def watch_pods(yard: Yard, version: str) -> AsyncIterator[tuple[str, Objec
                 assert known, f"the watch ended: {event}"
                 version = event["object"]["metadata"]["resourceVersion"]
                 yield event["type"], event["object"]
+
+
+class PodWatcher(ABC):
+    """Takes every event of a yard's pods while the context lasts."""
+
+    def __init__(self, yard: Yard) -> None:
+        self.yard = yard
+        self._watching: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def take(self, kind: str, pod: Object) -> None:
+        """`ADDED`, `MODIFIED` or `DELETED`, and the pod."""
+
+    async def begin(self, pods: list[Object]) -> None:
+        """What is there when the watch begins; most want only what comes after."""
+        del pods
+
+    async def __aenter__(self) -> Self:
+        listed = await self.yard.kube.get(self.yard.path("pods"))
+        await self.begin(listed["items"])
+        work = self._watch(listed["metadata"]["resourceVersion"])
+        self._watching = asyncio.create_task(work, name=type(self).__name__)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        assert self._watching is not None
+        self._watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watching
+
+    async def _watch(self, version: str) -> None:
+        async for kind, pod in watch_pods(self.yard, version):
+            await self.take(kind, pod)

@@ -12,14 +12,11 @@ from cryptography import x509
 from tests.support.fakeapi import FakeApi
 from tests.support.federations import PARTIES, make_federation
 from tests.support.jobs import NOW, has_run, make_job
+from tests.support.services import services_of
 from trainyard.api.jobs import DistributedJob, FederatedJob
 from trainyard.api.status import ScalingStatus
-from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.certificates import LEAF_LIFE, RENEW_AFTER
-from trainyard.cluster.coordinator import Coordinators
-from trainyard.cluster.mirror import Mirror
 from trainyard.reconcile.children import SERVICE_AGAIN, ensure_children
-from trainyard.reconcile.services import Options, Services
 from trainyard.reconcile.state import JobState
 
 CA = "/api/v1/namespaces/trainyard-system/secrets/trainyard-ca-uid-of-digits"
@@ -32,14 +29,7 @@ class Operator:
 
     def __init__(self, api: FakeApi, now: datetime = NOW) -> None:
         self.now = now
-        self.services = Services(
-            client=api.client,
-            mirror=Mirror(),
-            authorities=Authorities(api.client, "trainyard-system"),
-            coordinators=Coordinators(api.client, is_direct=True),
-            clock=lambda: self.now,
-            options=Options(),
-        )
+        self.services = services_of(api, clock=lambda: self.now)
         self.state = JobState(uid="uid-of-digits", scaling=ScalingStatus())
 
     async def see_to(self, job: DistributedJob | FederatedJob) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -10,22 +10,20 @@ from tests.support.fakeapi import FakeApi
 from tests.support.federations import make_federation
 from tests.support.jobs import KEY, NOW, make_job
 from tests.support.jobs import coordinator as coordinator_pod
+from tests.support.services import services_of
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.report import Report
 from trainyard.api.status import ScalingStatus
-from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.coordinator import (
     Address,
-    Coordinators,
     StalePlanError,
     StrangerError,
     UnreachableError,
 )
-from trainyard.cluster.lease import Election, LeadershipLost
-from trainyard.cluster.mirror import Mirror
+from trainyard.cluster.lease import LeadershipLost
 from trainyard.reconcile.contact import FIRST_RETRY_SECONDS, STRANGER_SECONDS, _send, contact
-from trainyard.reconcile.services import Options, Services
+from trainyard.reconcile.services import Services
 from trainyard.reconcile.state import JobState
 from trainyard.render.configuration import AnyPlan
 from trainyard_trainer.contract import WIRE_VERSION, Plan
@@ -57,16 +55,7 @@ class Office:
 
 
 async def send(coordinator: Coordinator, office: Office | None) -> JobState:
-    client = FakeApi().client
-    services = Services(
-        client=client,
-        mirror=Mirror(),
-        authorities=Authorities(client, "trainyard-system"),
-        coordinators=cast(Coordinators, coordinator),
-        clock=lambda: NOW,
-        options=Options(),
-        election=cast(Election | None, office),
-    )
+    services = services_of(FakeApi(), coordinators=coordinator, election=office)
     plan = Plan(generation=1, workers=2)
     state = JobState(uid="uid-of-digits", scaling=ScalingStatus(), plan=plan)
     address = Address(key=KEY, pod=coordinator_pod(), server_name="digits-coordinator")
@@ -119,15 +108,7 @@ class Trainer(Coordinator):
 
 
 def services_with(trainer: Trainer) -> Services:
-    client = FakeApi().client
-    return Services(
-        client=client,
-        mirror=Mirror(),
-        authorities=Authorities(client, "trainyard-system"),
-        coordinators=cast(Coordinators, trainer),
-        clock=lambda: NOW,
-        options=Options(),
-    )
+    return services_of(FakeApi(), coordinators=trainer)
 
 
 async def talk(trainer: Trainer, job: Job, plan: AnyPlan) -> JobState:

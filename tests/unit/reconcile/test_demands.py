@@ -6,28 +6,16 @@ import msgspec
 import pytest
 
 from tests.support.fakeapi import FakeApi
-from tests.support.jobs import KEY, NOW, make_job
+from tests.support.jobs import KEY, make_job
+from tests.support.services import services_of
 from trainyard.api.status import ScalingStatus
-from trainyard.cluster.authorities import Authorities
-from trainyard.cluster.coordinator import Coordinators
-from trainyard.cluster.mirror import Mirror
 from trainyard.reconcile.demands import Demands
-from trainyard.reconcile.services import Options, Services
+from trainyard.reconcile.services import Services
 
 
 @pytest.fixture
 def services() -> Services:
-    client = FakeApi().client
-    made = Services(
-        client=client,
-        mirror=Mirror(),
-        authorities=Authorities(client, "trainyard-system"),
-        coordinators=Coordinators(client, is_direct=True),
-        clock=lambda: NOW,
-        options=Options(),
-    )
-    made.mirror.put_job(make_job())
-    return made
+    return services_of(FakeApi(), make_job())
 
 
 def test_a_job_that_did_not_change_keeps_its_demand(services: Services) -> None:

@@ -7,14 +7,10 @@ from typing import Any
 import pytest
 
 from tests.support.fakeapi import FakeApi, Object
-from tests.support.jobs import KEY, NOW, at, has_run, make_job
-from trainyard.api.jobs import DistributedJob
-from trainyard.cluster.authorities import Authorities
+from tests.support.jobs import KEY, at, has_run, make_job
+from tests.support.services import services_of
 from trainyard.cluster.client import ApiError
-from trainyard.cluster.coordinator import Coordinators
-from trainyard.cluster.mirror import Mirror
 from trainyard.reconcile.job import CONFLICT_PAUSE, reconcile
-from trainyard.reconcile.services import Options, Services
 
 HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decidedAt": at()}
 
@@ -36,19 +32,6 @@ class BusyApi(FakeApi):
     async def delete(self, path: str, **rest: Any) -> None:
         self.deletions.append(rest)
         await super().delete(path, **rest)
-
-
-def services_of(api: FakeApi, job: DistributedJob) -> Services:
-    made = Services(
-        client=api.client,
-        mirror=Mirror(),
-        authorities=Authorities(api.client, "trainyard-system"),
-        coordinators=Coordinators(api.client, is_direct=True),
-        clock=lambda: NOW,
-        options=Options(),
-    )
-    made.mirror.put_job(job)
-    return made
 
 
 async def test_a_status_that_meets_a_change_is_no_failure_but_another_look() -> None:

@@ -8,33 +8,21 @@ import msgspec
 import pytest
 
 from tests.support.fakeapi import FakeApi
-from tests.support.jobs import KEY, NOW, make_job
+from tests.support.jobs import KEY, make_job
+from tests.support.services import services_of
 from trainyard.api.names import Key
-from trainyard.cluster.authorities import Authorities
-from trainyard.cluster.coordinator import Coordinators
-from trainyard.cluster.mirror import Mirror
 from trainyard.policy.demand import Decision, Reason
 from trainyard.reconcile import scheduler as scheduler_module
 from trainyard.reconcile.job import remember
 from trainyard.reconcile.scheduler import Scheduler
-from trainyard.reconcile.services import Options, Services
+from trainyard.reconcile.services import Services
 
 CPU = {"workers": {"min": 1, "max": 2, "gpus": 0}}
 
 
 @pytest.fixture
 def services() -> Services:
-    client = FakeApi().client
-    made = Services(
-        client=client,
-        mirror=Mirror(),
-        authorities=Authorities(client, "trainyard-system"),
-        coordinators=Coordinators(client, is_direct=True),
-        clock=lambda: NOW,
-        options=Options(),
-    )
-    made.mirror.put_job(make_job(CPU))
-    return made
+    return services_of(FakeApi(), make_job(CPU))
 
 
 def scheduler_of(services: Services, touched: list[Key]) -> Scheduler:
