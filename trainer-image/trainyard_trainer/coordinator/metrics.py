@@ -4,55 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-)
-from prometheus_client.core import (
-    Metric as Family,
-)
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import Metric as Family
 
-from trainyard_trainer import __version__
-from trainyard_trainer.contract import WIRE_VERSION, Metric
+from trainyard_trainer.contract import Metric
 from trainyard_trainer.coordinator.members import Members
+from trainyard_trainer.exposition import Exposition, evaluation, info, outcome
 from trainyard_trainer.membership.nouns import Phase
 from trainyard_trainer.transport.messages import Speed
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-
-class Exposition(Collector):
+class MembersMetrics(Exposition):
     """Reads the members' state as metrics."""
 
     def __init__(self, members: Members) -> None:
         """Every scrape reads `members` and its progress as they then are."""
+        super().__init__()
         self._members = members
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-
-    def render(self) -> bytes:
-        """The OpenMetrics text."""
-        text: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]
-        return text
 
     def collect(self) -> Iterator[Family]:
         """All families, in the order of `contract.Metric`."""
-        yield self._info()
+        yield info(self._members.config.task)
         yield from self._membership()
         yield from self._training()
         yield from self._profile()
         yield from self._plan()
-
-    def _info(self) -> Family:
-        task = self._members.config.task
-        labels = {"wire": str(WIRE_VERSION), "version": __version__, "task": task}
-        return InfoMetricFamily(Metric.INFO.removesuffix("_info"), "The trainer.", value=labels)
 
     def _membership(self) -> Iterator[Family]:
         registry = self._members.registry
@@ -76,10 +53,7 @@ class Exposition(Collector):
         yield _gauge(Metric.SAMPLES_WRONG, "Samples missing or repeated.", report.wrong)
         if report.loss is not None:
             yield _gauge(Metric.LOSS, "Mean loss of the last reported step.", report.loss)
-        evaluated = GaugeMetricFamily(Metric.EVAL, "The last evaluation.", labels=["metric"])
-        for name, value in report.metrics.items():
-            evaluated.add_metric([name], float("nan") if value is None else value)
-        yield evaluated
+        yield evaluation(report.metrics)
         if progress.last_step_at is not None:
             yield _gauge(Metric.LAST_STEP_AT, "When the last step was seen.", progress.last_step_at)
 
@@ -107,10 +81,7 @@ class Exposition(Collector):
             text = "Where the plan in force took effect."
             yield _gauge(Metric.PLAN_EFFECTIVE_STEP, text, progress.report.effective_step)
         yield _gauge(Metric.CHECKPOINT_STEP, "The newest checkpoint.", progress.checkpoint_step)
-        if members.registry.closed is not None:
-            outcome = GaugeMetricFamily(Metric.OUTCOME, "How it ended.", labels=["result"])
-            outcome.add_metric([members.registry.closed.value], 1)
-            yield outcome
+        yield from outcome(members.registry.closed)
 
 
 def _gauge(name: str, text: str, value: float) -> Family:

@@ -24,9 +24,10 @@ from trainyard_trainer.contract import (
     Role,
 )
 from trainyard_trainer.coordinator.members import Members
-from trainyard_trainer.coordinator.metrics import CONTENT_TYPE, Exposition
+from trainyard_trainer.coordinator.metrics import MembersMetrics
 from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.coordinator.state import KINDS, Keeper, final_report
+from trainyard_trainer.exposition import CONTENT_TYPE
 from trainyard_trainer.membership import nouns
 from trainyard_trainer.process import Ending, Fenced
 from trainyard_trainer.transport.tls import Credentials, names
@@ -65,7 +66,7 @@ class Coordinator:
         if self.result:
             self.progress.report = final_report(self.result)
             self.members.find_complete()
-        self._exposition = Exposition(self.members)
+        self._figures = MembersMetrics(self.members)
 
     @contextlib.asynccontextmanager
     async def serving(self, host: str | None, port: int) -> AsyncIterator[int]:
@@ -121,7 +122,7 @@ class Coordinator:
 
     async def _metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
         headers = {"Content-Type": CONTENT_TYPE}
-        return web.Response(body=self._exposition.render(), headers=headers)
+        return web.Response(body=self._figures.render(), headers=headers)
 
     async def _plan(self, request: web.Request) -> web.Response:
         body = await request.content.read(PLAN_BYTES + 1)

@@ -6,31 +6,22 @@ import math
 import time
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
-from prometheus_client.openmetrics.exposition import generate_latest
-from prometheus_client.registry import Collector
 
-from trainyard_trainer import __version__
-from trainyard_trainer.contract import WIRE_VERSION, Metric
+from trainyard_trainer.contract import Metric
 from trainyard_trainer.contract.federated import FederatedMetric
+from trainyard_trainer.exposition import Exposition, evaluation, info, outcome
 from trainyard_trainer.federated.aggregator import Aggregator
 
 
-class Exposition(Collector):
+class AggregatorMetrics(Exposition):
     """Reads an aggregator's state as metrics."""
 
     def __init__(self, aggregator: Aggregator) -> None:
         """Every scrape reads `aggregator` as it then is."""
+        super().__init__()
         self._aggregator = aggregator
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-
-    def render(self) -> bytes:
-        """The OpenMetrics text."""
-        text: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]
-        return text
 
     def collect(self) -> Iterator[Family]:
         """All families."""
@@ -40,27 +31,16 @@ class Exposition(Collector):
 
     def _job(self) -> Iterator[Family]:
         aggregator, record = self._aggregator, self._aggregator.course.record
-        labels = {
-            "wire": str(WIRE_VERSION),
-            "version": __version__,
-            "task": aggregator.config.task,
-        }
-        yield InfoMetricFamily(Metric.INFO.removesuffix("_info"), "The trainer.", value=labels)
+        yield info(aggregator.config.task)
         yield GaugeMetricFamily(Metric.TERM, "The aggregator's attempt.", value=aggregator.term)
         yield CounterMetricFamily(Metric.SAMPLES, "Samples trained on.", value=record.trained)
         losses = [past.loss for past in record.history if past.loss is not None]
         if losses:
             yield GaugeMetricFamily(Metric.LOSS, "Mean training loss.", value=losses[-1])
-        evaluated = GaugeMetricFamily(Metric.EVAL, "The last evaluation.", labels=["metric"])
-        for name, value in self._metrics().items():
-            evaluated.add_metric([name], value)
-        yield evaluated
+        yield evaluation(self._metrics())
         generation = max(aggregator.plan.generation if aggregator.plan else 0, record.generation)
         yield GaugeMetricFamily(Metric.PLAN_GENERATION, "The newest plan.", value=generation)
-        if (result := aggregator.course.result) is not None:
-            outcome = GaugeMetricFamily(Metric.OUTCOME, "How it ended.", labels=["result"])
-            outcome.add_metric([result.value], 1)
-            yield outcome
+        yield from outcome(aggregator.course.result)
 
     def _metrics(self) -> dict[str, float]:
         """The newest evaluation; at the end that of the result."""

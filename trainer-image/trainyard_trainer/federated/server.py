@@ -35,11 +35,11 @@ from trainyard_trainer.contract.federated import (
     FederatedPlan,
     Refusal,
 )
-from trainyard_trainer.coordinator.metrics import CONTENT_TYPE
+from trainyard_trainer.exposition import CONTENT_TYPE
 from trainyard_trainer.federated.aggregator import Aggregator
 from trainyard_trainer.federated.buffers import HEADER_BYTES
 from trainyard_trainer.federated.messages import MESSAGE_BYTES, Report, Verdict
-from trainyard_trainer.federated.metrics import Exposition
+from trainyard_trainer.federated.metrics import AggregatorMetrics
 from trainyard_trainer.federated.nouns import Ask
 from trainyard_trainer.federated.spool import Upload
 from trainyard_trainer.federated.wire import Refused, trailer
@@ -68,7 +68,7 @@ class Server:
     def __init__(self, aggregator: Aggregator, credentials: Credentials) -> None:
         """Without certificates it serves loopback alone."""
         self.aggregator, self.credentials = aggregator, credentials
-        self._exposition = Exposition(aggregator)
+        self._figures = AggregatorMetrics(aggregator)
         self._uploads: dict[str, asyncio.Task[object]] = {}
 
     @contextlib.asynccontextmanager
@@ -147,7 +147,7 @@ class Server:
         return web.Response(text="ok")
 
     async def _metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
-        body = self._exposition.render()
+        body = self._figures.render()
         self.aggregator.note_reading()
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 

@@ -1,0 +1,53 @@
+"""What the metrics of both kinds of job have in common: made afresh for each scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from trainyard_trainer import __version__
+from trainyard_trainer.contract import WIRE_VERSION, Metric, Result
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+
+class Exposition(Collector):
+    """OpenMetrics of whatever `collect` reads."""
+
+    def __init__(self) -> None:
+        """Nothing is read before the first scrape."""
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """The OpenMetrics text."""
+        text: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]
+        return text
+
+
+def info(task: str) -> Family:
+    """Who speaks: the operator reads the rest only if it knows the wire version."""
+    labels = {"wire": str(WIRE_VERSION), "version": __version__, "task": task}
+    return InfoMetricFamily(Metric.INFO.removesuffix("_info"), "The trainer.", value=labels)
+
+
+def evaluation(metrics: Mapping[str, float | None]) -> Family:
+    """The last evaluation, by metric; NaN where the task could not say."""
+    family = GaugeMetricFamily(Metric.EVAL, "The last evaluation.", labels=["metric"])
+    for name, value in metrics.items():
+        family.add_metric([name], float("nan") if value is None else value)
+    return family
+
+
+def outcome(result: Result | None) -> Iterator[Family]:
+    """How the training ended, once it has."""
+    if result is not None:
+        family = GaugeMetricFamily(Metric.OUTCOME, "How it ended.", labels=["result"])
+        family.add_metric([result.value], 1)
+        yield family
