@@ -28,7 +28,7 @@ from trainyard.api.status import ScalingStatus
 from trainyard.policy.claims import speaks_otherwise
 from trainyard.policy.demand import Demand, PastChange, Place, Reason, Throughput
 from trainyard.policy.roster import sort_pods
-from trainyard.policy.support import unsupported
+from trainyard.policy.support import refusal
 from trainyard.policy.verdict import is_finished
 
 
@@ -39,7 +39,7 @@ def wants_gpus(job: Job) -> bool:
         and not job.is_deleting
         and not job.spec.suspend
         and not is_finished(job)
-        and not unsupported(job.spec)
+        and not refusal(job.spec)
     )
 
 

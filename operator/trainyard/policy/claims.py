@@ -8,7 +8,7 @@ from trainyard.api.conditions import Condition, Truth, Type
 from trainyard.api.jobs import FederatedJob, Job
 from trainyard.api.report import Report
 from trainyard.policy.look import Look, absent_members, quorum, running_members, trouble_of, wanted
-from trainyard.policy.support import unsupported
+from trainyard.policy.support import refusal
 from trainyard.policy.verdict import Phase, Verdict
 from trainyard_trainer.contract import WIRE_VERSION
 
@@ -22,9 +22,9 @@ def claim(type_: Type, status: Truth, reason: str, message: str = "") -> Conditi
 
 
 def accepted(look: Look) -> Condition:
-    """Whether all that the spec asks for is supported."""
-    if reason := unsupported(look.job.spec):
-        return claim(Type.ACCEPTED, "False", "NotSupportedYet", reason)
+    """Whether all that the spec asks for can be done."""
+    if refused := refusal(look.job.spec):
+        return claim(Type.ACCEPTED, "False", *refused)
     return claim(Type.ACCEPTED, "True", "Valid")
 
 

@@ -25,7 +25,7 @@ from trainyard.policy.claims import (
 from trainyard.policy.demand import Reason
 from trainyard.policy.look import Look, has_run, running_phase, start_limit, trouble_of
 from trainyard.policy.roster import MEMBERS
-from trainyard.policy.support import unsupported
+from trainyard.policy.support import refusal
 from trainyard.policy.verdict import Phase, Verdict, Wish, is_finished
 from trainyard_trainer.contract import LastWords, Result, Role
 
@@ -83,13 +83,13 @@ def _expiry(job: Job, ended_at: datetime) -> datetime | None:
 
 
 def _refused(look: Look) -> Verdict | None:
-    reason = unsupported(look.job.spec)
-    if not reason or look.job.status.start_time:
+    refused = refusal(look.job.spec)
+    if not refused or look.job.status.start_time:
         return None  # a job that trains is not stopped for a field that is not followed: it is told
     return Verdict(
         phase=Phase.PENDING,
-        claims=(claim(Type.ACCEPTED, "False", "NotSupportedYet", reason),),
-        release=reason,
+        claims=(claim(Type.ACCEPTED, "False", *refused),),
+        release=refused.message,
         failures=look.job.status.failures,
         restarts=look.job.status.restarts,
     )

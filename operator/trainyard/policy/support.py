@@ -1,9 +1,11 @@
-"""What this version can do: a field without its engine is refused by name, never ignored."""
+"""What can be run: a field without its engine is refused by name, never ignored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 from trainyard.api.federation import FederatedJobSpec, Privacy
 from trainyard.api.spec import DistributedJobSpec, JobSpec
@@ -68,6 +70,49 @@ _FEDERATED: tuple[_Rule[FederatedJobSpec], ...] = (
         "number",
     ),
 )
+
+ARGUMENT_BYTES = 96 * 1024
+"""Of all `args` as JSON. Linux starts no process with a variable beyond 128 KiB, and a pod's
+configuration is one; what else is in it grows with the parties alone, of which there are 256."""
+
+
+class Refusal(NamedTuple):
+    """Why a job is not started: the reason of `Accepted`, and the sentence with the mend."""
+
+    reason: str
+    message: str
+
+
+def refusal(spec: JobSpec) -> Refusal | None:
+    """Why a job of this spec is not started; None if it can be."""
+    if message := unsupported(spec):
+        return Refusal("NotSupportedYet", message)
+    if message := _excess(spec):
+        return Refusal("TooLarge", message)
+    return None
+
+
+def _excess(spec: JobSpec) -> str:
+    """A sentence about arguments that no pod could be started with; empty if there are none."""
+    sizes = {field: len(msgspec.json.encode(args)) for field, args in _arguments(spec) if args}
+    if (total := sum(sizes.values())) <= ARGUMENT_BYTES:
+        return ""
+    largest = max(sizes, key=lambda field: sizes[field])
+    return (
+        f"The arguments of this job take {total} bytes as JSON, {sizes[largest]} of them in "
+        f"spec.{largest}; a pod's configuration has room for {ARGUMENT_BYTES}. Keep data in a file "
+        "or a claim that the Task reads, and give it the path."
+    )
+
+
+def _arguments(spec: JobSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "task.args", spec.task.args
+    if isinstance(spec, FederatedJobSpec):
+        yield "strategy.args", spec.strategy.args
+        if spec.training.optimizer is not None:
+            yield "training.optimizer.args", spec.training.optimizer.args
+        for party in spec.parties:
+            yield f"parties[{party.name}].args", party.args
 
 
 def unsupported(spec: JobSpec) -> str:

@@ -10,7 +10,9 @@ import pytest
 from tests.support.federations import make_federation
 from tests.support.jobs import make_job
 from trainyard.api.spec import DistributedJobSpec
-from trainyard.policy.support import unsupported
+from trainyard.policy.support import ARGUMENT_BYTES, refusal, unsupported
+from trainyard.render.configuration import config_of
+from trainyard_trainer import contract
 
 
 def test_a_job_of_defaults_asks_for_nothing_unsupported() -> None:
@@ -57,3 +59,27 @@ def test_a_federation_asks_for_too_much_with(spec: dict[str, Any], says: str) ->
 def test_a_federation_whose_parties_here_are_a_quorum_may_have_external_ones() -> None:
     parties = [{"name": "a"}, {"name": "b"}, {"name": "z", "external": True}]
     assert unsupported(make_federation({"parties": parties}).spec) == ""
+
+
+def test_arguments_that_no_process_could_be_started_with_are_refused_by_name() -> None:
+    """Linux answers `argument list too long`, and the pod would fail again and again."""
+    parties = [{"name": "a", "args": {"weights": [0.5] * 30_000}}, {"name": "b"}]
+    refused = refusal(make_federation({"parties": parties}).spec)
+    assert refused is not None
+    assert refused.reason == "TooLarge"
+    assert "spec.parties[a].args; a pod's configuration has room for 98304." in refused.message
+    task = {"use": "a.b:C", "args": {"table": "x" * ARGUMENT_BYTES}}
+    refused = refusal(make_job({"task": task}).spec)
+    assert refused is not None
+    assert "spec.task.args" in refused.message
+
+
+def test_the_largest_federation_with_the_largest_arguments_can_be_started() -> None:
+    """The environment variable, its name and its end fit into the kernel's 32 pages."""
+    parties = [{"name": f"{i:03}{'a' * 29}", "lr": 1 / 3, "external": True} for i in range(256)]
+    parties[0]["external"] = False
+    task = {"use": "a.b:C", "args": {"table": "x" * (ARGUMENT_BYTES - len('{"table":""}'))}}
+    rounds = {"minParties": 1}
+    job = make_federation({"task": task, "parties": parties, "rounds": rounds})
+    assert refusal(job.spec) is None
+    assert len(f"{contract.ENV_CONFIG}={config_of(job).encode()}\0".encode()) <= 32 * 4096
