@@ -1,6 +1,8 @@
 """Federations from their first round to their end, and what they do not put up with."""
 
+import contextlib
 import json
+import signal
 import socket
 import ssl
 import subprocess
@@ -324,3 +326,32 @@ def test_a_federation_runs_on_this_machine_by_one_command(tmp_path: Path) -> Non
     )
     assert wrong.returncode == Exit.TASK_INVALID
     assert "has no class 'Shore'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        (["federate", "tests.trainer.tasks:Share", "--party", "a", "--party", "b"], 2),
+        (["run", "tests.trainer.tasks:Line", "--workers", "2", "--epochs", "1000"], 2),
+    ],
+)
+def test_a_run_on_this_machine_that_is_told_to_end_leaves_no_process(
+    words: list[str], number: int
+) -> None:
+    command = [sys.executable, "-m", "trainyard_trainer", *words]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: run.poll() is not None or len(_children_of(run.pid)) == number, "processes")
+    assert run.poll() is None, "it ended by itself"
+    children = _children_of(run.pid)
+    run.terminate()
+    assert run.wait(30) == 128 + signal.SIGTERM
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+def _children_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found

@@ -6,21 +6,19 @@ It stands apart from the pods' rooms, and uses the same ones: a Task that runs h
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from trainyard_trainer import contract
 from trainyard_trainer.checkpoint import write_atomically
-from trainyard_trainer.contract import JobConfig, LastWords, Plan, Result
+from trainyard_trainer.contract import JobConfig, Plan
 from trainyard_trainer.display import Display, State, showing, summary
-from trainyard_trainer.process import Ending, describe
+from trainyard_trainer.process import describe
+from trainyard_trainer.processes import Processes, run_until_told
 
 NAMESPACE, JOB = "local", "run"
 LOOK_SECONDS = 0.2
@@ -69,7 +67,7 @@ def run_with_workers(
 ) -> tuple[bytes, dict[str, Any]]:
     """Train with `workers` processes and a coordinator in this one: model file and result."""
     with tempfile.TemporaryDirectory(prefix="trainyard-") as directory:
-        return asyncio.run(_coordinate(config, workers, display, Path(directory)))
+        return run_until_told(_coordinate(config, workers, display, Path(directory)))
 
 
 async def _coordinate(
@@ -83,42 +81,23 @@ async def _coordinate(
     coordinator.members.follow(Plan(generation=1, workers=workers))
     async with (
         coordinator.serving("127.0.0.1", 0) as port,
-        _workers(workers, port, directory) as processes,
+        Processes(directory) as processes,
     ):
+        for index in range(workers):
+            await processes.start(
+                f"worker {index}", "worker", _environment(index, port), sys.stderr
+            )
         while not coordinator.members.closed.is_set():
             await asyncio.sleep(LOOK_SECONDS)
             display.show(State.of(coordinator.progress.report))
-            _check(processes, directory)
+            processes.check()
         await coordinator.dispersed()
     model = (directory / "state" / contract.MODEL_FILE).read_bytes()
     return model, coordinator.result
 
 
-@contextlib.asynccontextmanager
-async def _workers(
-    number: int, port: int, directory: Path
-) -> AsyncIterator[list[asyncio.subprocess.Process]]:
-    processes = []
-    try:
-        for index in range(number):
-            command = [sys.executable, "-m", "trainyard_trainer", "worker"]
-            words = ["--last-words", str(directory / f"worker-{index}")]
-            processes.append(
-                await asyncio.create_subprocess_exec(
-                    *command, *words, env=_environment(index, port), stderr=sys.stderr
-                )
-            )
-        yield processes
-    finally:
-        for process in processes:
-            if process.returncode is None:
-                process.terminate()
-        for process in processes:
-            await process.wait()
-
-
 def _environment(index: int, port: int) -> dict[str, str]:
-    ours = {
+    return {
         contract.ENV_NAMESPACE: NAMESPACE,
         contract.ENV_JOB: JOB,
         contract.ENV_POD: f"worker-{index}",
@@ -126,21 +105,3 @@ def _environment(index: int, port: int) -> dict[str, str]:
         contract.ENV_NODE: "local",
         contract.ENV_COORDINATOR: f"127.0.0.1:{port}",
     }
-    # Workers share this machine's cores: more threads than cores would wait for each other.
-    return {"OMP_NUM_THREADS": "1", **os.environ, **ours}
-
-
-def _check(processes: list[asyncio.subprocess.Process], directory: Path) -> None:
-    """Raise Ending with a worker's own last words when one has failed."""
-    for index, process in enumerate(processes):
-        if process.returncode in (None, 0):
-            continue
-        path = directory / f"worker-{index}"
-        words = LastWords.decode(path.read_text()) if path.exists() else None
-        if words is not None and words.result is Result.FAILED:
-            failure = Ending(words.error + ("\n" + words.traceback if words.traceback else ""))
-        else:
-            failure = Ending(f"worker {index} ended with code {process.returncode}")
-        if process.returncode in tuple(contract.Exit):
-            failure.code = contract.Exit(process.returncode)
-        raise failure

@@ -6,25 +6,23 @@ It stands apart from the pods' rooms, and uses the same ones: a Task that runs h
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
 from trainyard_trainer import contract
-from trainyard_trainer.contract import Exit, LastWords, Result
+from trainyard_trainer.contract import Exit
 from trainyard_trainer.contract.federated import FederatedConfig
 from trainyard_trainer.federated.aggregator import Aggregator
 from trainyard_trainer.federated.history import Past
 from trainyard_trainer.federated.server import Server
-from trainyard_trainer.process import Ending, describe
+from trainyard_trainer.process import describe
+from trainyard_trainer.processes import Processes, run_until_told
 from trainyard_trainer.transport.tls import Credentials
 
 NAMESPACE, JOB = "local", "run"
@@ -36,7 +34,7 @@ def run(config: FederatedConfig, output: Path | None) -> Exit:
     logging.getLogger("trainyard_trainer").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         try:
-            result = asyncio.run(_federate(config, Path(folder)))
+            result = run_until_told(_federate(config, Path(folder)))
         except Exception as error:
             code, words = describe(error)
             print(words.error, words.traceback, sep="\n", file=sys.stderr)
@@ -71,23 +69,25 @@ async def _federate(config: FederatedConfig, folder: Path) -> dict[str, Any]:
     aggregator = Aggregator(config, 1, folder / "state")
     async with (
         Server(aggregator, credentials).serving("127.0.0.1", 0) as port,
-        _parties(config, port, folder) as processes,
+        Processes(folder) as processes,
     ):
-        await _watch(aggregator, processes, folder)
+        for party in config.parties:
+            with (folder / f"{party.name}.log").open("wb") as log:
+                environ = _environment(party.name, port)
+                await processes.start(f"party {party.name}", "party", environ, log)
+        await _watch(aggregator, processes)
         await aggregator.dispersed()
     return aggregator.archive.result
 
 
-async def _watch(
-    aggregator: Aggregator, processes: dict[str, asyncio.subprocess.Process], folder: Path
-) -> None:
+async def _watch(aggregator: Aggregator, processes: Processes) -> None:
     """Show each round once its evaluation is in, until the end."""
     console, shown = Console(stderr=True, highlight=False), 0
     while not aggregator.closed.is_set():
         await asyncio.wait({aggregator.ended}, timeout=LOOK_SECONDS)
         if aggregator.ended.done():
             aggregator.ended.result()
-        _check(processes, folder)
+        processes.check()
         record = aggregator.course.record
         is_last = aggregator.closed.is_set()
         for past in record.history:
@@ -96,52 +96,10 @@ async def _watch(
                 shown = past.round
 
 
-@contextlib.asynccontextmanager
-async def _parties(
-    config: FederatedConfig, port: int, folder: Path
-) -> AsyncIterator[dict[str, asyncio.subprocess.Process]]:
-    processes = {}
-    try:
-        for party in config.parties:
-            command = [sys.executable, "-m", "trainyard_trainer", "party"]
-            words = ["--last-words", str(folder / party.name), "--tls", str(folder / "tls")]
-            log = (folder / f"{party.name}.log").open("wb")
-            with log:
-                processes[party.name] = await asyncio.create_subprocess_exec(
-                    *command, *words, env=_environment(party.name, port), stderr=log
-                )
-        yield processes
-    finally:
-        for process in processes.values():
-            if process.returncode is None:
-                process.terminate()
-        for process in processes.values():
-            await process.wait()
-
-
 def _environment(party: str, port: int) -> dict[str, str]:
-    ours = {
+    return {
         contract.ENV_NAMESPACE: NAMESPACE,
         contract.ENV_JOB: JOB,
         contract.ENV_PARTY: party,
         contract.ENV_COORDINATOR: f"127.0.0.1:{port}",
     }
-    # Parties share this machine's cores: more threads than cores would wait for each other.
-    return {"OMP_NUM_THREADS": "1", **os.environ, **ours}
-
-
-def _check(processes: dict[str, asyncio.subprocess.Process], folder: Path) -> None:
-    """Raise Ending with a party's own last words when one has failed."""
-    for name, process in processes.items():
-        if process.returncode in (None, 0):
-            continue
-        path = folder / name
-        words = LastWords.decode(path.read_text()) if path.exists() else None
-        if words is not None and words.result is Result.FAILED:
-            trace = "\n" + words.traceback if words.traceback else ""
-            failure = Ending(f"party {name}: {words.error}{trace}")
-        else:
-            failure = Ending(f"party {name} ended with code {process.returncode}")
-        if process.returncode in tuple(Exit):
-            failure.code = Exit(process.returncode)
-        raise failure
