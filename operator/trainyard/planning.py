@@ -94,15 +94,22 @@ def _done(wish: Wish, roster: Roster, recorded: frozenset[str]) -> list[Pod]:
 
     One stays until its place is taken again: its attempt is what makes the next name new.
     """
-    if wish.keeps_finished:
-        return []
     return [
         pod
         for pod in roster.finished
         if not pod.is_deleting
+        and (not wish.keeps_finished or _is_spent(pod, wish))
         and (not is_failure(pod) or pod.uid in recorded)
         and not _is_vacant(pod, wish, roster)
     ]
+
+
+def _is_spent(pod: Pod, wish: Wish) -> bool:
+    """Whether it goes though finished pods stay: a coordinator may fail again and again meanwhile.
+
+    Failures beyond those that a status remembers are counted only once older pods have gone.
+    """
+    return wish.coordinator and pod.role == Role.COORDINATOR and is_failure(pod)
 
 
 def _is_vacant(pod: Pod, wish: Wish, roster: Roster) -> bool:

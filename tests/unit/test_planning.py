@@ -115,6 +115,20 @@ def test_what_is_not_wanted_is_deleted(pods: tuple[Pod, ...], wish: Wish, gone: 
             id="kept for its log",
         ),
         pytest.param(
+            coordinator(0, **failing()),
+            True,
+            replace(TWO, keeps_finished=True),
+            True,
+            id="a coordinator that was replaced, though logs are kept",
+        ),
+        pytest.param(
+            coordinator(0, **failing()),
+            False,
+            replace(TWO, keeps_finished=True),
+            False,
+            id="not before its failure is recorded",
+        ),
+        pytest.param(
             worker(5, is_deleting=True, **failing()), True, TWO, False, id="on its way already"
         ),
     ],

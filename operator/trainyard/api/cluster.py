@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from trainyard.api.names import Key
@@ -64,6 +64,8 @@ class GpuPod:
     """The job that owns it; None for a stranger's."""
     party: str = ""
     """The party of a federation that it is."""
+    is_leaving: bool = False
+    """It was asked to go, and holds its accelerators until it has gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +74,13 @@ class Cluster:
 
     nodes: tuple[Node, ...] = ()
     pods: tuple[GpuPod, ...] = ()
+
+    def holders(self) -> Iterator[tuple[Key, GpuPod]]:
+        """Jobs, and pods of theirs whose accelerators stay their job's.
+
+        One that leaves makes room for its successor, but not on a node that is lost or drained.
+        """
+        ready = {node.name for node in self.nodes if node.is_ready}
+        for pod in self.pods:
+            if pod.job and pod.node and (pod.node in ready or not pod.is_leaving):
+                yield pod.job, pod

@@ -15,6 +15,8 @@ from trainyard.api.names import Key, Member
 FINISHED = ("Succeeded", "Failed")
 DISRUPTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
 """Pod reasons that say the cluster, not the pod, ended it."""
+LONGEST_GRACE = 366 * 86_400
+"""Seconds; anyone may write a pod whose grace period ends after the last of years."""
 CONTAINER = "trainer"
 """Our container; others in the pod were put there by somebody else, for example a mesh."""
 
@@ -123,6 +125,7 @@ class Pod:
             node=self.node,
             job=self.job,
             party=self.party,
+            is_leaving=self.is_deleting,
         )
 
 
@@ -209,7 +212,7 @@ def _was_deleted(meta: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
     if ended is None or "deletionTimestamp" not in meta:
         return False
     # The time stamp is that of the latest end; the request came a grace period earlier.
-    grace = timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+    grace = timedelta(seconds=min(meta.get("deletionGracePeriodSeconds") or 0, LONGEST_GRACE))
     ended_at = _finished_at(ended)
     return ended_at is not None and ended_at >= parse_time(meta["deletionTimestamp"]) - grace
 

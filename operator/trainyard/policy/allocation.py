@@ -67,7 +67,7 @@ def allocate(
     on the result changes nothing.
     """
     line = sorted(jobs, key=queue_position)
-    bound = Counter((pod.job, pod.resource) for pod in cluster.pods if pod.job and pod.node)
+    bound = Counter((key, pod.resource) for key, pod in cluster.holders())
     scene = _Scene(
         line=line,
         cluster=cluster,

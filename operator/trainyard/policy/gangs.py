@@ -73,9 +73,9 @@ def extend_gang(job: Demand, ledger: Ledger) -> Decision:
 def bound_parties(cluster: Cluster) -> dict[Key, frozenset[str]]:
     """The parties whose pod holds a node, by job."""
     found: dict[Key, set[str]] = {}
-    for pod in cluster.pods:
-        if pod.party and pod.job and pod.node:
-            found.setdefault(pod.job, set()).add(pod.party)
+    for key, pod in cluster.holders():
+        if pod.party:
+            found.setdefault(key, set()).add(pod.party)
     return {key: frozenset(parties) for key, parties in found.items()}
 
 

@@ -138,12 +138,16 @@ def _end(
     final: LastWords | None = None,
 ) -> Verdict:
     is_complete = type_ is Type.COMPLETE
+    has_coordinator = look.roster.coordinator is not None
     grace_until = look.now + look.limits.finish_grace if is_complete else None
-    times = (grace_until, _expiry(look.job, look.now))
+    expires_at = _expiry(look.job, look.now)
+    # Not at once: the status that tells the end may meet a change and be written again.
+    soon = look.now + timedelta(seconds=1)
+    times = (grace_until, max(expires_at, soon) if expires_at is not None else None)
     return Verdict(
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
         wish=Wish(
-            coordinator=is_complete and not look.job.is_durable,
+            coordinator=is_complete and not look.job.is_durable and has_coordinator,
             keeps_live=is_complete,
             keeps_finished=True,
         ),

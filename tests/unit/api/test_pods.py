@@ -49,6 +49,13 @@ def gpus(*limits: Any) -> dict[str, Any]:
     return {"containers": [{}, {"resources": None}, *containers]}
 
 
+def test_a_grace_period_without_end_is_one() -> None:
+    """It ended the operator: the difference was before the first of years."""
+    meta: dict[str, Any] = {"deletionTimestamp": at(), "deletionGracePeriodSeconds": 10**14}
+    pod = parsed({"phase": "Failed", "containerStatuses": [ended(finishedAt=at())]}, **meta)
+    assert pod.is_disrupted
+
+
 def test_a_pod_of_ours_knows_its_place() -> None:
     pod = parsed({"phase": "Running", "podIP": "10.1.2.3"}, {"nodeName": "n1", "containers": []})
     assert (pod.job, pod.owner_uid, pod.role) == (KEY, UID, "worker")

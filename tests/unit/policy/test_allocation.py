@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -112,6 +113,21 @@ def test_workers_that_find_no_gpus_any_more_are_given_up(
     assert (decision.workers, decision.reason) == (workers, reason)
     if reason is Reason.NO_FREE_GPUS:
         assert decision.again_at == NOW + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_a_leaving_pod_makes_room_for_its_successor_unless_its_node_is_lost(
+    is_ready: bool,
+) -> None:
+    """It counted as held on a dead node, so that a newcomer got the GPU that was still missing."""
+    here = cluster(2, 1, bound=pods("a", "n0", 1))
+    dead = Node(name="n2", gpus={GPU: 1}, is_ready=is_ready)
+    leaving = replace(pods("a", "n2", 2)[1], is_leaving=True)
+    taken = pods("b", "n1", 1)
+    where = Cluster(nodes=(*here.nodes, dead), pods=(*here.pods, leaving, *taken))
+    decisions = decide(where, job("a", 2, min_workers=2, is_running=False), job("new"))
+    expected = Reason.ADMITTED if is_ready else Reason.WAITING_FOR_GPUS
+    assert decisions["new"].reason is expected
 
 
 def test_a_job_below_its_minimum_for_lost_nodes_comes_before_newcomers() -> None:
