@@ -184,7 +184,7 @@ class KubeClient:
                 if error.status not in (429, 503) or is_last:
                     raise
                 self.throttle.refused()
-            except (aiohttp.ClientConnectionError, TimeoutError) as error:
+            except (aiohttp.ClientError, TimeoutError) as error:
                 # A creation that may have arrived is repeated all the same: names are
                 # deterministic, so that the second one is refused as a conflict.
                 if is_last:

@@ -59,8 +59,8 @@ class Mirror:
         is_same = known and (known.uid, known.generation) == (job.uid, job.generation)
         if only_known and not is_same:
             return False
-        if known and known.uid == job.uid and known.resource_version >= job.resource_version:
-            return False
+        if known and known.resource_version >= job.resource_version:
+            return False  # of a namesake too: events of its predecessor may come after its own
         self.jobs[job.key] = job
         return True
 
@@ -78,7 +78,7 @@ class Mirror:
         known = self._pods.get(place)
         if pod.uid in self._gone:
             return False
-        if known and known.uid == pod.uid and known.resource_version >= pod.resource_version:
+        if known and known.resource_version >= pod.resource_version:
             return False
         if pod.job is None and (not pod.gpus or pod.is_finished):
             return self.drop_pod(place) is not None

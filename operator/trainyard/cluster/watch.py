@@ -19,6 +19,8 @@ from trainyard.cluster.client import ApiError, KubeClient
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.1
+POSTPONED = (0, 429, 503)
+"""Answers after which the watch goes on from where it was."""
 LAST_PAUSE_SECONDS = 1.0
 
 Take = Callable[[str, Any], None]
@@ -72,10 +74,11 @@ class Watch:
             except ApiError as error:
                 if not (self.has_begun.is_set() or error.is_passing):
                     raise
-                self._version = ""
+                if error.status not in POSTPONED:
+                    self._version = ""
                 log.log(
                     logging.DEBUG if error.status == 410 else logging.WARNING,
-                    "the watch of %s starts afresh: %s",
+                    "the watch of %s has ended: %s",
                     self._path,
                     error,
                 )
@@ -103,6 +106,7 @@ class Watch:
     def _read(self, event: _Event) -> None:
         mark = msgspec.json.decode(event.object, type=_Mark)
         if event.type == "ERROR":
+            self._version = ""
             raise ApiError(mark.get("code", 0), "", mark.get("message", ""))
         if event.type != "BOOKMARK":
             self._hand_over(event)

@@ -99,6 +99,24 @@ async def test_guarded_requests_arrive_whole() -> None:
     assert answers == [{"kind": "Pod"}] * 20
 
 
+async def test_an_answer_that_is_cut_off_is_asked_for_again() -> None:
+    class Cutting(Server):
+        async def answer(self, request: web.Request) -> web.Response:
+            self.arrived.append((request.method, request.path))
+            if len(self.arrived) > 1:
+                return web.json_response({"kind": "PodList"})
+            half = web.StreamResponse(headers={"Content-Length": "100"})
+            await half.prepare(request)
+            await half.write(b'{"kind": ')
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+
+    async with serving(server := Cutting()) as client:
+        assert await client.get("/pods") == {"kind": "PodList"}
+    assert len(server.arrived) == 2
+
+
 def test_sockets_give_up_what_nobody_acknowledges() -> None:
     with socket_factory(1.5)((socket.AF_INET, socket.SOCK_STREAM, 0, "", ())) as made:
         assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500

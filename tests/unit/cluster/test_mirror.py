@@ -47,6 +47,20 @@ def test_an_older_job_never_overwrites_a_newer_one() -> None:
     assert mirror.jobs[KEY] == job
 
 
+def test_late_events_of_the_predecessor_do_not_take_a_namesakes_place() -> None:
+    """kopf hands the events of two uids over in any order."""
+    mirror = Mirror()
+    old, new = make_job(resourceVersion="5"), make_job(uid="new", resourceVersion="9")
+    assert mirror.put_job(old)
+    assert mirror.put_job(new)
+    assert not mirror.put_job(make_job(resourceVersion="6"))
+    assert mirror.drop_job(KEY, UID) is None
+    assert mirror.jobs[KEY] == new
+    mirror.put_pod(version(worker(), 9, uid="new"))
+    assert not mirror.put_pod(version(worker(), 8))
+    assert [pod.uid for pod in mirror.pods_of(KEY)] == ["new"]
+
+
 def test_a_namesake_takes_the_place_and_the_old_ones_deletion_leaves_it() -> None:
     mirror = Mirror()
     mirror.put_pod(worker())
