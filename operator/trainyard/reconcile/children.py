@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import Any
 
 from trainyard.api import names
@@ -148,10 +149,18 @@ async def _create_or_apply(
     return True
 
 
-async def create_pod(services: Services, job: Job, slot: Slot) -> None:
+class Creation(Enum):
+    """How a pod came to be there."""
+
+    MADE = auto()
+    FOUND = auto()
+
+
+async def create_pod(services: Services, job: Job, slot: Slot) -> Creation:
     """Create the pod of a slot; one of that name that is this job's already is as good."""
     manifest = _pod_manifest(job, slot, services.options.cluster_domain)
     path = collection("v1", "pods", job.key.namespace)
+    how = Creation.MADE
     try:
         created = await services.client.create(path, manifest)
     except ApiError as error:
@@ -162,7 +171,9 @@ async def create_pod(services: Services, job: Job, slot: Slot) -> None:
             services.mirror.put_pod(parse_pod(created))  # a namesake's: its attempt is taken
             told = f"{error.message}, and is not of this job: delete it, or rename the job"
             raise ApiError(error.status, error.reason, told) from error
+        how = Creation.FOUND
     services.mirror.put_pod(parse_pod(created))
+    return how
 
 
 def _pod_manifest(job: Job, slot: Slot, domain: str) -> dict[str, Any]:

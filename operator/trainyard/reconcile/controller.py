@@ -15,12 +15,11 @@ from typing import Any
 from trainyard.api.jobs import UnreadableJobError, parse_job
 from trainyard.api.names import Key
 from trainyard.api.nodes import parse_node
-from trainyard.api.pods import parse_pod
 from trainyard.cluster.client import ApiError
 from trainyard.reconcile.contact import contact
 from trainyard.reconcile.job import reconcile
 from trainyard.reconcile.queue import WorkQueue
-from trainyard.reconcile.resync import resync
+from trainyard.reconcile.resync import read_pod, resync
 from trainyard.reconcile.scheduler import Scheduler
 from trainyard.reconcile.services import Services
 
@@ -43,10 +42,12 @@ class Controller:
         self.contacts: WorkQueue[Key] = WorkQueue(
             "contact", self._contact, workers=options.contacts, settle_seconds=0.0
         )
-        self.scheduler = Scheduler(services, self.queue.add)
+        self.scheduler = Scheduler(services, self.queue.add, self.queue.add_after)
         self._resync_wanted = asyncio.Event()
         self.is_synced = False
         """Whether the first listing is complete; nothing is reconciled before."""
+        self._acts = False
+        """Whether this process reconciles; what a standby queued would only grow."""
 
     async def run(self) -> None:
         """List everything once, then reconcile until cancelled, as soon as this process may."""
@@ -63,6 +64,7 @@ class Controller:
             await election.elected.wait()
             # The last leader's last acts may not have been heard of yet.
             await self._first_resync()
+        self._acts = True
         # Decisions first: the statuses may be older than the last operator's last decision.
         await self.scheduler.try_tick()
         for key in self.services.mirror.jobs:
@@ -79,22 +81,23 @@ class Controller:
         except UnreadableJobError as error:
             log.error("%s", error)
             return
+        self._noticed_listing(kind)
         mirror = self.services.mirror
         known = mirror.jobs.get(job.key)
         if kind == "DELETED":
             mirror.drop_job(job.key, job.uid)
         elif not mirror.put_job(job):
             return
-        self._noticed_listing(kind)
         # Mostly our own status, which may be heard of before its request is answered: as a newcomer
         # the job would go behind all that have come since, with what its pods do.
         is_told = known and (known.uid, known.generation) == (job.uid, job.generation)
-        self.queue.add(job.key, follows=bool(is_told))
+        self._touch(job.key, follows=bool(is_told))
         self.scheduler.poke()
 
     def pod_event(self, kind: str, raw: Mapping[str, Any]) -> None:
         """A pod was added, modified or deleted: ours, or one that holds accelerators we share."""
-        pod = parse_pod(raw)
+        if (pod := read_pod(raw)) is None:
+            return
         mirror = self.services.mirror
         if kind == "DELETED":
             changed = mirror.drop_pod((pod.namespace, pod.name), pod.uid) is not None
@@ -103,12 +106,13 @@ class Controller:
         if not changed:
             return
         if pod.job is not None:
-            self.queue.add(pod.job, follows=True)
+            self._touch(pod.job, follows=True)
         if pod.gpus and (kind == "DELETED" or pod.is_finished or pod.job is None):
             self.scheduler.poke()
 
     def node_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
         """A node was listed (None), added, modified or deleted."""
+        self._noticed_listing(kind)
         node = parse_node(raw)
         mirror = self.services.mirror
         changed = mirror.drop_node(node.name) if kind == "DELETED" else mirror.put_node(node)
@@ -128,6 +132,10 @@ class Controller:
         for (kind, phase), count in phases.items():
             metrics.jobs.labels(kind, phase or "New").set(count)
 
+    def _touch(self, key: Key, *, follows: bool = False) -> None:
+        if self._acts:
+            self.queue.add(key, follows=follows)
+
     def pods_missed(self) -> None:
         """Pods may have changed without an event: list everything before long."""
         self._resync_wanted.set()
@@ -145,8 +153,9 @@ class Controller:
                 outcome = await reconcile(self.services, key)
         except Exception:
             metrics.reconciles.labels("failed").inc()
+            self.scheduler.poke()  # it may have given back what it held before it failed
             raise
-        metrics.reconciles.labels("ok").inc()
+        metrics.reconciles.labels("failed" if outcome.refusal else "ok").inc()
         if outcome.tick:
             self.scheduler.poke()
         if outcome.contact:
@@ -155,6 +164,8 @@ class Controller:
             self.queue.forget(key)
             self.contacts.forget(key)
             await self.services.coordinators.forget_job(key)
+        if outcome.refusal is not None:
+            raise outcome.refusal  # the queue says so, and tries again with growing pauses
         return outcome.again_seconds
 
     async def _contact(self, key: Key) -> float | None:
@@ -166,11 +177,13 @@ class Controller:
 
     async def _resync(self) -> None:
         self._resync_wanted.clear()  # by whatever was missed before the listing begins
-        dirty = await resync(self.services)
-        for key in dirty:
-            self.queue.add(key)
-        if dirty:
-            self.scheduler.poke()
+        dirty: set[Key] = set()
+        try:
+            await resync(self.services, dirty)
+        finally:
+            for key in dirty:
+                self._touch(key)
+            self.scheduler.poke()  # nodes and strangers' pods are nobody's in particular
 
     async def _first_resync(self) -> None:
         """List everything, however long the API server takes to come back."""

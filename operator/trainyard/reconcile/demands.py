@@ -59,6 +59,8 @@ class Demands:
         if (known is None or known.job is not job) and not wants_gpus(job):
             return None
         state, priorities = remember(self._services, job), self._services.mirror.priorities
+        if state.has_ended:
+            return None
         if known is not None and known.still_holds(job, state.scaling, state.report, priorities):
             return known
         try:

@@ -31,6 +31,7 @@ from trainyard.policy.reporting import Findings, is_urgent, status_of
 from trainyard.policy.roster import Roster, sort_pods
 from trainyard.policy.verdict import Verdict
 from trainyard.reconcile.children import (
+    Creation,
     create_pod,
     delete_job,
     delete_pod,
@@ -57,6 +58,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """GPUs were released or are wanted: the scheduler should look."""
     contact: bool = False
     """The coordinator should be talked to now."""
+    refusal: ApiError | None = None
+    """What the API server refused; the rest was done all the same."""
 
 
 async def reconcile(services: Services, key: Key) -> Outcome:
@@ -75,22 +78,23 @@ async def reconcile(services: Services, key: Key) -> Outcome:
     if verdict.delete_job:
         await delete_job(services, job)
         return Outcome()
-    was_holding = state.scaling.desired
+    was_holding, state.has_ended = state.scaling.desired, verdict.completed
     _settle_scaling(state, verdict, services, now)
     state.plan = _wanted_plan(job, state, verdict)
     steps = _steps(job, roster, verdict, now)
     if _replaces(steps) and not await _is_there(services, job):
         return Outcome(again_seconds=0)
-    refusal = await _apply(services, job, state, verdict, steps)
+    refusal, is_behind = await _apply(services, job, state, verdict, steps)
     if refusal is not None:
         verdict = with_refusal(verdict, refusal.message)
     due_at = await _report(services, job, state, verdict, now)
-    if refusal is not None:
-        raise refusal
     return Outcome(
-        again_seconds=_seconds_until(now, verdict.again_at, steps.again_at, due_at),
+        again_seconds=0
+        if is_behind
+        else _seconds_until(now, verdict.again_at, steps.again_at, due_at),
         tick=was_holding != state.scaling.desired,
         contact=_needs_contact(state, roster),
+        refusal=refusal,
     )
 
 
@@ -159,12 +163,15 @@ async def _is_there(services: Services, job: Job) -> bool:
     those again.
     """
     try:
-        await services.client.get(job_path(job))
+        meta = (await services.client.get(job_path(job)))["metadata"]
     except ApiError as error:
         if not _is_lost(services, job, error):
             raise
         return False
-    return True
+    if is_there := meta["uid"] == job.uid and "deletionTimestamp" not in meta:
+        return is_there
+    services.mirror.drop_job(job.key, job.uid)  # a namesake's event brings that one
+    return False
 
 
 def _is_lost(services: Services, job: Job, error: ApiError) -> bool:
@@ -181,9 +188,10 @@ def _is_lost(services: Services, job: Job, error: ApiError) -> bool:
 
 async def _apply(
     services: Services, job: Job, state: JobState, verdict: Verdict, steps: Steps
-) -> ApiError | None:
-    """Carry the steps out at once; returns the first refusal after all have been tried.
+) -> tuple[ApiError | None, bool]:
+    """Carry the steps out at once; the first refusal, once all have been tried.
 
+    And whether a pod was there already: what it has done since is no news to the mirror any more.
     Pods that could not start without a Secret or a Service are not created before these are there.
     """
     refused = await _ensure_children(services, job, state) if verdict.wish.coordinator else None
@@ -197,7 +205,7 @@ async def _apply(
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, ApiError):
             raise result
-    return refusals[0] if refusals else None
+    return refusals[0] if refusals else None, Creation.FOUND in results
 
 
 async def _ensure_children(services: Services, job: Job, state: JobState) -> ApiError | None:

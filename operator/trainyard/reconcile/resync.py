@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from trainyard.api import names
 from trainyard.api.jobs import UnreadableJobError, parse_job
 from trainyard.api.names import Key
 from trainyard.api.nodes import parse_node
-from trainyard.api.pods import parse_pod
+from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.cluster.mirror import Names, PodKey
 from trainyard.reconcile.services import Services
@@ -31,9 +31,11 @@ UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
 OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 
 
-async def resync(services: Services) -> set[Key]:
-    """Bring the mirror up to date; returns the jobs that something unseen happened to."""
-    dirty: set[Key] = set()
+async def resync(services: Services, dirty: set[Key]) -> None:
+    """Bring the mirror up to date; the jobs that something unseen happened to become `dirty`.
+
+    Those stay so when it fails half-way: what is in the mirror by then is news to nobody again.
+    """
     before = services.mirror.names()
     pods = await _pods(services, dirty)
     nodes = await _nodes(services)
@@ -43,7 +45,6 @@ async def resync(services: Services) -> set[Key]:
     dirty |= services.mirror.forget_missing(before, listed)
     if services.is_leader:
         await _sweep(services, set(jobs.values()))
-    return dirty
 
 
 async def until_served(client: KubeClient) -> None:
@@ -97,11 +98,22 @@ async def _pods(services: Services, dirty: set[Key]) -> dict[PodKey, str]:
     found: dict[PodKey, str] = {}
     for selectors in ({"label_selector": OURS}, {"field_selector": UNFINISHED}):
         async for raw in _everywhere(services, "v1", "pods", **selectors):
-            pod = parse_pod(raw)
-            found[pod.namespace, pod.name] = pod.uid
-            if services.mirror.put_pod(pod) and pod.job is not None:
+            meta = raw["metadata"]
+            found[meta["namespace"], meta["name"]] = meta["uid"]
+            pod = read_pod(raw)
+            if pod and services.mirror.put_pod(pod) and pod.job is not None:
                 dirty.add(pod.job)
     return found
+
+
+def read_pod(raw: Mapping[str, Any]) -> Pod | None:
+    """The pod; None, and a line in the log, for one that would otherwise hide all others."""
+    try:
+        return parse_pod(raw)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        meta = raw["metadata"]
+        log.exception("pod %s/%s cannot be read", meta["namespace"], meta["name"])
+        return None
 
 
 async def _nodes(services: Services) -> set[str]:

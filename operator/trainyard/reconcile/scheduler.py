@@ -31,14 +31,22 @@ SHARE = 5
 most a sixth of the time is spent deciding, however many jobs there are."""
 PAUSE_CAP_SECONDS = 1.0
 RETRY_SECONDS = 5.0
+SENTENCES = 50
+"""Waiting jobs whose sentences may be told anew in `messages_every`; more take turns."""
 
 
 class Scheduler:
     """Decides for all jobs, whenever something that matters has changed."""
 
-    def __init__(self, services: Services, touch: Callable[[Key], None]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        touch: Callable[[Key], None],
+        remind: Callable[[Key, float], None],
+    ) -> None:
+        """`touch` has a job looked at now, `remind` in so many seconds."""
         self._services = services
-        self._touch = touch
+        self._touch, self._remind = touch, remind
         self._demands = Demands(services)
         # Three readings missed in a row are no coincidence any more.
         self._settings = Settings(stale_after=services.options.scrape_interval * 3)
@@ -85,12 +93,15 @@ class Scheduler:
         return allocate(demands, cluster, now, settings=self._settings)
 
     def _carry_out(self, allocation: Allocation, asked: dict[Key, Asked], now: datetime) -> None:
+        pause = self._pause_between_sentences(allocation)
         for key, decision in allocation.items():
             job, basis = self._services.mirror.jobs.get(key), asked[key]
             if job is None or not _is_same(job, basis.job):
                 continue  # it changed while we decided; the change has poked us again
             state = remember(self._services, job)
             before = state.scaling
+            if state.has_ended:
+                continue
             if before.grant != basis.demand.grant:
                 self.poke()  # it gave its GPUs back while we decided
                 continue
@@ -103,6 +114,14 @@ class Scheduler:
                 if (notice := of_decision(before, decision)) is not None:
                     state.news.append(notice)
                 self._touch(key)
+            elif not after.grant:
+                self._remind(key, pause)
+
+    def _pause_between_sentences(self, allocation: Allocation) -> float:
+        """Seconds; the longer the queue, the more sentences change each time that it moves."""
+        waiting = sum(not decision.workers for decision in allocation.values())
+        patience = self._services.options.limits.messages_every.total_seconds()
+        return patience * max(1.0, waiting / SENTENCES)
 
     def _count(self, decision: Decision, before: int) -> None:
         if decision.workers != before:

@@ -37,6 +37,8 @@ class JobState:
     uid: str
     scaling: Holding
     """What the scheduler decided."""
+    has_ended: bool = False
+    """What it held was given back for good, though its status may not say so yet."""
     report: Report | None = None
     read_from: str = ""
     """The uid of the coordinator's pod that the report is of."""

@@ -26,7 +26,7 @@ def services() -> Services:
 
 
 def scheduler_of(services: Services, touched: list[Key]) -> Scheduler:
-    return Scheduler(services, touched.append)
+    return Scheduler(services, touched.append, lambda *_: None)
 
 
 async def test_a_decision_is_carried_out_and_the_job_touched_once(services: Services) -> None:
@@ -39,6 +39,41 @@ async def test_a_decision_is_carried_out_and_the_job_touched_once(services: Serv
     touched.clear()
     await scheduler.tick()
     assert touched == [], "a decision that stays is no news"
+
+
+async def test_what_a_waiting_job_waits_for_is_told_anew_when_it_changes(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not: "5 jobs before it" stood there long after that was wrong."""
+    sentences = iter(["5 jobs before it", "4 jobs before it", "4 jobs before it"])
+
+    def allocate(*_: Any, **__: Any) -> dict[Key, Decision]:
+        said = next(sentences)
+        return {
+            KEY: Decision(workers=0, recommended=0, reason=Reason.WAITING_FOR_GPUS, message=said)
+        }
+
+    monkeypatch.setattr(scheduler_module, "allocate", allocate)
+    touched: list[Key] = []
+    reminded: list[tuple[Key, float]] = []
+    scheduler = Scheduler(services, touched.append, lambda *what: reminded.append(what))
+    await scheduler.tick()
+    assert (touched, reminded) == ([KEY], [])
+    await scheduler.tick()
+    pause = services.options.limits.messages_every.total_seconds()
+    assert (touched, reminded) == ([KEY], [(KEY, pause)])
+    await scheduler.tick()
+    assert len(reminded) == 1
+
+
+async def test_a_job_that_has_ended_gets_nothing_though_its_status_does_not_say_so_yet(
+    services: Services,
+) -> None:
+    remember(services, services.mirror.jobs[KEY]).has_ended = True
+    touched: list[Key] = []
+    await scheduler_of(services, touched).tick()
+    assert services.memory.jobs[KEY].scaling.desired == 0
+    assert touched == []
 
 
 async def test_a_job_that_gave_its_gpus_back_meanwhile_does_not_get_them_again(
