@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,20 @@ def _after(owner: Any, name: str, is_time: Callable[..., bool]) -> None:
     setattr(owner, name, wrapped)
 
 
+def _without_spool() -> None:
+    """Have the directory of the updates go as one comes in."""
+    from trainyard_trainer.federated.spool import Spool, Upload
+
+    real = Upload.feed
+
+    def feed(self: Upload, data: bytes) -> None:
+        shutil.rmtree(self._spool.directory, ignore_errors=True)
+        real(self, data)
+
+    Spool.reserve = lambda *_: False  # type: ignore[method-assign]
+    Upload.feed = feed  # type: ignore[method-assign]
+
+
 def install(fault: str) -> None:
     """`PHASE:ROUND`, the phase of which round to die in."""
     from trainyard_trainer.checkpoint import Store
@@ -63,6 +78,8 @@ def install(fault: str) -> None:
         case "folding":  # In the middle of the fold.
             folds = itertools.count(1)
             _before(archive, "fold", lambda *_, **__: next(folds) == number)
+        case "lost":  # The disk of the updates is gone as one comes in; this one goes on.
+            _without_spool()
         case "storing":  # With all files written, before they get their name.
             _before(Store, "keep_checkpoint", is_stored)
         case "stored":  # With the round safe, before the next one is announced.

@@ -46,6 +46,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
         return model_of(federation), errors[-1]
 
 
+def test_an_aggregator_that_cannot_keep_an_update_ends_and_says_why(tmp_path: Path) -> None:
+    """Else its parties would send the same again and again until the deadline."""
+    with Federation(tmp_path, "a") as federation:
+        federation.start_aggregator("lost:0", wait=False)
+        federation.start_party("a")
+        assert federation.end_of_aggregator() == Exit.STATE_UNUSABLE
+        error = federation.words_of("aggregator").error
+        assert error.startswith("an update cannot be kept in the state directory: ")
+
+
 def test_killed_in_every_phase_it_goes_on_and_comes_to_the_same_model(
     tmp_path: Path, undisturbed: tuple[str, float]
 ) -> None:

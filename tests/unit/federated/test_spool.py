@@ -14,6 +14,7 @@ from trainyard_trainer.federated.buffers import Bytes, Entry, Layout, widen
 from trainyard_trainer.federated.spool import Spool, Upload
 from trainyard_trainer.federated.verification import Inspector
 from trainyard_trainer.federated.wire import Refused
+from trainyard_trainer.process import StateUnusable
 
 BASE = random_model(FLAT, 0)
 
@@ -106,6 +107,20 @@ def test_what_does_not_fit_into_memory_goes_to_disk(tmp_path: Path) -> None:
     first.discard()
     send(spool, whole)
     assert len(list(tmp_path.iterdir())) == 1, "there is room in memory again"
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainyard_trainer.federated.spool.os.urandom", bytes)
+    (tmp_path / f"update-{bytes(8).hex()}").symlink_to("/dev/full")
+    upload = Upload(Spool(tmp_path, 0), FLAT, BASE)
+    upload.feed(body(FLAT, BASE, note()))
+    draft = upload.close()[1]
+    with pytest.raises(StateUnusable, match=r"cannot be kept in the state directory: .*No space"):
+        draft.read()
+    upload.discard()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_model_is_a_model(tmp_path: Path) -> None:

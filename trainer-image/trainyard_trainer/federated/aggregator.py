@@ -266,13 +266,14 @@ class Aggregator:
             while True:
                 await self._execute(await self._commands.get())
         except OSError as error:
-            self._fail(StateUnusable(f"the state directory cannot be written: {error}"))
+            self.fail(StateUnusable(f"the state directory cannot be written: {error}"))
         except Exception as error:  # Whatever it is: without this task nothing would go on.
-            self._fail(error)
+            self.fail(error)
         finally:
             sweep.cancel()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Have the process end with it."""
         if not self.ended.done():
             self.ended.set_exception(error)
 

@@ -43,7 +43,7 @@ from trainyard_trainer.federated.metrics import AggregatorMetrics
 from trainyard_trainer.federated.nouns import Ask
 from trainyard_trainer.federated.spool import Upload
 from trainyard_trainer.federated.wire import Refused, trailer
-from trainyard_trainer.process import Ending
+from trainyard_trainer.process import Ending, StateUnusable
 from trainyard_trainer.transport.tls import Credentials, names
 
 log = logging.getLogger(__name__)
@@ -274,6 +274,10 @@ class Server:
         except TimeoutError:
             upload.discard()
             raise Refused(Refusal.ROUND, "it was not whole by the deadline of its round") from None
+        except StateUnusable as error:
+            upload.discard()
+            aggregator.fail(error)
+            raise
         except BaseException:
             upload.discard()
             raise

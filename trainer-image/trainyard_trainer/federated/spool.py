@@ -6,8 +6,10 @@ memory up to a common budget, larger ones on disk, and half an update leaves not
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,7 @@ from trainyard_trainer.federated.buffers import Bytes, Layout
 from trainyard_trainer.federated.messages import Note, read_note
 from trainyard_trainer.federated.verification import BLOCK_BYTES, Inspector
 from trainyard_trainer.federated.wire import Body, Refused
+from trainyard_trainer.process import StateUnusable
 
 MEMORY_BYTES: Final = 64 << 20
 """For all updates together; a round of 16 small models fits, a large model goes to disk."""
@@ -38,7 +41,8 @@ class Draft:
             self._memory = mmap.mmap(-1, max(size, 1), flags=private)
             return
         self._path = spool.directory / f"update-{os.urandom(8).hex()}"
-        self._file = self._path.open("wb")
+        with _storing():
+            self._file = self._path.open("wb")
 
     def write(self, block: bytes) -> None:
         """Add the next bytes."""
@@ -46,13 +50,15 @@ class Draft:
             self._memory[self._filled : self._filled + len(block)] = block
             self._filled += len(block)
         else:
-            self._file.write(block)
+            with _storing():
+                self._file.write(block)
 
     def read(self) -> Bytes:
         """All of it, once it has all come."""
         if self._path is None:
             return np.frombuffer(self._memory, np.uint8, self.size)
-        self._file.close()
+        with _storing():
+            self._file.close()
         if not self.size:
             return np.empty(0, np.uint8)
         return np.memmap(self._path, np.uint8, "r")
@@ -62,8 +68,18 @@ class Draft:
         if self._path is None:
             self._spool.release(self.size)
         else:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what is still to be written is not wanted
+                self._file.close()
             self._path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _storing() -> Iterator[None]:
+    """A disk that is full or gone is nothing that a party could mend by sending again."""
+    try:
+        yield
+    except OSError as error:
+        raise StateUnusable(f"an update cannot be kept in the state directory: {error}") from error
 
 
 class Spool:
@@ -109,7 +125,7 @@ class Upload:
         return self._inspector.norm if self._inspector is not None else 0.0
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes; raises Refused."""
+        """Take the next bytes; raises Refused or StateUnusable."""
         for piece in self._body.feed(memoryview(data)):
             self._begin()
             self._block += piece
