@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.e2e.yard import Yard, party, phase, scaling, training
@@ -13,11 +15,13 @@ from trainyard.api import names
 from trainyard.cluster.client import ApiError, collection
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
+FILES = sorted(SAMPLES.glob("*.yaml"))
 SECONDS = 240.0
 SIDE_BY_SIDE = 3
 """Each job starts a few processes that load PyTorch; more at once only wait for a core."""
 
 
+@pytest.mark.timeout(SECONDS * math.ceil(len(FILES) / SIDE_BY_SIDE))
 async def test_every_sample_reaches_the_end_that_it_shows(yard: Yard) -> None:
     endings = {
         "digits": _ends_early,
@@ -39,7 +43,7 @@ async def test_every_sample_reaches_the_end_that_it_shows(yard: Yard) -> None:
             seen.extend(jobs)
             await asyncio.gather(*(endings.get(name, _completes)(yard, name) for name in jobs))
 
-    await asyncio.gather(*(run(file) for file in sorted(SAMPLES.glob("*.yaml"))))
+    await asyncio.gather(*(run(file) for file in FILES))
     assert endings.keys() <= set(seen)
 
 

@@ -28,6 +28,7 @@ from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS
 Object = dict[str, Any]
 
 POLL_SECONDS = 0.5
+EVENT_SECONDS = 30
 TASKS = Path(__file__).with_name("tasks")
 
 
@@ -169,6 +170,15 @@ class Yard:
             self.path("events"), field_selector=f"involvedObject.name={name}"
         )
         return [(e["reason"], e["message"]) async for e in listed]
+
+    async def until_event(self, name: str, reason: str) -> str:
+        """The message of the job's Event for that reason; Events follow their status."""
+        async with asyncio.timeout(EVENT_SECONDS):
+            while True:
+                told = [message for why, message in await self.events(name) if why == reason]
+                if told:
+                    return told[0]
+                await asyncio.sleep(POLL_SECONDS)
 
     async def story(self, name: str) -> str:
         """All that helps to see why something did not happen."""

@@ -64,8 +64,8 @@ class Judge:
 
 
 def _runs(job: Job, found: Object, live: list[Object]) -> None:
-    status = found["status"]
     assert phase(found) == "Running", _told(job, found)
+    status = found["status"]
     assert status["observedGeneration"] == found["metadata"]["generation"], _told(job, found)
     places = sorted(_place(p) for p in live)
     assert places == sorted(job.kind.members(job.size)), f"{job} has {_names(live)}"
@@ -119,6 +119,9 @@ def _names(items: list[Object]) -> list[str]:
 
 def _told(job: Job, found: Object) -> str:
     status = found.get("status", {})
-    told = [f"{c['type']}={c['status']} {c['reason']} {c['message']}" for c in status["conditions"]]
+    told = [
+        f"{c['type']}={c['status']} {c['reason']} {c['message']}"
+        for c in status.get("conditions", [])
+    ]
     shown = {k: v for k, v in status.items() if k not in ("conditions", "failures")}
     return f"{job}, spec {found['spec'].get('workers')}: {shown}\n" + "\n".join(told)

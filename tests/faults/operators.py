@@ -38,7 +38,8 @@ class Replica:
         while True:
             await self._is_wanted.wait()
             self.process.start()
-            while self._is_wanted.is_set():
+            # It may be killed and wanted again between two looks.
+            while self._is_wanted.is_set() and self.process.is_started:
                 await asyncio.sleep(0.1)
                 if (code := self.process.ended()) is not None:
                     self._judge(code, (EXIT_LOST,))

@@ -45,8 +45,13 @@ async def start(yard: Yard, **wishes: object) -> list[Object]:
     await yard.add_nodes(0, is_attended=False)
     await yard.federate("heart", PARTIES, rounds={"minParties": 2}, **wishes)
     await yard.until_pods("heart", *ALL)
-    await yard.until("heart", lambda job: condition(job, "Degraded")["status"] == "False")
+    await yard.until("heart", _is_whole)
     return await yard.pods("heart", "party")
+
+
+def _is_whole(job: Object) -> bool:
+    told = [condition(job, type_)["status"] for type_ in ("Running", "Degraded")]
+    return told == ["True", "False"]
 
 
 async def test_a_federation_gets_an_aggregator_and_a_pod_for_each_party(

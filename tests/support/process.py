@@ -51,6 +51,11 @@ class OperatorProcess:
             )
 
     @property
+    def is_started(self) -> bool:
+        """Whether it was started since it was last told to end or seen to have ended."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """The process's id while it runs."""
         assert self._process is not None, "the operator was not started"

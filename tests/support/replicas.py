@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 from trainyard.cluster.client import ApiError, KubeClient
 
 LEASE = "trainyard"
-TIMES = ("--lease-duration=3s", "--renew-deadline=2s", "--retry-period=300ms")
+TIMES = ("--lease-duration=4s", "--renew-deadline=3s", "--retry-period=300ms")
 """Short, so that a test does not wait long; long enough for a busy machine."""
 LEADER = re.compile(r"^trainyard_operator_leader (\S+)$", re.MULTILINE)
 
@@ -35,7 +35,10 @@ class Replica:
 
     async def leads(self) -> bool:
         """Whether it says that it acts."""
-        text = await asyncio.to_thread(self.process.metrics)
+        try:
+            text = await asyncio.to_thread(self.process.metrics)
+        except OSError as error:
+            raise AssertionError(f"it does not answer: {error}\n{self.process.tail()}") from error
         found = LEADER.search(text)
         assert found, "the metric is missing"
         return float(found[1]) == 1

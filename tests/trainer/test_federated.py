@@ -205,8 +205,10 @@ def test_the_target_ends_the_rounds_and_the_best_model_is_the_result(tmp_path: P
 
 def test_it_stays_until_its_last_figures_are_read(tmp_path: Path) -> None:
     with Federation(tmp_path, rounds={"max": 3}) as federation:
+        hold = federation.hold("b")
         federation.start()
-        federation.await_round(1)
+        federation.await_state("b", "Training")  # a reading before the end does not let it go
+        hold.unlink()
         for name in "ab":
             assert federation.exit_of(name)[1].result is Result.COMPLETE
         assert federation.aggregator is not None

@@ -133,8 +133,8 @@ async def test_under_load_the_events_of_one_key_settle_into_one_run() -> None:
             site.queue.add("a", follows=True)
         site.gates["busy"].set()
         await site.until_runs(4)
-        assert site.runs == ["a", "busy", "waits", "a"]
-        assert site.at[3] - site.at[0] >= 0.05
+        first, last = (place for place, key in enumerate(site.runs) if key == "a")
+        assert site.at[last] - site.at[first] >= 0.05
 
 
 async def test_follow_ups_do_not_wait_for_all_newcomers_nor_newcomers_for_all_follow_ups() -> None:
