@@ -25,4 +25,4 @@ async def test_whatever_fails_every_job_reaches_its_end(
         # A schedule in which nothing happens proves nothing.
         for what in ("kill", "pause", "cut", "stall", "reset", "stop", "remove", "silence"):
             assert counts[what], f"seed {SEED} has no fault of the kind {what}: {dict(counts)}"
-        assert counts["submit"]
+        assert counts["submit"] > 10

@@ -72,7 +72,7 @@ async def test_killed_at_any_moment_no_pod_is_created_twice(
             assert job["status"]["term"] == 1
         assert witness.twins == []
         assert {n: count for n, count in witness.created().items() if count != 1} == {}
-    assert failed
+    assert len(failed) >= KILLS // 2
 
 
 async def _submit(yard: Yard, names: list[str]) -> None:

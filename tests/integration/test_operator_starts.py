@@ -11,13 +11,15 @@ from tests.support.process import OperatorProcess
 from tests.support.waiting import eventually
 from tests.support.yard import Yard, condition, phase, scaling
 
+START_TIMEOUT = 15
+"""Seconds: long enough for all that a job that does start has to do, on a busy machine."""
+
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
 
 @pytest.fixture(scope="module")
 def operator_options() -> tuple[str, ...]:
-    # Long enough for all that a job that does start has to do, on a busy machine.
-    return ("--start-timeout", "15s")
+    return ("--start-timeout", f"{START_TIMEOUT}s")
 
 
 async def test_a_start_that_times_out_lets_the_next_job_in(
@@ -45,7 +47,7 @@ async def test_a_start_that_times_out_lets_the_next_job_in(
     assert "spec.image 'trainyard-trainer:test' cannot be pulled" in _told(job)
     decided, until = scaling(job)["decidedAt"], scaling(job)["cooldownUntil"]
     pause = datetime.fromisoformat(until) - datetime.fromisoformat(decided)
-    assert pause.total_seconds() >= 120
+    assert 120 <= pause.total_seconds() <= 120 + START_TIMEOUT + 16
     await yard.until_phase("next", "Running")
     # Its successor knows of the pause, although the GPUs are free.
     operator.kill()

@@ -103,7 +103,7 @@ def test_a_dead_party_stalls_a_round_no_longer_than_its_deadline(tmp_path: Path)
         assert result["contributions"] == {"a": 2, "b": 2, "c": 1}
         first = result["history"][1]
         assert (first["parties"], first["round"]) == (2, 1)
-        assert first["seconds"] >= 8.0
+        assert 8.0 <= first["seconds"] < 30.0
 
 
 def test_a_party_that_comes_back_within_the_round_takes_part_in_it(
