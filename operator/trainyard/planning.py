@@ -14,7 +14,7 @@ from trainyard.api.names import Member
 from trainyard.api.pods import Pod
 from trainyard.policy.failures import is_failure
 from trainyard.policy.roster import Roster
-from trainyard.policy.verdict import Wish
+from trainyard.policy.verdict import Wish, earliest
 from trainyard_trainer.contract import Role
 
 TERM_PAUSE = timedelta(milliseconds=200)
@@ -54,14 +54,13 @@ def plan(wish: Wish, roster: Roster, recorded: frozenset[str], term: int, now: d
     is_early = wish.replace_at is not None and now < wish.replace_at
     gone = (*_unwanted(wish, roster), *_done(wish, roster, recorded))
     delete = tuple(p for p in gone if p.role != Role.COORDINATOR or p.attempt <= term)
-    times = (
-        wish.replace_at if is_early and missing else None,
-        now + TERM_PAUSE if len(delete) < len(gone) else None,
-    )
     return Steps(
         create=() if is_early else tuple(missing),
         delete=delete,
-        again_at=min((t for t in times if t is not None), default=None),
+        again_at=earliest(
+            wish.replace_at if is_early and missing else None,
+            now + TERM_PAUSE if len(delete) < len(gone) else None,
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.cluster import Cluster
 from tests.demo.stage import SYSTEM
+from tests.support.waiting import eventually
 from trainyard.api import names
 from trainyard.api.jobs import parse_job
 from trainyard.api.names import service_name
@@ -28,7 +29,6 @@ from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS
 Object = dict[str, Any]
 
 POLL_SECONDS = 0.5
-EVENT_SECONDS = 30
 TASKS = Path(__file__).with_name("tasks")
 
 
@@ -173,12 +173,13 @@ class Yard:
 
     async def until_event(self, name: str, reason: str) -> str:
         """The message of the job's Event for that reason; Events follow their status."""
-        async with asyncio.timeout(EVENT_SECONDS):
-            while True:
-                told = [message for why, message in await self.events(name) if why == reason]
-                if told:
-                    return told[0]
-                await asyncio.sleep(POLL_SECONDS)
+
+        async def told() -> str:
+            found = [message for why, message in await self.events(name) if why == reason]
+            assert found, f"{name}: no Event {reason}"
+            return found[0]
+
+        return await eventually(told)
 
     async def story(self, name: str) -> str:
         """All that helps to see why something did not happen."""

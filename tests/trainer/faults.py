@@ -78,7 +78,7 @@ def install(fault: str) -> None:
         case "folding":  # In the middle of the fold.
             folds = itertools.count(1)
             _before(archive, "fold", lambda *_, **__: next(folds) == number)
-        case "lost":  # The disk of the updates is gone as one comes in; this one goes on.
+        case "lost":  # The disk of the updates is gone as one comes in; it ends by itself.
             _without_spool()
         case "storing":  # With all files written, before they get their name.
             _before(Store, "keep_checkpoint", is_stored)

@@ -26,7 +26,7 @@ from trainyard.policy.demand import Reason
 from trainyard.policy.look import Look, has_run, running_phase, start_limit, trouble_of
 from trainyard.policy.roster import MEMBERS
 from trainyard.policy.support import refusal
-from trainyard.policy.verdict import Phase, Verdict, Wish, is_finished
+from trainyard.policy.verdict import Phase, Verdict, Wish, earliest, is_finished
 from trainyard_trainer.contract import LastWords, Result, Role
 
 
@@ -48,7 +48,7 @@ def _unfinished(look: Look) -> Verdict:
 def _with_deadline(look: Look, verdict: Verdict) -> Verdict:
     """The verdict, looked at again when something of it is due; what is past would spin."""
     times = (verdict.again_at, _deadline(look.job))
-    return replace(verdict, again_at=min((t for t in times if t and t > look.now), default=None))
+    return replace(verdict, again_at=earliest(*(t for t in times if t and t > look.now)))
 
 
 def _finished(look: Look) -> Verdict | None:
@@ -60,7 +60,6 @@ def _finished(look: Look) -> Verdict | None:
     expires_at = _expiry(job, ended_at)
     grace_until = ended_at + look.limits.finish_grace
     in_grace = is_complete and look.now < grace_until
-    times = (grace_until if in_grace else None, expires_at)
     return Verdict(
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
         wish=Wish(
@@ -72,7 +71,7 @@ def _finished(look: Look) -> Verdict | None:
         failures=job.status.failures,
         restarts=job.status.restarts,
         delete_job=expires_at is not None and look.now >= expires_at,
-        again_at=min((t for t in times if t is not None), default=None),
+        again_at=earliest(grace_until if in_grace else None, expires_at),
     )
 
 
@@ -143,7 +142,6 @@ def _end(
     expires_at = _expiry(look.job, look.now)
     # Not at once: the status that tells the end may meet a change and be written again.
     soon = look.now + timedelta(seconds=1)
-    times = (grace_until, max(expires_at, soon) if expires_at is not None else None)
     return Verdict(
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
         wish=Wish(
@@ -162,7 +160,7 @@ def _end(
         completed=True,
         final=final,
         # The status that tells this brings no event that would have it looked at again.
-        again_at=min((t for t in times if t is not None), default=None),
+        again_at=earliest(grace_until, expires_at and max(expires_at, soon)),
     )
 
 
@@ -354,5 +352,5 @@ def _running(look: Look) -> Verdict:
         failures=look.record.failures,
         restarts=look.record.restarts,
         started=True,
-        again_at=min((t for t in times if t and t > look.now), default=None),
+        again_at=earliest(*(t for t in times if t and t > look.now)),
     )

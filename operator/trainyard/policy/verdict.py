@@ -14,6 +14,11 @@ from trainyard.api.status import Failed
 from trainyard_trainer.contract import LastWords
 
 
+def earliest(*moments: datetime | None) -> datetime | None:
+    """The first of those that are set; None if none is."""
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
 class Phase(StrEnum):
     """A job's state in one word, for people."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator
 from datetime import datetime, timedelta
-from enum import Enum, auto
 from typing import Any
 
 from trainyard.api import names
@@ -149,31 +148,24 @@ async def _create_or_apply(
     return True
 
 
-class Creation(Enum):
-    """How a pod came to be there."""
-
-    MADE = auto()
-    FOUND = auto()
-
-
-async def create_pod(services: Services, job: Job, slot: Slot) -> Creation:
-    """Create the pod of a slot; one of that name that is this job's already is as good."""
+async def create_pod(services: Services, job: Job, slot: Slot) -> bool:
+    """Create the pod of a slot; whether this job had one of that name, which is as good."""
     manifest = _pod_manifest(job, slot, services.options.cluster_domain)
     path = collection("v1", "pods", job.key.namespace)
-    how = Creation.MADE
+    was_there = False
     try:
-        created = await services.client.create(path, manifest)
+        pod = parse_pod(await services.client.create(path, manifest))
     except ApiError as error:
         if not error.is_conflict:
             raise
-        created = await services.client.get(f"{path}/{manifest['metadata']['name']}")
-        if parse_pod(created).owner_uid != job.uid:
-            services.mirror.put_pod(parse_pod(created))  # a namesake's: its attempt is taken
+        was_there = True
+        pod = parse_pod(await services.client.get(f"{path}/{manifest['metadata']['name']}"))
+        if pod.owner_uid != job.uid:
+            services.mirror.put_pod(pod)  # a namesake's: its attempt is taken
             told = f"{error.message}, and is not of this job: delete it, or rename the job"
             raise ApiError(error.status, error.reason, told) from error
-        how = Creation.FOUND
-    services.mirror.put_pod(parse_pod(created))
-    return how
+    services.mirror.put_pod(pod)
+    return was_there
 
 
 def _pod_manifest(job: Job, slot: Slot, domain: str) -> dict[str, Any]:

@@ -29,9 +29,8 @@ from trainyard.policy.lifecycle import judge
 from trainyard.policy.look import Look
 from trainyard.policy.reporting import Findings, is_urgent, status_of
 from trainyard.policy.roster import Roster, sort_pods
-from trainyard.policy.verdict import Verdict
+from trainyard.policy.verdict import Verdict, earliest
 from trainyard.reconcile.children import (
-    Creation,
     create_pod,
     delete_job,
     delete_pod,
@@ -70,7 +69,7 @@ async def reconcile(services: Services, key: Key) -> Outcome:
     if not job.is_ours:
         return Outcome()
     state = remember(services, job)
-    if wants_gpus(job) and not state.scaling.reason and not state.scaling.desired:
+    if not state.scaling.reason and not state.scaling.desired and wants_gpus(job):
         return Outcome(tick=True)  # nothing decided yet: the scheduler comes first
     roster = sort_pods(services.mirror.pods_of(key), job.uid)
     now = services.clock()
@@ -168,8 +167,8 @@ async def _is_there(services: Services, job: Job) -> bool:
         if not _is_lost(services, job, error):
             raise
         return False
-    if is_there := meta["uid"] == job.uid and "deletionTimestamp" not in meta:
-        return is_there
+    if meta["uid"] == job.uid and "deletionTimestamp" not in meta:
+        return True
     services.mirror.drop_job(job.key, job.uid)  # a namesake's event brings that one
     return False
 
@@ -205,7 +204,7 @@ async def _apply(
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, ApiError):
             raise result
-    return refusals[0] if refusals else None, Creation.FOUND in results
+    return refusals[0] if refusals else None, any(result is True for result in results)
 
 
 async def _ensure_children(services: Services, job: Job, state: JobState) -> ApiError | None:
@@ -315,5 +314,5 @@ def _needs_contact(state: JobState, roster: Roster) -> bool:
 
 
 def _seconds_until(now: datetime, *moments: datetime | None) -> float | None:
-    waits = [(m - now).total_seconds() for m in moments if m is not None]
-    return max(min(waits), 0.0) if waits else None
+    first = earliest(*moments)
+    return None if first is None else max((first - now).total_seconds(), 0.0)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SERVED_SECONDS = 2.0
 NOT_SERVED = (
-    "the API server does not know %s of %s yet; if that stays so, install the CRDs: "
+    "the API server does not know {} of {} yet; if that stays so, install the CRDs: "
     "kubectl apply --server-side -f crds/"
 )
 UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
@@ -52,24 +52,24 @@ async def until_served(client: KubeClient) -> None:
 
     kopf looks for its kinds at its start alone: of one that came later it would never hear.
     """
-    while missing := set(names.PLURALS.values()) - await _served(client):
-        log.warning(NOT_SERVED, " and ".join(sorted(missing)), names.GROUP)
+    while lack := await _lack(client):
+        log.warning(lack)
         await asyncio.sleep(SERVED_SECONDS)
 
 
-async def _served(client: KubeClient) -> set[str]:
-    """The resources of our group, as kopf will find them."""
-    while True:
-        try:
-            found = await client.get(f"/apis/{names.API_VERSION}")
-            return {resource["name"] for resource in found["resources"]}
-        except ApiError as error:
-            if error.is_missing:
-                return set()
-            if not error.is_passing:
-                raise
-            log.warning("the API server cannot be asked yet: %s", error)
-            await asyncio.sleep(SERVED_SECONDS)
+async def _lack(client: KubeClient) -> str:
+    """What of our group kopf would not find now, in a sentence; empty when all is there."""
+    served: set[str] = set()
+    try:
+        found = await client.get(f"/apis/{names.API_VERSION}")
+        served = {resource["name"] for resource in found["resources"]}
+    except ApiError as error:
+        if error.is_passing:
+            return f"the API server cannot be asked yet: {error}"
+        if not error.is_missing:
+            raise
+    missing = " and ".join(sorted(set(names.PLURALS.values()) - served))
+    return NOT_SERVED.format(missing, names.GROUP) if missing else ""
 
 
 async def _jobs(services: Services, dirty: set[Key]) -> dict[Key, str]:
