@@ -15,13 +15,10 @@ from kubernetes import client, config
 from tests.cluster import Cluster, ClusterOptions, open_cluster
 from tests.cluster.commands import run
 from tests.integration.crd_cases import CRDS, DISTRIBUTED, FEDERATED, Jobs, Kind, merged
+from tests.support.kubelet import Kubelet
+from tests.support.process import OperatorProcess
+from tests.support.yard import Yard
 from trainyard.cluster.client import KubeClient
-
-pytest.register_assert_rewrite("tests.support")
-
-from tests.support.kubelet import Kubelet  # noqa: E402 - rewritten first
-from tests.support.process import OperatorProcess  # noqa: E402
-from tests.support.yard import Yard  # noqa: E402
 
 CLUSTER = os.environ.get("TRAINYARD_TEST_CLUSTER", "trainyard-test-api")
 """Two runs at a time need two clusters: whoever started one takes it down at its end."""
