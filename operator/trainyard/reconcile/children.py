@@ -21,8 +21,8 @@ from trainyard.render.pods import coordinator_host, coordinator_pod, party_pod, 
 from trainyard.render.secrets import leaf_of, leaf_secret
 from trainyard_trainer.contract import Role
 
-SERVICE_AGAIN = timedelta(hours=1)
-"""A Service that somebody changed or deleted is set right after so long: nobody watches it."""
+CHILDREN_AGAIN = timedelta(hours=1)
+"""What somebody deleted, or changed of the Service, is set right after so long: nobody watches."""
 
 
 async def ensure_children(services: Services, job: Job, state: JobState) -> None:
@@ -34,13 +34,15 @@ async def ensure_children(services: Services, job: Job, state: JobState) -> None
     begun = await _begun(services, job, parties, now)
     authority = begun or await services.authorities.ensure(job, now, parties)
     is_due = now >= authority.renew_at or not parties <= authority.parties
-    if begun is None and (state.children_until is None or is_due):
-        await _make_children(services, job, authority, is_due=is_due)
-    elif begun is None:
-        await _apply_service(services, job)
+    if begun is None:
+        # Leaves that pods of this job may hold are replaced only when they are due; those of an
+        # earlier job of the same name, or of an authority that was lost, always are.
+        is_first = state.children_until is None
+        replaces = is_due or (is_first and (authority.is_new or not job.status.term))
+        await _make_children(services, job, authority.pair, replaces=replaces)
     if is_due:
         authority = await services.authorities.renewed(job, now, parties)
-    state.children_until = min(authority.renew_at, now + SERVICE_AGAIN)
+    state.children_until = min(authority.renew_at, now + CHILDREN_AGAIN)
     state.certified = parties
 
 
@@ -75,22 +77,13 @@ async def _all(*works: Coroutine[Any, Any, Any]) -> list[Any]:
 
 
 async def _make_children(
-    services: Services, job: Job, authority: Authority, *, is_due: bool
+    services: Services, job: Job, authority: KeyPair, *, replaces: bool
 ) -> None:
-    # Leaves that pods of this job may hold are replaced only when they are due; those of an
-    # earlier job of the same name, or of an authority that was lost, always are.
-    is_ours_to_replace = is_due or authority.is_new or not job.status.term
-    leaves = _leaf_manifest(services, job, authority.pair)
+    leaves = _leaf_manifest(services, job, authority)
     await _all(
         _create_or_apply(services, "services", coordinator_service(job)),
-        _create_or_apply(services, "secrets", leaves, applies=is_ours_to_replace),
+        _create_or_apply(services, "secrets", leaves, applies=replaces),
     )
-
-
-async def _apply_service(services: Services, job: Job) -> None:
-    service = coordinator_service(job)
-    path = collection("v1", "services", job.key.namespace)
-    await services.client.apply(f"{path}/{service['metadata']['name']}", service)
 
 
 def _is_settled(state: JobState, parties: frozenset[str], now: datetime) -> bool:

@@ -129,6 +129,8 @@ def _settle_scaling(state: JobState, verdict: Verdict, services: Services, now: 
     if verdict.refuse_start:
         pause = services.options.limits.start_backoff
         state.scaling = refuse_start(state.scaling, pause, verdict.release, now)
+        # What its pods waited for may be a Secret that somebody deleted.
+        state.children_until = state.children_until and now
     elif verdict.release and (state.scaling.desired or not state.scaling.reason):
         state.scaling = release(state.scaling, verdict.phase, verdict.release)
     if state.report is not None:

@@ -16,7 +16,7 @@ from tests.support.services import services_of
 from trainyard.api.jobs import DistributedJob, FederatedJob
 from trainyard.api.status import ScalingStatus
 from trainyard.cluster.certificates import LEAF_LIFE, RENEW_AFTER
-from trainyard.reconcile.children import SERVICE_AGAIN, ensure_children
+from trainyard.reconcile.children import CHILDREN_AGAIN, ensure_children
 from trainyard.reconcile.state import JobState
 
 CA = "/api/v1/namespaces/trainyard-system/secrets/trainyard-ca-uid-of-digits"
@@ -173,9 +173,24 @@ async def test_a_service_that_was_changed_is_set_right_in_time(api: FakeApi) -> 
     api.requests.clear()
     await operator.see_to(make_job(status=has_run()))
     assert api.requests == []
-    operator.now += SERVICE_AGAIN
+    operator.now += CHILDREN_AGAIN
     await operator.see_to(make_job(status=has_run()))
-    assert (api.objects[SERVICE], api.requests) == (right, [("PATCH", SERVICE)])
+    assert api.objects[SERVICE] == right
+    assert sorted(api.requests) == [("PATCH", SERVICE), ("POST", LEAVES), ("POST", SERVICE)]
+
+
+async def test_leaves_that_were_deleted_come_back_in_time_and_others_stay(api: FakeApi) -> None:
+    """They came back with their renewal: until then no new pod of the job could start."""
+    operator = Operator(api)
+    await operator.see_to(make_job())
+    before = api.objects[LEAVES]
+    operator.now += CHILDREN_AGAIN
+    await operator.see_to(make_job(status=has_run()))
+    assert api.objects[LEAVES] is before
+    del api.objects[LEAVES]
+    operator.now += CHILDREN_AGAIN
+    await operator.see_to(make_job(status=has_run()))
+    assert_one_authority(api)
 
 
 async def test_leaves_of_a_namesake_are_replaced_once_the_authority_is_stored(api: FakeApi) -> None:

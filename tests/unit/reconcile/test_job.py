@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tests.support.fakeapi import FakeApi, Object
-from tests.support.jobs import KEY, at, has_run, make_job
+from tests.support.jobs import KEY, LIMITS, NOW, at, has_run, make_job
 from tests.support.services import services_of
 from trainyard.cluster.client import ApiError
-from trainyard.reconcile.job import CONFLICT_PAUSE, reconcile
+from trainyard.reconcile.job import CONFLICT_PAUSE, reconcile, remember
 
 HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decidedAt": at()}
 
@@ -108,3 +108,15 @@ async def test_an_expired_job_is_deleted_in_the_version_that_was_looked_at() -> 
     api, job = BusyApi(), make_job({"ttlSecondsAfterFinished": 0}, status)
     await reconcile(services_of(api, job), KEY)
     assert api.deletions == [{"uid": job.uid, "version": str(job.resource_version)}]
+
+
+async def test_a_gang_that_did_not_start_has_its_secrets_looked_at_before_the_next_try() -> None:
+    """Without the one that somebody deleted, the next gang would wait as this one did."""
+    long_ago = {**HELD, "decidedAt": at(NOW - LIMITS.start_timeout)}
+    job = make_job({}, {"scaling": long_ago, "phase": "Starting"})
+    services = services_of(BusyApi(), job)
+    state = remember(services, job)
+    state.children_until = NOW + LIMITS.start_timeout
+    await reconcile(services, KEY)
+    assert state.scaling.reason == "StartTimedOut"
+    assert state.children_until == NOW
