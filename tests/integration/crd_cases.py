@@ -11,6 +11,9 @@ from typing import Any, Final
 import yaml
 from kubernetes import client
 
+from tests.cluster import Cluster
+from tests.cluster.commands import run
+
 Manifest = dict[str, Any]
 
 GROUP: Final = "trainyard.dev"
@@ -61,6 +64,14 @@ CRD: Final = DISTRIBUTED.crd
 SCHEMA: Final = DISTRIBUTED.schema
 BASE: Final = DISTRIBUTED.base
 
+FAILURE_DEFAULTS: Final = {
+    "retry": "Step",
+    "maxRestarts": 10,
+    "hungAfterSteps": 10,
+    "replaceStragglers": False,
+}
+"""Of `spec.failure`, in both kinds."""
+
 STARTED: Final = {"status": {"startTime": "2026-01-01T00:00:00Z"}}
 STATES: Final[dict[str, tuple[bool, bool]]] = {
     "running": (False, True),
@@ -68,6 +79,11 @@ STATES: Final[dict[str, tuple[bool, bool]]] = {
     "fresh": (True, False),
 }
 """By the name of a state: whether the job is suspended, and whether it has started."""
+
+
+def kubectl(cluster: Cluster, *words: str) -> str:
+    """What kubectl prints."""
+    return run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, *words])
 
 
 def merged(target: Any, patch: Any) -> Any:

@@ -8,8 +8,15 @@ import pytest
 from kubernetes import client
 
 from tests.cluster import Cluster
-from tests.cluster.commands import run
-from tests.integration.crd_cases import FEDERATED, Jobs, Manifest, merged, refusal
+from tests.integration.crd_cases import (
+    FAILURE_DEFAULTS,
+    FEDERATED,
+    Jobs,
+    Manifest,
+    kubectl,
+    merged,
+    refusal,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -27,12 +34,7 @@ DEFAULTS = {
     "training": {"localEpochs": 1, "batchSize": 32, "seed": 0},
     "strategy": {"name": "FedAvg"},
     "update": {"compression": "None", "weights": "Samples", "buffers": "Average"},
-    "failure": {
-        "retry": "Step",
-        "maxRestarts": 10,
-        "hungAfterSteps": 10,
-        "replaceStragglers": False,
-    },
+    "failure": FAILURE_DEFAULTS,
     "suspend": False,
 }
 
@@ -100,10 +102,6 @@ def heart(jobs: Jobs) -> Iterator[str]:
     jobs.create(merged(FEDERATED.base, {"metadata": {"name": "heart"}}), dry_run=False)
     yield "heart"
     jobs.delete("heart")
-
-
-def kubectl(cluster: Cluster, *words: str) -> str:
-    return run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, *words])
 
 
 def test_defaults_are_filled_in_as_documented(jobs: Jobs) -> None:

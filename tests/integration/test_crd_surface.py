@@ -11,8 +11,15 @@ import pytest
 from kubernetes import client
 
 from tests.cluster import Cluster
-from tests.cluster.commands import run
-from tests.integration.crd_cases import BASE, Jobs, Manifest, merged, refusal
+from tests.integration.crd_cases import (
+    BASE,
+    FAILURE_DEFAULTS,
+    Jobs,
+    Manifest,
+    kubectl,
+    merged,
+    refusal,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -33,12 +40,7 @@ DEFAULTS = {
         "minGain": 1.05,
     },
     "checkpoint": {"every": "2m", "keep": 3},
-    "failure": {
-        "retry": "Step",
-        "maxRestarts": 10,
-        "hungAfterSteps": 10,
-        "replaceStragglers": False,
-    },
+    "failure": FAILURE_DEFAULTS,
     "suspend": False,
 }
 
@@ -125,10 +127,6 @@ def manual(jobs: Jobs) -> Iterator[str]:
     jobs.create(merged(manifest, {"spec": {"scaling": {"policy": "Manual"}}}), dry_run=False)
     yield "manual"
     jobs.delete("manual")
-
-
-def kubectl(cluster: Cluster, *words: str) -> str:
-    return run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, *words])
 
 
 def test_defaults_are_filled_in_as_documented(jobs: Jobs) -> None:

@@ -1,25 +1,16 @@
 """A federation of real processes on this machine, with certificates, for tests to disturb."""
 
-import http.client
 import json
 import os
-import signal
-import ssl
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from typing import Any
 
 from tests.trainer.certificates import Authority, client
-from tests.trainer.job import DEADLINE, forks, free_port, until
+from tests.trainer.running import RunningJob, forks, log_to, until
 from trainyard_trainer import contract
-from trainyard_trainer.contract import LastWords, Metric, Role
+from trainyard_trainer.contract import Metric, Role
 from trainyard_trainer.contract.federated import (
     FederatedConfig,
     FederatedMetric,
@@ -29,17 +20,10 @@ from trainyard_trainer.contract.federated import (
 )
 
 AUTHORITY = Authority()
-PORT_NAME = "127.0.0.1"
-
-
-def _open_log(folder: str, name: str) -> None:
-    log = os.open(f"{folder}/{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
 
 
 def _aggregate(environ: dict[str, str], folder: str, port: int, state: str, fault: str) -> None:
-    _open_log(folder, "aggregator")
+    log_to(folder, "aggregator")
     from tests.trainer import faults
     from trainyard_trainer import cli
     from trainyard_trainer.coordinator.pod import Place
@@ -53,7 +37,7 @@ def _aggregate(environ: dict[str, str], folder: str, port: int, state: str, faul
 
 
 def _take_part(environ: dict[str, str], folder: str, name: str) -> None:
-    _open_log(folder, name)
+    log_to(folder, name)
     import torch
 
     from trainyard_trainer import cli
@@ -67,11 +51,12 @@ def _take_part(environ: dict[str, str], folder: str, name: str) -> None:
     os._exit(code)
 
 
-class Federation:
-    """An aggregator and parties; whatever still runs at the end is killed."""
+class Federation(RunningJob):
+    """An aggregator and parties."""
 
     def __init__(self, folder: Path, parties: str = "ab", **config: Any) -> None:
-        self.folder, self.holds = folder, folder / "holds"
+        super().__init__(folder)
+        self.holds = folder / "holds"
         self.holds.mkdir()
         task = config.pop("task", "Share")
         args = {"gate": str(folder / "gate"), "holds": str(self.holds), **config.pop("args", {})}
@@ -85,44 +70,20 @@ class Federation:
             durable=True,
         )
         self.config = replace(self.config, **config)
-        self.port, self.term = free_port(), 0
         self.state = folder / "state"
-        self.parties: dict[str, ForkServerProcess] = {}
         self.aggregator: ForkServerProcess | None = None
         AUTHORITY.issue(folder / "aggregator-tls", Role.COORDINATOR)
         AUTHORITY.issue(folder / "operator-tls", Role.OPERATOR)
         for party in self.config.parties:
             AUTHORITY.issue(folder / f"{party.name}-tls", Role.PARTY, member=party.name)
-        self.operator = client(folder / "operator-tls")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for process in [self.aggregator, *self.parties.values()]:
-            if process is not None:
-                process.kill()
-                process.join()
-        if error is not None:
-            for log in sorted(self.folder.glob("*.log")):
-                print(f"--- {log.name}\n{log.read_text()[-6000:]}")
+        self.tls = client(folder / "operator-tls")
 
     # --- processes ------------------------------------------------------------------------------
 
     def start_aggregator(self, fault: str = "", *, wait: bool = True, **environ: str) -> None:
         self.term += 1
-        env = {
-            contract.ENV_NAMESPACE: "test",
-            contract.ENV_JOB: "job",
-            contract.ENV_TERM: str(self.term),
-            contract.ENV_CONFIG: self.config.encode(),
-            **environ,
-        }
+        config = {contract.ENV_TERM: str(self.term), contract.ENV_CONFIG: self.config.encode()}
+        env = self.environment(**config, **environ)
         place = (str(self.folder), self.port, str(self.state), fault)
         self.aggregator = forks.Process(target=_aggregate, args=(env, *place))
         self.aggregator.start()
@@ -143,44 +104,22 @@ class Federation:
         assert aggregator.exitcode is not None
         return aggregator.exitcode
 
-    def kill_aggregator(self) -> None:
-        assert self.aggregator is not None
-        self.aggregator.kill()
-        self.aggregator.join()
+    def kill_coordinator(self) -> None:
+        if self.aggregator is not None:
+            self.aggregator.kill()
+            self.aggregator.join()
 
     def start_party(self, name: str, **environ: str) -> None:
-        env = {
-            contract.ENV_NAMESPACE: "test",
-            contract.ENV_JOB: "job",
+        place = {
             contract.ENV_PARTY: name,
-            contract.ENV_COORDINATOR: f"{PORT_NAME}:{self.port}",
-            **environ,
+            contract.ENV_COORDINATOR: f"127.0.0.1:{self.port}",
         }
-        party = forks.Process(target=_take_part, args=(env, str(self.folder), name))
-        party.start()
-        self.parties[name] = party
+        self.start_member(name, _take_part, self.environment(**{**place, **environ}))
 
     def start(self, names: str = "", fault: str = "") -> None:
         self.start_aggregator(fault)
         for name in names or [party.name for party in self.config.parties]:
             self.start_party(name)
-
-    def signal(self, name: str, number: int = signal.SIGTERM) -> None:
-        pid = self.parties[name].pid
-        assert pid is not None
-        os.kill(pid, number)
-
-    def exit_of(self, name: str) -> tuple[int, LastWords]:
-        """The exit code and last words of a party that ends now."""
-        party = self.parties.pop(name)
-        party.join(DEADLINE)
-        assert party.exitcode is not None, f"{name} did not end"
-        return party.exitcode, self.words_of(name)
-
-    def words_of(self, name: str) -> LastWords:
-        words = LastWords.decode((self.folder / f"{name}.words").read_text())
-        assert words is not None
-        return words
 
     def hold(self, name: str) -> Path:
         """Let a party hold back in its training until the file is removed."""
@@ -190,42 +129,8 @@ class Federation:
 
     # --- what an operator sees ------------------------------------------------------------------
 
-    def request(
-        self,
-        path: str,
-        data: bytes | None = None,
-        context: ssl.SSLContext | None = None,
-        method: str = "",
-    ) -> tuple[int, bytes]:
-        method = method or ("GET" if data is None else "PUT")
-        url = f"https://127.0.0.1:{self.port}{path}"
-        request = urllib.request.Request(url, data=data, method=method)
-        try:
-            with urllib.request.urlopen(
-                request, timeout=30, context=context or self.operator
-            ) as response:
-                return response.status, response.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read()
-
     def put(self, plan: FederatedPlan) -> int:
         return self.request(contract.PATH_PLAN, plan.encode().encode())[0]
-
-    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
-        try:
-            _, body = self.request(contract.PATH_METRICS)
-        except (OSError, http.client.HTTPException):
-            return
-        for family in text_string_to_metric_families(body.decode()):  # type: ignore[no-untyped-call]
-            for sample in family.samples:
-                yield sample.name, sample.labels, sample.value
-
-    def metric(self, name: str, **labels: str) -> float | None:
-        for found, its, value in self.samples():
-            if found == name and its.items() >= labels.items():
-                return value
-        return None
 
     def await_round(self, number: int) -> None:
         """Wait until the model of round `number` is safe."""
@@ -241,8 +146,6 @@ class Federation:
     def result(self) -> dict[str, Any]:
         """Let all end well; the content of result.json."""
         assert self.end_of_aggregator() == 0
-        for name in list(self.parties):
-            code, words = self.exit_of(name)
-            assert (code, words.result) == (0, contract.Result.COMPLETE)
+        self.end_well()
         found: dict[str, Any] = json.loads((self.state / contract.RESULT_FILE).read_text())
         return found

@@ -7,7 +7,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from tests.trainer.job import Job, until
+from tests.trainer.job import Job
+from tests.trainer.running import until
 from trainyard_trainer.contract import MODEL_FILE, JobConfig, Metric, Result
 from trainyard_trainer.loop import Alone, Company, train
 from trainyard_trainer.replica import Replica
@@ -61,17 +62,17 @@ def test_workers_join_and_leave_in_living_processes(tmp_path: Path) -> None:
         job.start_worker("b")
         job.start_worker("c")
         job.await_active(3)
-        pids = {name: worker.pid for name, worker in job.workers.items()}
+        pids = {name: worker.pid for name, worker in job.members.items()}
         job.signal("b")
         code, words = job.exit_of("b")
         assert (code, words.result) == (0, Result.LEFT)
         job.await_active(2)
-        assert {"a": pids["a"], "c": pids["c"]} == {n: w.pid for n, w in job.workers.items()}
-        assert all(worker.is_alive() for worker in job.workers.values())
-        stall = job.metrics(Metric.RESCALE_STALL)
+        assert {"a": pids["a"], "c": pids["c"]} == {n: w.pid for n, w in job.members.items()}
+        assert all(worker.is_alive() for worker in job.members.values())
+        stall = job.metric(Metric.RESCALE_STALL)
         assert stall is not None
         assert stall < 5.0
-        assert (job.metrics(Metric.RESCALES + "_total") or 0) >= 2
+        assert (job.metric(Metric.RESCALES + "_total") or 0) >= 2
         result = job.finish()
         assert [entry["workers"] for entry in result["history"]][-2:] == [3, 2]
         assert_like_one_process(job, result)
@@ -82,7 +83,7 @@ def test_a_worker_killed_in_mid_step_costs_no_sample(tmp_path: Path) -> None:
     with Job(tmp_path, task="Dying", min_workers=3, args={"victim": str(victim)}) as job:
         job.start("a", "b", "c")
         job.await_active(3)
-        doomed = job.workers.pop("b")
+        doomed = job.members.pop("b")
         draft = tmp_path / "draft"
         draft.write_text(str(doomed.pid))
         draft.rename(victim)
@@ -101,8 +102,8 @@ def test_training_goes_on_while_the_coordinator_is_dead(tmp_path: Path) -> None:
         await_pulse(job)
         job.start_coordinator()
         job.await_active(2)
-        assert job.metrics(Metric.VIEW) == 1
-        assert job.metrics(Metric.RESCALES + "_total") == 0
+        assert job.metric(Metric.VIEW) == 1
+        assert job.metric(Metric.RESCALES + "_total") == 0
         job.start_worker("c")
         job.plan(3, generation=2)
         job.await_active(3)

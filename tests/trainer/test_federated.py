@@ -19,7 +19,7 @@ import torch
 
 from tests.trainer.certificates import client
 from tests.trainer.federation import AUTHORITY, Federation
-from tests.trainer.job import until
+from tests.trainer.running import until
 from tests.trainer.tasks import Line
 from tests.unit.federated.models import body
 from trainyard_trainer.contract import MODEL_FILE, PATH_METRICS, Exit, Metric, Result, Role, Target
@@ -182,7 +182,7 @@ def test_a_certificate_speaks_for_its_own_party_alone(tmp_path: Path) -> None:
         assert a.request(PATH_UPDATE, b"x", round=0)[0] == 403
         assert b.federation.request(PATH_METRICS, context=b.context)[0] == 403
         operator = Raw(federation, "a")
-        operator.context = federation.operator
+        operator.context = client(tmp_path / "operator-tls")
         assert operator.request(PATH_ROUND, ready=0)[0] == 403
         AUTHORITY.issue(tmp_path / "other-tls", Role.PARTY, job="other", member="a")
         a.name, a.context = "a", client(tmp_path / "other-tls")

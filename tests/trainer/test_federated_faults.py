@@ -63,7 +63,7 @@ def test_killed_in_every_phase_it_goes_on_and_comes_to_the_same_model(
         federation.start_aggregator()
         federation.start_party("a")
         federation.await_state("a", "Idle")
-        federation.kill_aggregator()  # Waiting for a quorum.
+        federation.kill_coordinator()  # Waiting for a quorum.
         federation.start_party("b")
         for fault in KILLS:
             federation.start_aggregator(fault, wait=False)
@@ -88,7 +88,7 @@ def test_a_dead_party_stalls_a_round_no_longer_than_its_deadline(tmp_path: Path)
         federation.await_state("b", "Delivered")
         holds.append(federation.hold("a"))
         federation.signal("c", 9)
-        federation.parties.pop("c").join()
+        federation.members.pop("c").join()
         later = replace(federation.config.rounds, deadline_seconds=60.0)
         plan = FederatedPlan(generation=1, parties=federation.config.parties, rounds=later)
         assert federation.put(plan) == 200
@@ -115,7 +115,7 @@ def test_a_party_that_comes_back_within_the_round_takes_part_in_it(
         federation.await_state("b", "Training")
         federation.await_state("a", "Delivered")
         federation.signal("b", 9)
-        federation.parties.pop("b").join()
+        federation.members.pop("b").join()
         hold.unlink()
         federation.start_party("b")
         result = federation.result()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.job import Job, until
+from tests.trainer.job import Job
+from tests.trainer.running import until
 from tests.trainer.test_elastic import assert_like_one_process
 from trainyard_trainer.contract import Exit, LastWords, Metric, Plan, Result
 
@@ -22,7 +23,7 @@ def test_a_stale_plan_is_refused(tmp_path: Path) -> None:
         status, body = job.request("/v1/plan", b'{"wire": 1, "generation": 4, "workers": 0}')
         assert status == 400
         assert b"plan.workers must be at least 1" in body
-        assert job.metrics(Metric.PLAN_GENERATION) == 3
+        assert job.metric(Metric.PLAN_GENERATION) == 3
 
 
 def test_a_plan_changes_the_batch_at_the_step_it_announces(tmp_path: Path) -> None:
@@ -32,9 +33,9 @@ def test_a_plan_changes_the_batch_at_the_step_it_announces(tmp_path: Path) -> No
         answer = job.plan(2, generation=2, batch_size=50)
         assert answer["effectiveStep"] > 0
         job.await_steps(5)
-        assert job.metrics(Metric.PLAN_EFFECTIVE_STEP) == answer["effectiveStep"]
+        assert job.metric(Metric.PLAN_EFFECTIVE_STEP) == answer["effectiveStep"]
         until(
-            lambda: job.metrics(Metric.SAMPLES_PER_SECOND, workers="2", local_batch="25"),
+            lambda: job.metric(Metric.SAMPLES_PER_SECOND, workers="2", local_batch="25"),
             "throughput with the new batch",
         )
         assert job.finish()["samples_wrong"] == 0
@@ -53,9 +54,9 @@ def test_a_suspended_job_goes_on_from_where_it_was(tmp_path: Path) -> None:
         assert words is not None
         assert words.result is Result.SUSPENDED
         job.start("c", workers=2)
-        assert job.metrics(Metric.CHECKPOINT_STEP) == steps[0][1].step
+        assert job.metric(Metric.CHECKPOINT_STEP) == steps[0][1].step
         job.start_worker("d")
-        until(lambda: (job.metrics(Metric.STEP) or 0) > (steps[0][1].step or 0), "more steps")
+        until(lambda: (job.metric(Metric.STEP) or 0) > (steps[0][1].step or 0), "more steps")
         assert_like_one_process(job, job.finish())
 
 
@@ -65,7 +66,7 @@ def test_a_coordinator_without_a_claim_waits_suspended_and_resumes(tmp_path: Pat
         job.await_active(1)
         job.plan(1, generation=2, suspend=True)
         assert job.exit_of("a")[1].result is Result.SUSPENDED
-        until(lambda: job.metrics(Metric.OUTCOME, result="Suspended"), "the outcome")
+        until(lambda: job.metric(Metric.OUTCOME, result="Suspended"), "the outcome")
         job.plan(1, generation=3)
         job.start_worker("b")
         job.await_active(1)
@@ -81,7 +82,7 @@ def test_the_last_worker_to_leave_hands_its_state_to_the_coordinator(tmp_path: P
         assert (code, words.result) == (0, Result.LEFT)
         job.start_worker("b")
         job.await_active(1)
-        assert (job.metrics(Metric.STEP) or 0) >= (words.step or 0)
+        assert (job.metric(Metric.STEP) or 0) >= (words.step or 0)
         assert_like_one_process(job, job.finish())
 
 
@@ -116,7 +117,7 @@ def test_a_newer_worker_of_the_same_name_takes_the_place_of_the_old(tmp_path: Pa
     with Job(tmp_path, silence_seconds=1.5) as job:
         job.start("a")
         job.await_active(1)
-        old = job.workers["a"]
+        old = job.members["a"]
         job.start_worker("a")
         old.join(30)
         assert old.exitcode == Exit.FENCED

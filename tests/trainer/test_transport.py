@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 
 from tests.trainer.certificates import Authority, client
-from tests.trainer.job import Job, free_port
+from tests.trainer.job import Job
+from tests.trainer.running import free_port
 from trainyard_trainer.contract import (
     PATH_HEALTH,
     PATH_METRICS,
@@ -117,5 +118,5 @@ def test_a_job_trains_over_mutual_tls(tmp_path: Path) -> None:
         authority.issue(tmp_path / "worker-tls", Role.WORKER)
         job.start("a", "b")
         job.await_active(2)
-        assert job.metrics(Metric.VIEW) == 1
+        assert job.metric(Metric.VIEW) == 1
         assert job.finish()["samples_wrong"] == 0
