@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from trainyard_trainer.contract.federated import (
 from trainyard_trainer.federated.archive import Archive
 from trainyard_trainer.federated.fold import Update
 from trainyard_trainer.federated.history import Record
-from trainyard_trainer.federated.messages import Announcement, Note, Report, Work
+from trainyard_trainer.federated.messages import Announcement, Note, Report
 from trainyard_trainer.federated.nouns import (
     Ask,
     Command,
@@ -45,6 +45,7 @@ from trainyard_trainer.federated.nouns import (
 from trainyard_trainer.federated.rounds import Course
 from trainyard_trainer.federated.spool import Draft, Spool, Upload
 from trainyard_trainer.federated.strategies import make
+from trainyard_trainer.federated.telling import summary, work_of
 from trainyard_trainer.process import Fenced, StateUnusable
 
 log = logging.getLogger(__name__)
@@ -231,25 +232,11 @@ class Aggregator:
             term=self.term,
             ask=ask,
             round=course.round,
-            work=self._work(self.parties[party]),
+            work=work_of(self.config, self.strategy.local, self.parties[party]),
             seconds=max(0.0, course.deadline - self.now) if course.deadline < math.inf else 0.0,
             model=model.sha256 if model is not None else "init" if self.init else "",
             evaluate=not course.is_evaluated and party not in course.evaluations,
             result=course.result,
-        )
-
-    def _work(self, party: PartyConfig) -> Work:
-        config = self.config
-        return Work(
-            task=config.task,
-            args={**config.args, **party.args},
-            seed=config.seed,
-            batch_size=config.batch_size,
-            local_epochs=config.local_epochs,
-            lr=party.lr,
-            optimizer=asdict(config.optimizer) if config.optimizer is not None else None,
-            local=self.strategy.local,
-            target=config.target.metric if config.target is not None else "",
         )
 
     def _terms(self, rounds: Any, parties: tuple[PartyConfig, ...]) -> Terms:
@@ -294,8 +281,7 @@ class Aggregator:
                 assert best is not None  # noqa: S101 -- what the command is about
                 await asyncio.to_thread(self.archive.keep_best, best)
             case Finish(round=number):
-                await asyncio.to_thread(self.archive.finish, number, self.summary(number))
-                self.apply(self.course.finished(self.now))
+                await self._finish(number)
             case End(result=result):
                 await self._mark(is_open=False)
                 log.info("the federation has ended: %s", result)
@@ -329,6 +315,11 @@ class Aggregator:
         past = record.last
         log.info("round %d: %d parties, loss %s", past.round, past.parties, past.loss)
         self._close_round(record)
+
+    async def _finish(self, number: int) -> None:
+        told = summary(self.config, self.course.record, number, self.course.lost)
+        await asyncio.to_thread(self.archive.finish, number, {**told, "finished_at": time.time()})
+        self.apply(self.course.finished(self.now))
 
     def _next_record(self) -> Record:
         """The record that goes with the model of the round in flight."""
@@ -378,23 +369,3 @@ class Aggregator:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(READING_SECONDS):
                     await self._end_read.wait()
-
-    def summary(self, round_: int) -> dict[str, Any]:
-        """What result.json says, but for the model."""
-        record, config = self.course.record, self.config
-        chosen = next((past for past in record.history if past.round == round_), record.last)
-        return {
-            "task": config.task,
-            "args": config.args,
-            "seed": config.seed,
-            "strategy": asdict(config.strategy),
-            "metrics": chosen.metrics,
-            "loss": chosen.loss,
-            "round": round_,
-            "rounds": record.round,
-            "rounds_lost": self.course.lost,
-            "samples": record.trained,
-            "contributions": record.contributions,
-            "finished_at": time.time(),
-            "history": [asdict(past) for past in record.history],
-        }
