@@ -42,13 +42,16 @@ def _record_admission(
 
 
 def is_news(before: Holding, after: Holding) -> bool:
-    """Whether a decision changed more than its sentence."""
+    """Whether a decision changed more than its sentence.
+
+    Why a job keeps what it holds is part of the sentence; why it waits is what people wait for.
+    """
     return _essence(before) != _essence(after)
 
 
 def _essence(held: Holding) -> tuple[object, ...]:
     recommended = held.recommended if isinstance(held, ScalingStatus) else held.desired
-    return held.grant, held.reason, recommended
+    return held.grant, recommended, "" if held.grant else held.reason
 
 
 def release(before: _H, reason: str, message: str) -> _H:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -37,6 +37,9 @@ EVALUATIONS = 64
 TOLD_WITH_METRICS = (Type.ADMITTED, Type.RUNNING, Type.RESCALING)
 """Conditions whose sentences count along (pods that run, jobs ahead): such a sentence waits for the
 metrics' next turn; whether its condition holds, and for what reason, is written at once."""
+
+
+_H = TypeVar("_H", bound=Holding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,14 +199,14 @@ def _without_metrics(status: Status, *, counts: bool) -> Status:
         for c in status.conditions
     ]
     if isinstance(status, FederatedJobStatus):
-        held = status.admission and msgspec.structs.replace(status.admission, message="")
+        admission = status.admission and _without_sentence(status.admission)
         return msgspec.structs.replace(
-            status, training=None, admission=held, parties=[], conditions=conditions
+            status, training=None, admission=admission, parties=[], conditions=conditions
         )
     scaling = status.scaling
     if scaling is not None:
         scaling = msgspec.structs.replace(
-            scaling, message="", profile=[], stall_seconds=None, cost_gpu_seconds=None
+            _without_sentence(scaling), profile=[], stall_seconds=None, cost_gpu_seconds=None
         )
         if counts:
             scaling = msgspec.structs.replace(scaling, current=0)
@@ -211,3 +214,8 @@ def _without_metrics(status: Status, *, counts: bool) -> Status:
     return msgspec.structs.replace(
         status, replicas=replicas, training=None, scaling=scaling, conditions=conditions
     )
+
+
+def _without_sentence(held: _H) -> _H:
+    """Why a job keeps what it holds is part of the sentence; why it waits is told at once."""
+    return msgspec.structs.replace(held, message="", reason="" if held.grant else held.reason)

@@ -114,7 +114,7 @@ class Scheduler:
                 if (notice := of_decision(before, decision)) is not None:
                     state.news.append(notice)
                 self._touch(key)
-            elif not after.grant:
+            elif not after.grant or after.reason != before.reason:
                 self._remind(key, pause)
 
     def _pause_between_sentences(self, allocation: Allocation) -> float:

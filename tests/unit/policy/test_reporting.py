@@ -261,6 +261,7 @@ def test_conditions_that_nobody_claims_stay_and_all_keep_their_order() -> None:
     [
         pytest.param({"report": replace(FULL, step=121)}, False, id="metrics"),
         pytest.param({"scaling": admitted(1, message="now third")}, False, id="a sentence"),
+        pytest.param({"scaling": admitted(1, reason="Steady")}, False, id="why it stays as it is"),
         pytest.param({"scaling": admitted(2)}, True, id="a decision"),
         pytest.param({"pods": (coordinator(),)}, True, id="a pod"),
     ],
@@ -272,6 +273,13 @@ def test_what_is_written_at_once(change: dict[str, Any], expected: bool) -> None
     new = written(make_job(), *pods, **{**base, **change})
     assert old != new
     assert is_urgent(old, new) is expected
+
+
+def test_why_a_job_waits_is_told_at_once() -> None:
+    waits = ScalingStatus(reason="WaitingForGPUs", message="needs 1 × 1 GPU; 0 free.")
+    old = written(make_job(), scaling=waits)
+    new = written(make_job(), scaling=msgspec.structs.replace(waits, reason="NoSuchNodes"))
+    assert is_urgent(old, new)
 
 
 def test_a_job_that_starts_counts_its_workers_along_with_the_metrics() -> None:

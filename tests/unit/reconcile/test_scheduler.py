@@ -66,6 +66,26 @@ async def test_what_a_waiting_job_waits_for_is_told_anew_when_it_changes(
     assert len(reminded) == 1
 
 
+async def test_why_a_job_keeps_its_workers_is_told_with_the_next_status(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was written at once: a third status for each job that had just been admitted."""
+    reasons = iter([Reason.ADMITTED, Reason.STEADY])
+
+    def allocate(*_: Any, **__: Any) -> dict[Key, Decision]:
+        return {KEY: Decision(workers=1, recommended=1, reason=next(reasons), message="")}
+
+    monkeypatch.setattr(scheduler_module, "allocate", allocate)
+    touched: list[Key] = []
+    reminded: list[Key] = []
+    scheduler = Scheduler(services, touched.append, lambda key, _: reminded.append(key))
+    await scheduler.tick()
+    assert (touched, reminded) == ([KEY], [])
+    await scheduler.tick()
+    assert (touched, reminded) == ([KEY], [KEY])
+    assert services.memory.jobs[KEY].scaling.reason == "Steady"
+
+
 async def test_a_job_that_has_ended_gets_nothing_though_its_status_does_not_say_so_yet(
     services: Services,
 ) -> None:
