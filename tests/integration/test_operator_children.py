@@ -97,6 +97,8 @@ async def test_a_steady_job_is_left_alone(yard: Yard) -> None:
 
 async def test_a_start_that_goes_well_leaves_no_event(yard: Yard) -> None:
     await yard.add_nodes(8)
+    await yard.submit("first", 2)
+    await yard.until_phase("first", "Running")  # The operator knows that the node is ready.
     await yard.submit("digits", 2)
     await yard.until_phase("digits", "Running")
     assert await yard.events("digits") == []
@@ -258,7 +260,7 @@ async def test_deleting_a_job_leaves_nothing(
     await eventually(is_clean)
 
 
-async def test_a_service_changed_by_hand_is_set_right_by_the_next_operator(
+async def test_what_was_changed_by_hand_is_set_right_by_the_next_operator(
     yard: Yard, kube: KubeClient, operator: OperatorProcess
 ) -> None:
     await yard.add_nodes(8)
@@ -268,9 +270,11 @@ async def test_a_service_changed_by_hand_is_set_right_by_the_next_operator(
     await yard.until_phase("removed", "Running")
     service = f"{yard.path('services')}/edited-coordinator"
     before = await kube.get(service)
+    leaves = await kube.get(f"{yard.path('secrets')}/edited-trainyard-tls")
     wrong = {"selector": {"app": "wrong"}, "ports": [{"name": "http", "port": 80}]}
     await yard.patch(service, {"spec": wrong})
     await kube.delete(f"{yard.path('services')}/removed-coordinator")
+    await kube.delete(f"{yard.path('secrets')}/removed-trainyard-tls")
     operator.kill()
     operator.start()
     operator.wait_until_ready()
@@ -280,8 +284,10 @@ async def test_a_service_changed_by_hand_is_set_right_by_the_next_operator(
         assert found["spec"]["selector"] == before["spec"]["selector"]
         assert before["spec"]["ports"][0] in found["spec"]["ports"]
         assert await yard.exists(f"{yard.path('services')}/removed-coordinator")
+        assert await yard.exists(f"{yard.path('secrets')}/removed-trainyard-tls")
 
     await eventually(is_right)
+    assert await kube.get(f"{yard.path('secrets')}/edited-trainyard-tls") == leaves
 
 
 def _authority(operator_namespace: str, job: Object) -> str:

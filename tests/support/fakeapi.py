@@ -40,6 +40,10 @@ class FakeApi:
         self.objects[path] = body
         return body
 
+    async def is_there(self, path: str) -> bool:
+        self.requests.append(("PATCH", path))
+        return path in self.objects
+
     async def delete(self, path: str, **_: Any) -> None:
         self.requests.append(("DELETE", path))
         self.objects.pop(path, None)

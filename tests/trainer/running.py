@@ -102,8 +102,9 @@ class RunningJob(ABC):
         return {contract.ENV_NAMESPACE: "test", contract.ENV_JOB: "job", **more}
 
     def start_member(self, name: str, target: Callable[..., None], environ: dict[str, str]) -> None:
-        self.members[name] = forks.Process(target=target, args=(environ, str(self.folder), name))
-        self.members[name].start()
+        member = forks.Process(target=target, args=(environ, str(self.folder), name))
+        member.start()
+        self.members[name] = member
 
     def signal(self, name: str, number: int = signal.SIGTERM) -> None:
         pid = self.members[name].pid
@@ -112,9 +113,10 @@ class RunningJob(ABC):
 
     def exit_of(self, name: str) -> tuple[int, LastWords]:
         """The exit code and last words of a member that ends now."""
-        member = self.members.pop(name)
+        member = self.members[name]
         member.join(DEADLINE)
         assert member.exitcode is not None, f"{name} did not end"
+        del self.members[name]
         return member.exitcode, self.words_of(name)
 
     def words_of(self, name: str) -> LastWords:

@@ -55,9 +55,8 @@ class Authorities:
         self, job: Job, now: datetime, parties: frozenset[str] = frozenset()
     ) -> Authority:
         """The job's authority, made if there is none yet; `parties` get leaves of a new one."""
-        if found := self._recall(job.uid):
-            return found
-        return await self.keep(job, self.propose(job, now, parties))
+        found = await self.find(job.uid) if job.status.term else self._recall(job.uid)
+        return found or await self.keep(job, self.propose(job, now, parties))
 
     def is_known(self, uid: str) -> bool:
         """Whether the job's authority is at hand, so that `ensure` asks nobody."""

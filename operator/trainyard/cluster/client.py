@@ -29,6 +29,7 @@ Object = dict[str, Any]
 
 APPLY = "application/apply-patch+yaml"
 JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
 PAGE = 500
 """Objects per page of a LIST: as kube-controller-manager, a compromise of memory and requests."""
 TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
@@ -231,6 +232,16 @@ class KubeClient:
         return await self.request(
             "PATCH", path, query=query, body=body, content_type=APPLY, lane=lane
         )
+
+    async def is_there(self, path: str) -> bool:
+        """Whether the object exists, for who may change but not read it: by a patch of nothing."""
+        try:
+            await self.request("PATCH", path, body={}, content_type=MERGE_PATCH)
+        except ApiError as error:
+            if error.is_missing:
+                return False
+            raise
+        return True
 
     async def delete(
         self, path: str, uid: str = "", grace_seconds: int | None = None, version: str = ""

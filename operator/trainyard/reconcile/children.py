@@ -31,19 +31,20 @@ async def ensure_children(services: Services, job: Job, state: JobState) -> None
     parties = _parties_of(job)
     if _is_settled(state, parties, now):
         return
-    begun = await _begun(services, job, parties, now)
+    is_first = state.children_until is None
+    begun = await _begun(services, job, parties, now) if is_first else None
     authority = begun or await services.authorities.ensure(job, now, parties)
     is_due = now >= authority.renew_at or not parties <= authority.parties
     if begun is None:
-        # Leaves that pods of this job may hold are replaced only when they are due; those of an
-        # earlier job of the same name, or of an authority that was lost, always are.
-        is_first = state.children_until is None
-        replaces = is_due or (is_first and (authority.is_new or not job.status.term))
-        await _make_children(services, job, authority.pair, replaces=replaces)
+        replaces = is_due or _are_of_another(job, state, authority)
+        await _all(
+            _apply_service(services, job),
+            _see_to_leaves(services, job, authority.pair, replaces=replaces),
+        )
     if is_due:
         authority = await services.authorities.renewed(job, now, parties)
     state.children_until = min(authority.renew_at, now + CHILDREN_AGAIN)
-    state.certified = parties
+    state.certified, state.signed_by = parties, authority.pair.fingerprint
 
 
 async def _begun(
@@ -76,14 +77,27 @@ async def _all(*works: Coroutine[Any, Any, Any]) -> list[Any]:
     return results
 
 
-async def _make_children(
+async def _apply_service(services: Services, job: Job) -> None:
+    service = coordinator_service(job)
+    path = collection("v1", "services", job.key.namespace)
+    await services.client.apply(f"{path}/{service['metadata']['name']}", service)
+
+
+async def _see_to_leaves(
     services: Services, job: Job, authority: KeyPair, *, replaces: bool
 ) -> None:
-    leaves = _leaf_manifest(services, job, authority)
-    await _all(
-        _create_or_apply(services, "services", coordinator_service(job)),
-        _create_or_apply(services, "secrets", leaves, applies=replaces),
-    )
+    """Have leaves of this authority; those that pods may hold stay, unless they are replaced."""
+    name = names.leaf_secret_name(job.key.name)
+    path = f"{collection('v1', 'secrets', job.key.namespace)}/{name}"
+    if replaces or not await services.client.is_there(path):
+        await services.client.apply(path, _leaf_manifest(services, job, authority))
+
+
+def _are_of_another(job: Job, state: JobState, authority: Authority) -> bool:
+    """Whether leaves that are there are an earlier job's of that name, or a lost authority's."""
+    if state.signed_by:
+        return state.signed_by != authority.pair.fingerprint
+    return authority.is_new or not job.status.term
 
 
 def _is_settled(state: JobState, parties: frozenset[str], now: datetime) -> bool:

@@ -114,14 +114,19 @@ class Scheduler:
                 if (notice := of_decision(before, decision)) is not None:
                     state.news.append(notice)
                 self._touch(key)
-            elif not after.grant or after.reason != before.reason:
+            elif not after.grant:
                 self._remind(key, pause)
+            elif after.reason != before.reason:
+                self._remind(key, self._patience)
 
     def _pause_between_sentences(self, allocation: Allocation) -> float:
         """Seconds; the longer the queue, the more sentences change each time that it moves."""
         waiting = sum(not decision.workers for decision in allocation.values())
-        patience = self._services.options.limits.messages_every.total_seconds()
-        return patience * max(1.0, waiting / SENTENCES)
+        return self._patience * max(1.0, waiting / SENTENCES)
+
+    @property
+    def _patience(self) -> float:
+        return self._services.options.limits.messages_every.total_seconds()
 
     def _count(self, decision: Decision, before: int) -> None:
         if decision.workers != before:

@@ -176,7 +176,7 @@ async def test_a_service_that_was_changed_is_set_right_in_time(api: FakeApi) -> 
     operator.now += CHILDREN_AGAIN
     await operator.see_to(make_job(status=has_run()))
     assert api.objects[SERVICE] == right
-    assert sorted(api.requests) == [("PATCH", SERVICE), ("POST", LEAVES), ("POST", SERVICE)]
+    assert sorted(api.requests) == [("PATCH", LEAVES), ("PATCH", SERVICE)]
 
 
 async def test_leaves_that_were_deleted_come_back_in_time_and_others_stay(api: FakeApi) -> None:
@@ -191,6 +191,28 @@ async def test_leaves_that_were_deleted_come_back_in_time_and_others_stay(api: F
     operator.now += CHILDREN_AGAIN
     await operator.see_to(make_job(status=has_run()))
     assert_one_authority(api)
+
+
+async def test_leaves_follow_an_authority_that_was_lost_while_the_operator_ran(
+    api: FakeApi,
+) -> None:
+    operator = Operator(api)
+    await operator.see_to(make_job())
+    await operator.services.authorities.delete("uid-of-digits")
+    operator.now += CHILDREN_AGAIN
+    await operator.see_to(make_job(status=has_run()))
+    assert_one_authority(api)
+
+
+async def test_what_is_there_already_is_never_created_anew(api: FakeApi) -> None:
+    """A quota counts a creation before the server sees that the object exists, and refuses it."""
+    await Operator(api).see_to(make_job())
+    api.requests.clear()
+    successor = Operator(api)
+    for _ in range(3):
+        await successor.see_to(make_job(status=has_run()))
+        successor.now += CHILDREN_AGAIN
+    assert {method for method, _ in api.requests} == {"GET", "PATCH"}
 
 
 async def test_leaves_of_a_namesake_are_replaced_once_the_authority_is_stored(api: FakeApi) -> None:
