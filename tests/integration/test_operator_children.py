@@ -15,11 +15,12 @@ from tests.support.process import OperatorProcess
 from tests.support.waiting import eventually
 from tests.support.yard import Yard, condition, phase, scaling, workers
 from trainyard.cluster.client import KubeClient
+from trainyard.policy.limits import Limits
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
-QUIET_SECONDS = 3.0
-"""Longer than any settling of the operator's, so that a write loop shows."""
+QUIET_SECONDS = 1.2 * Limits().messages_every.total_seconds()
+"""Longer than the operator waits with anything, so that a write loop shows."""
 
 
 async def test_a_job_gets_its_children_and_nothing_else(
@@ -92,6 +93,7 @@ async def test_a_steady_job_is_left_alone(yard: Yard) -> None:
     await yard.submit("waiting", 20)
     await yard.until_phase("running", "Running")
     await yard.until_phase("waiting", "Waiting")
+    await yard.until_steady("running")
     await yard.until_quiet(QUIET_SECONDS)
 
 
@@ -288,6 +290,30 @@ async def test_what_was_changed_by_hand_is_set_right_by_the_next_operator(
 
     await eventually(is_right)
     assert await kube.get(f"{yard.path('secrets')}/edited-trainyard-tls") == leaves
+
+
+async def test_to_look_whether_a_secret_is_there_brings_no_key(
+    yard: Yard, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = []
+    request = kube.request
+
+    async def noted(*words: Any, **options: Any) -> Object:
+        answers.append(await request(*words, **options))
+        return answers[-1]
+
+    await yard.add_nodes(8)
+    await yard.submit("digits", 1)
+    await yard.until_pods("digits", "coordinator-1", *workers(0))
+    leaves = f"{yard.path('secrets')}/digits-trainyard-tls"
+    before = await kube.get(leaves)
+    monkeypatch.setattr(kube, "request", noted)
+    assert await kube.is_there(leaves)
+    assert not await kube.is_there(f"{leaves}-of-another")
+    [answer] = answers
+    assert answer["metadata"]["name"] == "digits-trainyard-tls"
+    assert "data" not in answer
+    assert await kube.get(leaves) == before
 
 
 def _authority(operator_namespace: str, job: Object) -> str:

@@ -114,7 +114,7 @@ async def test_told_to_stop_it_leaves_all_as_it_is_and_so_does_its_successor(
     await yard.until_pods("digits", "coordinator-1", *workers(0, 1))
     await yard.until_phase("suspended", "Suspended")
     await yard.until_phase("waiting", "Waiting")
-    await eventually(partial(_is_steady, yard, "digits"))
+    await yard.until_steady("digits")
     before = {j["metadata"]["name"]: j["status"] for j in await yard.until_quiet(QUIET_SECONDS)}
     pods = [p["metadata"]["uid"] for p in await yard.pods()]
     assert await asyncio.to_thread(mortal.stop) == 0
@@ -128,11 +128,6 @@ async def test_told_to_stop_it_leaves_all_as_it_is_and_so_does_its_successor(
         await eventually(partial(_is_as_before, yard, name, status))
     left = [p["metadata"]["uid"] for p in await yard.pods() if "last" not in p["metadata"]["name"]]
     assert left == pods
-
-
-async def _is_steady(yard: Yard, name: str) -> None:
-    # Told some seconds after the decision; until then a successor has something new to tell.
-    assert (await yard.get(name))["status"]["scaling"]["reason"] == "Steady"
 
 
 async def _is_as_before(yard: Yard, name: str, status: Object) -> None:

@@ -16,6 +16,8 @@ class FakeApi:
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
         self.requests: list[tuple[str, str]] = []
+        self.is_full = False
+        """Whether a quota is: creations are refused, before anybody looks at what is there."""
 
     @property
     def client(self) -> KubeClient:
@@ -30,6 +32,8 @@ class FakeApi:
     async def create(self, path: str, body: Object) -> Object:
         name = f"{path}/{body['metadata']['name']}"
         self.requests.append(("POST", name))
+        if self.is_full:
+            raise ApiError(403, "Forbidden", f"{name} is forbidden: exceeded quota")
         if name in self.objects:
             raise ApiError(409, "AlreadyExists", f"{name} already exists")
         self.objects[name] = body

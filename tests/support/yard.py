@@ -130,6 +130,10 @@ class Yard:
         """The job once it is in one of the phases."""
         return await self.until(name, lambda job: phase(job) in phases)
 
+    async def until_steady(self, name: str) -> Object:
+        """The job once its status says so, some seconds after the decision: then all is told."""
+        return await self.until(name, lambda job: scaling(job).get("reason") == "Steady")
+
     async def events(self, name: str) -> list[Object]:
         """The Events of a job, oldest first."""
         selector = f"involvedObject.kind={self.kind},involvedObject.name={name}"

@@ -36,8 +36,6 @@ class Authority:
     renew_at: datetime
     parties: frozenset[str] = frozenset()
     """The parties that the job's leaf Secret has certificates for."""
-    is_new: bool = False
-    """Made by this process: leaves that are there already are another authority's."""
     version: str = ""
     """The Secret's resource version when it was read or written."""
 
@@ -63,20 +61,25 @@ class Authorities:
         return uid in self._known
 
     def propose(self, job: Job, now: datetime, parties: frozenset[str]) -> Authority:
-        """An authority for a job that has none, to be used only if `keep` returns it."""
-        pair = make_authority(job.key, now)
-        return Authority(pair=pair, renew_at=now + RENEW_AFTER, parties=parties, is_new=True)
+        """An authority for a job that has none, to be used only if `keep` returns it.
+
+        A job that has run has leaves of an authority that was lost: they are due until `renewed`,
+        whoever comes to replace them.
+        """
+        renew_at = now if job.status.term else now + RENEW_AFTER
+        return Authority(pair=make_authority(job.key, now), renew_at=renew_at, parties=parties)
 
     async def keep(self, job: Job, proposed: Authority) -> Authority:
         """Store the authority; the one that is stored already where there is one."""
         try:
             stored = await self._client.create(self._path, self._manifest(job, proposed))
-            kept = replace(proposed, version=_version(stored))
         except ApiError as error:
-            if not error.is_conflict:
+            # A full quota refuses the creation of what is there already, too.
+            is_there = error.is_conflict or error.is_forbidden
+            if not is_there or (found := await self.find(job.uid)) is None:
                 raise
-            kept = await self._read(job.uid)
-        return self._remember(job.uid, kept)
+            return found
+        return self._remember(job.uid, replace(proposed, version=_version(stored)))
 
     async def find(self, uid: str) -> Authority | None:
         """The job's authority, or None when there is none."""

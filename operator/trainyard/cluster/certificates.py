@@ -8,7 +8,6 @@ The authority's key never leaves the operator's namespace.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import ssl
 import tempfile
@@ -37,11 +36,6 @@ class KeyPair:
 
     certificate: bytes
     key: bytes
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the certificate as it is stored, in hexadecimal digits."""
-        return hashlib.sha256(self.certificate).hexdigest()
 
 
 def make_authority(key: Key, now: datetime) -> KeyPair:

@@ -30,6 +30,8 @@ Object = dict[str, Any]
 APPLY = "application/apply-patch+yaml"
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+"""What an answer holds of an object whose content is none of our business."""
 PAGE = 500
 """Objects per page of a LIST: as kube-controller-manager, a compromise of memory and requests."""
 TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
@@ -60,6 +62,11 @@ class ApiError(Exception):
     def is_passing(self) -> bool:
         """Nothing is wrong with the request: the server was not reached, or could not answer."""
         return self.status in (0, 429) or self.status >= 500
+
+    @property
+    def is_forbidden(self) -> bool:
+        """Refused by RBAC, a quota or an admission plug-in."""
+        return self.status == 403
 
     @property
     def is_missing(self) -> bool:
@@ -170,17 +177,19 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         content_type: str = JSON,
+        accept: str = JSON,
         lane: Lane = Lane.WORK,
     ) -> Object:
         """One request; postponed ones (429, 503, no connection) are tried again for a while."""
         data = None if body is None else msgspec.json.encode(body)
+        kinds = {"Content-Type": content_type, "Accept": accept}
         pause = 0.1
         give_up_at = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         for attempt in range(RETRIES):
             is_last = attempt == RETRIES - 1 or asyncio.get_running_loop().time() > give_up_at
             try:
                 async with self.throttle.slot(lane):
-                    return await self._once(method, path, query, data, content_type)
+                    return await self._once(method, path, query, data, kinds)
             except ApiError as error:
                 if error.status not in (429, 503) or is_last:
                     raise
@@ -200,9 +209,9 @@ class KubeClient:
         path: str,
         query: Mapping[str, str] | None,
         data: bytes | None,
-        content_type: str,
+        kinds: Mapping[str, str],
     ) -> Object:
-        headers = {"Content-Type": content_type, **await self.headers()}
+        headers = {**kinds, **await self.headers()}
         body: bytes | aiohttp.BytesPayload | None = data
         if method != "GET":
             self.check()
@@ -236,7 +245,7 @@ class KubeClient:
     async def is_there(self, path: str) -> bool:
         """Whether the object exists, for who may change but not read it: by a patch of nothing."""
         try:
-            await self.request("PATCH", path, body={}, content_type=MERGE_PATCH)
+            await self.request("PATCH", path, body={}, content_type=MERGE_PATCH, accept=METADATA)
         except ApiError as error:
             if error.is_missing:
                 return False

@@ -36,7 +36,8 @@ async def ensure_children(services: Services, job: Job, state: JobState) -> None
     authority = begun or await services.authorities.ensure(job, now, parties)
     is_due = now >= authority.renew_at or not parties <= authority.parties
     if begun is None:
-        replaces = is_due or _are_of_another(job, state, authority)
+        # Before its first coordinator's term is told, what is there may be a namesake's.
+        replaces = is_due or not job.status.term
         await _all(
             _apply_service(services, job),
             _see_to_leaves(services, job, authority.pair, replaces=replaces),
@@ -44,7 +45,7 @@ async def ensure_children(services: Services, job: Job, state: JobState) -> None
     if is_due:
         authority = await services.authorities.renewed(job, now, parties)
     state.children_until = min(authority.renew_at, now + CHILDREN_AGAIN)
-    state.certified, state.signed_by = parties, authority.pair.fingerprint
+    state.certified = parties
 
 
 async def _begun(
@@ -91,13 +92,6 @@ async def _see_to_leaves(
     path = f"{collection('v1', 'secrets', job.key.namespace)}/{name}"
     if replaces or not await services.client.is_there(path):
         await services.client.apply(path, _leaf_manifest(services, job, authority))
-
-
-def _are_of_another(job: Job, state: JobState, authority: Authority) -> bool:
-    """Whether leaves that are there are an earlier job's of that name, or a lost authority's."""
-    if state.signed_by:
-        return state.signed_by != authority.pair.fingerprint
-    return authority.is_new or not job.status.term
 
 
 def _is_settled(state: JobState, parties: frozenset[str], now: datetime) -> bool:

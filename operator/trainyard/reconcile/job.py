@@ -87,10 +87,11 @@ async def reconcile(services: Services, key: Key) -> Outcome:
     if refusal is not None:
         verdict = with_refusal(verdict, refusal.message)
     due_at = await _report(services, job, state, verdict, now)
+    children_at = state.children_until if verdict.wish.coordinator else None
     return Outcome(
         again_seconds=0
         if is_behind
-        else _seconds_until(now, verdict.again_at, steps.again_at, due_at),
+        else _seconds_until(now, verdict.again_at, steps.again_at, due_at, children_at),
         tick=was_holding != state.scaling.desired,
         contact=_needs_contact(state, roster),
         refusal=refusal,

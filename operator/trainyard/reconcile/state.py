@@ -57,8 +57,6 @@ class JobState:
     """This process has seen to Secrets and Service, which need no more until then."""
     certified: frozenset[str] = frozenset()
     """Parties that the leaf Secret has certificates for."""
-    signed_by: str = ""
-    """Fingerprint of the authority that signed them; empty before this process has looked."""
     news: list[Notice] = field(default_factory=list)
     """Decisions to be told with the next status."""
     reported_at: datetime | None = None

@@ -16,6 +16,7 @@ from tests.support.services import services_of
 from trainyard.api.jobs import DistributedJob, FederatedJob
 from trainyard.api.status import ScalingStatus
 from trainyard.cluster.certificates import LEAF_LIFE, RENEW_AFTER
+from trainyard.cluster.client import ApiError
 from trainyard.reconcile.children import CHILDREN_AGAIN, ensure_children
 from trainyard.reconcile.state import JobState
 
@@ -213,6 +214,44 @@ async def test_what_is_there_already_is_never_created_anew(api: FakeApi) -> None
         await successor.see_to(make_job(status=has_run()))
         successor.now += CHILDREN_AGAIN
     assert {method for method, _ in api.requests} == {"GET", "PATCH"}
+
+
+async def test_leaves_follow_a_lost_authority_though_the_operator_dies_before_they_do(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await Operator(api).see_to(make_job())
+    del api.objects[CA]
+    with monkeypatch.context() as dying:
+        dying.setattr(api, "apply", _cut_off)
+        with pytest.raises(ApiError):
+            await Operator(api).see_to(make_job(status=has_run()))
+    await Operator(api).see_to(make_job(status=has_run()))
+    assert_one_authority(api)
+    settled = api.objects[LEAVES]
+    await Operator(api).see_to(make_job(status=has_run()))
+    assert api.objects[LEAVES] is settled
+
+
+async def _cut_off(*_: Any, **__: Any) -> None:
+    raise ApiError(0, "Unreachable", "")
+
+
+async def test_a_full_quota_hides_no_authority_that_is_there(api: FakeApi) -> None:
+    """As when the operator dies between a job's authority and its first coordinator."""
+    await Operator(api).see_to(make_job())
+    root, api.is_full = api.objects[CA], True
+    successor = Operator(api)
+    with pytest.raises(ApiError, match="quota"):  # of its job's namespace, which is full as well
+        await successor.see_to(make_job())
+    await successor.see_to(make_job())
+    assert api.objects[CA] == root
+    assert_one_authority(api)
+
+
+async def test_a_full_quota_is_told(api: FakeApi) -> None:
+    api.is_full = True
+    with pytest.raises(ApiError, match="quota"):
+        await Operator(api).see_to(make_job())
 
 
 async def test_leaves_of_a_namesake_are_replaced_once_the_authority_is_stored(api: FakeApi) -> None:

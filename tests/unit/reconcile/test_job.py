@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tests.support.fakeapi import FakeApi, Object
-from tests.support.jobs import KEY, LIMITS, NOW, at, has_run, make_job
+from tests.support.jobs import KEY, LIMITS, NOW, at, coordinator, has_run, make_job, raw_job, worker
 from tests.support.services import services_of
 from trainyard.cluster.client import ApiError
+from trainyard.reconcile.children import CHILDREN_AGAIN
 from trainyard.reconcile.job import CONFLICT_PAUSE, reconcile, remember
 
 HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decidedAt": at()}
@@ -120,3 +121,22 @@ async def test_a_gang_that_did_not_start_has_its_secrets_looked_at_before_the_ne
     await reconcile(services, KEY)
     assert state.scaling.reason == "StartTimedOut"
     assert state.children_until == NOW
+
+
+class CalmApi(FakeApi):
+    """Nobody else writes the job."""
+
+    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
+        if path.endswith("/status"):
+            return {**raw_job(), "status": body["status"]}
+        return await super().apply(path, body, **rest)
+
+
+async def test_a_job_whose_pods_say_nothing_has_its_secrets_looked_at_in_time() -> None:
+    """A coordinator's successor that waits for a Secret somebody deleted makes no event at all."""
+    services = services_of(CalmApi(), make_job({}, has_run(scaling=HELD, phase="Running")))
+    for pod in (worker(), coordinator(2, phase="Pending", ip="")):
+        services.mirror.put_pod(pod)
+    for _ in range(3):
+        outcome = await reconcile(services, KEY)
+    assert outcome.again_seconds == CHILDREN_AGAIN.total_seconds()

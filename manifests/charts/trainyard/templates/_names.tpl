@@ -70,7 +70,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [services]
   verbs: [create, patch]
-# Certificates of the pods go in, but no Secret of a job's namespace is ever read.
+# Certificates of the pods go in. No Secret of a job's namespace is asked for; to see whether one is
+# still there, the operator patches nothing and has its metadata alone answered.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create, patch]
