@@ -78,7 +78,7 @@ async def test_a_job_grows_because_its_metrics_say_that_it_pays(yard: Yard) -> N
         lambda j: any(c.get("measuredSpeedup") for c in scaling(j).get("history", [])),
         240,
     )
-    grown = scaling(job)["history"][-1]
+    grown = next(c for c in scaling(job)["history"] if c.get("measuredSpeedup"))
     assert (grown["from"], grown["to"]) == (1, 2)
     assert grown["expectedSpeedup"] > 1
     await yard.until_event("grows", grown["reason"])

@@ -129,9 +129,7 @@ async def test_as_many_start_as_fit_and_the_rest_follow(yard: Yard) -> None:
 
 
 async def test_a_cordoned_node_takes_nobody(yard: Yard) -> None:
-    [node] = await yard.add_nodes(8)
-    await yard.patch_node(node, {"spec": {"unschedulable": True}})
-    await _is_cordoned(yard, node)
+    [node] = await yard.add_nodes(8, is_cordoned=True)
     await yard.submit("digits", 1)
     told = (
         "needs 1 × 1 nvidia.com/gpu (min); 0 free on 0 nodes; 1 node that could hold it not ready"
@@ -175,12 +173,3 @@ async def _next_second() -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     while datetime.now(UTC).replace(microsecond=0) == now:
         await asyncio.sleep(0.02)
-
-
-async def _is_cordoned(yard: Yard, node: str) -> None:
-    async def cordoned() -> None:
-        found: Object = await yard.kube.get(f"/api/v1/nodes/{node}")
-        keys = [taint["key"] for taint in found["spec"]["taints"]]
-        assert "node.kubernetes.io/unschedulable" in keys
-
-    await eventually(cordoned)

@@ -177,6 +177,8 @@ async def test_a_refused_child_shows_and_comes_when_it_may(
     yard: Yard, kube: KubeClient, refused: str
 ) -> None:
     await yard.add_nodes(8)
+    await yard.submit("first", 2)
+    await yard.until_phase("first", "Running")  # The operator knows that the node is ready.
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {refused: "0"}}}
     await kube.create(yard.path("resourcequotas"), quota)
 

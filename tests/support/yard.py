@@ -49,15 +49,24 @@ class Yard:
             await self.kube.delete(f"/api/v1/nodes/{node}")
 
     async def add_nodes(
-        self, *sizes: int, is_attended: bool = True, labels: Object | None = None
+        self,
+        *sizes: int,
+        is_attended: bool = True,
+        is_cordoned: bool = False,
+        labels: Object | None = None,
     ) -> list[str]:
-        """Add nodes of so many GPUs each and wait until pods can be bound to them."""
+        """Add nodes of so many GPUs each and wait until pods can be bound to them.
+
+        Until it is uncordoned, no pod is bound to a cordoned one.
+        """
         made = []
+        wanted = {manifests.POOL, *(["node.kubernetes.io/unschedulable"] if is_cordoned else [])}
         for gpus in sizes:
             name = f"{self.name}-{len(self._nodes)}"
             node = manifests.node(
                 name, self.name, gpus, is_attended=is_attended, labels=labels or {}
             )
+            node["spec"]["unschedulable"] = is_cordoned
             await self.kube.create("/api/v1/nodes", node)
             self._nodes.append(name)
             made.append(name)
@@ -65,8 +74,8 @@ class Yard:
         async def usable() -> None:
             for name in made:
                 node = await self.kube.get(f"/api/v1/nodes/{name}")
-                taints = [taint["key"] for taint in node["spec"]["taints"]]
-                assert taints == [manifests.POOL], f"{name} is not ready: {taints}"
+                taints = {taint["key"] for taint in node["spec"]["taints"]}
+                assert taints == wanted, f"{name} is not ready: {taints}"
 
         await eventually(usable)
         return made

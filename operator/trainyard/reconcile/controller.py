@@ -113,10 +113,10 @@ class Controller:
     def node_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
         """A node was listed (None), added, modified or deleted."""
         self._noticed_listing(kind)
-        node = parse_node(raw)
+        node, version = parse_node(raw), int(raw["metadata"]["resourceVersion"])
         mirror = self.services.mirror
-        changed = mirror.drop_node(node.name) if kind == "DELETED" else mirror.put_node(node)
-        if changed:
+        gone = kind == "DELETED"
+        if mirror.drop_node(node.name) if gone else mirror.put_node(node, version):
             self.scheduler.poke()
 
     def observe(self) -> None:

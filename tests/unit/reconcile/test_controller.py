@@ -17,7 +17,7 @@ from trainyard.reconcile.job import reconcile
 PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
 JOBS = "/apis/trainyard.dev/v1alpha1/distributedjobs"
-NODE: Object = {"metadata": {"name": "n1"}, "spec": {}, "status": {}}
+NODE: Object = {"metadata": {"name": "n1", "resourceVersion": "1"}, "spec": {}, "status": {}}
 HELD = {"desired": 2, "recommended": 2, "reason": "Admitted", "decidedAt": at()}
 
 
