@@ -48,6 +48,8 @@ class Node:
     taints: tuple[Taint, ...] = ()
     is_ready: bool = True
     """Ready and not cordoned."""
+    resource_version: int = field(default=0, compare=False)
+    """Which of two states is the newer one; a heartbeat raises it and changes nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

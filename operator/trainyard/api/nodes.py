@@ -30,6 +30,7 @@ def parse_node(raw: Mapping[str, Any]) -> Node:
             if t["key"] not in TOLD_OTHERWISE
         ),
         is_ready=not spec.get("unschedulable", False) and _is_ready(status),
+        resource_version=int(raw["metadata"]["resourceVersion"]),
     )
 
 

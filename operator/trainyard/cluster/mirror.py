@@ -44,8 +44,6 @@ class Mirror:
         """Those that hold accelerators, as the scheduler sees them at every tick."""
         self._pods_of: dict[Key, dict[PodKey, Pod]] = {}
         self._nodes: dict[str, Node] = {}
-        self._node_versions: dict[str, int] = {}
-        """Resource versions: a listing may have been made before a change that is known."""
         self._gone: OrderedDict[str, None] = OrderedDict()
         """Uids of the deleted: an answer that was under way must not bring them back."""
 
@@ -114,19 +112,16 @@ class Mirror:
         """The job's pods, finished and leaving ones too."""
         return tuple(self._pods_of.get(key, {}).values())
 
-    def put_node(self, node: Node, version: int) -> bool:
+    def put_node(self, node: Node) -> bool:
         """Take the node in; False when nothing that matters changed, or a newer one is known."""
-        if self._node_versions.get(node.name, version) > version:
-            return False
-        self._node_versions[node.name] = version
-        if self._nodes.get(node.name) == node:
+        known = self._nodes.get(node.name)
+        if known and known.resource_version > node.resource_version:
             return False
         self._nodes[node.name] = node
-        return True
+        return known != node
 
     def drop_node(self, name: str) -> bool:
         """Forget the node."""
-        self._node_versions.pop(name, None)
         return self._nodes.pop(name, None) is not None
 
     def cluster(self) -> Cluster:

@@ -54,19 +54,17 @@ async def _begun(
     """A new job's authority with all that it signed, in one round trip; None if that did not do.
 
     What is signed may be stored before the authority is, as no pod is made before both are there;
-    leaves that are there already are never replaced before it is known whose they are.
+    what is there already is left until it is known whose it is.
     """
     if job.status.term or services.authorities.is_known(job.uid):
         return None
     proposed = services.authorities.propose(job, now, parties)
-    kept, _, is_stored = await _all(
+    kept, is_served, is_signed = await _all(
         services.authorities.keep(job, proposed),
-        _create_or_apply(services, "services", coordinator_service(job)),
-        _create_or_apply(
-            services, "secrets", _leaf_manifest(services, job, proposed.pair), applies=False
-        ),
+        _create(services, "services", coordinator_service(job)),
+        _create(services, "secrets", _leaf_manifest(services, job, proposed.pair)),
     )
-    return kept if kept.pair is proposed.pair and is_stored else None
+    return kept if kept.pair is proposed.pair and is_served and is_signed else None
 
 
 async def _all(*works: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -129,23 +127,15 @@ def _leaf_owners(job: Job, host: str) -> Iterator[tuple[Role, str, str]]:
                 yield Role.PARTY, party.name, ""
 
 
-async def _create_or_apply(
-    services: Services, plural: str, manifest: dict[str, Any], *, applies: bool = True
-) -> bool:
-    """Create; what exists already (left by a namesake, or changed by hand) is set right.
-
-    Whether it is stored as sent now: False when another was there and `applies` is not set.
-    """
-    meta = manifest["metadata"]
-    path = collection("v1", plural, meta["namespace"])
+async def _create(services: Services, plural: str, manifest: dict[str, Any]) -> bool:
+    """Create; False when there is one of that name already, which is left as it is."""
+    path = collection("v1", plural, manifest["metadata"]["namespace"])
     try:
         await services.client.create(path, manifest)
     except ApiError as error:
         if not error.is_conflict:
             raise
-        if applies:
-            await services.client.apply(f"{path}/{meta['name']}", manifest)
-        return applies
+        return False
     return True
 
 

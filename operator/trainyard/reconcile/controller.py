@@ -113,10 +113,10 @@ class Controller:
     def node_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
         """A node was listed (None), added, modified or deleted."""
         self._noticed_listing(kind)
-        node, version = parse_node(raw), int(raw["metadata"]["resourceVersion"])
+        node = parse_node(raw)
         mirror = self.services.mirror
-        gone = kind == "DELETED"
-        if mirror.drop_node(node.name) if gone else mirror.put_node(node, version):
+        changed = mirror.drop_node(node.name) if kind == "DELETED" else mirror.put_node(node)
+        if changed:
             self.scheduler.poke()
 
     def observe(self) -> None:

@@ -121,7 +121,7 @@ async def _nodes(services: Services) -> set[str]:
     async for raw in services.client.list_all(collection("v1", "nodes")):
         node = parse_node(raw)
         found.add(node.name)
-        services.mirror.put_node(node, int(raw["metadata"]["resourceVersion"]))
+        services.mirror.put_node(node)
     return found
 
 

@@ -13,7 +13,11 @@ READY = {"conditions": [{"type": "Ready", "status": "True"}]}
 
 
 def node(status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
-    return {"metadata": {"name": "n0", "labels": {"zone": "a"}}, "spec": spec, "status": status}
+    return {
+        "metadata": {"name": "n0", "resourceVersion": "1", "labels": {"zone": "a"}},
+        "spec": spec,
+        "status": status,
+    }
 
 
 def test_accelerators_are_what_is_allocatable() -> None:

@@ -135,9 +135,9 @@ def test_our_finished_pods_hold_no_accelerators_but_are_remembered() -> None:
 
 def test_a_node_that_says_nothing_new_is_no_news() -> None:
     mirror = Mirror()
-    assert mirror.put_node(Node(name="n0", gpus={"nvidia.com/gpu": 8}), 1)
-    assert not mirror.put_node(Node(name="n0", gpus={"nvidia.com/gpu": 8}), 2)
-    assert mirror.put_node(Node(name="n0", gpus={"nvidia.com/gpu": 7}), 3)
+    assert mirror.put_node(Node(name="n0", gpus={"nvidia.com/gpu": 8}, resource_version=1))
+    assert not mirror.put_node(Node(name="n0", gpus={"nvidia.com/gpu": 8}, resource_version=2))
+    assert mirror.put_node(Node(name="n0", gpus={"nvidia.com/gpu": 7}, resource_version=3))
     assert mirror.drop_node("n0")
     assert not mirror.drop_node("n0")
 
@@ -145,12 +145,12 @@ def test_a_node_that_says_nothing_new_is_no_news() -> None:
 def test_a_listing_made_before_a_node_was_ready_does_not_undo_that() -> None:
     """It did, until the node's next event or listing: its GPUs were nobody's for minutes."""
     mirror = Mirror()
-    ready = Node(name="n0", is_ready=True)
-    assert mirror.put_node(ready, 5)
-    assert not mirror.put_node(Node(name="n0", is_ready=False), 4)
+    ready = Node(name="n0", is_ready=True, resource_version=5)
+    assert mirror.put_node(ready)
+    assert not mirror.put_node(Node(name="n0", is_ready=False, resource_version=4))
     assert mirror.cluster().nodes == (ready,)
     assert mirror.drop_node("n0")
-    assert mirror.put_node(Node(name="n0", is_ready=False), 6)
+    assert mirror.put_node(Node(name="n0", is_ready=False, resource_version=6))
 
 
 def test_ghosts_are_dropped_by_a_complete_listing() -> None:
@@ -158,8 +158,8 @@ def test_ghosts_are_dropped_by_a_complete_listing() -> None:
     for pod in (worker(0), worker(1), NOTEBOOK):
         mirror.put_pod(pod)
     mirror.put_job(make_job())
-    mirror.put_node(Node(name="n0"), 1)
-    mirror.put_node(Node(name="n1"), 1)
+    mirror.put_node(Node(name="n0"))
+    mirror.put_node(Node(name="n1"))
     before = mirror.names()
     left = listed(worker(1), jobs={KEY: "a namesake"}, nodes=("n1",))
     dirty = mirror.forget_missing(before, left)
@@ -175,7 +175,7 @@ def test_what_comes_while_a_listing_is_made_is_no_ghost() -> None:
     before = mirror.names()
     mirror.put_pod(worker(0, 3))
     mirror.put_job(make_job())
-    mirror.put_node(Node(name="n0"), 1)
+    mirror.put_node(Node(name="n0"))
     assert mirror.forget_missing(before, listed()) == set()
     assert mirror.pods_of(KEY) == (worker(0, 3),)
     assert KEY in mirror.jobs
