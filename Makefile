@@ -27,7 +27,7 @@ test: check test-all ## Run every check and every test, against a real cluster
 
 .PHONY: test-all
 test-all: .venv
-	@$(PYTHON) -m tests.cluster prepare
+	@$(PYTHON) -m tools.localcluster prepare
 	@$(PYTHON) -m pytest
 
 .PHONY: test-quick
@@ -43,17 +43,17 @@ check: .venv ## Lint, types, and the dependencies between rooms
 
 .PHONY: cluster
 cluster: .venv ## Start the local cluster with the images loaded
-	@$(PYTHON) -m tests.cluster up
-	@$(PYTHON) -m tests.cluster load-image trainyard-operator:0.1.0 trainyard-trainer:0.1.0
+	@$(PYTHON) -m tools.localcluster up
+	@$(PYTHON) -m tools.localcluster load-image trainyard-operator:0.1.0 trainyard-trainer:0.1.0
 
 .PHONY: cluster-down
 cluster-down: .venv ## End the local cluster
-	@$(PYTHON) -m tests.cluster down
+	@$(PYTHON) -m tools.localcluster down
 
 .PHONY: manifests
 manifests: .venv ## Write plain manifests to dist/trainyard.yaml
 	@mkdir -p dist
-	@$(PYTHON) -m tests.cluster helm template trainyard manifests/charts/trainyard \
+	@$(PYTHON) -m tools.localcluster helm template trainyard manifests/charts/trainyard \
 		--namespace trainyard-system --set namespace.create=true > dist/trainyard.yaml
 	@echo "dist/trainyard.yaml"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.observe import Observer
-from tests.cluster.simulation import SIMULATED
+from tools.localcluster.simulation import SIMULATED
 from trainyard.api import names
 from trainyard.cluster.client import KubeClient, collection
 from trainyard.cluster.throttle import Throttle

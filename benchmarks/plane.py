@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.load import WORKERS, widen
 from benchmarks.rights import install_crds, operator_kubeconfig
 from benchmarks.usage import count_requests, plane_cpu_seconds
-from tests.cluster import Cluster, ClusterOptions, open_cluster
+from tools.localcluster import Cluster, ClusterOptions, open_cluster
 from trainyard.cluster.client import ApiError, KubeClient
 
 GPUS_PER_NODE = 8

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster import Cluster
-from tests.cluster.commands import run
+from tools.localcluster import Cluster
+from tools.localcluster.commands import run
 
 CHART = Path(__file__).parents[1] / "manifests" / "charts" / "trainyard"
 RELEASE = "trainyard"

@@ -21,17 +21,17 @@ from trainyard import __version__, handlers, settings
 from trainyard.api.durations import parse_duration
 from trainyard.api.pods import PodObject
 from trainyard.cluster.authorities import Authorities
+from trainyard.cluster.cache import Mirror
 from trainyard.cluster.client import KubeClient, collection
 from trainyard.cluster.coordinator import Coordinators
+from trainyard.cluster.leaderelection import Timing
 from trainyard.cluster.lease import Election, LeadershipLost
-from trainyard.cluster.mirror import Mirror
 from trainyard.cluster.watch import Watch
 from trainyard.health import HealthServer
-from trainyard.policy.leadership import Timing
-from trainyard.policy.limits import Limits
+from trainyard.lifecycle.timeouts import Limits
 from trainyard.reconcile.controller import Controller
+from trainyard.reconcile.dependencies import Options, Services
 from trainyard.reconcile.resync import until_served
-from trainyard.reconcile.services import Options, Services
 from trainyard.reconcile.state import utc_now
 
 log = logging.getLogger("trainyard")

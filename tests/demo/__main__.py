@@ -13,17 +13,17 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.cluster import Cluster, ClusterError, ClusterOptions
-from tests.cluster.cluster import provider_for
 from tests.demo import stage
 from tests.demo.incident import Incident
 from tests.demo.reference import run_reference
 from tests.demo.summary import Ending, summary
 from tests.demo.watch import watch
+from tools.localcluster import Cluster, ClusterError, ClusterOptions
+from tools.localcluster.cluster import provider_for
 from trainyard.api import names
 from trainyard.cli.fetch import fetch, parse_target
 from trainyard.cluster.client import KubeClient, collection
-from trainyard.policy.verdict import Phase
+from trainyard.lifecycle.desired import Phase
 
 TRAINING_SECONDS = 1200.0
 SHORT = {names.DISTRIBUTED_JOB: "dj", names.FEDERATED_JOB: "fj"}

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import ClusterError
 from tests.demo.stage import job_manifest
+from tools.localcluster import ClusterError
 from trainyard.api import names
 
 

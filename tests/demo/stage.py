@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from tests.cluster import Cluster, ClusterOptions, open_cluster
-from tests.cluster.cache import content_key
-from tests.cluster.commands import run
+from tools.localcluster import Cluster, ClusterOptions, open_cluster
+from tools.localcluster.cache import content_key
+from tools.localcluster.commands import run
 from trainyard.api import names
 from trainyard.cluster.client import KubeClient, collection
 

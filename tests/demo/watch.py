@@ -14,7 +14,7 @@ from rich.text import Text
 
 from trainyard.api import names
 from trainyard.cluster.client import KubeClient
-from trainyard.policy.verdict import Phase
+from trainyard.lifecycle.desired import Phase
 
 INTERVAL_SECONDS = 1.0
 Job = dict[str, Any]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster, ClusterOptions, open_cluster
 from tests.demo.stage import IMAGES, install
 from tests.e2e.yard import Yard
+from tools.localcluster import Cluster, ClusterOptions, open_cluster
 from trainyard.cluster.client import KubeClient
 
 NAMESPACES = "/api/v1/namespaces"

@@ -13,9 +13,9 @@ from typing import Any
 import aiohttp
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.cluster import Cluster
 from tests.demo.stage import SYSTEM
 from tests.support.waiting import eventually
+from tools.localcluster import Cluster
 from trainyard.api import names
 from trainyard.api.jobs import parse_job
 from trainyard.api.names import service_name

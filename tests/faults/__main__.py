@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from tests.cluster import ClusterOptions, open_cluster
 from tests.faults.chronicle import Violation
 from tests.faults.drill import prepare
 from tests.integration.conftest import install_crds
+from tools.localcluster import ClusterOptions, open_cluster
 
 
 def main(

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from kubernetes import client, config
 
-from tests.cluster import Cluster, ClusterOptions, open_cluster
-from tests.cluster.commands import run
 from tests.integration.crd_cases import CRDS, DISTRIBUTED, FEDERATED, Jobs, Kind, merged
 from tests.support.kubelet import Kubelet
 from tests.support.process import OperatorProcess
 from tests.support.yard import Yard
+from tools.localcluster import Cluster, ClusterOptions, open_cluster
+from tools.localcluster.commands import run
 from trainyard.cluster.client import KubeClient
 
 CLUSTER = os.environ.get("TRAINYARD_TEST_CLUSTER", "trainyard-test-api")

@@ -11,8 +11,8 @@ from typing import Any, Final
 import yaml
 from kubernetes import client
 
-from tests.cluster import Cluster
-from tests.cluster.commands import run
+from tools.localcluster import Cluster
+from tools.localcluster.commands import run
 
 Manifest = dict[str, Any]
 

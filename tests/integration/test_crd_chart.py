@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
-from tests.cluster import Cluster
-from tests.cluster.commands import run
 from tests.integration.crd_cases import CRD, SCHEMA
+from tools.localcluster import Cluster
+from tools.localcluster.commands import run
 
 pytestmark = pytest.mark.integration
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 from kubernetes import client
 
-from tests.cluster import Cluster
 from tests.integration.crd_cases import (
     FAILURE_DEFAULTS,
     FEDERATED,
@@ -17,6 +16,7 @@ from tests.integration.crd_cases import (
     merged,
     refusal,
 )
+from tools.localcluster import Cluster
 
 pytestmark = pytest.mark.integration
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from tests.cluster import Cluster
 from tests.integration.crd_cases import (
     BASE,
     FAILURE_DEFAULTS,
@@ -20,6 +19,7 @@ from tests.integration.crd_cases import (
     merged,
     refusal,
 )
+from tools.localcluster import Cluster
 
 pytestmark = pytest.mark.integration
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster
 from tests.faults.drill import prepare
+from tools.localcluster import Cluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster
-from tests.cluster.commands import run
 from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
 from tests.support.waiting import eventually
 from tests.support.yard import Yard, condition, phase, scaling, workers
+from tools.localcluster import Cluster
+from tools.localcluster.commands import run
 from trainyard.cluster.client import KubeClient
-from trainyard.policy.limits import Limits
+from trainyard.lifecycle.timeouts import Limits
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 

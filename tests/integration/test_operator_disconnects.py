@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster
 from tests.support.apiserver import restart_api_server, until_gone
 from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
 from tests.support.yard import Yard, workers
+from tools.localcluster import Cluster
 from trainyard.cluster.client import KubeClient
 
 pytestmark = pytest.mark.integration

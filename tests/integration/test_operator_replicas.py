@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster
 from tests.support.replicas import Replica, lease, open_replicas, until_leads
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from tests.support.yard import Yard, workers
+from tools.localcluster import Cluster
 from trainyard.__main__ import EXIT_LOST
 from trainyard.cluster.client import KubeClient
 

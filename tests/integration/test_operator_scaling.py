@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster
-from tests.cluster.commands import run
 from tests.support.manifests import Object
 from tests.support.waiting import eventually
 from tests.support.yard import Yard, condition, scaling, workers
+from tools.localcluster import Cluster
+from tools.localcluster.commands import run
 from trainyard.cluster.client import ApiError
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from tests.cluster.api import Api
 from tests.support.waiting import eventually
 from tests.support.yard import JOBS
+from tools.localcluster.api import Api
 from trainyard.cluster.client import KubeClient, collection
 
 

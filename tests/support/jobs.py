@@ -17,12 +17,12 @@ from trainyard.api.names import (
     worker_name,
 )
 from trainyard.api.pods import Pod
+from trainyard.api.podset import Roster, sort_pods
 from trainyard.api.report import Report
 from trainyard.api.status import ScalingStatus
-from trainyard.policy.limits import Limits
-from trainyard.policy.look import Look
-from trainyard.policy.roster import Roster, sort_pods
-from trainyard.policy.verdict import Verdict
+from trainyard.lifecycle.desired import Verdict
+from trainyard.lifecycle.observation import Look
+from trainyard.lifecycle.timeouts import Limits
 from trainyard_trainer.contract import LastWords, Result, Role
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)

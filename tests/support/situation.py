@@ -13,7 +13,7 @@ from tests.support.jobs import (
 from trainyard.api.pods import Pod
 from trainyard.api.report import Report
 from trainyard.api.status import ScalingStatus
-from trainyard.policy.verdict import Phase, Wish
+from trainyard.lifecycle.desired import Phase, Wish
 from trainyard_trainer.contract import LastWords, Result
 
 CLAIM = {"state": {"claim": "digits-state"}}

@@ -21,7 +21,7 @@ from tests.support.jobs import (
 from tests.support.situation import CLAIM, FAILED_WORDS, MANY, PULL, WAITING, Situation, reported
 from trainyard.api.report import Report
 from trainyard.api.status import ScalingStatus
-from trainyard.policy.verdict import Phase, Wish
+from trainyard.lifecycle.desired import Phase, Wish
 from trainyard_trainer.contract import Result
 
 SITUATIONS = {

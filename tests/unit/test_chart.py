@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 import trainyard
-from tests.cluster.binaries import ensure_binaries
+from tools.localcluster.binaries import ensure_binaries
 from trainyard.api.durations import parse_duration
-from trainyard.policy.leadership import Timing
+from trainyard.cluster.leaderelection import Timing
 
 pytestmark = pytest.mark.timeout(1800)
 """Where no helm is installed, it is built with the cluster's programs."""

@@ -13,9 +13,9 @@ import yaml
 from prometheus_client import Metric as Family
 
 from trainyard.api.conditions import Type
-from trainyard.policy.demand import Reason
-from trainyard.policy.parties import Standing
-from trainyard.policy.verdict import Phase
+from trainyard.api.reasons import Reason
+from trainyard.lifecycle.desired import Phase
+from trainyard.lifecycle.parties import Standing
 from trainyard.reconcile.metrics import OperatorMetrics
 from trainyard_trainer.contract import Exit, Metric
 from trainyard_trainer.contract.federated import PartyState
@@ -139,9 +139,9 @@ def test_every_reason_condition_and_phase_is_documented(word: str) -> None:
 
 
 def test_every_reason_of_a_condition_is_documented() -> None:
-    files = ("lifecycle.py", "claims.py", "failures.py")
+    files = ("stages.py", "conditions.py", "failures.py")
     guides = "".join(text_of(guide) for guide, _ in GUIDES.values())
-    code = "".join((ROOT / "operator/trainyard/policy" / name).read_text() for name in files)
+    code = "".join((ROOT / "operator/trainyard/lifecycle" / name).read_text() for name in files)
     reasons = {word for word in CAMEL_CASE.findall(code) if "Image" not in word}
     reasons |= set(CLAIMED.findall(code))
     assert len(reasons) > 15, "the patterns no longer find the reasons"
@@ -149,7 +149,7 @@ def test_every_reason_of_a_condition_is_documented() -> None:
 
 
 def test_every_field_of_a_later_version_is_named() -> None:
-    fields = REFUSED.findall((ROOT / "operator/trainyard/policy/support.py").read_text())
+    fields = REFUSED.findall((ROOT / "operator/trainyard/api/validation.py").read_text())
     assert len(fields) > 5, "the pattern no longer finds the fields"
     sections = ""
     for guide, _ in GUIDES.values():

@@ -17,7 +17,7 @@ import typer
 
 from trainyard_trainer import contract
 from trainyard_trainer.contract import federated
-from trainyard_trainer.process import leave_at_once_on_sigterm
+from trainyard_trainer.runtime.exits import leave_at_once_on_sigterm
 
 STARTED = time.monotonic()
 """About when the process began; a joiner's cost counts from here."""
@@ -61,7 +61,7 @@ def coordinator(
 def worker(tls: Tls = contract.TLS_DIR, last_words: LastWords = contract.TERMINATION_LOG) -> None:
     """Work on one job, as its environment says; what the operator's worker pods run."""
     leave_at_once_on_sigterm(last_words)
-    from trainyard_trainer import worker as room
+    from trainyard_trainer.elastic import worker as room
 
     room.run(os.environ, started=STARTED, tls=tls, last_words=last_words)
 
@@ -75,7 +75,7 @@ def aggregator(
 ) -> None:
     """Aggregate one federation, as its environment says; what the operator's pods run."""
     from trainyard_trainer.coordinator.pod import Place
-    from trainyard_trainer.federated import pod
+    from trainyard_trainer.federated.server import process as pod
 
     place = Place(port=port, state=state, tls=tls, last_words=last_words)
     raise typer.Exit(pod.run(os.environ, place))
@@ -89,7 +89,7 @@ def party(
 ) -> None:
     """Take part in one federation, as the environment says; what the operator's pods run."""
     leave_at_once_on_sigterm(last_words)
-    from trainyard_trainer.federated import party as room
+    from trainyard_trainer.federated.party import process as room
 
     raise typer.Exit(room.run(os.environ, tls=tls, last_words=last_words, data=data))
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from trainyard_trainer import contract
-from trainyard_trainer.checkpoint import write_atomically
 from trainyard_trainer.contract import JobConfig, Plan
 from trainyard_trainer.display import Display, State, showing, summary
-from trainyard_trainer.process import describe
-from trainyard_trainer.processes import Processes, run_until_told
+from trainyard_trainer.runtime.checkpoint import write_atomically
+from trainyard_trainer.runtime.exits import describe
+from trainyard_trainer.runtime.subprocesses import Processes, run_until_told
 
 NAMESPACE, JOB = "local", "run"
 LOOK_SECONDS = 0.2
@@ -46,20 +46,22 @@ def run(config: JobConfig, workers: int, output: Path | None) -> contract.Exit:
 
 def run_alone(config: JobConfig, display: Display) -> tuple[bytes, dict[str, Any]]:
     """Train in this process: the model file, and what result.json says."""
-    from trainyard_trainer import loop, worker
-    from trainyard_trainer.replica import Replica, build
     from trainyard_trainer.task import load
+    from trainyard_trainer.training import loop
+    from trainyard_trainer.training.device import choose_device
+    from trainyard_trainer.training.replica import Replica, build
+    from trainyard_trainer.training.result import final_model, result
 
     class Watch:
         def committed(self, replica: Replica, *_: object) -> None:
             display.show(State.of(replica))
 
-    replica = build(load(config.task, config.args), config, worker.choose_device())
+    replica = build(load(config.task, config.args), config, choose_device())
     replica.notes["born_at"] = time.time()
     if config.init:
         replica.start_from(Path(config.init).read_bytes(), config.init)
-    loop.train(replica, loop.Alone(replica), Watch())
-    return worker.final_model(replica), worker.result(replica)
+    loop.train(replica, loop.SingleReplica(replica), Watch())
+    return final_model(replica), result(replica)
 
 
 def run_with_workers(

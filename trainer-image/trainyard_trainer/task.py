@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import default_collate
 
-from trainyard_trainer.process import TaskInvalid
+from trainyard_trainer.runtime.exits import TaskInvalid
 
 Batch = Any
 T = TypeVar("T", bound=nn.Module)

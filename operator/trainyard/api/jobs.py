@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from trainyard.api.conditions import Type, is_true
 from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, FederatedJobStatus
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, MANAGED_BY, Key
 from trainyard.api.spec import DistributedJobSpec, JobSpec
@@ -32,6 +33,12 @@ class _Resource:
     def is_ours(self) -> bool:
         """Whether `managedBy` leaves this job to this operator."""
         return self.spec.managed_by in ("", MANAGED_BY)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the job has ended, well or badly."""
+        conditions = self.status.conditions
+        return is_true(conditions, Type.COMPLETE) or is_true(conditions, Type.FAILED)
 
     @property
     def is_durable(self) -> bool:

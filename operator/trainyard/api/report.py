@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from trainyard.api.status import Measurement
+from trainyard_trainer.contract import WIRE_VERSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +64,8 @@ class Report:
     def active_workers(self) -> int:
         """Workers that step together."""
         return self.members.get("active", 0)
+
+    @property
+    def is_mismatched(self) -> bool:
+        """Whether the coordinator speaks another wire version, so that it could misread a Plan."""
+        return self.wire not in (0, WIRE_VERSION)

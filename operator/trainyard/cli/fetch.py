@@ -18,7 +18,7 @@ from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, PLURALS, Key
 from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.cluster.execute import CommandError, execute
-from trainyard.render.fetching import fetch_pod
+from trainyard.render.fetch_pod import fetch_pod
 from trainyard.render.ownership import labels_of
 from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, Role
 

@@ -19,7 +19,7 @@ from trainyard.api.report import Report
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.portforward import forward
 from trainyard.cluster.scrape import parse_report
-from trainyard.render.configuration import AnyPlan
+from trainyard.render.trainer_config import AnyPlan
 from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3, sock_connect=3)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trainyard.cluster.client import ApiError, KubeClient, collection
-from trainyard.policy.leadership import (
+from trainyard.cluster.leaderelection import (
     JITTER,
     Record,
     Sighting,

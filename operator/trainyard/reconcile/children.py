@@ -13,8 +13,8 @@ from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.authorities import Authority
 from trainyard.cluster.certificates import KeyPair, issue
 from trainyard.cluster.client import ApiError, collection
-from trainyard.planning import Slot
-from trainyard.reconcile.services import Services
+from trainyard.lifecycle.diff import Slot
+from trainyard.reconcile.dependencies import Services
 from trainyard.reconcile.state import JobState
 from trainyard.render.network import coordinator_service
 from trainyard.render.pods import coordinator_host, coordinator_pod, party_pod, worker_pod

@@ -16,12 +16,12 @@ from trainyard.api.jobs import UnreadableJobError, parse_job
 from trainyard.api.names import Key
 from trainyard.api.nodes import parse_node
 from trainyard.cluster.client import ApiError
-from trainyard.reconcile.contact import contact
+from trainyard.reconcile.dependencies import Services
+from trainyard.reconcile.exchange import contact
 from trainyard.reconcile.job import reconcile
 from trainyard.reconcile.queue import WorkQueue
 from trainyard.reconcile.resync import read_pod, resync
 from trainyard.reconcile.scheduler import Scheduler
-from trainyard.reconcile.services import Services
 
 log = logging.getLogger(__name__)
 

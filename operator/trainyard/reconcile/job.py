@@ -19,17 +19,15 @@ import msgspec
 from trainyard.api import names
 from trainyard.api.jobs import Job, Status, format_time, parse_job
 from trainyard.api.names import Key
+from trainyard.api.podset import Roster, sort_pods
 from trainyard.cluster.client import ApiError, collection
 from trainyard.cluster.throttle import Lane
-from trainyard.planning import Steps, plan
-from trainyard.policy.asking import initial_holding, wants_gpus
-from trainyard.policy.claims import speaks_otherwise, with_refusal
-from trainyard.policy.holding import measure, refuse_start, release
-from trainyard.policy.lifecycle import judge
-from trainyard.policy.look import Look
-from trainyard.policy.reporting import Findings, is_urgent, status_of
-from trainyard.policy.roster import Roster, sort_pods
-from trainyard.policy.verdict import Verdict, earliest
+from trainyard.lifecycle.conditions import with_refusal
+from trainyard.lifecycle.desired import Verdict, earliest
+from trainyard.lifecycle.diff import Steps, plan
+from trainyard.lifecycle.observation import Look
+from trainyard.lifecycle.stages import judge
+from trainyard.lifecycle.status import Findings, is_urgent, status_of
 from trainyard.reconcile.children import (
     create_pod,
     delete_job,
@@ -37,10 +35,12 @@ from trainyard.reconcile.children import (
     ensure_children,
     job_path,
 )
-from trainyard.reconcile.services import Services
+from trainyard.reconcile.dependencies import Services
 from trainyard.reconcile.state import JobState
-from trainyard.render.configuration import AnyPlan, numbered, plan_of
 from trainyard.render.events import event, notices
+from trainyard.render.trainer_config import AnyPlan, numbered, plan_of
+from trainyard.scheduling.assignment import initial_holding, measure, refuse_start, release
+from trainyard.scheduling.conversion import wants_gpus
 from trainyard_trainer.contract import Role
 
 log = logging.getLogger(__name__)
@@ -311,7 +311,7 @@ def _needs_contact(state: JobState, roster: Roster) -> bool:
     coordinator = roster.coordinator
     if state.plan is None or coordinator is None or not coordinator.is_running:
         return False
-    if state.read_from == coordinator.uid and speaks_otherwise(state.report):
+    if state.read_from == coordinator.uid and state.report and state.report.is_mismatched:
         return False  # it could misread the Plan
     return (coordinator.uid, state.plan.generation) not in (state.acknowledged, state.attempted)
 

@@ -16,9 +16,9 @@ from trainyard.api.jobs import UnreadableJobError, parse_job
 from trainyard.api.names import Key
 from trainyard.api.nodes import parse_node
 from trainyard.api.pods import Pod, parse_pod
+from trainyard.cluster.cache import Names, PodKey
 from trainyard.cluster.client import ApiError, KubeClient, collection
-from trainyard.cluster.mirror import Names, PodKey
-from trainyard.reconcile.services import Services
+from trainyard.reconcile.dependencies import Services
 
 log = logging.getLogger(__name__)
 

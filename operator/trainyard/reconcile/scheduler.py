@@ -14,15 +14,15 @@ from datetime import datetime
 from trainyard.api.cluster import Cluster
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
-from trainyard.policy.allocation import Settings, allocate
-from trainyard.policy.asking import wants_gpus
-from trainyard.policy.demand import Allocation, Decision, Demand
-from trainyard.policy.holding import carry_out, is_news
-from trainyard.reconcile.demands import Asked, Demands
+from trainyard.reconcile.dependencies import Services
 from trainyard.reconcile.job import remember
+from trainyard.reconcile.requests import Asked, Demands
 from trainyard.reconcile.resync import learn_priorities
-from trainyard.reconcile.services import Services
 from trainyard.render.events import of_decision
+from trainyard.scheduling.allocation import Settings, allocate
+from trainyard.scheduling.assignment import carry_out, is_news
+from trainyard.scheduling.conversion import wants_gpus
+from trainyard.scheduling.request import Allocation, Decision, Demand
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Protocol
 from trainyard.api.jobs import Holding
 from trainyard.api.names import Key
 from trainyard.api.report import Report
-from trainyard.render.configuration import AnyPlan
 from trainyard.render.events import Notice
+from trainyard.render.trainer_config import AnyPlan
 
 
 class Clock(Protocol):

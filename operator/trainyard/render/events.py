@@ -16,7 +16,7 @@ from trainyard.api.conditions import Condition
 from trainyard.api.federation import FederatedJobStatus, PartyStatus
 from trainyard.api.jobs import Holding, Job, Status
 from trainyard.api.status import DistributedJobStatus, ScalingStatus
-from trainyard.policy.demand import Decision
+from trainyard.scheduling.request import Decision
 
 _TOLD = {
     ("Accepted", "False"): "Warning",

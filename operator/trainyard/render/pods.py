@@ -8,8 +8,8 @@ from typing import Final
 from trainyard.api import names
 from trainyard.api.federation import Party
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job
-from trainyard.render.configuration import config_of
-from trainyard.render.skeleton import Manifest, job_pod, trainer_container
+from trainyard.render.base_pod import Manifest, job_pod, trainer_container
+from trainyard.render.trainer_config import config_of
 from trainyard_trainer import contract
 from trainyard_trainer.contract import Role
 

@@ -17,9 +17,10 @@ from aiohttp import WSMsgType, web
 
 from trainyard_trainer.contract import WIRE_VERSION, JobConfig, Plan, Result
 from trainyard_trainer.coordinator.progress import Progress
-from trainyard_trainer.membership import nouns, protocol
+from trainyard_trainer.membership import decisions
+from trainyard_trainer.membership import events as nouns
 from trainyard_trainer.membership.registry import Registry
-from trainyard_trainer.process import Fenced
+from trainyard_trainer.runtime.exits import Fenced
 from trainyard_trainer.transport import messages
 from trainyard_trainer.transport.messages import FromWorker, Hello, Message
 
@@ -98,7 +99,7 @@ class Members:
     def feed(self, event: nouns.Event) -> None:
         """Take an event to the protocol and carry out what it commands."""
         before = self.registry
-        self.registry, commands = protocol.step(before, event, time.monotonic())
+        self.registry, commands = decisions.step(before, event, time.monotonic())
         if before.pending is not None and self.registry.pending is None and self.registry.view:
             self.progress.view_begun(self.registry.view)
         for command in commands:

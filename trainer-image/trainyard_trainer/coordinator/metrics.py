@@ -10,8 +10,8 @@ from prometheus_client.core import Metric as Family
 
 from trainyard_trainer.contract import Metric
 from trainyard_trainer.coordinator.members import Members
-from trainyard_trainer.exposition import Exposition, evaluation, info, outcome
-from trainyard_trainer.membership.nouns import Phase
+from trainyard_trainer.membership.events import Phase
+from trainyard_trainer.runtime.exposition import Exposition, evaluation, info, outcome
 from trainyard_trainer.transport.messages import Speed
 
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from trainyard_trainer import contract
 from trainyard_trainer.contract import Exit, JobConfig, LastWords, Result
 from trainyard_trainer.coordinator.server import Coordinator
-from trainyard_trainer.process import Ending, check_wire, describe, leave_word
+from trainyard_trainer.runtime.exits import Ending, check_wire, describe, leave_word
 from trainyard_trainer.transport.tls import Credentials
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from trainyard_trainer.membership.nouns import View
+from trainyard_trainer.membership.events import View
 from trainyard_trainer.transport.messages import Report, Rescale, Speed
 
 

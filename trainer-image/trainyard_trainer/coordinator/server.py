@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from trainyard_trainer.checkpoint import Store
 from trainyard_trainer.contract import (
     PATH_HEALTH,
     PATH_MEMBER,
@@ -27,9 +26,10 @@ from trainyard_trainer.coordinator.members import Members
 from trainyard_trainer.coordinator.metrics import MembersMetrics
 from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.coordinator.state import KINDS, Keeper, final_report
-from trainyard_trainer.exposition import CONTENT_TYPE
-from trainyard_trainer.membership import nouns
-from trainyard_trainer.process import Ending, Fenced
+from trainyard_trainer.membership import events as nouns
+from trainyard_trainer.runtime.checkpoint import Store
+from trainyard_trainer.runtime.exits import Ending, Fenced
+from trainyard_trainer.runtime.exposition import CONTENT_TYPE
 from trainyard_trainer.transport.tls import Credentials, names
 
 log = logging.getLogger(__name__)

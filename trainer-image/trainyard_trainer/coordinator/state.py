@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from trainyard_trainer import checkpoint
-from trainyard_trainer.checkpoint import STATE, Manifest, Store
 from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, STATE_DIR
+from trainyard_trainer.runtime import checkpoint
+from trainyard_trainer.runtime.checkpoint import STATE, Manifest, Store
 from trainyard_trainer.transport.link import HEADER_DIGEST, HEADER_TERM
 from trainyard_trainer.transport.messages import Report
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from trainyard_trainer.elastic.group import Collective, Group, Rendezvous, Solo
-from trainyard_trainer.membership.nouns import View
+from trainyard_trainer.elastic.process_group import Collective, Group, Rendezvous, Solo
+from trainyard_trainer.membership.events import View
 
 
 class Builder:
@@ -22,7 +22,7 @@ class Builder:
         device: torch.device,
         check: Callable[[View], None],
     ) -> None:
-        """Start at once; `check` will raise Broken in the group's waits when the view has ended."""
+        """Start at once; `check` raises CollectiveError in waits once the view ends."""
         self.view = view
         self.group: Group | None = Solo() if len(view.seats) == 1 else None
         self.error: Exception | None = None

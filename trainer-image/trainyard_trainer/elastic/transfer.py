@@ -9,14 +9,15 @@ import aiohttp
 import torch
 
 from trainyard_trainer.contract import Plan
-from trainyard_trainer.elastic.group import Broken, Group
-from trainyard_trainer.process import TaskInvalid
-from trainyard_trainer.replica import Replica
+from trainyard_trainer.elastic.process_group import Group
+from trainyard_trainer.runtime.exits import TaskInvalid
+from trainyard_trainer.training.loop import CollectiveError
+from trainyard_trainer.training.replica import Replica
 from trainyard_trainer.transport.link import Link
 
 
 def send_state(replica: Replica, group: Group, root: int, *, takes: bool) -> None:
-    """Copy the state of rank `root` to all members that take it; raises Broken.
+    """Copy the state of rank `root` to all members that take it; raises CollectiveError.
 
     Two broadcasts: the length, then one flat buffer of the bytes that a checkpoint would hold. A
     replica takes the state only when all of it has come.
@@ -35,13 +36,13 @@ def send_state(replica: Replica, group: Group, root: int, *, takes: bool) -> Non
 def make_state(replica: Replica, link: Link, offered: Plan | None) -> None:
     """The first state of all: the newest checkpoint, else what the task starts from.
 
-    Raises Broken when the coordinator, who keeps checkpoints, cannot be reached.
+    Raises CollectiveError when the coordinator, who keeps checkpoints, cannot be reached.
     """
     try:
         data = link.download("checkpoint")
         init = read_init(replica.config.init, link) if data is None else None
     except (aiohttp.ClientError, OSError) as error:
-        raise Broken(f"the coordinator did not answer: {error}") from error
+        raise CollectiveError(f"the coordinator did not answer: {error}") from error
     if data is not None:
         replica.restore(data)
     elif init is not None:

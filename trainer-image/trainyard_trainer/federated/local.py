@@ -18,11 +18,11 @@ from rich.console import Console
 from trainyard_trainer import contract
 from trainyard_trainer.contract import Exit
 from trainyard_trainer.contract.federated import FederatedConfig
-from trainyard_trainer.federated.aggregator import Aggregator
-from trainyard_trainer.federated.history import Past
-from trainyard_trainer.federated.server import Server
-from trainyard_trainer.process import describe
-from trainyard_trainer.processes import Processes, run_until_told
+from trainyard_trainer.federated.rounds.history import Past
+from trainyard_trainer.federated.server.aggregator import Aggregator
+from trainyard_trainer.federated.server.http import Server
+from trainyard_trainer.runtime.exits import describe
+from trainyard_trainer.runtime.subprocesses import Processes, run_until_told
 from trainyard_trainer.transport.tls import Credentials
 
 NAMESPACE, JOB = "local", "run"

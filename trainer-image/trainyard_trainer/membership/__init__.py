@@ -1,8 +1,8 @@
 """Who steps together: the membership protocol as pure functions.
 
-It stands apart, and does no I/O, so that a checker can walk the interleavings of workers,
-coordinator and faults (`tests/unit/trainer/test_membership_checker.py`). `protocol` is the
-coordinator's half, `participant` the worker's.
+It does no I/O, so that a checker can explore the interleavings of workers, coordinator and faults
+(`tests/unit/trainyard_trainer/membership/test_checker.py`). `decisions` is the coordinator's half,
+`participant` the worker's.
 
 The protocol in short. A *view* is a numbered set of workers that step together. A *planned* view
 has a predecessor: its members prepare it while the predecessor trains, and switch at a step

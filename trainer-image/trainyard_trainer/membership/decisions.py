@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Final
 
 from trainyard_trainer.contract import Result
-from trainyard_trainer.membership.nouns import (
+from trainyard_trainer.membership.events import (
     Announce,
     Collect,
     Command,
     Dismiss,
+    Event,
     Member,
     Seat,
     Stop,
@@ -23,11 +24,19 @@ from trainyard_trainer.membership.nouns import (
     ViewId,
 )
 from trainyard_trainer.membership.registry import Decision, Registry
+from trainyard_trainer.membership.transitions import hear
 
 JOIN_SETTLE_SECONDS: Final = 0.5
 """A joiner waits so long for others, so that a batch of new pods costs one view, not one each."""
 START_SETTLE_SECONDS: Final = 3.0
 """The first view waits so long for the rest of the plan's workers once the minimum is ready."""
+
+
+def step(registry: Registry, event: Event, now: float) -> Decision:
+    """What is known, and what is to be done, after `event` at `now` (seconds, any steady clock)."""
+    registry, commands = hear(registry, event, now)
+    registry, more = decide(registry, now)
+    return registry, commands + more
 
 
 def decide(registry: Registry, now: float) -> Decision:

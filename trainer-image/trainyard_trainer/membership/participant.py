@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from trainyard_trainer.membership.nouns import View, ViewId
+from trainyard_trainer.membership.events import View, ViewId
 
 
 class Mode(StrEnum):

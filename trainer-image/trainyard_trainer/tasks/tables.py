@@ -19,7 +19,7 @@ from typing import Final, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from trainyard_trainer.process import TaskInvalid
+from trainyard_trainer.runtime.exits import TaskInvalid
 
 Matrix = NDArray[np.float32]
 Rows = list[dict[str, str]]

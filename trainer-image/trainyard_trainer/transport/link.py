@@ -22,7 +22,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from trainyard_trainer.contract import PATH_MEMBER, PATH_STATE
-from trainyard_trainer.process import Ending
+from trainyard_trainer.runtime.exits import Ending
 from trainyard_trainer.transport import messages
 from trainyard_trainer.transport.messages import FromCoordinator, Hello, Leave, Message
 from trainyard_trainer.transport.tls import Credentials, is_loopback

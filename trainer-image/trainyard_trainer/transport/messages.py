@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from trainyard_trainer.contract import WIRE_VERSION, JobConfig, Result
-from trainyard_trainer.membership.nouns import Seat, View, ViewId
+from trainyard_trainer.membership.events import Seat, View, ViewId
 
 MESSAGE_BYTES: Final = 1 << 20
 """The longest message: a view of a thousand members is about 100 KB."""

@@ -1,5 +1,0 @@
-"""PURE rules, one a file: what is admitted, who gets which GPUs, what counts as failed or done.
-
-No clock, no randomness, no I/O and no logging: all that a rule needs comes as an argument, `now`
-included, and what it decides goes out as a value with a reason in it.
-"""

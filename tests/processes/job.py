@@ -1,0 +1,137 @@
+"""A job of real processes on this machine, for tests to disturb."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.processes.running import RunningJob, log_to, until
+from trainyard_trainer import contract
+from trainyard_trainer.contract import JobConfig, Metric, Plan, Target
+
+
+def _work(environ: dict[str, str], folder: str, name: str) -> None:
+    log_to(folder, name)
+    started = time.monotonic()
+    import torch
+
+    from trainyard_trainer import cli
+    from trainyard_trainer.elastic import worker
+
+    torch.set_num_threads(1)
+    cli.set_up_logging()
+    worker.run(
+        environ, started=started, tls=f"{folder}/worker-tls", last_words=f"{folder}/{name}.words"
+    )
+
+
+class Job(RunningJob):
+    """A coordinator and workers."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        super().__init__(folder)
+        task = config.pop("task", "Line")
+        self.gate = folder / "gate"
+        args = {"gate": str(self.gate), "pace": 0.01, **config.pop("args", {})}
+        self.config = JobConfig(
+            task=f"tests.processes.tasks:{task}",
+            args=args,
+            batch_size=32,
+            epochs=100_000,
+            target=Target(metric="eval/open", goal=1.0),
+            silence_seconds=3.0,
+        )
+        self.config = replace(self.config, **config)
+        self.state_name = "state"
+        self.coordinator: subprocess.Popen[bytes] | None = None
+
+    def replace_config(self, **changes: Any) -> None:
+        self.config = replace(self.config, **changes)
+
+    # --- processes ------------------------------------------------------------------------------
+
+    def start_coordinator(self, *, wait: bool = True) -> None:
+        self.term += 1
+        config = {contract.ENV_TERM: str(self.term), contract.ENV_CONFIG: self.config.encode()}
+        environ = {**os.environ, **self.environment(**config)}
+        places = {
+            "--port": self.port,
+            "--state": self.state,
+            "--tls": self.folder / "coordinator-tls",
+        }
+        places["--last-words"] = self.folder / "coordinator.words"
+        options = [str(part) for pair in places.items() for part in pair]
+        command = [sys.executable, "-m", "trainyard_trainer", "coordinator", *options]
+        with (self.folder / "coordinator.log").open("ab") as log:
+            self.coordinator = subprocess.Popen(command, env=environ, stderr=log, stdout=log)
+        if wait:
+            until(lambda: self.metric(Metric.TERM) == self.term, "the coordinator answers")
+
+    def kill_coordinator(self) -> None:
+        if self.coordinator is not None:
+            self.coordinator.kill()
+            self.coordinator.wait()
+
+    def start_worker(self, name: str) -> None:
+        place = {
+            contract.ENV_POD: name,
+            contract.ENV_POD_IP: "127.0.0.1",
+            contract.ENV_NODE: "node",
+            contract.ENV_COORDINATOR: f"127.0.0.1:{self.port}",
+        }
+        self.start_member(name, _work, self.environment(**place))
+
+    def start(self, *names: str, workers: int | None = None) -> None:
+        """A coordinator with a plan for these workers, and them."""
+        self.start_coordinator()
+        self.plan(workers or len(names))
+        for name in names:
+            self.start_worker(name)
+
+    # --- what an operator does ------------------------------------------------------------------
+
+    @property
+    def state(self) -> Path:
+        return self.folder / self.state_name
+
+    def put(self, plan: Plan) -> tuple[int, Any]:
+        status, body = self.request(contract.PATH_PLAN, plan.encode().encode())
+        return status, json.loads(body)
+
+    def plan(self, workers: int, generation: int = 1, **rest: Any) -> Any:
+        status, answer = self.put(Plan(generation=generation, workers=workers, **rest))
+        assert status == 200, answer
+        return answer
+
+    # --- waiting --------------------------------------------------------------------------------
+
+    def await_active(self, count: int) -> None:
+        """Wait until exactly `count` workers step together, and have stepped."""
+        until(
+            lambda: (
+                self.metric(Metric.MEMBERS, state="active") == count
+                and not self.metric(Metric.MEMBERS, state="leaving")
+            ),
+            f"{count} active workers",
+        )
+        self.await_steps(5)
+
+    def await_steps(self, count: int) -> None:
+        """Wait until `count` more steps are reported."""
+        before = self.metric(Metric.STEP) or 0
+        until(lambda: (self.metric(Metric.STEP) or 0) >= before + count, f"{count} more steps")
+
+    def pulse(self) -> int:
+        """When a worker last evaluated, in nanoseconds."""
+        return Path(f"{self.gate}.pulse").stat().st_mtime_ns
+
+    def finish(self) -> dict[str, Any]:
+        """Open the gate, let all workers end well, and return result.json."""
+        self.gate.touch()
+        self.end_well()
+        result: dict[str, Any] = json.loads((self.state / contract.RESULT_FILE).read_text())
+        return result

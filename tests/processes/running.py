@@ -1,0 +1,166 @@
+"""A job's processes on this machine, whatever its kind, and what an operator asks of them."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from trainyard_trainer import contract
+from trainyard_trainer.contract import LastWords
+
+DEADLINE = 60.0
+
+# Members are forked from a process that has already imported what is slow to import.
+forks = get_context("forkserver")
+forks.set_forkserver_preload(
+    [
+        "trainyard_trainer.elastic.worker",
+        "trainyard_trainer.federated.server.process",
+        "trainyard_trainer.federated.party.process",
+        "trainyard_trainer.cli",
+        "torch._dynamo",
+        "tests.processes.tasks",
+        "tests.processes.faults",
+    ]
+)
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
+    """Wait for `condition` to be true, and return its value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def log_to(folder: str, name: str) -> None:
+    """Have all that this process prints in a file of the folder."""
+    log = os.open(f"{folder}/{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+
+class RunningJob(ABC):
+    """A coordinator and its members; whatever still runs at the end is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, self.term = free_port(), 0
+        self.tls: ssl.SSLContext | None = None
+        """By which an operator speaks to the coordinator; None: in the clear."""
+        self.members: dict[str, ForkServerProcess] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill_coordinator()
+        for member in self.members.values():
+            member.kill()
+            member.join()
+        if error is not None:
+            for log in sorted(self.folder.glob("*.log")):
+                print(f"--- {log.name}\n{log.read_text()[-6000:]}")
+
+    @abstractmethod
+    def kill_coordinator(self) -> None:
+        """End it as a lost node does."""
+
+    # --- members --------------------------------------------------------------------------------
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """What any pod of the job finds in its environment, and `more`."""
+        return {contract.ENV_NAMESPACE: "test", contract.ENV_JOB: "job", **more}
+
+    def start_member(self, name: str, target: Callable[..., None], environ: dict[str, str]) -> None:
+        member = forks.Process(target=target, args=(environ, str(self.folder), name))
+        member.start()
+        self.members[name] = member
+
+    def signal(self, name: str, number: int = signal.SIGTERM) -> None:
+        pid = self.members[name].pid
+        assert pid is not None
+        os.kill(pid, number)
+
+    def exit_of(self, name: str) -> tuple[int, LastWords]:
+        """The exit code and last words of a member that ends now."""
+        member = self.members[name]
+        member.join(DEADLINE)
+        assert member.exitcode is not None, f"{name} did not end"
+        del self.members[name]
+        return member.exitcode, self.words_of(name)
+
+    def words_of(self, name: str) -> LastWords:
+        words = LastWords.decode((self.folder / f"{name}.words").read_text())
+        assert words is not None
+        return words
+
+    def end_well(self) -> None:
+        """Wait until all members have ended, and ended well."""
+        for name in list(self.members):
+            code, words = self.exit_of(name)
+            assert (code, words.result) == (0, contract.Result.COMPLETE)
+
+    # --- what an operator sees ------------------------------------------------------------------
+
+    def request(
+        self,
+        path: str,
+        data: bytes | None = None,
+        context: ssl.SSLContext | None = None,
+        method: str = "",
+    ) -> tuple[int, bytes]:
+        tls = context or self.tls
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}{path}"
+        method = method or ("GET" if data is None else "PUT")
+        request = urllib.request.Request(url, data=data, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=tls) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        try:
+            _, body = self.request(contract.PATH_METRICS)
+        except (OSError, http.client.HTTPException):
+            return
+        for family in text_string_to_metric_families(body.decode()):  # type: ignore[no-untyped-call]
+            for sample in family.samples:
+                yield sample.name, sample.labels, sample.value
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        for found, its, value in self.samples():
+            if found == name and its.items() >= labels.items():
+                return value
+        return None

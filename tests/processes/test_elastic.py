@@ -1,0 +1,135 @@
+"""Workers come, go and die while training goes on."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from tests.processes.job import Job
+from tests.processes.running import until
+from trainyard_trainer.contract import MODEL_FILE, JobConfig, Metric, Result
+from trainyard_trainer.task import load
+from trainyard_trainer.training.loop import SingleReplica, train
+from trainyard_trainer.training.replica import Replica
+from trainyard_trainer.training.snapshot import model_tensors
+
+
+class Nobody:
+    def committed(self, replica: Replica, compute_seconds: float) -> None:
+        pass
+
+
+def reference(config: JobConfig, epochs: float) -> dict[str, torch.Tensor]:
+    """The model that one process makes of the same job."""
+    args = {**config.args, "pace": 0.0, "gate": ""}
+    args.pop("victim", None)
+    task = load("tests.processes.tasks:Line", args)
+    plain = JobConfig(task="", batch_size=config.batch_size, epochs=int(epochs), seed=config.seed)
+    replica = Replica(task, plain, torch.device("cpu"))
+    replica.warm_up()
+    train(replica, SingleReplica(replica), Nobody())
+    return model_tensors(replica.model)
+
+
+def assert_like_one_process(job: Job, result: dict[str, Any]) -> None:
+    """The trained model is that of one process, and every sample was seen once an epoch."""
+    assert result["samples_wrong"] == 0
+    assert result["epochs_audited"] == result["epochs"]
+    assert result["digests_equal"]
+    model = safetensors.torch.load_file(job.state / MODEL_FILE)
+    for name, expected in reference(job.config, result["epochs"]).items():
+        torch.testing.assert_close(model[name], expected.detach(), rtol=1e-9, atol=1e-9)
+
+
+def await_pulse(job: Job) -> None:
+    seen = job.pulse()
+    until(lambda: job.pulse() > seen, "an evaluation")
+
+
+def test_three_workers_compute_what_one_process_computes(tmp_path: Path) -> None:
+    with Job(tmp_path, min_workers=3, args={"pace": 0.0}) as job:
+        job.start("a", "b", "c")
+        job.await_active(3)
+        assert_like_one_process(job, job.finish())
+
+
+def test_workers_join_and_leave_in_living_processes(tmp_path: Path) -> None:
+    with Job(tmp_path) as job:
+        job.start("a", workers=3)
+        job.await_active(1)
+        job.start_worker("b")
+        job.start_worker("c")
+        job.await_active(3)
+        pids = {name: worker.pid for name, worker in job.members.items()}
+        job.signal("b")
+        code, words = job.exit_of("b")
+        assert (code, words.result) == (0, Result.LEFT)
+        job.await_active(2)
+        assert {"a": pids["a"], "c": pids["c"]} == {n: w.pid for n, w in job.members.items()}
+        assert all(worker.is_alive() for worker in job.members.values())
+        stall = job.metric(Metric.RESCALE_STALL)
+        assert stall is not None
+        assert stall < 5.0
+        assert (job.metric(Metric.RESCALES + "_total") or 0) >= 2
+        result = job.finish()
+        assert [entry["workers"] for entry in result["history"]][-2:] == [3, 2]
+        assert_like_one_process(job, result)
+
+
+def test_a_worker_killed_in_mid_step_costs_no_sample(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    with Job(tmp_path, task="Dying", min_workers=3, args={"victim": str(victim)}) as job:
+        job.start("a", "b", "c")
+        job.await_active(3)
+        doomed = job.members.pop("b")
+        draft = tmp_path / "draft"
+        draft.write_text(str(doomed.pid))
+        draft.rename(victim)
+        doomed.join(30)
+        assert doomed.exitcode == -signal.SIGKILL
+        job.await_active(2)
+        assert_like_one_process(job, job.finish())
+
+
+def test_training_goes_on_while_the_coordinator_is_dead(tmp_path: Path) -> None:
+    with Job(tmp_path, min_workers=2) as job:
+        job.start("a", "b")
+        job.await_active(2)
+        job.kill_coordinator()
+        await_pulse(job)  # This evaluation may have begun before.
+        await_pulse(job)
+        job.start_coordinator()
+        job.await_active(2)
+        assert job.metric(Metric.VIEW) == 1
+        assert job.metric(Metric.RESCALES + "_total") == 0
+        job.start_worker("c")
+        job.plan(3, generation=2)
+        job.await_active(3)
+        assert_like_one_process(job, job.finish())
+
+
+def test_a_worker_that_falls_silent_is_given_up_and_comes_back_as_a_new_one(
+    tmp_path: Path,
+) -> None:
+    with Job(tmp_path, min_workers=3) as job:
+        job.start("a", "b", "c")
+        job.await_active(3)
+        job.signal("c", signal.SIGSTOP)
+        job.await_active(2)
+        job.signal("c", signal.SIGCONT)
+        job.await_active(3)
+        assert_like_one_process(job, job.finish())
+
+
+def test_a_replacement_takes_over_from_the_only_worker(tmp_path: Path) -> None:
+    with Job(tmp_path) as job:
+        job.start("a", workers=2)
+        job.await_active(1)
+        job.start_worker("b")
+        job.await_active(2)
+        job.signal("a")
+        assert job.exit_of("a")[1].result is Result.LEFT
+        job.await_active(1)
+        assert_like_one_process(job, job.finish())

@@ -1,0 +1,137 @@
+"""A job's life: plans, suspension, endings good and bad."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.processes.job import Job
+from tests.processes.running import until
+from tests.processes.test_elastic import assert_like_one_process
+from trainyard_trainer.contract import Exit, LastWords, Metric, Plan, Result
+
+
+def test_a_stale_plan_is_refused(tmp_path: Path) -> None:
+    with Job(tmp_path) as job:
+        job.start_coordinator()
+        assert job.put(Plan(generation=3, workers=2)) == (
+            200,
+            {"generation": 3, "effectiveStep": 0},
+        )
+        assert job.put(Plan(generation=2, workers=1)) == (409, {"generation": 3, "leadership": 0})
+        assert job.put(Plan(generation=3, workers=2))[0] == 200
+        assert job.put(Plan(generation=3, workers=5))[0] == 409
+        status, body = job.request("/v1/plan", b'{"wire": 1, "generation": 4, "workers": 0}')
+        assert status == 400
+        assert b"plan.workers must be at least 1" in body
+        assert job.metric(Metric.PLAN_GENERATION) == 3
+
+
+def test_a_plan_changes_the_batch_at_the_step_it_announces(tmp_path: Path) -> None:
+    with Job(tmp_path, min_workers=2) as job:
+        job.start("a", "b")
+        job.await_active(2)
+        answer = job.plan(2, generation=2, batch_size=50)
+        assert answer["effectiveStep"] > 0
+        job.await_steps(5)
+        assert job.metric(Metric.PLAN_EFFECTIVE_STEP) == answer["effectiveStep"]
+        until(
+            lambda: job.metric(Metric.SAMPLES_PER_SECOND, workers="2", local_batch="25"),
+            "throughput with the new batch",
+        )
+        assert job.finish()["samples_wrong"] == 0
+
+
+def test_a_suspended_job_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    with Job(tmp_path, min_workers=2, durable=True) as job:
+        job.start("a", "b")
+        job.await_active(2)
+        job.plan(2, generation=2, suspend=True)
+        steps = [job.exit_of(name) for name in ("a", "b")]
+        assert {(code, words.result) for code, words in steps} == {(0, Result.SUSPENDED)}
+        assert job.coordinator is not None
+        assert job.coordinator.wait(30) == 0
+        words = LastWords.decode((tmp_path / "coordinator.words").read_text())
+        assert words is not None
+        assert words.result is Result.SUSPENDED
+        job.start("c", workers=2)
+        assert job.metric(Metric.CHECKPOINT_STEP) == steps[0][1].step
+        job.start_worker("d")
+        until(lambda: (job.metric(Metric.STEP) or 0) > (steps[0][1].step or 0), "more steps")
+        assert_like_one_process(job, job.finish())
+
+
+def test_a_coordinator_without_a_claim_waits_suspended_and_resumes(tmp_path: Path) -> None:
+    with Job(tmp_path) as job:
+        job.start("a")
+        job.await_active(1)
+        job.plan(1, generation=2, suspend=True)
+        assert job.exit_of("a")[1].result is Result.SUSPENDED
+        until(lambda: job.metric(Metric.OUTCOME, result="Suspended"), "the outcome")
+        job.plan(1, generation=3)
+        job.start_worker("b")
+        job.await_active(1)
+        assert_like_one_process(job, job.finish())
+
+
+def test_the_last_worker_to_leave_hands_its_state_to_the_coordinator(tmp_path: Path) -> None:
+    with Job(tmp_path) as job:
+        job.start("a")
+        job.await_active(1)
+        job.signal("a")
+        code, words = job.exit_of("a")
+        assert (code, words.result) == (0, Result.LEFT)
+        job.start_worker("b")
+        job.await_active(1)
+        assert (job.metric(Metric.STEP) or 0) >= (words.step or 0)
+        assert_like_one_process(job, job.finish())
+
+
+@pytest.mark.parametrize(
+    ("task", "args", "code", "says"),
+    [
+        ("nowhere:Task", {}, Exit.TASK_INVALID, "there is no module 'nowhere'"),
+        (
+            "tests.processes.tasks:Lime",
+            {},
+            Exit.TASK_INVALID,
+            "it has Breaking, Dying, Failing, Line, Share",
+        ),
+        ("tests.processes.tasks:Line", {"pase": 1}, Exit.TASK_INVALID, "takes pace, gate, norm"),
+        ("tests.processes.tasks:Failing", {}, Exit.TASK_FAILED, "the user's own mistake"),
+    ],
+)
+def test_a_task_that_fails_says_why(
+    tmp_path: Path, task: str, args: dict[str, int], code: Exit, says: str
+) -> None:
+    with Job(tmp_path) as job:
+        job.replace_config(task=task, args=args)
+        job.start("a")
+        exit_code, words = job.exit_of("a")
+        assert exit_code == code
+        assert words.result is Result.FAILED
+        assert says in words.error
+        assert ("ZeroDivisionError" in words.traceback) == (code is Exit.TASK_FAILED)
+
+
+def test_a_newer_worker_of_the_same_name_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    with Job(tmp_path, silence_seconds=1.5) as job:
+        job.start("a")
+        job.await_active(1)
+        old = job.members["a"]
+        job.start_worker("a")
+        old.join(30)
+        assert old.exitcode == Exit.FENCED
+        job.await_active(1)
+
+
+def test_a_coordinator_of_a_lower_term_gives_way(tmp_path: Path) -> None:
+    with Job(tmp_path, min_workers=1) as job:
+        job.term = 4
+        job.start("a")
+        job.await_active(1)
+        job.kill_coordinator()
+        job.term = 2
+        job.state_name = "elsewhere"
+        job.start_coordinator(wait=False)
+        assert job.coordinator is not None
+        assert job.coordinator.wait(30) == Exit.FENCED

@@ -1,0 +1,122 @@
+"""Who may speak with a coordinator, and with whom a worker speaks."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.processes.certificates import Authority, client
+from tests.processes.job import Job
+from tests.processes.running import free_port
+from trainyard_trainer.contract import (
+    PATH_HEALTH,
+    PATH_METRICS,
+    PATH_PLAN,
+    PATH_STATE,
+    JobConfig,
+    Metric,
+    Role,
+)
+from trainyard_trainer.coordinator.server import Coordinator
+from trainyard_trainer.runtime.exits import Ending
+from trainyard_trainer.transport.link import Link
+from trainyard_trainer.transport.tls import Credentials
+
+
+@contextlib.asynccontextmanager
+async def coordinator(tmp_path: Path, tls: Path) -> AsyncIterator[str]:
+    credentials = Credentials(namespace="test", job="job", directory=str(tls))
+    room = Coordinator(JobConfig(task="m:C"), 1, tmp_path / "state", credentials)
+    # All addresses, as in a pod: with port 0 each address family would have a port of its own.
+    async with room.serving(None, free_port()) as port:
+        yield f"https://127.0.0.1:{port}"
+
+
+async def get(url: str, context: ssl.SSLContext) -> int:
+    connector = aiohttp.TCPConnector(ssl=context, force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as answer:
+        return answer.status
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "status"),
+    [
+        (Role.OPERATOR, PATH_METRICS, 200),
+        (Role.OPERATOR, PATH_HEALTH, 200),
+        (Role.OPERATOR, PATH_STATE, 403),
+        (Role.WORKER, PATH_METRICS, 403),
+        (Role.WORKER, PATH_PLAN, 403),
+        (Role.WORKER, PATH_STATE, 404),
+        (Role.COORDINATOR, PATH_METRICS, 403),
+    ],
+)
+async def test_each_role_has_its_paths(tmp_path: Path, role: Role, path: str, status: int) -> None:
+    authority = Authority()
+    mine = client(authority.issue(tmp_path / "peer", role))
+    async with coordinator(tmp_path, authority.issue(tmp_path / "tls", Role.COORDINATOR)) as url:
+        assert await get(url + path, mine) == status
+
+
+async def test_strangers_do_not_get_past_the_handshake(tmp_path: Path) -> None:
+    authority, foreign = Authority(), Authority()
+    tls = authority.issue(tmp_path / "tls", Role.COORDINATOR)
+    imposter = foreign.issue(tmp_path / "foreign", Role.OPERATOR)
+    (imposter / "ca.crt").write_bytes((tls / "ca.crt").read_bytes())
+    neighbour = authority.issue(tmp_path / "neighbour", Role.OPERATOR, job="other")
+    nameless = ssl.create_default_context(cafile=str(tls / "ca.crt"))
+    nameless.check_hostname = False
+    async with coordinator(tmp_path, tls) as url:
+        for context in (client(imposter), client(neighbour), nameless):
+            with pytest.raises(aiohttp.ClientError):
+                await get(url + PATH_HEALTH, context)
+
+
+async def test_a_worker_speaks_with_no_coordinator_but_its_own(tmp_path: Path) -> None:
+    authority = Authority()
+    worker = authority.issue(tmp_path / "worker", Role.WORKER)
+    mine = Credentials(namespace="test", job="job", directory=str(worker))
+    posing = authority.issue(tmp_path / "tls", Role.WORKER)
+    async with coordinator(tmp_path, posing) as url:
+        with pytest.raises(aiohttp.ClientConnectorCertificateError, match="not trainyard://"):
+            await get(url + PATH_HEALTH, mine.client())
+
+
+async def test_renewed_certificates_are_used_by_new_handshakes(tmp_path: Path) -> None:
+    old, new = Authority(), Authority()
+    tls = old.issue(tmp_path / "tls", Role.COORDINATOR)
+    peer = tmp_path / "peer"
+    mine = Credentials(namespace="test", job="job", directory=str(old.issue(peer, Role.WORKER)))
+    async with coordinator(tmp_path, tls) as url:
+        before = mine.client()
+        assert await get(url + PATH_HEALTH, before) == 200
+        new.issue(tls, Role.COORDINATOR)
+        new.issue(peer, Role.WORKER)
+        assert await get(url + PATH_HEALTH, mine.client()) == 200
+        with pytest.raises(aiohttp.ClientError):
+            await get(url + PATH_HEALTH, before)
+
+
+async def test_plain_http_is_for_loopback_alone(tmp_path: Path) -> None:
+    credentials = Credentials(namespace="test", job="job", directory=str(tmp_path / "none"))
+    with pytest.raises(Ending, match="plain HTTP is for loopback"):
+        Link("10.0.0.1:7430", credentials)
+    room = Coordinator(JobConfig(task="m:C"), 1, tmp_path / "state", credentials)
+    with pytest.raises(Ending, match="refusing plain HTTP"):
+        async with room.serving(None, 0):
+            await asyncio.sleep(0)
+
+
+def test_a_job_trains_over_mutual_tls(tmp_path: Path) -> None:
+    authority = Authority()
+    with Job(tmp_path, min_workers=2) as job:
+        job.tls = client(authority.issue(tmp_path / "operator", Role.OPERATOR))
+        authority.issue(tmp_path / "coordinator-tls", Role.COORDINATOR)
+        authority.issue(tmp_path / "worker-tls", Role.WORKER)
+        job.start("a", "b")
+        job.await_active(2)
+        assert job.metric(Metric.VIEW) == 1
+        assert job.finish()["samples_wrong"] == 0

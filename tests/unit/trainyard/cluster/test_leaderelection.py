@@ -1,0 +1,165 @@
+"""Who may act: one at a time, whatever the processes, their clocks and the network do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from trainyard.cluster.leaderelection import (
+    Record,
+    Sighting,
+    Timing,
+    claimed,
+    may_take,
+    released,
+    see,
+)
+
+TIMING = Timing()
+HELD = Record(version="7", holder="a", duration_seconds=15, acquired_at="t0", transitions=3)
+
+
+def seconds(value: float) -> timedelta:
+    return timedelta(seconds=value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "times"),
+    {
+        "no duration": ("--lease-duration", (0, 0, 0)),
+        "a duration that a Lease cannot hold": ("--lease-duration", (1.5, 1, 0.5)),
+        "a deadline as long as the duration": ("--renew-deadline", (15, 15, 2)),
+        "retries as long as the deadline": ("--retry-period", (15, 10, 9)),
+        "no pause between retries": ("--retry-period", (15, 10, 0)),
+    }.values(),
+)
+def test_times_that_do_not_fit_are_refused_by_their_flag(
+    flag: str, times: tuple[float, float, float]
+) -> None:
+    duration, deadline, retry = map(seconds, times)
+    with pytest.raises(ValueError, match=flag):
+        Timing(duration=duration, renew_deadline=deadline, retry=retry)
+
+
+def test_a_lease_is_taken_when_it_was_seen_unchanged_for_its_own_duration() -> None:
+    seen = see(None, HELD, 100.0)
+    assert not may_take(seen, 114.9)
+    assert may_take(seen, 115.0)
+    again = see(seen, HELD, 110.0)
+    assert again.since == 100.0
+    renewed = see(again, replace(HELD, version="8"), 114.0)
+    assert not may_take(renewed, 128.9)
+
+
+@pytest.mark.parametrize("record", [Record(), released(HELD, "t1")])
+def test_a_lease_that_nobody_holds_is_taken_at_once(record: Record) -> None:
+    assert may_take(see(None, record, 5.0), 5.0)
+
+
+def test_every_holder_has_a_higher_term_of_office() -> None:
+    first = claimed(Record(), "a", TIMING, "t0")
+    assert first.leadership == 1
+    kept = claimed(replace(first, version="1"), "a", TIMING, "t1")
+    assert (kept.leadership, kept.acquired_at, kept.renewed_at) == (1, "t0", "t1")
+    second = claimed(replace(kept, version="2"), "b", TIMING, "t2")
+    assert (second.leadership, second.acquired_at) == (2, "t2")
+    after = claimed(released(replace(second, version="3"), "t3"), "b", TIMING, "t4")
+    assert after.leadership == 3
+
+
+def test_a_holder_whose_lease_was_deleted_keeps_its_term() -> None:
+    assert claimed(Record(), "a", TIMING, "t0", least=9).leadership == 9
+
+
+@dataclass
+class Process:
+    """One operator: it reads and writes, and may be stopped between any two of its steps."""
+
+    name: str
+    skew: float
+    seen: Sighting | None = None
+    asked_at: float = 0.0
+    wanted: Record | None = None
+    until: float = float("-inf")
+    terms: list[int] = field(default_factory=list)
+
+
+class Replicas(RuleBasedStateMachine):
+    """Two processes and one Lease; every rule is one step of one of them, or time that goes by."""
+
+    @initialize()
+    def start(self) -> None:
+        self.now = 0.0
+        self.stored = Record()
+        self.version = 0
+        self.processes = [Process(name, skew) for name, skew in (("a", 0), ("b", 1e4))]
+
+    def at(self, process: Process) -> float:
+        return self.now + process.skew
+
+    @rule(span=st.sampled_from([1.0, 9.5, 15.0]))
+    def time_goes_by(self, span: float) -> None:
+        self.now += span
+
+    @rule(who=st.integers(0, 1))
+    def read(self, who: int) -> None:
+        process = self.processes[who]
+        process.seen = see(process.seen, self.stored, self.at(process))
+
+    @rule(who=st.integers(0, 1))
+    def decide(self, who: int) -> None:
+        process = self.processes[who]
+        if process.seen is None:
+            return
+        process.asked_at = self.at(process)
+        is_mine = process.seen.record.holder == process.name
+        if is_mine or may_take(process.seen, process.asked_at):
+            process.wanted = claimed(process.seen.record, process.name, TIMING, "now")
+
+    @rule(who=st.integers(0, 1), is_answered=st.booleans())
+    def write(self, who: int, is_answered: bool) -> None:
+        process = self.processes[who]
+        wanted, process.wanted = process.wanted, None
+        if wanted is None or wanted.version != self.stored.version:
+            return
+        self.version += 1
+        self.stored = replace(wanted, version=str(self.version))
+        if is_answered:
+            process.seen = Sighting(record=self.stored, since=process.asked_at)
+            process.until = process.asked_at + TIMING.renew_deadline.total_seconds()
+            process.terms.append(self.stored.leadership)
+
+    @rule(who=st.integers(0, 1))
+    def attempt(self, who: int) -> None:
+        self.read(who)
+        self.decide(who)
+        self.write(who, True)
+
+    @rule(who=st.integers(0, 1))
+    def release(self, who: int) -> None:
+        process = self.processes[who]
+        if self.at(process) < process.until and self.stored.holder == process.name:
+            process.until, process.wanted = float("-inf"), None
+            self.version += 1
+            self.stored = replace(released(self.stored, "now"), version=str(self.version))
+
+    @invariant()
+    def one_acts_at_a_time(self) -> None:
+        acting = [p.name for p in self.processes if self.at(p) < p.until]
+        assert len(acting) <= 1, f"{acting} act at {self.now}"
+
+    @invariant()
+    def terms_belong_to_one(self) -> None:
+        for process in self.processes:
+            assert process.terms == sorted(process.terms)
+            others = {t for p in self.processes if p is not process for t in p.terms}
+            assert not others & set(process.terms)
+
+
+Replicas.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+test_replicas = Replicas.TestCase

@@ -1,0 +1,266 @@
+"""Failures: each counted once, together once, told in a sentence, and retried with patience."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.support.jobs import (
+    LIMITS,
+    NOW,
+    ago,
+    at,
+    coordinator,
+    ending,
+    failing,
+    has_run,
+    make_job,
+    roster_of,
+    worker,
+    workers,
+)
+from trainyard.api.jobs import DistributedJob
+from trainyard.api.pods import Pod
+from trainyard.api.status import Failed
+from trainyard.lifecycle.failures import REMEMBERED, Record, describe, is_failure, record_failures
+from trainyard_trainer.contract import LastWords, Result
+
+
+def failed(**fields: Any) -> dict[str, Any]:
+    return {"pod": "digits-worker-0-1", "uid": "gone", "at": at(), "exitCode": 1, **fields}
+
+
+def record(job: DistributedJob, *pods: Pod, after: timedelta = timedelta()) -> Record:
+    return record_failures(job, roster_of(*pods), LIMITS, NOW + after)
+
+
+def noted(job: DistributedJob, found: Record) -> DistributedJob:
+    """The job once its status holds the record."""
+    status = msgspec.structs.replace(job.status, failures=found.failures, restarts=found.restarts)
+    return replace(job, status=status)
+
+
+def test_a_failed_pod_is_counted_once_however_often_it_is_seen() -> None:
+    job, pod = make_job(status=has_run()), worker(0, **failing())
+    first = record(job, pod)
+    again = record(noted(job, first), pod)
+    assert (first.restarts, again.restarts) == (1, 1)
+    assert again.failures == first.failures
+    assert first.failures[0].uid == pod.uid
+
+
+def test_pods_that_fail_together_count_once() -> None:
+    found = record(make_job(), *workers(4, **failing()))
+    assert found.restarts == 1
+    assert [f.uid for f in found.failures] == [p.uid for p in workers(4)]
+
+
+def test_one_crash_of_a_crew_counts_once_though_its_pods_are_seen_one_by_one() -> None:
+    job, pods = make_job(), workers(4, **failing())
+    for seen in range(1, 5):
+        job = noted(job, record(job, *pods[:seen], after=timedelta(seconds=seen)))
+    assert job.status.restarts == 1
+    assert len(job.status.failures) == 4
+
+
+def test_a_pod_of_the_same_crew_that_ends_much_later_counts_again() -> None:
+    later = worker(1, **failing(ended_at=NOW + timedelta(minutes=5)))
+    job = noted(make_job(), record(make_job(), worker(0, **failing())))
+    assert record(job, later, after=timedelta(minutes=5)).restarts == 2
+
+
+def test_a_replacement_that_fails_at_once_counts_again() -> None:
+    job = noted(make_job(), record(make_job(), worker(0, **failing())))
+    created, ended = NOW + timedelta(seconds=1), NOW + timedelta(seconds=2)
+    second = worker(0, 2, created_at=created, **failing(ended_at=ended))
+    assert record(job, second, after=timedelta(seconds=3)).restarts == 2
+
+
+def test_more_failures_than_are_remembered_are_neither_counted_twice_nor_told_for_ever() -> None:
+    job, pods = make_job(), workers(3 * REMEMBERED + 1, **failing())
+    first = record(job, *pods)
+    assert len(first.failures) == REMEMBERED
+    job = noted(job, first)
+    assert record(job, *pods).failures == first.failures, "a status that changes at every look"
+    left = [p for p in pods if p.uid not in {f.uid for f in first.failures}]
+    for _ in range(10):
+        job = noted(job, record(job, *left, after=timedelta(seconds=20)))
+        left = [p for p in left if p.uid not in {f.uid for f in job.status.failures}]
+    assert not left
+    assert job.status.restarts == 1
+
+
+def test_older_failures_make_room_for_newer_ones() -> None:
+    old = [failed(uid=f"old-{n}") for n in range(REMEMBERED)]
+    job = make_job(status={"failures": old, "restarts": 4})
+    found = record(job, worker(0, created_at=NOW + timedelta(1), **failing()))
+    assert [f.uid for f in found.failures] == [*(f["uid"] for f in old[1:]), "worker-0-1"]
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(worker(**failing(137, is_disrupted=True)), id="drained"),
+        pytest.param(worker(**failing(137, is_disrupted=True, reason="Evicted")), id="evicted"),
+        pytest.param(worker(**failing(75)), id="fenced worker"),
+        pytest.param(coordinator(**failing(75)), id="fenced coordinator"),
+    ],
+)
+def test_what_is_not_the_jobs_fault_is_told_but_not_counted(pod: Pod) -> None:
+    found = record(make_job(), pod)
+    assert (found.restarts, len(found.failures), found.retry_at) == (0, 1, None)
+
+
+def test_a_disruption_does_not_prolong_the_pause_after_an_older_failure() -> None:
+    old = failed(at=at(ago(hours=3)))
+    job = make_job(status={"failures": [old], "restarts": 9})
+    found = record(job, worker(0, 2, **failing(137, is_disrupted=True)))
+    assert found.restarts == 9
+    assert found.retry_at is not None
+    assert found.retry_at < NOW
+
+
+@pytest.mark.parametrize(("losses", "seconds"), [(2, 1), (3, 2), (4, 4), (9, 128), (10, 256)])
+def test_a_place_that_loses_pod_after_pod_waits_for_its_next(losses: int, seconds: int) -> None:
+    """As on a node that is short of memory: no pod is at fault, and none would stay."""
+    evicted = [
+        failed(pod=f"digits-worker-0-{n + 1}", uid=f"u-{n}", reason="Evicted", exitCode=137)
+        for n in range(losses)
+    ]
+    found = record(make_job(status=has_run(failures=evicted)))
+    assert found.restarts == 0
+    assert found.retry_at == NOW + timedelta(seconds=seconds)
+
+
+def test_pods_that_a_drain_takes_together_are_replaced_at_once() -> None:
+    evicted = [
+        failed(pod=f"digits-worker-{n}-1", uid=f"u-{n}", reason="Evicted", exitCode=137)
+        for n in range(REMEMBERED)
+    ]
+    assert record(make_job(status=has_run(failures=evicted))).retry_at is None
+
+
+def test_losses_long_ago_are_forgiven() -> None:
+    times = [ago(hours=2), ago(hours=1), NOW]
+    evicted = [
+        failed(pod=f"digits-worker-0-{n}", uid=f"u-{n}", reason="Evicted", at=at(when))
+        for n, when in enumerate(times)
+    ]
+    assert record(make_job(status=has_run(failures=evicted))).retry_at is None
+
+
+@pytest.mark.parametrize(
+    ("restarts", "seconds"),
+    [(1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (1000, 300)],
+)
+def test_pauses_grow_with_each_restart_up_to_the_cap(restarts: int, seconds: int) -> None:
+    job = make_job(status={"failures": [failed()], "restarts": restarts})
+    assert record(job).retry_at == NOW + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("pods", "spec", "restarts", "reason"),
+    [
+        pytest.param((worker(**failing(64)),), {}, 0, "TaskInvalid", id="task cannot be loaded"),
+        pytest.param((worker(**failing(76)),), {}, 0, "", id="images disagree"),
+        pytest.param(
+            (worker(**failing()),),
+            {"failure": {"maxRestarts": 2}},
+            2,
+            "TooManyRestarts",
+            id="once too often",
+        ),
+        pytest.param((worker(**failing()),), {"failure": {"maxRestarts": 2}}, 1, "", id="allowed"),
+    ],
+)
+def test_a_failure_is_fatal_when(
+    pods: tuple[Pod, ...], spec: dict[str, Any], restarts: int, reason: str
+) -> None:
+    found = record(make_job(spec, {"restarts": restarts}), *pods)
+    assert found.fatal_reason == reason
+    assert bool(found.fatal) == bool(reason)
+
+
+def test_the_last_failure_is_named_when_there_were_too_many() -> None:
+    job = make_job({"failure": {"maxRestarts": 0}})
+    found = record(job, worker(**failing(words=_words("the loss is NaN"))))
+    assert "spec.failure.maxRestarts=0" in found.fatal
+    assert "the loss is NaN" in found.fatal
+
+
+def _words(error: str) -> str:
+    return LastWords(result=Result.FAILED, error=error).encode()
+
+
+@pytest.mark.parametrize(
+    ("pod", "sentence"),
+    [
+        pytest.param(
+            worker(2, **failing(137, reason="OOMKilled")),
+            "worker 2 (pod digits-worker-2-1) was killed for exceeding its memory limit "
+            "(OOMKilled, exit code 137): raise spec.workers.resources.limits.memory or lower "
+            "training.batchSize.",
+            id="worker out of memory",
+        ),
+        pytest.param(
+            coordinator(3, **failing(137, reason="OOMKilled")),
+            "coordinator (pod digits-coordinator-3) was killed for exceeding its memory limit "
+            "(OOMKilled, exit code 137): raise spec.coordinator.resources.limits.memory or lower "
+            "training.batchSize.",
+            id="coordinator out of memory",
+        ),
+        pytest.param(
+            worker(**failing(words=_words("batch has no labels"))),
+            "worker 0 (pod digits-worker-0-1) failed with exit code 1: batch has no labels",
+            id="last words",
+        ),
+        pytest.param(
+            worker(**failing(words="Segmentation fault\n")),
+            "worker 0 (pod digits-worker-0-1) failed with exit code 1: Segmentation fault",
+            id="a log's tail",
+        ),
+        pytest.param(
+            worker(**failing()),
+            "worker 0 (pod digits-worker-0-1) failed with exit code 1; it left no last words",
+            id="no last words",
+        ),
+        pytest.param(
+            worker(**failing(exit_code=None, reason="OutOfcpu")),
+            "worker 0 (pod digits-worker-0-1) failed without an exit code (OutOfcpu); it left no "
+            "last words",
+            id="never ran",
+        ),
+        pytest.param(
+            worker(**failing(is_disrupted=True, reason="Evicted")),
+            "worker 0 (pod digits-worker-0-1) was ended by the cluster (Evicted).",
+            id="evicted",
+        ),
+    ],
+)
+def test_a_failure_is_told_in_a_sentence(pod: Pod, sentence: str) -> None:
+    assert describe(pod) == sentence
+
+
+def test_a_failures_record_is_short_whatever_the_pod_said() -> None:
+    pod = worker(**failing(words=_words("x" * 3000), reason="R" * 5000))
+    (failure,) = record(make_job(), pod).failures
+    assert isinstance(failure, Failed)
+    assert len(failure.message) <= 900
+    assert len(failure.reason) <= 128
+
+
+@pytest.mark.parametrize(
+    ("pod", "expected"),
+    [
+        pytest.param(worker(**failing()), True, id="failed"),
+        pytest.param(worker(**ending(Result.LEFT)), False, id="left on request"),
+        pytest.param(worker(phase="Succeeded", exit_code=0), True, id="ended without a word"),
+        pytest.param(worker(phase="Succeeded", words="[" * 4000), True, id="ended in gibberish"),
+    ],
+)
+def test_what_is_a_failure(pod: Pod, expected: bool) -> None:
+    assert is_failure(pod) is expected

@@ -1,0 +1,332 @@
+"""The status: what the API server takes, settles, and is written only when it says something."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.jobs import (
+    NOW,
+    UID,
+    admitted,
+    ago,
+    at,
+    condition,
+    coordinator,
+    ending,
+    failing,
+    has_run,
+    look_at,
+    make_job,
+    roster_of,
+    worker,
+    workers,
+)
+from tests.support.schemas import faults, status_schema
+from trainyard.api.jobs import DistributedJob
+from trainyard.api.pods import Pod
+from trainyard.api.report import Report
+from trainyard.api.status import Change, DistributedJobStatus, Measurement, ScalingStatus
+from trainyard.lifecycle.stages import judge
+from trainyard.lifecycle.status import Findings, is_urgent, status_of
+from trainyard_trainer.contract import LastWords, Result
+
+SCHEMA = status_schema()
+
+
+def written(
+    job: DistributedJob,
+    *pods: Pod,
+    scaling: ScalingStatus | None = None,
+    report: Report | None = None,
+    after: timedelta = timedelta(),
+) -> DistributedJobStatus:
+    """The status that a reconcile would write."""
+    look = look_at(job, *pods, scaling=scaling, report=report, now=NOW + after)
+    roster = roster_of(*pods)
+    found = Findings(
+        verdict=judge(look),
+        roster=roster,
+        scaling=look.scaling,
+        report=report,
+        term=roster.term,
+        plan_generation=2,
+        now=look.now,
+    )
+    status = status_of(job, found)
+    assert isinstance(status, DistributedJobStatus)
+    return status
+
+
+def stored(job: DistributedJob, status: DistributedJobStatus) -> DistributedJob:
+    """The job as the API server hands it back."""
+    text = json.dumps(msgspec.to_builtins(status), allow_nan=False)
+    return replace(job, status=msgspec.convert(json.loads(text), DistributedJobStatus))
+
+
+def reported(**fields: Any) -> Report:
+    values: dict[str, Any] = {"at": NOW, "wire": 1, "term": 1, "members": {"active": 1}, **fields}
+    return Report(**values)
+
+
+def measured(workers: int, rate: float, steps: int = 50) -> Measurement:
+    return Measurement(
+        nodes=1, workers=workers, local_batch=64, samples_per_second=rate, steps=steps
+    )
+
+
+FULL = reported(
+    view=2,
+    step=120,
+    epoch=3.25,
+    samples=30720,
+    loss=0.123456789,
+    evaluation={"eval/accuracy": 0.97, "eval/loss": 0.1},
+    profile=(measured(1, 512.345),),
+    checkpoint_step=100,
+)
+SCALED = admitted(
+    1,
+    history=[Change(from_=0, to=1, reason="Admitted", decided_at=at(), expected_speedup=1.5)],
+    profile=[measured(1, 512.34)],
+    cooldown_until=at(),
+)
+CASES: dict[str, tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]]] = {
+    "new": (make_job(), (), {"scaling": ScalingStatus()}),
+    "waiting": (make_job(), (), {"scaling": ScalingStatus(reason="WaitingForGPUs", message="m")}),
+    "starting": (make_job(), (), {}),
+    "running": (make_job(), (coordinator(), worker()), {"scaling": SCALED, "report": FULL}),
+    "failing": (
+        make_job(),
+        (coordinator(), *workers(40, **failing(words="x" * 4096, reason="R" * 4000))),
+        {"scaling": admitted(40), "report": FULL},
+    ),
+    "suspended": (
+        make_job({"suspend": True}, has_run(training={"term": 1})),
+        (coordinator(),),
+        {},
+    ),
+    "complete": (
+        make_job(status=has_run()),
+        (coordinator(), worker(**ending(Result.COMPLETE, metrics={"eval/accuracy": 0.9}))),
+        {"report": FULL},
+    ),
+    "failed": (make_job(), (worker(**failing(64)),), {}),
+    "refused": (make_job({"sync": {"algorithm": "Async"}}), (), {"scaling": ScalingStatus()}),
+    "in trouble": (
+        make_job({"image": "i" * 512}),
+        (coordinator(trouble="ImagePullBackOff", trouble_message="m" * 50_000),),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_the_api_server_takes_the_status_and_hands_back_the_same(
+    case: tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]],
+) -> None:
+    job, pods, fields = case
+    status = written(job, *pods, **fields)
+    plain = msgspec.to_builtins(status)
+    assert list(faults(SCHEMA, plain)) == []
+    assert stored(job, status).status == status
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_status_that_is_written_is_not_written_again(
+    case: tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]],
+) -> None:
+    job, pods, fields = case
+    first = written(job, *pods, **fields)
+    second = written(stored(job, first), *pods, after=timedelta(seconds=1), **fields)
+    assert second == first
+
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-5, 2**70) | st.text()
+
+
+@settings(deadline=None)
+@given(
+    metrics=st.dictionaries(st.text(max_size=9), NUMBERS, max_size=200),
+    error=st.text() | st.integers() | st.none(),
+)
+def test_whatever_a_pod_says_at_its_end_the_api_server_takes_the_status(
+    metrics: dict[str, Any], error: Any
+) -> None:
+    """A task may evaluate to NaN, which no status can hold and which never equals itself."""
+    words = json.dumps({"result": "Complete", "metrics": metrics, "error": error})
+    job = make_job(status=has_run())
+    status = written(job, coordinator(), worker(phase="Succeeded", words=words))
+    assert list(faults(SCHEMA, msgspec.to_builtins(status))) == []
+    assert stored(job, status).status == status
+
+
+def test_a_final_metric_that_is_not_finite_is_dropped_and_the_job_is_complete() -> None:
+    words = '{"result": "Complete", "metrics": {"eval/loss": NaN, "eval/accuracy": 0.5}}'
+    status = written(
+        make_job(status=has_run()), coordinator(), worker(phase="Succeeded", words=words)
+    )
+    assert status.phase == "Complete"
+    assert status.training is not None
+    assert status.training.evaluation == {"eval/accuracy": 0.5}
+
+
+def test_final_metrics_beyond_what_the_schema_takes_are_left_out() -> None:
+    metrics = {f"m{n:03}": 1.0 for n in range(100)}
+    job = make_job(status=has_run())
+    status = written(job, coordinator(), worker(**ending(Result.COMPLETE, metrics=metrics)))
+    assert list(faults(SCHEMA, msgspec.to_builtins(status))) == []
+    assert status.training is not None
+    assert len(status.training.evaluation) == 64
+
+
+def test_last_words_are_cut_to_what_kubernetes_keeps() -> None:
+    said = LastWords(result=Result.FAILED, error="é" * 5000, traceback="t" * 5000)
+    assert len(said.encode().encode()) <= 4096
+    assert LastWords.decode(said.encode()) is not None
+
+
+def test_the_start_is_noted_once() -> None:
+    job = make_job()
+    first = written(job, coordinator(), worker())
+    assert first.start_time == at()
+    later = written(stored(job, first), coordinator(), worker(), after=timedelta(hours=1))
+    assert later.start_time == at()
+    assert written(make_job(), scaling=ScalingStatus()).start_time == ""
+
+
+def test_the_end_is_noted_once() -> None:
+    job = make_job(status=has_run())
+    first = written(job, worker(**failing(64)))
+    assert first.completion_time == at()
+    later = written(stored(job, first), worker(**failing(64)), after=timedelta(hours=1))
+    assert later.completion_time == at()
+
+
+def test_the_term_never_falls() -> None:
+    job = make_job(status={"term": 7})
+    assert written(job, coordinator(3)).term == 7
+    assert written(job, coordinator(8)).term == 8
+
+
+def test_the_scale_subresource_finds_the_workers() -> None:
+    status = written(make_job(), coordinator(), *workers(3), scaling=admitted(3))
+    assert status.replicas == 3
+    assert status.selector == "trainyard.dev/job=digits,trainyard.dev/role=worker"
+
+
+def test_training_figures_are_those_of_the_report_in_round_figures() -> None:
+    training = written(make_job(), coordinator(), worker(), report=FULL).training
+    assert training is not None
+    assert (training.step, training.loss, training.epoch) == (120, 0.123457, 3.25)
+    assert (training.samples_per_second, training.checkpoint_step) == (512.35, 100)
+    assert training.at == at()
+
+
+def test_a_report_before_the_first_step_replaces_no_older_figures() -> None:
+    job = make_job(status=has_run(training={"step": 9}))
+    training = written(job, coordinator(), worker(), report=Report(at=NOW)).training
+    assert training is not None
+    assert training.step == 9
+
+
+def test_a_transition_time_moves_only_when_the_status_changes() -> None:
+    since = ago(hours=1)
+    job = make_job(status=has_run(since))
+    running = [c for c in written(job, coordinator(), worker()).conditions if c.type == "Running"]
+    assert [c.last_transition_time for c in running] == [at(since)]
+    assert [c.observed_generation for c in running] == [3]
+    lost = [c for c in written(job).conditions if c.type == "Running"]
+    assert [(c.status, c.last_transition_time) for c in lost] == [("False", at())]
+
+
+def test_conditions_that_nobody_claims_stay_and_all_keep_their_order() -> None:
+    job = make_job(status={"conditions": [condition("Mine"), condition("StateDurable", "False")]})
+    types = [c.type for c in written(job, coordinator(), worker()).conditions]
+    assert types == [
+        *("Accepted", "Admitted", "Running", "Rescaling", "Suspended", "StateDurable"),
+        *("Degraded", "Mine"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param({"report": replace(FULL, step=121)}, False, id="metrics"),
+        pytest.param({"scaling": admitted(1, message="now third")}, False, id="a sentence"),
+        pytest.param({"scaling": admitted(1, reason="Steady")}, False, id="why it stays as it is"),
+        pytest.param({"scaling": admitted(2)}, True, id="a decision"),
+        pytest.param({"pods": (coordinator(),)}, True, id="a pod"),
+    ],
+)
+def test_what_is_written_at_once(change: dict[str, Any], expected: bool) -> None:
+    base: dict[str, Any] = {"scaling": admitted(), "report": FULL}
+    pods = change.pop("pods", (coordinator(), worker()))
+    old = written(make_job(), coordinator(), worker(), **base)
+    new = written(make_job(), *pods, **{**base, **change})
+    assert old != new
+    assert is_urgent(old, new) is expected
+
+
+def test_why_a_job_waits_is_told_at_once() -> None:
+    waits = ScalingStatus(reason="WaitingForGPUs", message="needs 1 × 1 GPU; 0 free.")
+    old = written(make_job(), scaling=waits)
+    new = written(make_job(), scaling=msgspec.structs.replace(waits, reason="NoSuchNodes"))
+    assert is_urgent(old, new)
+
+
+def test_a_job_that_starts_counts_its_workers_along_with_the_metrics() -> None:
+    """One write when all run, not one for each."""
+    scaling = admitted(2)
+    old = written(make_job(), coordinator(), worker(phase="Pending"), scaling=scaling)
+    half = written(make_job(), coordinator(), worker(), scaling=scaling)
+    assert (old.phase, half.phase) == ("Starting", "Starting")
+    assert half.replicas == 1
+    assert not is_urgent(old, half)
+    whole = written(make_job(), coordinator(), worker(), worker(1), scaling=scaling)
+    assert whole.phase == "Running"
+    assert is_urgent(half, whole)
+
+
+def test_a_job_that_has_arrived_says_at_once_how_many_run() -> None:
+    """A worker too many has left: nothing else will change."""
+    old = written(make_job(), coordinator(), worker(), worker(1), scaling=admitted(1))
+    new = written(make_job(), coordinator(), worker(), scaling=admitted(1))
+    assert (old.phase, new.phase) == ("Running", "Running")
+    assert (old.replicas, new.replicas) == (2, 1)
+    assert is_urgent(old, new)
+
+
+def test_what_keeps_a_job_from_starting_is_told_at_once() -> None:
+    waiting = worker(phase="Pending")
+    stuck = worker(phase="Pending", trouble="ImagePullBackOff")
+    old = written(make_job(), coordinator(), waiting, scaling=admitted())
+    assert is_urgent(old, written(make_job(), coordinator(), stuck, scaling=admitted()))
+
+
+def test_a_job_that_never_reported_keeps_its_state_when_it_is_suspended() -> None:
+    """Its coordinator was deleted as soon as the suspension had been written."""
+    job = make_job()
+    for pods in ((coordinator(), worker()), (coordinator(), worker())):
+        job = stored(job, written(job, *pods))
+    job = replace(job, spec=make_job({"suspend": True}).spec)
+    for _ in range(3):
+        look = look_at(job, coordinator())
+        assert judge(look).wish.coordinator
+        job = stored(job, written(job, coordinator()))
+    job = replace(job, spec=make_job().spec)
+    for _ in range(3):
+        assert judge(look_at(job, coordinator(), scaling=ScalingStatus())).wish.coordinator
+        job = stored(job, written(job, coordinator(), scaling=ScalingStatus()))
+
+
+def test_a_namesakes_pods_are_not_counted() -> None:
+    stranger = worker(0, owner_uid=f"not {UID}")
+    assert written(make_job(), stranger).replicas == 0

@@ -1,0 +1,214 @@
+"""What must hold of every pod, whatever the job asks for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.jobs import make_job
+from tests.unit.trainyard.render.test_golden import CASES, job_of, members_of
+from trainyard.api import names
+from trainyard.api.jobs import DistributedJob, FederatedJob
+from trainyard.api.pods import Pod, parse_pod
+from trainyard.render.fetch_pod import fetch_pod
+from trainyard.render.pods import coordinator_pod, worker_pod
+from trainyard.render.trainer_config import config_of
+from trainyard_trainer.contract import DATA_DIR, ENV_CONFIG, JobConfig, Role, Target
+from trainyard_trainer.contract.federated import FederatedConfig
+
+PODS = list(itertools.product(CASES, ("coordinator", "worker", "fetch")))
+FORBIDDEN_VOLUMES = {"hostPath", "nfs", "iscsi", "gcePersistentDisk", "awsElasticBlockStore"}
+
+
+def render(case: str, kind: str) -> dict[str, Any]:
+    job = job_of(case)
+    match kind:
+        case "coordinator":
+            return coordinator_pod(job, 1)
+        case "worker":
+            return members_of(job)[-1]
+        case _:
+            return fetch_pod(job, "fetch")
+
+
+@pytest.mark.parametrize(("case", "kind"), PODS)
+def test_every_pod_satisfies_the_restricted_standard(case: str, kind: str) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted."""
+    spec = render(case, kind)["spec"]
+    assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC", "initContainers"}
+    shared = spec["securityContext"]
+    assert shared["runAsNonRoot"] is True
+    assert shared["runAsUser"] != 0
+    assert shared["seccompProfile"] == {"type": "RuntimeDefault"}
+    for volume in spec["volumes"]:
+        assert not volume.keys() & FORBIDDEN_VOLUMES
+    for container in spec["containers"]:
+        own = container["securityContext"]
+        assert own["allowPrivilegeEscalation"] is False
+        assert own["capabilities"] == {"drop": ["ALL"]}
+        assert own["readOnlyRootFilesystem"] is True
+        assert "privileged" not in own
+        assert not any("hostPort" in port for port in container.get("ports", ()))
+
+
+@pytest.mark.parametrize(("case", "kind"), PODS)
+def test_no_pod_can_speak_to_the_api_server(case: str, kind: str) -> None:
+    assert render(case, kind)["spec"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize(("case", "kind"), PODS)
+def test_no_pod_restarts_in_place(case: str, kind: str) -> None:
+    assert render(case, kind)["spec"]["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_environment_says_how_many_workers_there_are(case: str) -> None:
+    """Two sizes of the same job have the same worker, to the byte."""
+    job = job_of(case)
+    environment = {e["name"]: e.get("value", "") for e in _env(render(case, "worker"))}
+    assert not environment.keys() & {"WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"}
+    small = make_job({"workers": {"min": 1, "max": 3, "replicas": 2}})
+    large = make_job({"workers": {"min": 1, "max": 9, "replicas": 7}})
+    assert worker_pod(small, 0, 1, "d") == worker_pod(large, 0, 1, "d")
+    assert coordinator_pod(small, 1) == coordinator_pod(large, 1)
+    assert job.key.name in environment["TRAINYARD_COORDINATOR"]
+
+
+def _env(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    (container,) = pod["spec"]["containers"]
+    env: list[dict[str, Any]] = container["env"]
+    return env
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_pod_mounts_its_own_key_and_no_other(case: str) -> None:
+    job = job_of(case)
+    for manifest in (coordinator_pod(job, 1), *members_of(job)):
+        mounted = [v["secret"] for v in manifest["spec"]["volumes"] if "secret" in v]
+        assert [secret["secretName"] for secret in mounted] == [
+            names.leaf_secret_name(job.key.name)
+        ]
+        pod = _stored(manifest)
+        owner = f"party-{pod.party}" if pod.party else pod.role
+        assert [item["key"] for item in mounted[0]["items"]] == [
+            "ca.crt",
+            f"{owner}.crt",
+            f"{owner}.key",
+        ]
+        assert "ca.key" not in json.dumps(manifest)
+
+
+def test_a_party_sees_its_own_data_alone_and_cannot_change_it() -> None:
+    for manifest in members_of(job_of("federated")):
+        claims = [
+            v["persistentVolumeClaim"]
+            for v in manifest["spec"]["volumes"]
+            if "persistentVolumeClaim" in v
+        ]
+        name = manifest["metadata"]["labels"][names.LABEL_PARTY]
+        assert claims == [{"claimName": name, "readOnly": True}]
+        [mount] = [
+            m
+            for m in manifest["spec"]["containers"][0]["volumeMounts"]
+            if m["name"] == "trainyard-data"
+        ]
+        assert mount == {"name": "trainyard-data", "mountPath": DATA_DIR, "readOnly": True}
+
+
+def test_the_aggregator_is_told_of_all_parties_and_nobody_mounts_its_claim_but_it() -> None:
+    job = job_of("federated")
+    [config] = [e["value"] for e in _env(coordinator_pod(job, 1)) if e["name"] == ENV_CONFIG]
+    told = FederatedConfig.decode(config)
+    assert [party.name for party in told.parties] == ["budapest", "cleveland", "zurich"]
+    assert (told.rounds.deadline_seconds, told.durable) == (90.0, True)
+    assert all("hospitals-state" not in json.dumps(manifest) for manifest in members_of(job))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_operator_reads_its_own_coordinator_back(case: str) -> None:
+    job = job_of(case)
+    pod = _stored(coordinator_pod(job, 4))
+    assert (pod.job, pod.owner_uid) == (job.key, job.uid)
+    assert (pod.role, pod.member, pod.attempt, pod.gpus) == (Role.COORDINATOR, 0, 4, 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_operator_reads_its_own_workers_and_parties_back(case: str) -> None:
+    job = job_of(case)
+    found = [_stored(manifest) for manifest in members_of(job)]
+    assert {(pod.job, pod.owner_uid) for pod in found} == {(job.key, job.uid)}
+    wanted: list[tuple[Role, names.Member, int, int]]
+    match job:
+        case DistributedJob():
+            workers = job.spec.workers
+            wanted = [(Role.WORKER, 3, 1, workers.gpus)]
+        case FederatedJob():
+            parties = job.spec.local_parties
+            wanted = [(Role.PARTY, party.name, 2, party.gpus) for party in parties]
+    assert [(pod.role, pod.member, pod.attempt, pod.gpus) for pod in found] == wanted
+
+
+def _stored(manifest: dict[str, Any]) -> Pod:
+    meta = {"uid": "u", "resourceVersion": "1", "creationTimestamp": "2026-07-01T10:00:00Z"}
+    return parse_pod({**manifest, "metadata": {**manifest["metadata"], **meta}})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_longest_name_a_job_may_have_gives_names_that_kubernetes_takes(case: str) -> None:
+    job = make_job(name="j" * 45)
+    assert len(coordinator_pod(job, 10**9)["metadata"]["name"]) <= 253
+    pod = worker_pod(job, 4095, 10**9, "cluster.local")
+    assert len(pod["metadata"]["name"]) <= 253
+    assert len(names.service_name(job.key.name)) <= 63
+    assert all(len(str(v)) <= 63 for v in pod["metadata"]["labels"].values())
+
+
+def test_a_lost_nodes_pods_are_given_up_within_seconds() -> None:
+    tolerations = render("minimal", "worker")["spec"]["tolerations"]
+    lost = [t for t in tolerations if t["key"].startswith("node.kubernetes.io/")]
+    assert {t["tolerationSeconds"] for t in lost} == {20}
+    assert len(lost) == 2
+
+
+def test_workers_of_a_job_that_places_them_itself_are_not_packed() -> None:
+    affinity = render("full", "worker")["spec"]["affinity"]
+    assert "podAffinity" not in affinity
+    packed = render("minimal", "worker")["spec"]["affinity"]["podAffinity"]
+    assert "requiredDuringSchedulingIgnoredDuringExecution" not in packed
+
+
+def test_the_state_is_the_coordinators_alone() -> None:
+    def claims(job: DistributedJob) -> list[list[str]]:
+        pods = (coordinator_pod(job, 1), worker_pod(job, 0, 1, "d"))
+        return [
+            [v["persistentVolumeClaim"]["claimName"] for v in p["spec"]["volumes"] if _is_claim(v)]
+            for p in pods
+        ]
+
+    assert claims(make_job({"state": {"claim": "mine"}})) == [["mine"], []]
+    assert claims(make_job()) == [[], []]
+
+
+def _is_claim(volume: dict[str, Any]) -> bool:
+    return "persistentVolumeClaim" in volume
+
+
+def test_two_jobs_on_one_claim_keep_their_state_apart() -> None:
+    spec = {"state": {"claim": "shared"}}
+    first, second = make_job(spec), make_job(spec, uid="a namesake, later")
+    one, two = (
+        {e["name"]: e.get("value") for e in _env(coordinator_pod(j, 1))} for j in (first, second)
+    )
+    assert one["TRAINYARD_STATE"] != two["TRAINYARD_STATE"]
+
+
+def test_the_coordinator_is_told_the_whole_configuration() -> None:
+    config = config_of(job_of("full"))
+    assert JobConfig.decode(config.encode()) == config
+    assert config.target == Target(metric="eval/accuracy", goal=0.76)
+    assert (config.checkpoint_seconds, config.checkpoint_keep) == (5400.0, 5)
+    assert (config.durable, config.min_workers, config.seed) == (True, 2, 42)
+    assert config.init == "/models/resnet.safetensors"

@@ -1,0 +1,97 @@
+"""What coordinators are told, as they read it: configurations and Plans of both kinds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.federations import PARTIES, make_federation
+from tests.support.jobs import make_job
+from trainyard.lifecycle.desired import Phase, Verdict, Wish
+from trainyard.render.trainer_config import config_of, numbered, plan_of
+from trainyard_trainer.contract import JobConfig, Plan
+from trainyard_trainer.contract.federated import FederatedConfig, FederatedPlan, Optimizer
+
+RUNNING = Verdict(phase=Phase.RUNNING, wish=Wish(coordinator=True, parties=PARTIES))
+
+
+def test_an_aggregator_reads_what_the_job_says() -> None:
+    parties: list[dict[str, Any]] = [
+        {"name": "bob", "lr": 0.5},
+        {"name": "ann", "args": {"site": "a"}, "external": True},
+    ]
+    spec = {
+        "parties": parties,
+        "rounds": {"max": 7, "minParties": 1, "fraction": 0.5, "deadline": "1m30s", "patience": 2},
+        "training": {
+            "localEpochs": 3,
+            "batchSize": 8,
+            "seed": 4,
+            "optimizer": {"name": "SGD", "lr": 0.1, "args": {"momentum": 0.9}},
+            "target": {"metric": "eval/loss", "goal": 0.1, "mode": "Min"},
+        },
+        "strategy": {"name": "FedProx", "args": {"mu": 0.1}},
+        "state": {"claim": "kept"},
+    }
+    config = config_of(make_federation(spec))
+    assert isinstance(config, FederatedConfig)
+    assert FederatedConfig.decode(config.encode()) == config
+    assert [(p.name, p.lr, p.args, p.external) for p in config.parties] == [
+        ("ann", None, {"site": "a"}, True),
+        ("bob", 0.5, {}, False),
+    ]
+    rounds = config.rounds
+    assert (rounds.max, rounds.min_parties, rounds.fraction, rounds.patience) == (7, 1, 0.5, 2)
+    assert rounds.deadline_seconds == 90
+    assert (config.local_epochs, config.batch_size, config.seed, config.durable) == (3, 8, 4, True)
+    assert config.optimizer == Optimizer(name="SGD", lr=0.1, args={"momentum": 0.9})
+    assert config.target is not None
+    assert config.target.reached(0.05)
+    assert (config.strategy.name, config.strategy.args) == ("FedProx", {"mu": 0.1})
+
+
+def test_a_coordinator_of_workers_reads_what_the_job_says() -> None:
+    config = config_of(make_job())
+    assert isinstance(config, JobConfig)
+    assert JobConfig.decode(config.encode()) == config
+
+
+def test_a_plan_of_parties_is_read_back() -> None:
+    plan = plan_of(make_federation(), RUNNING, None)
+    assert isinstance(plan, FederatedPlan)
+    assert FederatedPlan.decode(plan.encode()) == plan
+    assert [party.name for party in plan.parties] == list(PARTIES)
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_news"),
+    [
+        pytest.param({}, False, id="nothing"),
+        pytest.param({"failure": {"maxRestarts": 3}}, False, id="what the aggregator ignores"),
+        pytest.param({"rounds": {"minParties": 2, "max": 99}}, True, id="rounds"),
+        pytest.param({"parties": [{"name": n} for n in (*PARTIES, "dan")]}, True, id="a party"),
+        pytest.param({"parties": [{"name": n, "lr": 0.1} for n in PARTIES]}, True, id="a rate"),
+    ],
+)
+def test_a_plan_is_news_when_its_content_changes(spec: dict[str, Any], is_news: bool) -> None:
+    before = plan_of(make_federation(), RUNNING, None)
+    assert before is not None
+    sent = numbered(before, 5)
+    assert (plan_of(make_federation(spec), RUNNING, sent) != sent) is is_news
+
+
+def test_the_senders_term_of_office_is_no_news() -> None:
+    sent = Plan(generation=4, workers=2, leadership=3)
+    wish = Verdict(phase=Phase.RUNNING, wish=Wish(coordinator=True, workers=2))
+    assert plan_of(make_job(), wish, sent) == sent
+
+
+def test_nothing_is_planned_for_a_coordinator_that_should_not_be() -> None:
+    assert plan_of(make_federation(), Verdict(phase=Phase.WAITING), None) is None
+
+
+def test_the_last_plan_stays_while_parties_end_by_themselves() -> None:
+    sent = plan_of(make_federation(), RUNNING, None)
+    ending = Verdict(phase=Phase.RUNNING, wish=Wish(coordinator=True, keeps_live=True))
+    assert plan_of(make_federation(), ending, sent) is sent

@@ -1,0 +1,135 @@
+"""Plans and who may send them: the newest generation, and no operator that was replaced."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from trainyard_trainer.contract import PATH_PLAN, JobConfig, Plan
+from trainyard_trainer.contract.federated import (
+    PATH_ROUND,
+    FederatedConfig,
+    FederatedPlan,
+    PartyConfig,
+    Rounds,
+)
+from trainyard_trainer.coordinator.server import Coordinator
+from trainyard_trainer.federated.server.aggregator import Aggregator
+from trainyard_trainer.federated.server.http import Server
+from trainyard_trainer.transport.tls import Credentials
+
+PARTIES = (PartyConfig(name="a"), PartyConfig(name="b", args={"k": 1}, lr=0.5))
+CONFIG = FederatedConfig(task="m:C", args={"j": 2, "k": 0}, parties=PARTIES)
+
+
+@contextlib.asynccontextmanager
+async def distributed(folder: Path) -> AsyncIterator[str]:
+    credentials = Credentials(namespace="n", job="j", directory=str(folder / "none"))
+    room = Coordinator(JobConfig(task="m:C"), 1, folder / "state", credentials)
+    async with room.serving("127.0.0.1", 0) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.asynccontextmanager
+async def federated(folder: Path) -> AsyncIterator[str]:
+    credentials = Credentials(namespace="n", job="j", directory=str(folder / "none"))
+    room = Server(Aggregator(CONFIG, 1, folder / "state"), credentials)
+    async with room.serving("127.0.0.1", 0) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def plan_of(kind: Any, generation: int, leadership: int, *, other: bool = False) -> str:
+    if kind is distributed:
+        plan: Plan | FederatedPlan = Plan(
+            generation=generation, leadership=leadership, workers=2 if other else 1
+        )
+    else:
+        plan = FederatedPlan(
+            generation=generation,
+            leadership=leadership,
+            parties=PARTIES,
+            rounds=Rounds(max=20 if other else 10),
+        )
+    return plan.encode()
+
+
+@pytest.mark.parametrize("kind", [distributed, federated])
+async def test_plans_of_replaced_operators_and_old_ones_are_refused(
+    tmp_path: Path, kind: Any
+) -> None:
+    async with kind(tmp_path) as url, aiohttp.ClientSession() as session:
+
+        async def put(text: str) -> tuple[int, Any]:
+            async with session.put(url + PATH_PLAN, data=text) as answer:
+                return answer.status, await answer.json()
+
+        in_force = {"generation": 3, "leadership": 7}
+        assert (await put(plan_of(kind, 3, 7)))[0] == 200
+        assert await put(plan_of(kind, 2, 7)) == (409, in_force)
+        assert await put(plan_of(kind, 9, 6)) == (409, in_force)
+        assert await put(plan_of(kind, 3, 7, other=True)) == (409, in_force)
+        assert (await put(plan_of(kind, 3, 7)))[0] == 200
+        assert (await put(plan_of(kind, 3, 8)))[0] == 200, "the same, of the next operator"
+        assert await put(plan_of(kind, 4, 7)) == (409, {"generation": 3, "leadership": 8})
+        assert (await put(plan_of(kind, 4, 8, other=True)))[0] == 200
+        assert (await put(plan_of(kind, 4, 8)[:-1]))[0] == 400
+        assert (await put(plan_of(kind, 5, 8).replace('"wire": 1', '"wire": 2')))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"max": 0}, "rounds.max must be at least 1, got 0"),
+        ({"min_parties": 0}, "rounds.min_parties must be at least 1"),
+        ({"patience": 0}, "rounds.patience must be at least 1"),
+        ({"fraction": 0}, "rounds.fraction must be above 0"),
+        ({"fraction": 1.1}, "rounds.fraction must be above 0 and at most 1"),
+        ({"deadline_seconds": 0}, "rounds.deadline must be above 0"),
+        ({"rate": 1}, "rate"),
+    ],
+)
+def test_rounds_that_nobody_could_follow_are_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        FederatedConfig.decode(json.dumps({"task": "m:C", "parties": [], "rounds": change}))
+
+
+def test_a_configuration_comes_back_as_it_was() -> None:
+    assert FederatedConfig.decode(CONFIG.encode()) == CONFIG
+    plan = FederatedPlan(generation=1, parties=PARTIES, rounds=Rounds(max=3))
+    assert FederatedPlan.decode(plan.encode()) == plan
+
+
+async def test_a_party_is_told_its_own_arguments(tmp_path: Path) -> None:
+    async with federated(tmp_path) as url, aiohttp.ClientSession() as session:
+        query = {"party": "b", "wire": "1", "term": "0", "ready": "0"}
+        async with session.get(url + PATH_ROUND, params=query) as answer:
+            told = await answer.json()
+        assert told["work"]["args"] == {"j": 2, "k": 1}
+        assert told["work"]["lr"] == 0.5
+        assert (told["term"], told["ask"]) == (1, "Wait")
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "says"),
+    [
+        ({"party": "x", "wire": "1"}, 404, "'x' is no party of this federation"),
+        ({"wire": "1"}, 404, "is no party"),
+        ({"party": "a", "wire": "2"}, 426, "wire version 2, this aggregator 1"),
+        ({"party": "a"}, 426, "use images of the same release"),
+        ({"party": "a", "wire": "1", "term": "x"}, 400, "term is no number"),
+    ],
+)
+async def test_a_party_that_cannot_take_part_is_told_why(
+    tmp_path: Path, query: dict[str, str], status: int, says: str
+) -> None:
+    async with (
+        federated(tmp_path) as url,
+        aiohttp.ClientSession() as session,
+        session.get(url + PATH_ROUND, params=query) as answer,
+    ):
+        assert answer.status == status
+        assert says in await answer.text()

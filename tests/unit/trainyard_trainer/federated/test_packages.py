@@ -1,0 +1,89 @@
+"""What the aggregator must not load, what peers of other releases are told, what people type."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from trainyard_trainer.cli import parse_party
+from trainyard_trainer.contract.federated import FederatedConfig, PartyConfig
+from trainyard_trainer.federated.party import client as room
+from trainyard_trainer.federated.party.client import Away, Courier
+from trainyard_trainer.federated.server.aggregator import Aggregator
+from trainyard_trainer.federated.server.http import Server
+from trainyard_trainer.runtime.exits import Ending, TaskInvalid, WireMismatch
+from trainyard_trainer.transport.tls import Credentials
+
+CONFIG = FederatedConfig(task="m:C", parties=(PartyConfig(name="a"),))
+
+
+def test_the_aggregator_runs_without_torch() -> None:
+    code = (
+        "import sys, trainyard_trainer.federated.server.process; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_a_party_of_another_release_ends_with_both_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = Credentials(namespace="n", job="j", directory=str(tmp_path / "none"))
+    server = Server(Aggregator(CONFIG, 1, tmp_path / "state"), none)
+    async with server.serving("127.0.0.1", 0) as port:
+        courier = Courier(f"127.0.0.1:{port}", "a", none)
+        announcement = await asyncio.to_thread(courier.poll, ready=False)
+        assert announcement is not None
+        assert (announcement.term, announcement.work.task) == (1, "m:C")
+        with pytest.raises(Away, match="is no party"):
+            await asyncio.to_thread(Courier(f"127.0.0.1:{port}", "b", none).poll, ready=False)
+        monkeypatch.setattr(room, "WIRE_VERSION", 2)
+        with pytest.raises(
+            WireMismatch, match="the party speaks wire version 2, this aggregator 1"
+        ):
+            await asyncio.to_thread(courier.poll, ready=False)
+        courier.close()
+
+
+async def test_a_party_does_not_follow_a_term_that_was_replaced(tmp_path: Path) -> None:
+    none = Credentials(namespace="n", job="j", directory=str(tmp_path / "none"))
+    server = Server(Aggregator(CONFIG, 3, tmp_path / "state"), none)
+    async with server.serving("127.0.0.1", 0) as port:
+        courier = Courier(f"127.0.0.1:{port}", "a", none)
+        courier.term = 4
+        with pytest.raises(Away, match="it has term 3; term 4 has replaced it"):
+            await asyncio.to_thread(courier.poll, ready=False)
+        courier.close()
+        # A quorum, here of one, knows of a higher term: the old aggregator gives way.
+        assert isinstance(server.aggregator.ended.exception(), Ending)
+
+
+def test_plain_http_is_for_loopback(tmp_path: Path) -> None:
+    none = Credentials(namespace="n", job="j", directory=str(tmp_path))
+    with pytest.raises(Ending, match="plain HTTP is for loopback"):
+        Courier("aggregator.example:7430", "a", none)
+
+
+async def test_a_strategy_that_is_unknown_ends_the_aggregator(tmp_path: Path) -> None:
+    values = CONFIG.encode().replace('"FedAvg"', '"FedSGD"')
+    with pytest.raises(TaskInvalid, match=r"strategy\.name is 'FedSGD'"):
+        Aggregator(FederatedConfig.decode(values), 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "party"),
+    [
+        ("a", PartyConfig(name="a")),
+        ("a:part=1,of=x", PartyConfig(name="a", args={"part": 1, "of": "x"})),
+        ("a:lr=0.5,part=1", PartyConfig(name="a", args={"part": 1}, lr=0.5)),
+    ],
+)
+def test_a_party_is_typed_with_its_own_arguments(text: str, party: PartyConfig) -> None:
+    assert parse_party(text) == party
+
+
+def test_a_party_typed_wrongly_is_refused() -> None:
+    with pytest.raises(typer.BadParameter, match="'part' is not name=value"):
+        parse_party("a:part")

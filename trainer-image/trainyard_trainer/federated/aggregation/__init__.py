@@ -1,0 +1,1 @@
+"""PURE: how updates are validated and averaged."""

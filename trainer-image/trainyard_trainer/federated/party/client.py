@@ -1,0 +1,217 @@
+"""A party's HTTP: what to do, the model down, the update up; with blocking sockets.
+
+It stands apart from the loop that decides. Blocking TLS sockets move tensors more than twice as
+fast as an event loop does, and a party does one thing at a time. Every error of the network is
+`Away`: the aggregator is not there now, and is looked for again, by name.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from trainyard_trainer.contract import WIRE_VERSION
+from trainyard_trainer.contract.federated import (
+    PATH_EVALUATION,
+    PATH_MODEL,
+    PATH_ROUND,
+    PATH_UPDATE,
+)
+from trainyard_trainer.federated.protocol.layout import HEADER_BYTES, LENGTH_BYTES, Layout, parse
+from trainyard_trainer.federated.protocol.messages import (
+    MESSAGE_BYTES,
+    Announcement,
+    Note,
+    Report,
+    Verdict,
+)
+from trainyard_trainer.federated.protocol.wire import CHECKSUM_BYTES, trailer
+from trainyard_trainer.runtime.exits import Ending, WireMismatch
+from trainyard_trainer.transport.tls import Credentials, is_loopback
+
+CHUNK_BYTES: Final = 4 << 20
+TIMEOUT_SECONDS: Final = 60.0
+"""Longer than a poll is ever left unanswered."""
+INIT_BYTES: Final = 1 << 40
+
+
+class Away(Exception):
+    """The aggregator cannot be reached, or does not answer as it should."""
+
+
+class Forbidden(Ending):
+    """The aggregator does not know this party, or its certificate is another's."""
+
+
+class Courier:
+    """The connection of one party with its aggregator; made anew after each error."""
+
+    def __init__(self, aggregator: str, party: str, credentials: Credentials) -> None:
+        """`aggregator` is `host:port`, resolved anew for each connection."""
+        host, _, port = aggregator.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        if not credentials.exist and not is_loopback(self._host):
+            raise Ending(
+                f"no certificates in {credentials.directory}: plain HTTP is for loopback, "
+                f"and the aggregator is at {aggregator}"
+            )
+        self._party, self._credentials = party, credentials
+        self._connection: http.client.HTTPConnection | None = None
+        self.term = 0
+        """The highest seen."""
+
+    def poll(self, *, ready: bool) -> Announcement | None:
+        """What to do, or None when there is nothing; without `ready` it is answered at once."""
+        with self._request("GET", PATH_ROUND, {"ready": int(ready)}) as response:
+            if response.status == 204:
+                return None
+            body = response.read(MESSAGE_BYTES + 1)
+        try:
+            announcement = msgspec.json.decode(body, type=Announcement)
+        except msgspec.MsgspecError as error:
+            raise Away(f"the announcement cannot be read: {error}") from None
+        if announcement.wire != WIRE_VERSION:
+            raise WireMismatch(
+                f"the aggregator speaks wire version {announcement.wire}, this party "
+                f"{WIRE_VERSION}: use images of the same release"
+            )
+        if announcement.term < self.term:
+            raise Away(f"it has term {announcement.term}; term {self.term} has replaced it")
+        self.term = announcement.term
+        return announcement
+
+    def download(self, layout: Layout, into: memoryview) -> None:
+        """Receive the global model into memory of `layout`."""
+        with self._request("GET", PATH_MODEL) as response:
+            checksum = self._receive_header(response, layout)
+            _fill(response, into)
+            checksum = zlib.crc32(into, checksum)
+            if response.read(CHECKSUM_BYTES + 1) != trailer(checksum):
+                raise Away("the model was damaged on its way")
+
+    def download_file(self) -> bytes:
+        """The job's starting model, a safetensors file of anybody's."""
+        with self._request("GET", PATH_MODEL) as response:
+            body = response.read()
+        if len(body) < CHECKSUM_BYTES or body[-4:] != trailer(zlib.crc32(body[:-4])):
+            raise Away("the model was damaged on its way")
+        return body[:-CHECKSUM_BYTES]
+
+    def upload(self, layout: Layout, data: memoryview, note: Note) -> Verdict:
+        """Send an update; the aggregator's verdict."""
+        header = layout.header(msgspec.to_builtins(note))
+        fields = {"round": note.round, "term": note.term}
+        size = len(header) + len(data) + CHECKSUM_BYTES
+
+        def send(connection: http.client.HTTPConnection) -> None:
+            connection.send(header)
+            checksum = zlib.crc32(header)
+            for start in range(0, len(data), CHUNK_BYTES):
+                piece = data[start : start + CHUNK_BYTES]
+                connection.send(piece)
+                checksum = zlib.crc32(piece, checksum)
+            connection.send(trailer(checksum))
+
+        with self._request("PUT", PATH_UPDATE, fields, size=size, send=send) as response:
+            return msgspec.json.decode(response.read(MESSAGE_BYTES), type=Verdict)
+
+    def report(self, report: Report) -> None:
+        """Say how the global model does here."""
+        body = msgspec.json.encode(report)
+        with self._request(
+            "POST", PATH_EVALUATION, size=len(body), send=lambda c: c.send(body)
+        ) as response:
+            response.read(MESSAGE_BYTES)
+
+    def farewell(self) -> None:
+        """Leave, so that nobody waits."""
+        self.close()
+        with self._request("DELETE", PATH_ROUND, timeout=2.0) as response:
+            response.read(MESSAGE_BYTES)
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextmanager
+    def _request(
+        self,
+        method: str,
+        path: str,
+        fields: dict[str, Any] | None = None,
+        *,
+        size: int = 0,
+        send: Any = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """One request and its answer; raises Away for whatever goes wrong on the way."""
+        known = {"party": self._party, "wire": WIRE_VERSION, "term": self.term}
+        query = urlencode({**known, **(fields or {})})
+        try:
+            connection = self._connect(timeout)
+            connection.putrequest(method, f"{path}?{query}", skip_accept_encoding=True)
+            connection.putheader("Content-Length", str(size))
+            connection.endheaders()
+            if send is not None:
+                send(connection)
+            response = connection.getresponse()
+            if response.status not in (200, 204, 422):
+                _fail(response)
+            yield response
+            response.read()  # To its end, so that the connection can be used again.
+        except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
+            self.close()
+            raise Away(f"{type(error).__name__}: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, timeout: float) -> http.client.HTTPConnection:
+        if self._connection is None:
+            self._connection = self._make(timeout)
+        return self._connection
+
+    def _make(self, timeout: float) -> http.client.HTTPConnection:
+        if not self._credentials.exist:
+            return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        context: ssl.SSLContext = self._credentials.client()
+        return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=context)
+
+    def _receive_header(self, response: http.client.HTTPResponse, layout: Layout) -> int:
+        """Read the header; its checksum. Raises Ending when the model is not this party's."""
+        start = response.read(LENGTH_BYTES)
+        length = int.from_bytes(start, "little")
+        if len(start) < LENGTH_BYTES or length > HEADER_BYTES:
+            raise Away("the model's header is none")
+        text = response.read(length)
+        found, _ = parse(text)
+        if difference := layout.difference(found):
+            raise Ending(f"the global model is not this party's: it {difference}")
+        return zlib.crc32(text, zlib.crc32(start))
+
+
+def _fill(response: http.client.HTTPResponse, into: memoryview) -> None:
+    done = 0
+    while done < len(into):
+        count = response.readinto(into[done : done + CHUNK_BYTES])
+        if not count:
+            raise Away("the model ended early")
+        done += count
+
+
+def _fail(response: http.client.HTTPResponse) -> None:
+    text = response.read(1000).decode(errors="replace")
+    if response.status == 426:
+        raise WireMismatch(text)
+    if response.status == 403:
+        raise Forbidden(text)
+    raise Away(f"it answers {response.status}: {text}")

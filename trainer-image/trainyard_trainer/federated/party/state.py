@@ -1,0 +1,72 @@
+"""A party's model in one stretch of memory, as it goes over the wire.
+
+It stands apart because it is where PyTorch's tensors meet `buffers`: the same bytes are received
+into, copied from and sent, so a round allocates nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainyard_trainer.federated.protocol.layout import Entry, Layout
+from trainyard_trainer.runtime.exits import TaskInvalid
+from trainyard_trainer.training import snapshot
+
+DTYPES: Final = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class State:
+    """Parameters and buffers of a model, flat."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Raises TaskInvalid for a dtype that does not travel."""
+        self._tensors = snapshot.model_tensors(model)
+        trained = {name for name, param in model.named_parameters() if param.requires_grad}
+        self.layout = Layout.of(
+            _entry(name, tensor, name in trained) for name, tensor in self._tensors.items()
+        )
+        self.memory = np.empty(self.layout.size, np.uint8)
+        flat = torch.from_numpy(self.memory)
+        self._views = {
+            entry.name: flat[start : start + entry.size]
+            .view(self._tensors[entry.name].dtype)
+            .view(entry.shape)
+            for entry, start in self.layout.places()
+        }
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes, to send or to receive into."""
+        return self.memory.data
+
+    def pack(self) -> None:
+        """Copy the model into the bytes."""
+        for name, view in self._views.items():
+            view.copy_(self._tensors[name].detach())
+
+    def unpack(self) -> None:
+        """Copy the bytes into the model."""
+        with torch.no_grad():
+            for name, view in self._views.items():
+                self._tensors[name].copy_(view)
+
+
+def _entry(name: str, tensor: Tensor, trained: bool) -> Entry:
+    if (dtype := DTYPES.get(tensor.dtype)) is None:
+        raise TaskInvalid(f"the model's {name} has the dtype {tensor.dtype}, which does not travel")
+    return Entry(name=name, dtype=dtype, shape=tuple(tensor.shape), trained=trained)

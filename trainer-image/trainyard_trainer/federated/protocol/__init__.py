@@ -1,0 +1,1 @@
+"""PURE: what travels between a party and the aggregator, byte for byte."""

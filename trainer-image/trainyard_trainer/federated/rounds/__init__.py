@@ -1,0 +1,1 @@
+"""PURE: the state machine of rounds, its events and their history."""

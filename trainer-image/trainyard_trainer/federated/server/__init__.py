@@ -1,0 +1,1 @@
+"""The aggregator: its process, HTTP endpoints, spool and durable rounds; no torch."""

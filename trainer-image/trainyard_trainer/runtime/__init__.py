@@ -1,0 +1,1 @@
+"""What every process of a job needs: exits, child processes, metrics, checkpoints (no torch)."""

@@ -1,0 +1,184 @@
+"""Checkpoints and results on disk: safetensors files with a JSON manifest, written atomically.
+
+It stands apart, and works on bytes alone, because the coordinator keeps them and never imports
+torch. A checkpoint is a folder `checkpoints/STEP-TERM` with `state.safetensors` and
+`manifest.json`; it is made under another name and renamed when all of it is on disk, so a folder
+of that name is whole, and its checksum says so again when it is read. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from trainyard_trainer.runtime.exits import Fenced, StateUnusable
+
+log = logging.getLogger(__name__)
+
+FORMAT: Final = 1
+STATE: Final = "state.safetensors"
+MANIFEST: Final = "manifest.json"
+TERM: Final = "term"
+CHUNK_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a checkpoint says of itself."""
+
+    term: int
+    """Of the coordinator that wrote it."""
+    step: int
+    sha256: str
+    """Of the state file."""
+    size: int
+    """Of the state file in bytes."""
+    format: int = FORMAT
+
+
+class Store:
+    """A state directory, claimed by a coordinator of one term."""
+
+    def __init__(self, directory: Path, term: int, keep: int = 3) -> None:
+        """Claim `directory` for `term`.
+
+        Raises Fenced when a higher term has claimed it, StateUnusable when it cannot be written.
+        """
+        self.directory, self.term, self.keep = directory, term, keep
+        try:
+            (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.check_term()
+            write_atomically(directory / TERM, str(term).encode())
+            for leftover in directory.glob("checkpoints/.tmp-*"):
+                shutil.rmtree(leftover)
+        except OSError as error:
+            raise StateUnusable(
+                f"the state directory {directory} cannot be used: {error}"
+            ) from error
+
+    def check_term(self) -> None:
+        """Raise Fenced when a higher term has claimed the directory since."""
+        try:
+            claimed = int((self.directory / TERM).read_text())
+        except (FileNotFoundError, ValueError):
+            return
+        if claimed > self.term:
+            raise Fenced(
+                f"term {claimed} has claimed {self.directory}; this coordinator has {self.term}"
+            )
+
+    def open_spool(self) -> Path:
+        """An empty folder to write a state file into."""
+        spool = self.directory / "checkpoints" / f".tmp-{os.getpid()}-{os.urandom(4).hex()}"
+        spool.mkdir()
+        return spool
+
+    def keep_checkpoint(self, spool: Path, manifest: Manifest) -> Path:
+        """Make the spooled state file the newest checkpoint, and forget the oldest ones."""
+        self.check_term()
+        write_atomically(spool / MANIFEST, json.dumps(asdict(manifest), sort_keys=True).encode())
+        target = self.directory / "checkpoints" / f"{manifest.step:012d}-{manifest.term:06d}"
+        if target.exists():
+            shutil.rmtree(target)
+        spool.rename(target)
+        _sync(target.parent)
+        for old in self._folders()[self.keep :]:
+            shutil.rmtree(old)
+        return target
+
+    def newest(self, check: Callable[[Path], object] = Path) -> tuple[Path, Manifest] | None:
+        """The newest whole checkpoint's state file; the log names damaged ones, left out.
+
+        `check` takes a checkpoint's folder and raises ValueError or OSError for a damaged one.
+        """
+        for folder in self._folders():
+            try:
+                manifest = verify(folder)
+                check(folder)
+                return folder / STATE, manifest
+            except (OSError, ValueError) as error:
+                log.warning("checkpoint %s is damaged and left out: %s", folder.name, error)
+        return None
+
+    def _folders(self) -> list[Path]:
+        """All checkpoints, the newest first: by step, then by term."""
+        found = (self.directory / "checkpoints").glob("[0-9]*-[0-9]*")
+        return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def verify(folder: Path) -> Manifest:
+    """The manifest of a checkpoint whose state file fits it; raises ValueError or OSError."""
+    values = json.loads((folder / MANIFEST).read_bytes())
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT}")
+    try:
+        manifest = Manifest(**values)
+    except TypeError as error:
+        raise ValueError(f"its manifest is not one: {error}") from None
+    if checksum(folder / STATE) != manifest.sha256:
+        raise ValueError("its state file does not have the manifest's checksum")
+    return manifest
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, read in chunks."""
+    summary = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            summary.update(chunk)
+    return summary.hexdigest()
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    """A file in pieces of `CHUNK_BYTES`."""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file by another that is wholly on disk before it takes the name."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        file.write(data)
+        sync_file(file)
+    draft.rename(path)
+    _sync(path.parent)
+
+
+def sync_file(file: BinaryIO) -> None:
+    """Make what was written to `file` durable."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """Make renames in `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def document(path: Path, key: str) -> dict[str, object]:
+    """The JSON document in a safetensors file's metadata; raises ValueError when it has none."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(100 << 20, path.stat().st_size):
+            raise ValueError("the file is no safetensors file")
+        header = json.loads(file.read(length))
+    text = header.get("__metadata__", {}).get(key) if isinstance(header, dict) else None
+    if text is None:
+        raise ValueError(f"the file's metadata has no {key!r}")
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"the file's {key!r} is no JSON object")
+    return found

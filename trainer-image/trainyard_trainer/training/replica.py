@@ -1,0 +1,342 @@
+"""One worker's copy of the training state, and the two things it does with it: compute and commit.
+
+It stands apart from membership: a replica knows its rank and how many there are for one turn, adds
+its share to the turn's sums, and commits what the sums of all say. Whatever it commits is a
+function of those sums and of state that all replicas share, so replicas stay equal bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from trainyard_trainer.contract import JobConfig, Plan
+from trainyard_trainer.runtime.exits import TaskFailed, TaskInvalid
+from trainyard_trainer.task import Batch, Task, fetch
+from trainyard_trainer.training import snapshot
+from trainyard_trainer.training.cursor import (
+    Audit,
+    Cursor,
+    Positions,
+    fingerprint,
+    halves,
+    mix,
+    share,
+)
+from trainyard_trainer.training.gradients import Gradients
+
+TRAIN_SUMS: Final = ("samples", "low", "high", "weight", "loss")
+"""The sums of a training turn: samples, halves of their fingerprints, weight, weighted loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One worker's contribution to a turn, to be summed over all."""
+
+    totals: Tensor
+    """float64 vector: `TRAIN_SUMS`, or the samples and the metrics' sums of an evaluation."""
+    gradients: list[Tensor] = field(default_factory=list)
+    """Flat buffers, reduced in place."""
+    buffers: list[Tensor] = field(default_factory=list)
+    """Copies of the model's buffers; rank 0, which always has samples, sends its own to all."""
+
+
+class Replica:
+    """Model, optimiser, scheduler, cursor and audit: what every worker has in common."""
+
+    def __init__(self, task: Task, config: JobConfig, device: torch.device) -> None:
+        """Build the task's model and data; raises TaskInvalid for what is not supported."""
+        self.task, self.config, self.device = task, config, device
+        torch.manual_seed(config.seed)
+        self.model = task.model().to(device)
+        self.gradients = Gradients(self.model.parameters())
+        self.optimizer = task.optimizer([p for p in self.model.parameters() if p.requires_grad])
+        self.scheduler = task.scheduler(self.optimizer)
+        self.train_data, self.eval_data = task.train_data(), task.eval_data()
+        refuse_unsupported(self)
+        self.cursor = Cursor(seed=config.seed, size=len(self.train_data))
+        self.audit = Audit()
+        self.turn = self.step = self.samples = 0
+        self.loss = float("nan")
+        self.metrics: dict[str, float] = {}
+        self.is_evaluating = False
+        self.is_over = False
+        self.plan: Plan | None = None
+        self.notes: dict[str, Any] = {}
+        """What travels with the state but is each worker's own measurement, outside the digest."""
+        self.metric_names: list[str] = []
+        self._buffers_before: list[Tensor] = []
+        everything = np.arange(self.cursor.size, dtype=np.int64)
+        self._fingerprint = fingerprint(everything)
+
+    @property
+    def batch_size(self) -> int:
+        """The global batch in force, in samples."""
+        return (self.plan and self.plan.batch_size) or self.config.batch_size
+
+    # --- compute -----------------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """One forward and backward pass on a few samples, so that the first turn finds all warm.
+
+        Changes no state. Raises TaskInvalid for gradients that cannot be reduced.
+        """
+        self._buffers_before = self._copy_buffers()
+        ids = np.arange(min(self.cursor.size, 8), dtype=np.int64)
+        self._backward(ids, 1.0)
+        self.gradients.check()
+        if self.eval_data is not None:
+            few = np.arange(min(len(self.eval_data), 8), dtype=np.int64)
+            means = self._evaluate(few)
+            self.metric_names = sorted(means)
+            self.metrics = self._summarise(means)
+        self._check_target()
+        self.metrics = {}
+        self.undo()
+
+    def compute(self, rank: int, size: int) -> Work:
+        """This worker's part of the turn that comes next."""
+        if self.is_evaluating:
+            return self._compute_evaluation(rank, size)
+        positions = self.cursor.batch(self.batch_size)
+        ids = self.cursor.ids(share(positions, rank, size))
+        self._buffers_before = self._copy_buffers()
+        # A function of shared state, so that a turn that is tried again draws the same numbers.
+        words = np.array([self.config.seed & (2**63 - 1), self.turn, rank], dtype=np.uint64)
+        torch.manual_seed(int(mix(mix(mix(words[:1]) ^ words[1:2]) ^ words[2:])[0] >> np.uint64(1)))
+        weight, loss = self._backward(ids, 1.0 / len(positions))
+        low, high = halves(fingerprint(ids))
+        totals = torch.tensor([len(ids), low, high, weight, loss], dtype=torch.float64)
+        return Work(totals=totals, gradients=self.gradients.flat, buffers=self._copy_buffers())
+
+    def _backward(self, ids: Positions, scale: float) -> tuple[float, float]:
+        """Add the gradients of Σ scale·weight·loss over `ids`; the sums of weight and of loss."""
+        self.model.train()
+        self.gradients.zero()
+        weights = losses = 0.0
+        for piece in np.array_split(ids, min(self.task.accumulate, max(len(ids), 1))):
+            if len(piece):
+                batch = self._fetch(self.train_data, piece)
+                with self._autocast():
+                    loss = self.task.loss(self.model, batch)
+                weighted, weight = _weigh(loss, self.task.weights(batch), len(piece))
+                (weighted * scale).backward()  # type: ignore[no-untyped-call]
+                weights += weight
+                losses += float(weighted.detach())
+        return weights, losses
+
+    def _compute_evaluation(self, rank: int, size: int) -> Work:
+        assert self.eval_data is not None  # noqa: S101 -- set where evaluations are scheduled
+        ids = share(np.arange(len(self.eval_data), dtype=np.int64), rank, size)
+        sums = dict.fromkeys(self.metric_names, 0.0)
+        for start in range(0, len(ids), self.batch_size):
+            piece = ids[start : start + self.batch_size]
+            means = self._evaluate(piece)
+            sums = {name: sums[name] + means[name] * len(piece) for name in sums}
+        totals = torch.tensor([len(ids), *sums.values()], dtype=torch.float64)
+        return Work(totals=totals)
+
+    def _evaluate(self, ids: Positions) -> dict[str, float]:
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            batch = self._fetch(self.eval_data, ids)
+            loss = self.task.loss(self.model, batch)
+            weighted, weight = _weigh(loss, self.task.weights(batch), len(ids))
+            metrics = self.task.metrics(self.model, batch)
+        return {"loss": float(weighted) / weight, **{k: float(v) for k, v in metrics.items()}}
+
+    def _fetch(self, data: Any, ids: Positions) -> Batch:
+        return move(fetch(self.task, data, ids.tolist()), self.device)
+
+    def _autocast(self) -> Any:
+        dtype = self.task.autocast
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+
+    # --- commit ------------------------------------------------------------------------------
+
+    def commit(self, totals: Tensor, work: Work) -> None:
+        """Take the turn's sums over all workers into the state; ends the turn."""
+        sums = totals.tolist()
+        if self.is_evaluating:
+            self._commit_evaluation(sums)
+        else:
+            self._commit_step(sums, work)
+        self.turn += 1
+        self._buffers_before = []
+
+    def _commit_step(self, sums: list[float], work: Work) -> None:
+        samples, low, high, weight, loss = sums
+        # `_backward` has scaled by the batch already, to keep half precision in its range.
+        self.gradients.divide(weight / len(self.cursor.batch(self.batch_size)))
+        if self.task.clip_norm is not None:
+            self.gradients.clip(self.task.clip_norm)
+        self._set_buffers(work.buffers)
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.step += 1
+        self.samples += int(samples)
+        self.loss = loss / weight
+        self.audit = self.audit.add(int(samples), int(low), int(high))
+        epoch = self.cursor.epoch
+        self.cursor = self.cursor.advance(self.batch_size)
+        if self.cursor.epoch > epoch:
+            self.audit = self.audit.close(self.cursor.size, self._fingerprint)
+            self.is_evaluating = self.eval_data is not None
+            self.is_over = not self.is_evaluating and self.cursor.epoch >= self.config.epochs
+
+    def _commit_evaluation(self, sums: list[float]) -> None:
+        samples, *values = sums
+        means = {name: v / samples for name, v in zip(self.metric_names, values, strict=True)}
+        self.metrics = self._summarise(means)
+        self.is_evaluating = False
+        target = self.config.target
+        reached = target is not None and target.reached(self.metrics[target.metric])
+        self.is_over = reached or self.cursor.epoch >= self.config.epochs
+
+    def _summarise(self, means: Mapping[str, float]) -> dict[str, float]:
+        return {f"eval/{k}": float(v) for k, v in self.task.summary(means).items()}
+
+    def _check_target(self) -> None:
+        target = self.config.target
+        if target is not None and target.metric not in self.metrics:
+            has = ", ".join(sorted(self.metrics)) or "nothing, for want of eval_data"
+            raise TaskInvalid(
+                f"training.target.metric is {target.metric!r}, but the task evaluates {has}"
+            )
+
+    def undo(self) -> None:
+        """Forget the turn that was computed and not committed, if there is one."""
+        self._set_buffers(self._buffers_before)
+        self._buffers_before = []
+        self.gradients.renew()
+
+    def _copy_buffers(self) -> list[Tensor]:
+        return [buffer.detach().clone() for buffer in self.model.buffers()]
+
+    def _set_buffers(self, values: list[Tensor]) -> None:
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), values, strict=bool(values)):
+                buffer.copy_(value)
+
+    # --- state -------------------------------------------------------------------------------
+
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All tensors of the state by name, and the JSON skeletons of what held them."""
+        tensors = {f"model.{k}": v for k, v in snapshot.model_tensors(self.model).items()}
+        optimizer = snapshot.flatten(self.optimizer.state_dict(), "optimizer", tensors)
+        state = None if self.scheduler is None else self.scheduler.state_dict()
+        scheduler = snapshot.flatten(state, "scheduler", tensors)
+        return tensors, {"optimizer": optimizer, "scheduler": scheduler}
+
+    def encode(self) -> bytes:
+        """The whole state as a safetensors file."""
+        tensors, skeletons = self.tensors()
+        counts = {name: getattr(self, name) for name in COUNTS}
+        plan = None if self.plan is None else self.plan.encode()
+        document = {
+            **skeletons,
+            "counts": counts,
+            "cursor": asdict(self.cursor),
+            "audit": asdict(self.audit),
+            "plan": plan,
+            "notes": self.notes,
+        }
+        return snapshot.encode(tensors, document)
+
+    def restore(self, data: bytes) -> None:
+        """Take over the state that `encode` wrote; raises ValueError when it does not fit."""
+        tensors, document = snapshot.decode(data)
+        model = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
+        snapshot.load_model(self.model, model, "the state")
+        self.optimizer.load_state_dict(snapshot.unflatten(document["optimizer"], tensors))
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(snapshot.unflatten(document["scheduler"], tensors))
+        cursor = document["cursor"]
+        self.cursor = Cursor(**{**cursor, "debt": tuple(cursor["debt"])})
+        self.audit = Audit(**document["audit"])
+        for name in COUNTS:
+            setattr(self, name, document["counts"][name])
+        self.plan = None if document["plan"] is None else Plan.decode(document["plan"])
+        self.notes = document["notes"]
+        self._buffers_before = []
+        self.gradients.renew()
+
+    def start_from(self, data: bytes, source: str) -> None:
+        """Take over the model of a safetensors file; raises TaskInvalid when it does not fit."""
+        try:
+            snapshot.load_model(self.model, safetensors.torch.load(data), source)
+        except (ValueError, safetensors.SafetensorError) as error:
+            raise TaskInvalid(f"training.init: {error}") from None
+
+    def digest(self) -> str:
+        """A short digest of the state: equal on all workers after the same turn."""
+        tensors, _ = self.tensors()
+        return f"{self.turn}-{snapshot.digest(tensors)}"
+
+
+COUNTS: Final = ("turn", "step", "samples", "loss", "metrics", "is_evaluating", "is_over")
+"""The attributes of a Replica that are plain JSON."""
+
+
+def _weigh(loss: Tensor, weights: Tensor | None, samples: int) -> tuple[Tensor, float]:
+    """The weighted sum of the batch's losses (a scalar tensor), and the sum of its weights."""
+    total = float(samples) if weights is None else float(weights.sum())
+    if loss.ndim == 0:
+        return loss * total, total
+    if loss.shape != (samples,):
+        shape = tuple(loss.shape)
+        raise TaskInvalid(f"loss returned shape {shape}; return a scalar or ({samples},)")
+    return (loss if weights is None else loss * weights).sum(), total
+
+
+def move(batch: Any, device: torch.device) -> Any:
+    """The batch with all its tensors on `device`."""
+    match batch:
+        case Tensor():
+            return batch.to(device, non_blocking=True)
+        case Mapping():
+            return {k: move(v, device) for k, v in batch.items()}
+        case tuple() if hasattr(batch, "_fields"):
+            return type(batch)(*(move(v, device) for v in batch))
+        case tuple() | list():
+            return type(batch)(move(v, device) for v in batch)
+        case _:
+            return batch
+
+
+def refuse_unsupported(replica: Replica) -> None:
+    """Raise TaskInvalid for what elastic training cannot do, each with its reason."""
+    if isinstance(replica.optimizer, torch.optim.LBFGS):
+        raise TaskInvalid("LBFGS evaluates the loss several times a step: use another optimiser")
+    if isinstance(replica.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise TaskInvalid("ReduceLROnPlateau needs a metric each step: use another scheduler")
+    if replica.task.autocast is torch.float16:
+        raise TaskInvalid("float16 needs a gradient scaler: set autocast to torch.bfloat16")
+    for name, module in replica.model.named_modules():
+        if getattr(module, "sparse", False):
+            raise TaskInvalid(f"{name} makes sparse gradients: build it with sparse=False")
+    for name, data in (("train_data", replica.train_data), ("eval_data", replica.eval_data)):
+        if data is not None and not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+            raise TaskInvalid(f"{name} is not map-style: it needs __len__ and __getitem__")
+    if len(replica.train_data) == 0:
+        raise TaskInvalid("train_data is empty")
+
+
+def build(task: Task, config: JobConfig, device: torch.device) -> Replica:
+    """A warm replica; what the user's code raises becomes TaskFailed."""
+    try:
+        replica = Replica(task, config, device)
+        replica.warm_up()
+    except TaskInvalid:
+        raise
+    except Exception as error:
+        raise TaskFailed(f"the task failed as it was built: {error}") from error
+    return replica

@@ -1,0 +1,34 @@
+"""What a finished training leaves: the model file and its result."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from trainyard_trainer.training import snapshot
+from trainyard_trainer.training.replica import Replica
+
+
+def final_model(replica: Replica) -> bytes:
+    """The trained model as a safetensors file, the result in its metadata."""
+    return snapshot.encode(snapshot.model_tensors(replica.model), result(replica))
+
+
+def result(replica: Replica) -> dict[str, Any]:
+    """What result.json says of a finished training."""
+    born = replica.notes.get("born_at", time.time())
+    return {
+        "task": replica.config.task,
+        "args": replica.config.args,
+        "seed": replica.config.seed,
+        "metrics": replica.metrics,
+        "loss": replica.loss if math.isfinite(replica.loss) else None,
+        "steps": replica.step,
+        "samples": replica.samples,
+        "epochs": replica.cursor.epochs,
+        "epochs_audited": replica.audit.epochs,
+        "samples_wrong": replica.audit.wrong,
+        "seconds": time.time() - born,
+        "history": replica.notes.get("history", []),
+    }
