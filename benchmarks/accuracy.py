@@ -14,31 +14,31 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.federation import Setting, federate, measure, train
-from trainyard_trainer.contract.federated import Optimizer, PartyConfig, Strategy
+from trainyard_trainer.contract.federated import OptimizerConfig, PartyConfig, StrategyConfig
 from trainyard_trainer.tasks.heart import HOSPITALS
 
 ACCURACY = "accuracy"
 HEART_STRATEGIES = {
-    "FedAvg": Strategy(name="FedAvg"),
-    "FedProx, mu 0.1": Strategy(name="FedProx", args={"mu": 0.1}),
-    "FedAdam, lr 0.1": Strategy(name="FedAdam", args={"lr": 0.1}),
-    "FedAdam, lr 0.03": Strategy(name="FedAdam", args={"lr": 0.03}),
+    "FedAvg": StrategyConfig(name="FedAvg"),
+    "FedProx, mu 0.1": StrategyConfig(name="FedProx", args={"mu": 0.1}),
+    "FedAdam, lr 0.1": StrategyConfig(name="FedAdam", args={"lr": 0.1}),
+    "FedAdam, lr 0.03": StrategyConfig(name="FedAdam", args={"lr": 0.03}),
 }
 MNIST_TARGETS = (0.90, 0.92, 0.94)
 DIRICHLET = {"partition": "Dirichlet", "alpha": 0.1}
-MNIST_CASES: dict[str, tuple[int, dict[str, Any], Strategy]] = {
-    "IID, 4 parties, FedAvg": (4, {"partition": "IID"}, Strategy()),
-    "2 shards, 10 parties, FedAvg": (10, {"partition": "Shards", "shards": 2}, Strategy()),
-    "Dirichlet 0.1, 4 parties, FedAvg": (4, DIRICHLET, Strategy()),
+MNIST_CASES: dict[str, tuple[int, dict[str, Any], StrategyConfig]] = {
+    "IID, 4 parties, FedAvg": (4, {"partition": "IID"}, StrategyConfig()),
+    "2 shards, 10 parties, FedAvg": (10, {"partition": "Shards", "shards": 2}, StrategyConfig()),
+    "Dirichlet 0.1, 4 parties, FedAvg": (4, DIRICHLET, StrategyConfig()),
     "Dirichlet 0.1, 4 parties, FedProx, mu 0.1": (
         4,
         DIRICHLET,
-        Strategy(name="FedProx", args={"mu": 0.1}),
+        StrategyConfig(name="FedProx", args={"mu": 0.1}),
     ),
     "Dirichlet 0.1, 4 parties, FedAdam, lr 0.01": (
         4,
         DIRICHLET,
-        Strategy(name="FedAdam", args={"lr": 0.01}),
+        StrategyConfig(name="FedAdam", args={"lr": 0.01}),
     ),
 }
 
@@ -100,7 +100,7 @@ def _by_hospital(setting: Setting, place: Path) -> dict[str, float]:
 
 def mnist(rounds: int) -> dict[str, Any]:
     """Accuracy on the common test images, and the rounds until it was first reached."""
-    sgd = Optimizer(name="SGD", lr=0.1)
+    sgd = OptimizerConfig(name="SGD", lr=0.1)
     args = {"lr": sgd.lr, "momentum": 0.0}
     table = Table("data, strategy", "last", "best", *map(str, MNIST_TARGETS), title="MNIST-5k")
     found: dict[str, Any] = {}

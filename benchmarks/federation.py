@@ -18,13 +18,15 @@ import safetensors.torch
 import torch
 
 from trainyard_trainer import local
-from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, Exit, JobConfig
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE
+from trainyard_trainer.contract.exits import Exit
 from trainyard_trainer.contract.federated import (
     FederatedConfig,
-    Optimizer,
+    OptimizerConfig,
     PartyConfig,
-    Rounds,
-    Strategy,
+    RoundsConfig,
+    StrategyConfig,
 )
 from trainyard_trainer.federated import local as federated
 from trainyard_trainer.task import Task, Tensors, load
@@ -40,7 +42,7 @@ class Setting:
     rounds: int
     local_epochs: int = 1
     batch_size: int
-    optimizer: Optimizer | None = None
+    optimizer: OptimizerConfig | None = None
     seed: int = 0
 
     @property
@@ -50,14 +52,14 @@ class Setting:
 
 
 def federate(
-    setting: Setting, parties: tuple[PartyConfig, ...], strategy: Strategy, folder: Path
+    setting: Setting, parties: tuple[PartyConfig, ...], strategy: StrategyConfig, folder: Path
 ) -> list[dict[str, Any]]:
     """Train over the parties; the history of the rounds, the initial model's first."""
     config = FederatedConfig(
         task=setting.use,
         args=setting.args,
         parties=parties,
-        rounds=Rounds(max=setting.rounds, min_parties=len(parties)),
+        rounds=RoundsConfig(max=setting.rounds, min_parties=len(parties)),
         local_epochs=setting.local_epochs,
         batch_size=setting.batch_size,
         optimizer=setting.optimizer,

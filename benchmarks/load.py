@@ -24,7 +24,7 @@ def job_manifest(name: str, *, workers: int = WORKERS) -> dict[str, Any]:
         "kind": names.DISTRIBUTED_JOB,
         "metadata": {"name": name},
         "spec": {
-            "task": {"use": "trainyard_trainer.tasks.digits:Digits"},
+            "task": {"entrypoint": "trainyard_trainer.tasks.digits:Digits"},
             "image": "trainyard-trainer:0.1.0",
             "workers": {
                 "min": 1,

@@ -21,7 +21,7 @@ from trainyard.cluster.client import KubeClient, collection
 from trainyard.render.network import coordinator_service
 from trainyard.render.pods import coordinator_host, coordinator_pod, worker_pod
 from trainyard.render.secrets import authority_secret, leaf_secret
-from trainyard_trainer.contract import Role
+from trainyard_trainer.contract.env import Role
 
 NAME = "recorded-template-job"
 """So long and odd that it stands for nothing else where it is replaced."""

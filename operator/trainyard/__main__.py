@@ -21,16 +21,16 @@ from trainyard import __version__, handlers, settings
 from trainyard.api.durations import parse_duration
 from trainyard.api.pods import PodObject
 from trainyard.cluster.authorities import Authorities
-from trainyard.cluster.cache import Mirror
+from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient, collection
 from trainyard.cluster.coordinator import Coordinators
-from trainyard.cluster.leaderelection import Timing
+from trainyard.cluster.leaderelection import LeaseTimings
 from trainyard.cluster.lease import Election, LeadershipLost
 from trainyard.cluster.watch import Watch
 from trainyard.health import HealthServer
-from trainyard.lifecycle.timeouts import Limits
+from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.reconcile.controller import Controller
-from trainyard.reconcile.dependencies import Options, Services
+from trainyard.reconcile.dependencies import Dependencies, Options
 from trainyard.reconcile.resync import until_served
 from trainyard.reconcile.state import utc_now
 
@@ -45,7 +45,7 @@ EXIT_LOST = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class OperatorOptions:
     """Where this process runs, and how it is reached."""
 
     kubeconfig: Path | None
@@ -55,7 +55,7 @@ class Surroundings:
     http_port: int
     lease: str
     """Name of the Lease; empty: no election, this process acts alone."""
-    timing: Timing
+    timing: LeaseTimings
 
 
 def _duration(text: str) -> timedelta:
@@ -115,10 +115,10 @@ def main(
         namespaces=tuple(namespace or ()),
         cluster_domain=cluster_domain,
         scrape_interval=_duration(scrape_interval),
-        limits=Limits(start_timeout=_duration(start_timeout)),
+        timeouts=Timeouts(start_timeout=_duration(start_timeout)),
         identity=os.environ.get("HOSTNAME") or socket.gethostname(),
     )
-    surroundings = Surroundings(
+    surroundings = OperatorOptions(
         kubeconfig=kubeconfig,
         context=context,
         is_direct=reach == "direct" or (reach == "auto" and inside),
@@ -137,9 +137,9 @@ def main(
         raise typer.Exit(EXIT_LOST)
 
 
-def _timing(duration: str, renew_deadline: str, retry: str) -> Timing:
+def _timing(duration: str, renew_deadline: str, retry: str) -> LeaseTimings:
     try:
-        return Timing(
+        return LeaseTimings(
             duration=_duration(duration),
             renew_deadline=_duration(renew_deadline),
             retry=_duration(retry),
@@ -154,7 +154,7 @@ def _first(error: BaseException) -> str:
     return str(error)
 
 
-async def operate(options: Options, where: Surroundings) -> None:
+async def operate(options: Options, where: OperatorOptions) -> None:
     """Wire the parts and run them until a signal or the first failure of any."""
     async with contextlib.AsyncExitStack() as stack:
         client = await KubeClient.connect(where.kubeconfig, where.context)
@@ -162,9 +162,9 @@ async def operate(options: Options, where: Surroundings) -> None:
         await stack.enter_async_context(client)
         coordinators = Coordinators(client, is_direct=where.is_direct)
         stack.push_async_callback(coordinators.close)
-        services = Services(
+        services = Dependencies(
             client=client,
-            mirror=Mirror(),
+            cache=ClusterCache(),
             authorities=Authorities(client, options.operator_namespace),
             coordinators=coordinators,
             clock=utc_now,
@@ -180,7 +180,7 @@ async def operate(options: Options, where: Surroundings) -> None:
 
 
 async def _election(
-    options: Options, where: Surroundings, client: KubeClient, stack: contextlib.AsyncExitStack
+    options: Options, where: OperatorOptions, client: KubeClient, stack: contextlib.AsyncExitStack
 ) -> Election | None:
     """This process' part in the election, which ends after all else; and the fence it puts up."""
     if not where.lease:

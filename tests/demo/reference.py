@@ -25,7 +25,7 @@ def command(kind: str, output: Path) -> list[str]:
     is_federated = kind == names.FEDERATED_JOB
     epochs = spec["rounds"]["max"] * training["localEpochs"] if is_federated else training["epochs"]
     return [
-        *(sys.executable, "-m", "trainyard_trainer", "run", spec["task"]["use"], *words),
+        *(sys.executable, "-m", "trainyard_trainer", "run", spec["task"]["entrypoint"], *words),
         *("--epochs", str(epochs), "--batch-size", str(training["batchSize"])),
         *("--seed", str(training["seed"]), "--output", str(output)),
     ]

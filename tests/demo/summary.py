@@ -90,7 +90,7 @@ def _lost(incident: Incident) -> str:
 
 
 def _title(ending: Ending) -> str:
-    name, task = ending.job["metadata"]["name"], ending.job["spec"]["task"]["use"]
+    name, task = ending.job["metadata"]["name"], ending.job["spec"]["task"]["entrypoint"]
     return f"{ending.job['kind']} {name}: {task} on {', '.join(sorted(ending.nodes))}"
 
 

@@ -50,7 +50,7 @@ async def yard(cluster: Cluster) -> AsyncIterator[Yard]:
 def digits(name: str, **spec: Any) -> dict[str, Any]:
     """A small job on the digits data set, long enough to watch; `spec` is merged over it."""
     base: dict[str, Any] = {
-        "task": {"use": "trainyard_trainer.tasks.digits:Digits"},
+        "task": {"entrypoint": "trainyard_trainer.tasks.digits:Digits"},
         "image": "trainyard-trainer:0.1.0",
         "workers": {
             "min": 1,
@@ -74,7 +74,7 @@ def hospitals(name: str, **spec: Any) -> dict[str, Any]:
     """A federation of three hospitals, for a few rounds; `spec` is merged over it."""
     share = {"requests": {"cpu": "50m"}, "limits": {"cpu": CPU, "memory": "2Gi"}}
     base: dict[str, Any] = {
-        "task": {"use": "trainyard_trainer.tasks.heart:Heart"},
+        "task": {"entrypoint": "trainyard_trainer.tasks.heart:Heart"},
         "image": "trainyard-trainer:0.1.0",
         "parties": [{"name": hospital, "resources": share} for hospital in HOSPITALS],
         "rounds": {"max": 4, "minParties": 2, "deadline": "20s"},

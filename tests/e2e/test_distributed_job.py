@@ -14,7 +14,7 @@ async def test_a_job_trains_to_its_end_and_its_model_is_fetched(yard: Yard, tmp_
     await yard.create("persistentvolumeclaims", claim("kept"))
     epochs = {"epochs": 20}
     await yard.submit(
-        digits("whole", workers={"replicas": 2}, training=epochs, state={"claim": "kept"})
+        digits("whole", workers={"replicas": 2}, training=epochs, state={"claimName": "kept"})
     )
     job = await yard.complete("whole")
     assert job["status"]["training"]["evaluation"]["eval/accuracy"] > 0.9
@@ -66,7 +66,7 @@ async def test_a_job_grows_because_its_metrics_say_that_it_pays(yard: Yard) -> N
     await yard.submit(
         digits(
             "grows",
-            task={"use": "trainyard_trainer.tasks.mnist:Mnist", "args": {"hidden": 512}},
+            task={"entrypoint": "trainyard_trainer.tasks.mnist:Mnist", "args": {"hidden": 512}},
             workers={"max": 2, "resources": share},
             training={"batchSize": 2048, "epochs": 100_000},
             scaling={"policy": "Throughput", "cooldown": "5s"},
@@ -88,7 +88,7 @@ async def test_a_job_grows_because_its_metrics_say_that_it_pays(yard: Yard) -> N
 
 async def test_suspend_frees_the_workers_and_resume_goes_on_from_there(yard: Yard) -> None:
     await yard.create("persistentvolumeclaims", claim("pause"))
-    await yard.submit(digits("pauses", training={"epochs": 100_000}, state={"claim": "pause"}))
+    await yard.submit(digits("pauses", training={"epochs": 100_000}, state={"claimName": "pause"}))
     job = await yard.wait(
         "pauses", "some steps done", lambda j: trains_on(1)(j) and training(j)["step"] > 20
     )

@@ -54,12 +54,12 @@ async def test_training_outlives_the_operator(yard: Yard) -> None:
 
 
 async def test_a_wrong_task_fails_the_job_with_a_sentence(yard: Yard) -> None:
-    await yard.submit(digits("typo", task={"use": "trainyard_trainer.tasks.digits:Digitz"}))
+    await yard.submit(digits("typo", task={"entrypoint": "trainyard_trainer.tasks.digits:Digitz"}))
     job = await yard.wait("typo", "failed", lambda j: phase(j) == "Failed")
     failed = condition(job, "Failed")
     assert failed["reason"] == "TaskInvalid"
     assert "Digitz" in failed["message"]
-    assert "task.use" in failed["message"]
+    assert "task.entrypoint" in failed["message"]
 
 
 async def test_a_wrong_image_is_named_and_mended_by_nobody_else(yard: Yard) -> None:
@@ -77,7 +77,7 @@ async def test_a_crash_in_user_code_is_retried_then_told(yard: Yard) -> None:
     await yard.submit(
         digits(
             "crash",
-            task={"use": "crashing:Crashing"},
+            task={"entrypoint": "crashing:Crashing"},
             workers={"template": template},
             failure={"maxRestarts": 1},
         )

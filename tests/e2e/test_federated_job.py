@@ -13,7 +13,7 @@ import safetensors.torch
 from tests.e2e.conftest import HOSPITALS, claim, hospitals
 from tests.e2e.yard import Yard, condition, party, phase, training
 from trainyard.cli.fetch import fetch, parse_target
-from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE
+from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE
 
 ENDLESS = {"max": 100_000, "minParties": 2, "deadline": "20s"}
 
@@ -23,7 +23,7 @@ async def test_hospitals_train_to_the_end_and_their_model_is_fetched(
 ) -> None:
     await yard.create("persistentvolumeclaims", claim("kept"))
     together = {"minParties": len(HOSPITALS)}
-    await yard.submit(hospitals("whole", rounds=together, state={"claim": "kept"}))
+    await yard.submit(hospitals("whole", rounds=together, state={"claimName": "kept"}))
     job = await yard.complete("whole")
     assert training(job)["round"] == 4
     assert training(job)["evaluation"]["eval/accuracy"] > 0.65
@@ -43,7 +43,7 @@ async def test_hospitals_train_to_the_end_and_their_model_is_fetched(
 
 async def test_rounds_go_on_without_an_aggregator_or_a_party_that_is_killed(yard: Yard) -> None:
     await yard.create("persistentvolumeclaims", claim("rounds"))
-    await yard.submit(hospitals("robust", rounds=ENDLESS, state={"claim": "rounds"}))
+    await yard.submit(hospitals("robust", rounds=ENDLESS, state={"claimName": "rounds"}))
     job = await yard.wait("robust", "some rounds", _has_rounds_of_all)
     processes = [await yard.process(pod) for pod in await yard.pods("robust", "party")]
 
@@ -75,7 +75,7 @@ async def test_a_party_that_sends_nan_is_named_and_the_others_go_on(yard: Yard) 
     template = await yard.provide_code("poisoned.py")
     manifest = hospitals(
         "poisoned",
-        task={"use": "poisoned:Poisoned"},
+        task={"entrypoint": "poisoned:Poisoned"},
         template=template,
         rounds=ENDLESS,
     )

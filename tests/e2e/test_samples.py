@@ -75,8 +75,8 @@ async def _completes(yard: Yard, name: str) -> dict[str, Any]:
 async def _ends_early(yard: Yard, name: str) -> None:
     job = await yard.complete(name, SECONDS)
     spec, target = job["spec"], job["spec"]["training"]["target"]
-    sign = 1 if target["mode"] == "Max" else -1
-    assert sign * training(job)["evaluation"][target["metric"]] >= sign * target["goal"]
+    sign = 1 if target["direction"] == "Max" else -1
+    assert sign * training(job)["evaluation"][target["metric"]] >= sign * target["value"]
     if job["kind"] == names.FEDERATED_JOB:
         assert training(job)["round"] < spec["rounds"]["max"]
     else:

@@ -24,7 +24,7 @@ from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.cluster.execute import execute
 from trainyard.cluster.portforward import forward
-from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS
+from trainyard_trainer.contract.env import COORDINATOR_PORT, PATH_METRICS
 
 Object = dict[str, Any]
 
@@ -187,7 +187,7 @@ class Yard:
         lines = [json.dumps(job.get("status"), indent=1)]
         for role in ("coordinator", "worker", "party"):
             for pod in await self.pods(name, role):
-                lines.append(f"--- {pod.name}: {pod.phase} {pod.reason} {pod.trouble_message}")
+                lines.append(f"--- {pod.name}: {pod.phase} {pod.reason} {pod.waiting_message}")
                 lines.append(await self.log(pod))
         lines += [f"event {reason}: {message}" for reason, message in await self.events(name)]
         return "\n".join(lines)

@@ -14,7 +14,7 @@ from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
 from tests.support.yard import JOBS, Yard, phase
 from trainyard.cluster.client import ApiError, collection
-from trainyard_trainer.contract import LastWords, Result
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 MOST_JOBS = 10
 """Alive at a time; all of them fit on the nodes when all nodes are there."""
@@ -158,7 +158,7 @@ class Users:
     async def _end(self, job: Job, result: Result, role: str) -> None:
         for pod in await self._running_pods(job, role):
             with contextlib.suppress(ApiError):
-                await self._kubelet.end(pod, 0, words=LastWords(result=result))
+                await self._kubelet.end(pod, 0, words=TerminationMessage(result=result))
 
     async def _running_pods(self, job: Job, role: str = "") -> list[Object]:
         return [

@@ -21,7 +21,7 @@ from tools.localcluster import Cluster
 pytestmark = pytest.mark.integration
 
 DEFAULTS = {
-    "task": {"use": "a.b:C"},
+    "task": {"entrypoint": "a.b:C"},
     "image": "i:1",
     "parties": [{"name": "a", "external": False, "gpus": 0, "gpuResource": "nvidia.com/gpu"}],
     "rounds": {
@@ -105,7 +105,7 @@ def heart(jobs: Jobs) -> Iterator[str]:
 
 
 def test_defaults_are_filled_in_as_documented(jobs: Jobs) -> None:
-    spec = {"task": {"use": "a.b:C"}, "image": "i:1", "parties": [{"name": "a"}]}
+    spec = {"task": {"entrypoint": "a.b:C"}, "image": "i:1", "parties": [{"name": "a"}]}
     assert jobs.create({**FEDERATED.base, "spec": spec})["spec"] == DEFAULTS
 
 

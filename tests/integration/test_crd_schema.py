@@ -154,14 +154,14 @@ def test_the_operator_knows_the_very_fields_of_the_schema(
 def test_the_operators_defaults_are_those_of_the_schema(
     struct: type[msgspec.Struct], kind: Kind, more: dict[str, Any]
 ) -> None:
-    bare = {"task": {"use": "a.b:C"}, "image": "i", **more}
+    bare = {"task": {"entrypoint": "a.b:C"}, "image": "i", **more}
     ours = msgspec.to_builtins(msgspec.convert(bare, struct))
     assert disagreements(ours, kind.schema["properties"]["spec"], "spec") == []
 
 
 def test_the_operators_defaults_of_a_party_are_those_of_the_schema() -> None:
     item = FEDERATED.schema["properties"]["spec"]["properties"]["parties"]["items"]
-    bare = {"task": {"use": "a.b:C"}, "image": "i", "parties": [{"name": "a"}]}
+    bare = {"task": {"entrypoint": "a.b:C"}, "image": "i", "parties": [{"name": "a"}]}
     ours = msgspec.to_builtins(msgspec.convert(bare, FederatedJobSpec))
     assert disagreements(ours["parties"][0], item, "party") == []
 

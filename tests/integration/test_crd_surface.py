@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 
 DEFAULTS = {
-    "task": {"use": "a.b:C"},
+    "task": {"entrypoint": "a.b:C"},
     "image": "i:1",
     "workers": {"min": 1, "max": 1, "replicas": 1, "gpus": 1, "gpuResource": "nvidia.com/gpu"},
     "training": {"batchSize": 256, "epochs": 1, "seed": 0, "precision": "FP32"},
@@ -39,7 +39,7 @@ DEFAULTS = {
         "maxChangesPerHour": 12,
         "minGain": 1.05,
     },
-    "checkpoint": {"every": "2m", "keep": 3},
+    "checkpoint": {"interval": "2m", "keep": 3},
     "failure": FAILURE_DEFAULTS,
     "suspend": False,
 }
@@ -130,7 +130,7 @@ def manual(jobs: Jobs) -> Iterator[str]:
 
 
 def test_defaults_are_filled_in_as_documented(jobs: Jobs) -> None:
-    bare = {**BASE, "spec": {"task": {"use": "a.b:C"}, "image": "i:1"}}
+    bare = {**BASE, "spec": {"task": {"entrypoint": "a.b:C"}, "image": "i:1"}}
     assert jobs.create(bare)["spec"] == DEFAULTS
 
 

@@ -15,11 +15,11 @@ from tests.support.yard import Yard, condition, phase, scaling, workers
 from tools.localcluster import Cluster
 from tools.localcluster.commands import run
 from trainyard.cluster.client import KubeClient
-from trainyard.lifecycle.timeouts import Limits
+from trainyard.lifecycle.timeouts import Timeouts
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
-QUIET_SECONDS = 1.2 * Limits().messages_every.total_seconds()
+QUIET_SECONDS = 1.2 * Timeouts().messages_interval.total_seconds()
 """Longer than the operator waits with anything, so that a write loop shows."""
 
 

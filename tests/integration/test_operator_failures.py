@@ -8,7 +8,7 @@ from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
 from tests.support.waiting import eventually
 from tests.support.yard import Yard, condition, phase, workers
-from trainyard_trainer.contract import Exit, LastWords, Result
+from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
@@ -167,7 +167,7 @@ async def test_a_fenced_coordinator_counts_nothing(yard: Yard, kubelet: Kubelet)
     await yard.add_nodes(8, is_attended=False)
     await start(yard, 1, failure={"maxRestarts": 0})
     coordinator = await yard.pod("digits-coordinator-1")
-    await kubelet.end(coordinator, Exit.FENCED, words=LastWords(result=Result.FAILED))
+    await kubelet.end(coordinator, Exit.FENCED, words=TerminationMessage(result=Result.FAILED))
     await yard.until_pods("digits", "coordinator-2", "worker-0-1")
     job = await yard.until("digits", failures)
     assert (phase(job), restarts(job)) != ("Failed", 1)
@@ -189,7 +189,7 @@ async def test_workers_that_fall_together_count_once(yard: Yard, kubelet: Kubele
 async def test_the_job_completes_with_its_workers_last_words(yard: Yard, kubelet: Kubelet) -> None:
     await yard.add_nodes(8, is_attended=False)
     for worker in await start(yard, 2):
-        words = LastWords(result=Result.COMPLETE, metrics={"eval/accuracy": 0.97})
+        words = TerminationMessage(result=Result.COMPLETE, metrics={"eval/accuracy": 0.97})
         await kubelet.end(worker, 0, words=words)
     job = await yard.until_phase("digits", "Complete")
     claim = condition(job, "Complete")

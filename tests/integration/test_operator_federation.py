@@ -14,7 +14,7 @@ from tests.support.manifests import Object
 from tests.support.waiting import eventually
 from tests.support.yard import Yard, condition, phase
 from trainyard.cluster.client import KubeClient
-from trainyard_trainer.contract import Exit, LastWords, Result
+from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
@@ -174,7 +174,7 @@ def admitted(job: Object) -> str:
 async def test_the_aggregators_last_words_complete_the_job(yard: Yard, kubelet: Kubelet) -> None:
     await start(yard)
     [aggregator] = await yard.pods("heart", "coordinator")
-    words = LastWords(
+    words = TerminationMessage(
         result=Result.COMPLETE, step=12, samples=3600, metrics={"eval/accuracy": 0.91}
     )
     await kubelet.end(aggregator, 0, words=words)
@@ -191,7 +191,7 @@ async def test_a_suspended_federation_gives_its_pods_up_and_comes_back(
     await yard.change("heart", suspend=True)
     await yard.until_phase("heart", "Suspending")
     for pod in parties:
-        await kubelet.end(pod, 0, words=LastWords(result=Result.SUSPENDED))
+        await kubelet.end(pod, 0, words=TerminationMessage(result=Result.SUSPENDED))
     job = await yard.until_phase("heart", "Suspended")
     assert {p["state"] for p in job["status"]["parties"]} == {"Stopped"}
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from trainyard_trainer.contract import Role, identity
+from trainyard_trainer.contract.env import Role, identity
 
 
 def _name(text: str) -> x509.Name:

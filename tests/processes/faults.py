@@ -39,24 +39,24 @@ def _after(owner: Any, name: str, is_time: Callable[..., bool]) -> None:
 
 def _without_spool() -> None:
     """Have the directory of the updates go as one comes in."""
-    from trainyard_trainer.federated.server.spool import Spool, Upload
+    from trainyard_trainer.federated.server.spool import Spool, UpdateUpload
 
-    real = Upload.feed
+    real = UpdateUpload.feed
 
-    def feed(self: Upload, data: bytes) -> None:
+    def feed(self: UpdateUpload, data: bytes) -> None:
         shutil.rmtree(self._spool.directory, ignore_errors=True)
         real(self, data)
 
     Spool.reserve = lambda *_: False  # type: ignore[method-assign]
-    Upload.feed = feed  # type: ignore[method-assign]
+    UpdateUpload.feed = feed  # type: ignore[method-assign]
 
 
 def install(fault: str) -> None:
     """`PHASE:ROUND`, the phase of which round to die in."""
     from trainyard_trainer.federated.server import store as archive
     from trainyard_trainer.federated.server.aggregator import Aggregator
-    from trainyard_trainer.federated.server.spool import Upload
-    from trainyard_trainer.runtime.checkpoint import Store
+    from trainyard_trainer.federated.server.spool import UpdateUpload
+    from trainyard_trainer.runtime.checkpoint import CheckpointStore
 
     phase, _, text = fault.partition(":")
     number = int(text)
@@ -72,7 +72,9 @@ def install(fault: str) -> None:
                 lambda self, _: self.course.round == number and self.course.phase == "Open",
             )
         case "receiving":  # With part of an update in the spool.
-            _after(Upload, "feed", lambda self, _: self.note is None or self.note.round == number)
+            _after(
+                UpdateUpload, "feed", lambda self, _: self.note is None or self.note.round == number
+            )
         case "received":  # With one update safe in the spool, and others awaited.
             _after(Aggregator, "accept", lambda self, *_: self.course.round == number)
         case "folding":  # In the middle of the fold.
@@ -81,9 +83,9 @@ def install(fault: str) -> None:
         case "lost":  # The disk of the updates is gone as one comes in; it ends by itself.
             _without_spool()
         case "storing":  # With all files written, before they get their name.
-            _before(Store, "keep_checkpoint", is_stored)
+            _before(CheckpointStore, "keep_checkpoint", is_stored)
         case "stored":  # With the round safe, before the next one is announced.
-            _after(Store, "keep_checkpoint", is_stored)
+            _after(CheckpointStore, "keep_checkpoint", is_stored)
         case "finishing":  # With the model of the result there, but not what it says.
             _after(archive, "_link", lambda _, target: target.name == "model.safetensors")
         case _:

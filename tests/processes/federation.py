@@ -9,15 +9,23 @@ from typing import Any
 
 from tests.processes.certificates import Authority, client
 from tests.processes.running import RunningJob, forks, log_to, until
-from trainyard_trainer import contract
-from trainyard_trainer.contract import Metric, Role
+from trainyard_trainer.contract.env import (
+    ENV_CONFIG,
+    ENV_COORDINATOR,
+    ENV_PARTY,
+    ENV_TERM,
+    PATH_PLAN,
+    RESULT_FILE,
+    Role,
+)
 from trainyard_trainer.contract.federated import (
     FederatedConfig,
     FederatedMetric,
     FederatedPlan,
     PartyConfig,
-    Rounds,
+    RoundsConfig,
 )
+from trainyard_trainer.contract.metrics import Metric
 
 AUTHORITY = Authority()
 
@@ -26,14 +34,14 @@ def _aggregate(environ: dict[str, str], folder: str, port: int, state: str, faul
     log_to(folder, "aggregator")
     from tests.processes import faults
     from trainyard_trainer import cli
-    from trainyard_trainer.coordinator.pod import Place
+    from trainyard_trainer.coordinator.pod import ServeOptions
     from trainyard_trainer.federated.server import process as pod
 
     cli.set_up_logging()
     if fault:
         faults.install(fault)
     tls, words = f"{folder}/aggregator-tls", f"{folder}/aggregator.words"
-    os._exit(pod.run(environ, Place(port=port, state=state, tls=tls, last_words=words)))
+    os._exit(pod.run(environ, ServeOptions(port=port, state=state, tls=tls, last_words=words)))
 
 
 def _take_part(environ: dict[str, str], folder: str, name: str) -> None:
@@ -65,7 +73,7 @@ class Federation(RunningJob):
             task=f"tests.processes.tasks:{task}",
             args=args,
             parties=tuple(PartyConfig(name=name) for name in parties),
-            rounds=Rounds(**{**rounds, **config.pop("rounds", {})}),
+            rounds=RoundsConfig(**{**rounds, **config.pop("rounds", {})}),
             batch_size=9,  # The warm-up's batch, of eight, is told from others by its size.
             durable=True,
         )
@@ -82,7 +90,7 @@ class Federation(RunningJob):
 
     def start_aggregator(self, fault: str = "", *, wait: bool = True, **environ: str) -> None:
         self.term += 1
-        config = {contract.ENV_TERM: str(self.term), contract.ENV_CONFIG: self.config.encode()}
+        config = {ENV_TERM: str(self.term), ENV_CONFIG: self.config.encode()}
         env = self.environment(**config, **environ)
         place = (str(self.folder), self.port, str(self.state), fault)
         self.aggregator = forks.Process(target=_aggregate, args=(env, *place))
@@ -111,8 +119,8 @@ class Federation(RunningJob):
 
     def start_party(self, name: str, **environ: str) -> None:
         place = {
-            contract.ENV_PARTY: name,
-            contract.ENV_COORDINATOR: f"127.0.0.1:{self.port}",
+            ENV_PARTY: name,
+            ENV_COORDINATOR: f"127.0.0.1:{self.port}",
         }
         self.start_member(name, _take_part, self.environment(**{**place, **environ}))
 
@@ -130,7 +138,7 @@ class Federation(RunningJob):
     # --- what an operator sees ------------------------------------------------------------------
 
     def put(self, plan: FederatedPlan) -> int:
-        return self.request(contract.PATH_PLAN, plan.encode().encode())[0]
+        return self.request(PATH_PLAN, plan.encode().encode())[0]
 
     def await_round(self, number: int) -> None:
         """Wait until the model of round `number` is safe."""
@@ -147,5 +155,5 @@ class Federation(RunningJob):
         """Let all end well; the content of result.json."""
         assert self.end_of_aggregator() == 0
         self.end_well()
-        found: dict[str, Any] = json.loads((self.state / contract.RESULT_FILE).read_text())
+        found: dict[str, Any] = json.loads((self.state / RESULT_FILE).read_text())
         return found

@@ -10,8 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from tests.processes.running import RunningJob, log_to, until
-from trainyard_trainer import contract
-from trainyard_trainer.contract import JobConfig, Metric, Plan, Target
+from trainyard_trainer.contract.config import JobConfig, Target
+from trainyard_trainer.contract.env import (
+    ENV_CONFIG,
+    ENV_COORDINATOR,
+    ENV_NODE,
+    ENV_POD,
+    ENV_POD_IP,
+    ENV_TERM,
+    PATH_PLAN,
+    RESULT_FILE,
+)
+from trainyard_trainer.contract.metrics import Metric
+from trainyard_trainer.contract.plan import Plan
 
 
 def _work(environ: dict[str, str], folder: str, name: str) -> None:
@@ -42,7 +53,7 @@ class Job(RunningJob):
             args=args,
             batch_size=32,
             epochs=100_000,
-            target=Target(metric="eval/open", goal=1.0),
+            target=Target(metric="eval/open", value=1.0),
             silence_seconds=3.0,
         )
         self.config = replace(self.config, **config)
@@ -56,7 +67,7 @@ class Job(RunningJob):
 
     def start_coordinator(self, *, wait: bool = True) -> None:
         self.term += 1
-        config = {contract.ENV_TERM: str(self.term), contract.ENV_CONFIG: self.config.encode()}
+        config = {ENV_TERM: str(self.term), ENV_CONFIG: self.config.encode()}
         environ = {**os.environ, **self.environment(**config)}
         places = {
             "--port": self.port,
@@ -78,10 +89,10 @@ class Job(RunningJob):
 
     def start_worker(self, name: str) -> None:
         place = {
-            contract.ENV_POD: name,
-            contract.ENV_POD_IP: "127.0.0.1",
-            contract.ENV_NODE: "node",
-            contract.ENV_COORDINATOR: f"127.0.0.1:{self.port}",
+            ENV_POD: name,
+            ENV_POD_IP: "127.0.0.1",
+            ENV_NODE: "node",
+            ENV_COORDINATOR: f"127.0.0.1:{self.port}",
         }
         self.start_member(name, _work, self.environment(**place))
 
@@ -99,7 +110,7 @@ class Job(RunningJob):
         return self.folder / self.state_name
 
     def put(self, plan: Plan) -> tuple[int, Any]:
-        status, body = self.request(contract.PATH_PLAN, plan.encode().encode())
+        status, body = self.request(PATH_PLAN, plan.encode().encode())
         return status, json.loads(body)
 
     def plan(self, workers: int, generation: int = 1, **rest: Any) -> Any:
@@ -133,5 +144,5 @@ class Job(RunningJob):
         """Open the gate, let all workers end well, and return result.json."""
         self.gate.touch()
         self.end_well()
-        result: dict[str, Any] = json.loads((self.state / contract.RESULT_FILE).read_text())
+        result: dict[str, Any] = json.loads((self.state / RESULT_FILE).read_text())
         return result

@@ -20,8 +20,8 @@ from typing import Any, Self
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from trainyard_trainer import contract
-from trainyard_trainer.contract import LastWords
+from trainyard_trainer.contract.env import ENV_JOB, ENV_NAMESPACE, PATH_METRICS
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 DEADLINE = 60.0
 
@@ -99,7 +99,7 @@ class RunningJob(ABC):
 
     def environment(self, **more: str) -> dict[str, str]:
         """What any pod of the job finds in its environment, and `more`."""
-        return {contract.ENV_NAMESPACE: "test", contract.ENV_JOB: "job", **more}
+        return {ENV_NAMESPACE: "test", ENV_JOB: "job", **more}
 
     def start_member(self, name: str, target: Callable[..., None], environ: dict[str, str]) -> None:
         member = forks.Process(target=target, args=(environ, str(self.folder), name))
@@ -111,7 +111,7 @@ class RunningJob(ABC):
         assert pid is not None
         os.kill(pid, number)
 
-    def exit_of(self, name: str) -> tuple[int, LastWords]:
+    def exit_of(self, name: str) -> tuple[int, TerminationMessage]:
         """The exit code and last words of a member that ends now."""
         member = self.members[name]
         member.join(DEADLINE)
@@ -119,8 +119,8 @@ class RunningJob(ABC):
         del self.members[name]
         return member.exitcode, self.words_of(name)
 
-    def words_of(self, name: str) -> LastWords:
-        words = LastWords.decode((self.folder / f"{name}.words").read_text())
+    def words_of(self, name: str) -> TerminationMessage:
+        words = TerminationMessage.decode((self.folder / f"{name}.words").read_text())
         assert words is not None
         return words
 
@@ -128,7 +128,7 @@ class RunningJob(ABC):
         """Wait until all members have ended, and ended well."""
         for name in list(self.members):
             code, words = self.exit_of(name)
-            assert (code, words.result) == (0, contract.Result.COMPLETE)
+            assert (code, words.result) == (0, Result.COMPLETE)
 
     # --- what an operator sees ------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class RunningJob(ABC):
 
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
         try:
-            _, body = self.request(contract.PATH_METRICS)
+            _, body = self.request(PATH_METRICS)
         except (OSError, http.client.HTTPException):
             return
         for family in text_string_to_metric_families(body.decode()):  # type: ignore[no-untyped-call]

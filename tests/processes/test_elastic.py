@@ -9,7 +9,10 @@ import torch
 
 from tests.processes.job import Job
 from tests.processes.running import until
-from trainyard_trainer.contract import MODEL_FILE, JobConfig, Metric, Result
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import MODEL_FILE
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.contract.metrics import Metric
 from trainyard_trainer.task import load
 from trainyard_trainer.training.loop import SingleReplica, train
 from trainyard_trainer.training.replica import Replica

@@ -22,7 +22,9 @@ from tests.processes.federation import AUTHORITY, Federation
 from tests.processes.running import until
 from tests.processes.tasks import Line
 from tests.unit.trainyard_trainer.federated.models import body
-from trainyard_trainer.contract import MODEL_FILE, PATH_METRICS, Exit, Metric, Result, Role, Target
+from trainyard_trainer.contract.config import Target
+from trainyard_trainer.contract.env import MODEL_FILE, PATH_METRICS, Role
+from trainyard_trainer.contract.exits import Exit, Result
 from trainyard_trainer.contract.federated import (
     PATH_MODEL,
     PATH_ROUND,
@@ -31,7 +33,8 @@ from trainyard_trainer.contract.federated import (
     FederatedPlan,
     PartyConfig,
 )
-from trainyard_trainer.federated.party.state import State
+from trainyard_trainer.contract.metrics import Metric
+from trainyard_trainer.federated.party.state import ModelState
 from trainyard_trainer.federated.protocol.layout import Bytes, Layout, parse
 
 
@@ -97,7 +100,7 @@ def test_a_bad_update_is_refused_by_name_and_the_round_goes_on(tmp_path: Path) -
         federation.start_party("a")
         raw = Raw(federation, "c")
         federation.await_state("a", "Idle")
-        assert raw.poll()["ask"] == "Train"
+        assert raw.poll()["instruction"] == "Train"
         layout, data = raw.model()
         status, verdict = raw.send(bad_updates(federation, 1, layout, data)["NotFinite"], 1)
         assert (status, verdict["refusal"]) == (422, "NotFinite")
@@ -129,13 +132,13 @@ def test_no_bad_update_leaves_a_trace_in_the_model(tmp_path: Path) -> None:
     with Federation(tmp_path, names, rounds={"max": 9, "min_parties": 2}) as federation:
         federation.start_aggregator()
         raws = {name: Raw(federation, name) for name in names}
-        layout = State(Line().model()).layout
+        layout = ModelState(Line().model()).layout
         with ThreadPoolExecutor(len(names)) as pool:
             asked = [pool.submit(raws[name].poll) for name in names]
-            assert asked[0].result()["ask"] == "Initial"
+            assert asked[0].result()["instruction"] == "Initial"
             start = np.zeros(layout.size, np.uint8)
             assert raws["a"].send(body(layout, start, note(federation, 0)), 0)[0] == 200
-            assert {found.result()["ask"] for found in asked[1:]} == {"Train"}
+            assert {found.result()["instruction"] for found in asked[1:]} == {"Train"}
         raws["a"].request(PATH_ROUND, method="DELETE")
         ones = np.ones(layout.size // 8).view(np.uint8)
         good = body(layout, ones, note(federation, 1))
@@ -146,7 +149,7 @@ def test_no_bad_update_leaves_a_trace_in_the_model(tmp_path: Path) -> None:
             assert (status, verdict["refusal"]) == (422, reason)
         assert refusals(federation) == {(*pair,): 1 for pair in BAD.items()}
         # What was only damaged on its way may be sent again.
-        assert [raws[name].poll()["ask"] for name in "czr"] == ["Train"] * 3
+        assert [raws[name].poll()["instruction"] for name in "czr"] == ["Train"] * 3
         for name in "czr":
             raws[name].request(PATH_ROUND, method="DELETE")
         assert raws["x"].send(good, 1) == (200, {"refusal": None, "message": ""})
@@ -191,7 +194,7 @@ def test_a_certificate_speaks_for_its_own_party_alone(tmp_path: Path) -> None:
 
 
 def test_the_target_ends_the_rounds_and_the_best_model_is_the_result(tmp_path: Path) -> None:
-    target = Target(metric="eval/open", goal=1.0)
+    target = Target(metric="eval/open", value=1.0)
     with Federation(tmp_path, rounds={"max": 10_000}, target=target) as federation:
         federation.start()
         federation.await_round(2)
@@ -267,7 +270,7 @@ def test_a_federation_starts_from_a_given_model(tmp_path: Path) -> None:
         ({"task": "Breaking"}, Exit.TASK_FAILED, "the user's own mistake"),
         ({"task": "Line"}, Exit.TASK_INVALID, "task.args"),
         ({"args": {"pase": 1}}, Exit.TASK_FAILED, "pase"),
-        ({"target": Target(metric="eval/x", goal=1)}, Exit.TASK_INVALID, "target.metric"),
+        ({"target": Target(metric="eval/x", value=1)}, Exit.TASK_INVALID, "target.metric"),
     ],
 )
 def test_a_task_that_fails_ends_its_party_with_a_sentence(

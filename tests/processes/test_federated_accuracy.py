@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.federation import Setting, federate, measure, train
-from trainyard_trainer.contract.federated import PartyConfig, Strategy
+from trainyard_trainer.contract.federated import PartyConfig, StrategyConfig
 from trainyard_trainer.tasks.heart import HOSPITALS
 
 SMALL = ("switzerland", "long-beach")
@@ -16,7 +16,7 @@ def test_the_federation_is_as_good_as_pooled_training_and_lifts_the_small_hospit
 ) -> None:
     setting = Setting(task="heart:Heart", rounds=5, local_epochs=2, batch_size=4)
     parties = tuple(PartyConfig(name=hospital) for hospital in HOSPITALS)
-    history = federate(setting, parties, Strategy(name="FedAvg"), tmp_path)
+    history = federate(setting, parties, StrategyConfig(name="FedAvg"), tmp_path)
     together = measure(setting, {}, tmp_path, "accuracy")
     assert [past["round"] for past in history] == list(range(setting.rounds + 1))
     assert {past["parties"] for past in history[1:]} == {len(HOSPITALS)}

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.processes.federation import Federation
-from trainyard_trainer.contract import MODEL_FILE, Exit, Metric, Result
+from trainyard_trainer.contract.env import MODEL_FILE
+from trainyard_trainer.contract.exits import Exit, Result
 from trainyard_trainer.contract.federated import FederatedPlan
+from trainyard_trainer.contract.metrics import Metric
 
 ROUNDS = 6
 KILLS = (

@@ -7,7 +7,9 @@ import pytest
 from tests.processes.job import Job
 from tests.processes.running import until
 from tests.processes.test_elastic import assert_like_one_process
-from trainyard_trainer.contract import Exit, LastWords, Metric, Plan, Result
+from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
+from trainyard_trainer.contract.metrics import Metric
+from trainyard_trainer.contract.plan import Plan
 
 
 def test_a_stale_plan_is_refused(tmp_path: Path) -> None:
@@ -17,7 +19,7 @@ def test_a_stale_plan_is_refused(tmp_path: Path) -> None:
             200,
             {"generation": 3, "effectiveStep": 0},
         )
-        assert job.put(Plan(generation=2, workers=1)) == (409, {"generation": 3, "leadership": 0})
+        assert job.put(Plan(generation=2, workers=1)) == (409, {"generation": 3, "fencingToken": 0})
         assert job.put(Plan(generation=3, workers=2))[0] == 200
         assert job.put(Plan(generation=3, workers=5))[0] == 409
         status, body = job.request("/v1/plan", b'{"wire": 1, "generation": 4, "workers": 0}')
@@ -50,7 +52,7 @@ def test_a_suspended_job_goes_on_from_where_it_was(tmp_path: Path) -> None:
         assert {(code, words.result) for code, words in steps} == {(0, Result.SUSPENDED)}
         assert job.coordinator is not None
         assert job.coordinator.wait(30) == 0
-        words = LastWords.decode((tmp_path / "coordinator.words").read_text())
+        words = TerminationMessage.decode((tmp_path / "coordinator.words").read_text())
         assert words is not None
         assert words.result is Result.SUSPENDED
         job.start("c", workers=2)

@@ -12,18 +12,12 @@ import pytest
 from tests.processes.certificates import Authority, client
 from tests.processes.job import Job
 from tests.processes.running import free_port
-from trainyard_trainer.contract import (
-    PATH_HEALTH,
-    PATH_METRICS,
-    PATH_PLAN,
-    PATH_STATE,
-    JobConfig,
-    Metric,
-    Role,
-)
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import PATH_HEALTH, PATH_METRICS, PATH_PLAN, PATH_STATE, Role
+from trainyard_trainer.contract.metrics import Metric
 from trainyard_trainer.coordinator.server import Coordinator
-from trainyard_trainer.runtime.exits import Ending
-from trainyard_trainer.transport.link import Link
+from trainyard_trainer.runtime.exits import TrainerError
+from trainyard_trainer.transport.link import CoordinatorConnection
 from trainyard_trainer.transport.tls import Credentials
 
 
@@ -102,10 +96,10 @@ async def test_renewed_certificates_are_used_by_new_handshakes(tmp_path: Path) -
 
 async def test_plain_http_is_for_loopback_alone(tmp_path: Path) -> None:
     credentials = Credentials(namespace="test", job="job", directory=str(tmp_path / "none"))
-    with pytest.raises(Ending, match="plain HTTP is for loopback"):
-        Link("10.0.0.1:7430", credentials)
+    with pytest.raises(TrainerError, match="plain HTTP is for loopback"):
+        CoordinatorConnection("10.0.0.1:7430", credentials)
     room = Coordinator(JobConfig(task="m:C"), 1, tmp_path / "state", credentials)
-    with pytest.raises(Ending, match="refusing plain HTTP"):
+    with pytest.raises(TrainerError, match="refusing plain HTTP"):
         async with room.serving(None, 0):
             await asyncio.sleep(0)
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from tests.support.jobs import KEY, NOW, UID, at, pod, raw_job
+from tests.support.jobs import KEY, NOW, UID, pod, raw_job
 from trainyard.api.federation import AdmissionStatus
 from trainyard.api.jobs import FederatedJob, parse_job
 from trainyard.api.names import FEDERATED_JOB
 from trainyard.api.pods import Pod
-from trainyard.api.report import Federation, PartyReport, Report
-from trainyard_trainer.contract import WIRE_VERSION, Role
+from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
+from trainyard_trainer.contract.env import WIRE_VERSION, Role
 
 FEDERATION = replace(KEY, kind=FEDERATED_JOB)
 PARTIES = ("ann", "bob", "cid")
@@ -23,7 +23,7 @@ def raw_federation(
     spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **meta: Any
 ) -> dict[str, Any]:
     """A job as the API server hands it over."""
-    parties = [{"name": name, "data": {"claim": f"data-of-{name}"}} for name in PARTIES]
+    parties = [{"name": name, "data": {"claimName": f"data-of-{name}"}} for name in PARTIES]
     raw = raw_job({"parties": parties, "rounds": {"minParties": 2}, **(spec or {})}, status, **meta)
     return {**raw, "kind": FEDERATED_JOB}
 
@@ -57,15 +57,15 @@ def room(*names: str, since: datetime = NOW, **fields: Any) -> AdmissionStatus:
     values: dict[str, Any] = {
         "parties": list(names or PARTIES),
         "reason": "Admitted",
-        "decided_at": at(since),
+        "decided_at": since,
         **fields,
     }
     return AdmissionStatus(**values)
 
 
-def told(round_: int = 3, wire: int = WIRE_VERSION, **fields: Any) -> Report:
+def told(round_: int = 3, wire: int = WIRE_VERSION, **fields: Any) -> CoordinatorReport:
     """What an aggregator said, all parties idle."""
     said = {name: PartyReport(state="Idle", rounds=round_, samples=100) for name in PARTIES}
-    federation = Federation(round=round_, parties=said)
+    federation = FederationReport(round=round_, parties=said)
     values: dict[str, Any] = {"at": NOW, "wire": wire, "term": 1, "federation": federation}
-    return Report(**{**values, **fields})
+    return CoordinatorReport(**{**values, **fields})

@@ -7,28 +7,29 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from trainyard.api.conditions import Condition, Truth
-from trainyard.api.jobs import DistributedJob, Holding, Job, format_time, parse_job
+from trainyard.api.jobs import Assignment, DistributedJob, Job, format_time, parse_job
 from trainyard.api.names import (
     DISTRIBUTED_JOB,
     Key,
-    Member,
+    MemberId,
     coordinator_name,
     party_name,
     worker_name,
 )
 from trainyard.api.pods import Pod
-from trainyard.api.podset import Roster, sort_pods
-from trainyard.api.report import Report
+from trainyard.api.podset import JobPods, group_pods
+from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import ScalingStatus
-from trainyard.lifecycle.desired import Verdict
-from trainyard.lifecycle.observation import Look
-from trainyard.lifecycle.timeouts import Limits
-from trainyard_trainer.contract import LastWords, Result, Role
+from trainyard.lifecycle.desired import DesiredState
+from trainyard.lifecycle.observation import Observation
+from trainyard.lifecycle.timeouts import Timeouts
+from trainyard_trainer.contract.env import Role
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 KEY = Key(DISTRIBUTED_JOB, "team", "digits")
 UID = "uid-of-digits"
-LIMITS = Limits()
+LIMITS = Timeouts()
 
 
 def ago(**spans: float) -> datetime:
@@ -57,7 +58,11 @@ def raw_job(
             "creationTimestamp": at(ago(hours=2)),
             **meta,
         },
-        "spec": {"task": {"use": "yard.digits:Digits"}, "image": "trainer:1", **(spec or {})},
+        "spec": {
+            "task": {"entrypoint": "yard.digits:Digits"},
+            "image": "trainer:1",
+            **(spec or {}),
+        },
         "status": dict(status or {}),
     }
 
@@ -94,7 +99,7 @@ def has_run(since: datetime = NOW, **status: Any) -> dict[str, Any]:
     }
 
 
-def pod(role: str, member: Member, attempt: int, **fields: Any) -> Pod:
+def pod(role: str, member: MemberId, attempt: int, **fields: Any) -> Pod:
     """A running pod of the job."""
     values: dict[str, Any] = {
         "namespace": KEY.namespace,
@@ -116,7 +121,7 @@ def pod(role: str, member: Member, attempt: int, **fields: Any) -> Pod:
     return Pod(**values)
 
 
-def _pod_name(role: str, member: Member, attempt: int) -> str:
+def _pod_name(role: str, member: MemberId, attempt: int) -> str:
     if isinstance(member, str):
         return party_name(KEY.name, member, attempt)
     if role == Role.WORKER:
@@ -145,25 +150,27 @@ def ending(result: Result, **words: Any) -> dict[str, Any]:
         "phase": "Succeeded",
         "exit_code": 0,
         "reason": "Completed",
-        "words": LastWords(result=result, **words).encode(),
+        "termination_message": TerminationMessage(result=result, **words).encode(),
     }
 
 
-def failing(exit_code: int | None = 1, words: str = "", **fields: Any) -> dict[str, Any]:
+def failing(
+    exit_code: int | None = 1, termination_message: str = "", **fields: Any
+) -> dict[str, Any]:
     """The fields of a pod that failed."""
     return {
         "phase": "Failed",
         "exit_code": exit_code,
         "reason": "Error",
-        "words": words,
+        "termination_message": termination_message,
         "ended_at": NOW,
         **fields,
     }
 
 
-def roster_of(*pods: Pod) -> Roster:
+def roster_of(*pods: Pod) -> JobPods:
     """The job's pods, sorted."""
-    return sort_pods(pods, UID)
+    return group_pods(pods, UID)
 
 
 def admitted(count: int = 1, since: datetime = NOW, **fields: Any) -> ScalingStatus:
@@ -172,7 +179,7 @@ def admitted(count: int = 1, since: datetime = NOW, **fields: Any) -> ScalingSta
         "desired": count,
         "recommended": count,
         "reason": "Admitted",
-        "decided_at": at(since),
+        "decided_at": since,
         **fields,
     }
     return ScalingStatus(**values)
@@ -181,20 +188,20 @@ def admitted(count: int = 1, since: datetime = NOW, **fields: Any) -> ScalingSta
 def look_at(
     job: Job,
     *pods: Pod,
-    scaling: Holding | None = None,
-    report: Report | None = None,
+    scaling: Assignment | None = None,
+    report: CoordinatorReport | None = None,
     now: datetime = NOW,
-) -> Look:
+) -> Observation:
     """A look at the job; without `scaling` it has been admitted with one worker just now."""
     held = admitted() if scaling is None else scaling
-    return Look.at(job, roster_of(*pods), held, report, LIMITS, now)
+    return Observation.at(job, roster_of(*pods), held, report, LIMITS, now)
 
 
-def claimed(verdict: Verdict) -> dict[str, tuple[str, str]]:
+def claimed(verdict: DesiredState) -> dict[str, tuple[str, str]]:
     """What a verdict claims: status and reason by type."""
-    return {c.type: (c.status, c.reason) for c in verdict.claims}
+    return {c.type: (c.status, c.reason) for c in verdict.conditions}
 
 
-def claim(verdict: Verdict, type_: str) -> Condition:
+def claim(verdict: DesiredState, type_: str) -> Condition:
     """One claim of a verdict."""
-    return next(c for c in verdict.claims if c.type == type_)
+    return next(c for c in verdict.conditions if c.type == type_)

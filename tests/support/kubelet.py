@@ -14,7 +14,7 @@ from tests.support.manifests import Object
 from tests.support.watching import PodWatcher
 from tests.support.yard import MERGE, Yard
 from trainyard.cluster.client import ApiError, KubeClient, collection
-from trainyard_trainer.contract import LastWords, Result
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 
 class Kubelet(PodWatcher):
@@ -42,7 +42,7 @@ class Kubelet(PodWatcher):
         pod: Object,
         exit_code: int,
         *,
-        words: LastWords | str = "",
+        words: TerminationMessage | str = "",
         reason: str = "",
         **status: Any,
     ) -> None:
@@ -50,7 +50,7 @@ class Kubelet(PodWatcher):
         ended = {
             "exitCode": exit_code,
             "reason": reason or ("Error" if exit_code else "Completed"),
-            "message": words.encode() if isinstance(words, LastWords) else words,
+            "message": words.encode() if isinstance(words, TerminationMessage) else words,
             "finishedAt": _now(),
         }
         phase = "Failed" if exit_code else "Succeeded"
@@ -58,7 +58,7 @@ class Kubelet(PodWatcher):
 
     async def fail(self, pod: Object, error: str, exit_code: int = 1) -> None:
         """The trainer has failed and said why."""
-        words = LastWords(result=Result.FAILED, error=error)
+        words = TerminationMessage(result=Result.FAILED, error=error)
         await self.end(pod, exit_code, words=words)
 
     async def disrupt(self, pod: Object) -> None:

@@ -29,7 +29,7 @@ def job(
         "kind": "DistributedJob",
         "metadata": {"name": name},
         "spec": {
-            "task": {"use": "trainyard_trainer.tasks.digits:Digits"},
+            "task": {"entrypoint": "trainyard_trainer.tasks.digits:Digits"},
             "image": "trainyard-trainer:test",
             "workers": {
                 "min": replicas if minimum is None else minimum,
@@ -56,7 +56,7 @@ def federation(name: str, pool: str, parties: list[Object], **spec: Any) -> Obje
         "kind": "FederatedJob",
         "metadata": {"name": name},
         "spec": {
-            "task": {"use": "trainyard_trainer.tasks.digits:Digits"},
+            "task": {"entrypoint": "trainyard_trainer.tasks.digits:Digits"},
             "image": "trainyard-trainer:test",
             "parties": parties,
             "template": {"tolerations": tolerations, "nodeSelector": {POOL: pool}},

@@ -10,7 +10,7 @@ from typing import Any
 from trainyard.api.cluster import Cluster, GpuPod, Node
 from trainyard.api.names import Key
 from trainyard.scheduling.allocation import allocate
-from trainyard.scheduling.request import Allocation, Decision, Demand, PastChange, Throughput
+from trainyard.scheduling.request import Allocation, Decision, JobRequest, PastChange, Throughput
 
 GPU = "nvidia.com/gpu"
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -28,7 +28,7 @@ def figure(workers: int, speed: float, steps: int = 100) -> Throughput:
 
 def job(
     name: str, here: int = 0, *, speeds: dict[int, float] | None = None, **fields: Any
-) -> Demand:
+) -> JobRequest:
     """A job of 1-GPU workers: waiting, or with `here` workers steady for five hours."""
     long_ago = NOW - timedelta(hours=5)
     defaults: dict[str, Any] = {"max_workers": 8, "start_workers": max(1, here)}
@@ -37,7 +37,7 @@ def job(
         defaults |= {"measured_at": NOW}
     profile = tuple(figure(size, speed) for size, speed in (speeds or {}).items())
     defaults |= {"created_at": long_ago, "profile": profile, **fields}
-    return Demand(key=key(name), admitted_workers=here, **defaults)
+    return JobRequest(key=key(name), admitted_workers=here, **defaults)
 
 
 def pods(name: str, node: str, count: int, gpus: int = 1) -> tuple[GpuPod, ...]:
@@ -54,16 +54,16 @@ def cluster(*gpus: int, bound: Iterable[GpuPod] = ()) -> Cluster:
     return Cluster(nodes=nodes, pods=tuple(bound))
 
 
-def decide(where: Cluster, *jobs: Demand) -> dict[str, Decision]:
+def decide(where: Cluster, *jobs: JobRequest) -> dict[str, Decision]:
     return {k.name: decision for k, decision in allocate(jobs, where, NOW).items()}
 
 
-def follow(jobs: Iterable[Demand], allocation: Allocation) -> tuple[Demand, ...]:
+def follow(jobs: Iterable[JobRequest], allocation: Allocation) -> tuple[JobRequest, ...]:
     """The jobs with the decisions in force, as a reconcile records them."""
     return tuple(_followed(one, allocation[one.key]) for one in jobs)
 
 
-def _followed(one: Demand, decision: Decision) -> Demand:
+def _followed(one: JobRequest, decision: Decision) -> JobRequest:
     if decision.workers == one.admitted_workers:
         return one
     change = PastChange(

@@ -11,20 +11,20 @@ from tests.support.jobs import (
     admitted,
 )
 from trainyard.api.pods import Pod
-from trainyard.api.report import Report
+from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import ScalingStatus
-from trainyard.lifecycle.desired import Phase, Wish
-from trainyard_trainer.contract import LastWords, Result
+from trainyard.lifecycle.desired import DesiredPods, Phase
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 
-CLAIM = {"state": {"claim": "digits-state"}}
+CLAIM = {"state": {"claimName": "digits-state"}}
 MANY = {"workers": {"min": 1, "max": 8}}
 WAITING = ScalingStatus(reason="WaitingForGPUs", message="needs 4 × 1 GPU; 1 free.")
 PULL: dict[str, Any] = {
     "phase": "Pending",
-    "trouble": "ImagePullBackOff",
-    "trouble_message": 'Back-off pulling image "trainer:1"',
+    "waiting_reason": "ImagePullBackOff",
+    "waiting_message": 'Back-off pulling image "trainer:1"',
 }
-FAILED_WORDS = LastWords(result=Result.FAILED, error="no such dataset").encode()
+FAILED_WORDS = TerminationMessage(result=Result.FAILED, error="no such dataset").encode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +35,16 @@ class Situation:
     spec: dict[str, Any] = field(default_factory=dict)
     status: dict[str, Any] = field(default_factory=dict)
     scaling: ScalingStatus = field(default_factory=admitted)
-    report: Report | None = None
+    report: CoordinatorReport | None = None
     now: datetime = NOW
 
     phase: Phase
     claims: dict[str, tuple[str, str]] = field(default_factory=dict)
-    wish: Wish | None = None
+    wish: DesiredPods | None = None
     says: tuple[str, str] = ("", "")
     """A claim and words that its message holds."""
-    again_at: datetime | None = None
+    requeue_at: datetime | None = None
 
 
-def reported(active: int, **fields: Any) -> Report:
-    return Report(at=NOW, wire=1, term=1, members={"active": active}, **fields)
+def reported(active: int, **fields: Any) -> CoordinatorReport:
+    return CoordinatorReport(at=NOW, wire=1, term=1, members={"active": active}, **fields)

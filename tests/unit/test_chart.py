@@ -18,7 +18,7 @@ import yaml
 import trainyard
 from tools.localcluster.binaries import ensure_binaries
 from trainyard.api.durations import parse_duration
-from trainyard.cluster.leaderelection import Timing
+from trainyard.cluster.leaderelection import LeaseTimings
 
 pytestmark = pytest.mark.timeout(1800)
 """Where no helm is installed, it is built with the cluster's programs."""
@@ -264,7 +264,8 @@ def test_the_charts_times_are_those_the_operator_takes(helm: str) -> None:
     names = {"duration": "lease-duration", "renew_deadline": "renew-deadline"}
     names["retry"] = "retry-period"
     assert (
-        Timing(**{field: parse_duration(told[flag]) for field, flag in names.items()}) == Timing()
+        LeaseTimings(**{field: parse_duration(told[flag]) for field, flag in names.items()})
+        == LeaseTimings()
     )
 
 

@@ -17,8 +17,9 @@ from trainyard.api.reasons import Reason
 from trainyard.lifecycle.desired import Phase
 from trainyard.lifecycle.parties import Standing
 from trainyard.reconcile.metrics import OperatorMetrics
-from trainyard_trainer.contract import Exit, Metric
+from trainyard_trainer.contract.exits import Exit
 from trainyard_trainer.contract.federated import PartyState
+from trainyard_trainer.contract.metrics import Metric
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"

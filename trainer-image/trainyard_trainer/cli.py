@@ -15,14 +15,22 @@ from typing import Annotated, Any
 
 import typer
 
-from trainyard_trainer import contract
 from trainyard_trainer.contract import federated
-from trainyard_trainer.runtime.exits import leave_at_once_on_sigterm
+from trainyard_trainer.contract.config import Direction, JobConfig, Target
+from trainyard_trainer.contract.env import (
+    COORDINATOR_PORT,
+    DATA_DIR,
+    ENV_STATE,
+    STATE_DIR,
+    TERMINATION_LOG,
+    TLS_DIR,
+)
+from trainyard_trainer.runtime.exits import exit_at_once_on_sigterm
 
 STARTED = time.monotonic()
 """About when the process began; a joiner's cost counts from here."""
 
-STATE = os.path.join(contract.STATE_DIR, os.environ.get(contract.ENV_STATE, ""))
+STATE = os.path.join(STATE_DIR, os.environ.get(ENV_STATE, ""))
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -45,22 +53,22 @@ def set_up_logging() -> None:
 
 @app.command()
 def coordinator(
-    port: Annotated[int, typer.Option(help="Port to serve on.")] = contract.COORDINATOR_PORT,
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = COORDINATOR_PORT,
     state: Annotated[str, typer.Option(help="The job's state directory.")] = STATE,
-    tls: Tls = contract.TLS_DIR,
-    last_words: LastWords = contract.TERMINATION_LOG,
+    tls: Tls = TLS_DIR,
+    last_words: LastWords = TERMINATION_LOG,
 ) -> None:
     """Coordinate one job, as its environment says; what the operator's coordinator pods run."""
     from trainyard_trainer.coordinator import pod
 
-    place = pod.Place(port=port, state=state, tls=tls, last_words=last_words)
+    place = pod.ServeOptions(port=port, state=state, tls=tls, last_words=last_words)
     raise typer.Exit(pod.run(os.environ, place))
 
 
 @app.command()
-def worker(tls: Tls = contract.TLS_DIR, last_words: LastWords = contract.TERMINATION_LOG) -> None:
+def worker(tls: Tls = TLS_DIR, last_words: LastWords = TERMINATION_LOG) -> None:
     """Work on one job, as its environment says; what the operator's worker pods run."""
-    leave_at_once_on_sigterm(last_words)
+    exit_at_once_on_sigterm(last_words)
     from trainyard_trainer.elastic import worker as room
 
     room.run(os.environ, started=STARTED, tls=tls, last_words=last_words)
@@ -68,27 +76,27 @@ def worker(tls: Tls = contract.TLS_DIR, last_words: LastWords = contract.TERMINA
 
 @app.command()
 def aggregator(
-    port: Annotated[int, typer.Option(help="Port to serve on.")] = contract.COORDINATOR_PORT,
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = COORDINATOR_PORT,
     state: Annotated[str, typer.Option(help="The job's state directory.")] = STATE,
-    tls: Tls = contract.TLS_DIR,
-    last_words: LastWords = contract.TERMINATION_LOG,
+    tls: Tls = TLS_DIR,
+    last_words: LastWords = TERMINATION_LOG,
 ) -> None:
     """Aggregate one federation, as its environment says; what the operator's pods run."""
-    from trainyard_trainer.coordinator.pod import Place
+    from trainyard_trainer.coordinator.pod import ServeOptions
     from trainyard_trainer.federated.server import process as pod
 
-    place = Place(port=port, state=state, tls=tls, last_words=last_words)
+    place = ServeOptions(port=port, state=state, tls=tls, last_words=last_words)
     raise typer.Exit(pod.run(os.environ, place))
 
 
 @app.command()
 def party(
-    tls: Tls = contract.TLS_DIR,
-    last_words: LastWords = contract.TERMINATION_LOG,
-    data: Annotated[str, typer.Option(help="Folder of the party's own data.")] = contract.DATA_DIR,
+    tls: Tls = TLS_DIR,
+    last_words: LastWords = TERMINATION_LOG,
+    data: Annotated[str, typer.Option(help="Folder of the party's own data.")] = DATA_DIR,
 ) -> None:
     """Take part in one federation, as the environment says; what the operator's pods run."""
-    leave_at_once_on_sigterm(last_words)
+    exit_at_once_on_sigterm(last_words)
     from trainyard_trainer.federated.party import process as room
 
     raise typer.Exit(room.run(os.environ, tls=tls, last_words=last_words, data=data))
@@ -116,12 +124,12 @@ def run(
     seed: Annotated[int, typer.Option()] = 0,
     init: Annotated[str, typer.Option(help="A safetensors file to start from.")] = "",
     output: Annotated[Path | None, typer.Option(help="Folder for model and result.")] = None,
-    target: Annotated[str, typer.Option(help="Stop at metric=goal, or metric<=goal.")] = "",
+    target: Annotated[str, typer.Option(help="Stop at metric=value, or metric<=goal.")] = "",
 ) -> None:
     """Train a Task here, without Kubernetes."""
     from trainyard_trainer import local
 
-    config = contract.JobConfig(
+    config = JobConfig(
         task=task,
         args=_arguments(arg),
         batch_size=batch_size,
@@ -156,18 +164,18 @@ def federate(
     seed: Annotated[int, typer.Option()] = 0,
     init: Annotated[str, typer.Option(help="A safetensors file to start from.")] = "",
     output: Annotated[Path | None, typer.Option(help="Folder for model and result.")] = None,
-    target: Annotated[str, typer.Option(help="Stop at metric=goal, or metric<=goal.")] = "",
+    target: Annotated[str, typer.Option(help="Stop at metric=value, or metric<=goal.")] = "",
 ) -> None:
     """Train a Task over several parties here, without Kubernetes: one process for each."""
     from trainyard_trainer.federated import local
 
     parties = tuple(parse_party(text) for text in party or ("a", "b"))
-    chosen = federated.Optimizer(name=optimizer, lr=lr, args=_arguments(optimizer_arg))
+    chosen = federated.OptimizerConfig(name=optimizer, lr=lr, args=_arguments(optimizer_arg))
     config = federated.FederatedConfig(
         task=task,
         args=_arguments(arg),
         parties=parties,
-        rounds=federated.Rounds(
+        rounds=federated.RoundsConfig(
             max=rounds,
             min_parties=min_parties or len(parties),
             fraction=fraction,
@@ -177,7 +185,7 @@ def federate(
         local_epochs=local_epochs,
         batch_size=batch_size,
         optimizer=chosen if optimizer else None,
-        strategy=federated.Strategy(name=strategy, args=_arguments(strategy_arg)),
+        strategy=federated.StrategyConfig(name=strategy, args=_arguments(strategy_arg)),
         seed=seed,
         init=str(Path(init).resolve()) if init else "",
         target=parse_target(target) if target else None,
@@ -207,12 +215,12 @@ def parse_argument(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def parse_target(text: str) -> contract.Target:
-    """`metric=goal` for at least, `metric<=goal` for at most."""
+def parse_target(text: str) -> Target:
+    """`metric=value` for at least, `metric<=goal` for at most."""
     falling = "<=" in text
     metric, _, goal = text.partition("<=" if falling else "=")
     try:
-        mode = contract.Goal.MIN if falling else contract.Goal.MAX
-        return contract.Target(metric=metric, goal=float(goal), mode=mode)
+        mode = Direction.MIN if falling else Direction.MAX
+        return Target(metric=metric, value=float(goal), direction=mode)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not metric=goal or metric<=goal") from None
+        raise typer.BadParameter(f"{text!r} is not metric=value or metric<=goal") from None

@@ -16,7 +16,7 @@ LINE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class TrainingState:
     """What is shown."""
 
     epoch: float
@@ -25,7 +25,7 @@ class State:
     metrics: dict[str, float | None]
 
     @classmethod
-    def of(cls, source: Any) -> State:
+    def of(cls, source: Any) -> TrainingState:
         """The state of a Replica, or of a worker's Report."""
         epoch = source.cursor.epochs if hasattr(source, "cursor") else source.epoch
         return cls(epoch=epoch, step=source.step, loss=source.loss, metrics=source.metrics)
@@ -42,7 +42,7 @@ class State:
 class Display(Protocol):
     """Shows a state."""
 
-    def show(self, state: State) -> None:
+    def show(self, state: TrainingState) -> None:
         """Show the newest state."""
 
 
@@ -54,7 +54,7 @@ class Bar:
         self._progress = progress
         self._bar = progress.add_task("", total=epochs)
 
-    def show(self, state: State) -> None:
+    def show(self, state: TrainingState) -> None:
         """Move the bar."""
         self._progress.update(self._bar, completed=state.epoch, description=str(state))
 
@@ -67,7 +67,7 @@ class Lines:
         self._console, self._epochs = console, epochs
         self._printed, self._step = 0.0, 0
 
-    def show(self, state: State) -> None:
+    def show(self, state: TrainingState) -> None:
         """Print a line when the last one is old enough and there is something new to say."""
         now = time.monotonic()
         if state.step > self._step and now - self._printed >= LINE_SECONDS:

@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO
 
-from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE
+from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE
 
 FILES = (RESULT_FILE, MODEL_FILE)
 

@@ -13,18 +13,29 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainyard_trainer import contract
-from trainyard_trainer.contract import JobConfig, Plan
-from trainyard_trainer.display import Display, State, showing, summary
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import (
+    ENV_COORDINATOR,
+    ENV_JOB,
+    ENV_NAMESPACE,
+    ENV_NODE,
+    ENV_POD,
+    ENV_POD_IP,
+    MODEL_FILE,
+    RESULT_FILE,
+)
+from trainyard_trainer.contract.exits import Exit
+from trainyard_trainer.contract.plan import Plan
+from trainyard_trainer.display import Display, TrainingState, showing, summary
 from trainyard_trainer.runtime.checkpoint import write_atomically
 from trainyard_trainer.runtime.exits import describe
-from trainyard_trainer.runtime.subprocesses import Processes, run_until_told
+from trainyard_trainer.runtime.subprocesses import Processes, run_until_signalled
 
 NAMESPACE, JOB = "local", "run"
 LOOK_SECONDS = 0.2
 
 
-def run(config: JobConfig, workers: int, output: Path | None) -> contract.Exit:
+def run(config: JobConfig, workers: int, output: Path | None) -> Exit:
     """Train, say how it went, and write model and result to `output` when there is one."""
     try:
         with showing(config.epochs) as display:
@@ -39,9 +50,9 @@ def run(config: JobConfig, workers: int, output: Path | None) -> contract.Exit:
     print(summary(result))
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        write_atomically(output / contract.MODEL_FILE, model)
-        write_atomically(output / contract.RESULT_FILE, json.dumps(result, indent=1).encode())
-    return contract.Exit.OK
+        write_atomically(output / MODEL_FILE, model)
+        write_atomically(output / RESULT_FILE, json.dumps(result, indent=1).encode())
+    return Exit.OK
 
 
 def run_alone(config: JobConfig, display: Display) -> tuple[bytes, dict[str, Any]]:
@@ -54,7 +65,7 @@ def run_alone(config: JobConfig, display: Display) -> tuple[bytes, dict[str, Any
 
     class Watch:
         def committed(self, replica: Replica, *_: object) -> None:
-            display.show(State.of(replica))
+            display.show(TrainingState.of(replica))
 
     replica = build(load(config.task, config.args), config, choose_device())
     replica.notes["born_at"] = time.time()
@@ -69,7 +80,7 @@ def run_with_workers(
 ) -> tuple[bytes, dict[str, Any]]:
     """Train with `workers` processes and a coordinator in this one: model file and result."""
     with tempfile.TemporaryDirectory(prefix="trainyard-") as directory:
-        return run_until_told(_coordinate(config, workers, display, Path(directory)))
+        return run_until_signalled(_coordinate(config, workers, display, Path(directory)))
 
 
 async def _coordinate(
@@ -80,7 +91,7 @@ async def _coordinate(
 
     credentials = Credentials(namespace=NAMESPACE, job=JOB, directory=str(directory / "tls"))
     coordinator = Coordinator(config, 1, directory / "state", credentials)
-    coordinator.members.follow(Plan(generation=1, workers=workers))
+    coordinator.members.set_plan(Plan(generation=1, workers=workers))
     async with (
         coordinator.serving("127.0.0.1", 0) as port,
         Processes(directory) as processes,
@@ -91,19 +102,19 @@ async def _coordinate(
             )
         while not coordinator.members.closed.is_set():
             await asyncio.sleep(LOOK_SECONDS)
-            display.show(State.of(coordinator.progress.report))
+            display.show(TrainingState.of(coordinator.progress.report))
             processes.check()
-        await coordinator.dispersed()
-    model = (directory / "state" / contract.MODEL_FILE).read_bytes()
+        await coordinator.wait_for_workers()
+    model = (directory / "state" / MODEL_FILE).read_bytes()
     return model, coordinator.result
 
 
 def _environment(index: int, port: int) -> dict[str, str]:
     return {
-        contract.ENV_NAMESPACE: NAMESPACE,
-        contract.ENV_JOB: JOB,
-        contract.ENV_POD: f"worker-{index}",
-        contract.ENV_POD_IP: "127.0.0.1",
-        contract.ENV_NODE: "local",
-        contract.ENV_COORDINATOR: f"127.0.0.1:{port}",
+        ENV_NAMESPACE: NAMESPACE,
+        ENV_JOB: JOB,
+        ENV_POD: f"worker-{index}",
+        ENV_POD_IP: "127.0.0.1",
+        ENV_NODE: "local",
+        ENV_COORDINATOR: f"127.0.0.1:{port}",
     }

@@ -73,7 +73,7 @@ class Party:
 
 
 class Task:
-    """What is trained, on what, and how; subclass it and name it in `task.use`.
+    """What is trained, on what, and how; subclass it and name it in `task.entrypoint`.
 
     `task.args` become the arguments of the subclass' constructor. The same Task runs in one
     process, in a DistributedJob of any size and in a FederatedJob.
@@ -155,12 +155,12 @@ def load(use: str, args: Mapping[str, Any], party: Party | None = None) -> Task:
     """
     module_name, _, class_name = use.partition(":")
     if not module_name or not class_name:
-        raise TaskInvalid(f"task.use is {use!r}; write it as module:Class")
+        raise TaskInvalid(f"task.entrypoint is {use!r}; write it as module:Class")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise TaskInvalid(
-            f"task.use is {use!r}, but there is no module {error.name!r} in this image"
+            f"task.entrypoint is {use!r}, but there is no module {error.name!r} in this image"
         ) from None
     task = _make(use, _pick(use, module, class_name), args)
     task.party = party
@@ -175,7 +175,8 @@ def _pick(use: str, module: Any, class_name: str) -> type[Task]:
     names = ", ".join(sorted(n for n in tasks if n != "Task")) or "no Task"
     what = "no class" if found is None else "something that is no Task called"
     raise TaskInvalid(
-        f"task.use is {use!r}, but {module.__name__} has {what} {class_name!r}; it has {names}"
+        f"task.entrypoint is {use!r}, but {module.__name__} has {what} {class_name!r}; "
+        f"it has {names}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
@@ -32,16 +33,16 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     status: Truth
     reason: str
     message: str = ""
-    last_transition_time: str = ""
+    last_transition_time: datetime | None = None
     observed_generation: int = 0
 
 
 def merge_conditions(
-    before: Iterable[Condition], claims: Iterable[Condition], now: str, generation: int
+    before: Iterable[Condition], changes: Iterable[Condition], now: datetime, generation: int
 ) -> list[Condition]:
     """The conditions with `claims` set: the transition time moves only when a status changes."""
     merged: dict[str, Condition] = {c.type: c for c in before}
-    for claim in claims:
+    for claim in changes:
         old = merged.get(claim.type)
         since = old.last_transition_time if old and old.status == claim.status else now
         merged[claim.type] = msgspec.structs.replace(

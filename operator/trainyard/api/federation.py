@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 from trainyard.api.spec import JobSpec, Part, PodTemplate, TargetSpec
@@ -13,10 +14,10 @@ from trainyard.api.status import JobStatus
 class DataRef(Part, frozen=True, kw_only=True):
     """Where a party's own data is."""
 
-    claim: str
+    claim_name: str
 
 
-class Party(Part, frozen=True, kw_only=True):
+class PartySpec(Part, frozen=True, kw_only=True):
     """One participant."""
 
     name: str
@@ -69,7 +70,7 @@ class StrategySpec(Part, frozen=True, kw_only=True):
     args: dict[str, Any] = {}
 
 
-class Update(Part, frozen=True, kw_only=True):
+class UpdateSpec(Part, frozen=True, kw_only=True):
     """What an update is, and what of it is taken."""
 
     compression: str = "None"
@@ -107,20 +108,20 @@ class Privacy(Part, frozen=True, kw_only=True):
 class FederatedJobSpec(JobSpec, frozen=True, kw_only=True):
     """`spec` of a FederatedJob."""
 
-    parties: list[Party]
+    parties: list[PartySpec]
     template: PodTemplate = PodTemplate()
     rounds: Rounds = Rounds()
     training: LocalTraining = LocalTraining()
     strategy: StrategySpec = StrategySpec()
-    update: Update = Update()
+    update: UpdateSpec = UpdateSpec()
     privacy: Privacy | None = None
 
     @property
-    def local_parties(self) -> tuple[Party, ...]:
+    def local_parties(self) -> tuple[PartySpec, ...]:
         """The parties of this cluster, which get pods, by name."""
         return tuple(sorted((p for p in self.parties if not p.external), key=lambda p: p.name))
 
-    def party(self, name: str) -> Party:
+    def party(self, name: str) -> PartySpec:
         """The party of that name; raises KeyError."""
         for party in self.parties:
             if party.name == name:
@@ -137,8 +138,8 @@ class AdmissionStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     parties: list[str] = []
     reason: str = ""
     message: str = ""
-    decided_at: str = ""
-    cooldown_until: str = ""
+    decided_at: datetime | None = None
+    cooldown_until: datetime | None = None
 
     @property
     def desired(self) -> int:
@@ -146,7 +147,7 @@ class AdmissionStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
         return len(self.parties)
 
     @property
-    def grant(self) -> tuple[str, ...]:
+    def assigned(self) -> tuple[str, ...]:
         """What the job holds; compared to see whether it changed."""
         return tuple(self.parties)
 
@@ -163,7 +164,7 @@ class FederatedTrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=Tru
     samples: int = 0
     loss: float | None = None
     evaluation: dict[str, float] = {}
-    at: str = ""
+    at: datetime | None = None
 
 
 class PartyStatus(Part, frozen=True, kw_only=True, omit_defaults=True):

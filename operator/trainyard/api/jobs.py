@@ -43,7 +43,7 @@ class _Resource:
     @property
     def is_durable(self) -> bool:
         """Whether the job's state outlives its coordinator's pod."""
-        return bool(self.spec.state.claim)
+        return bool(self.spec.state.claim_name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class FederatedJob(_Resource):
 
 Job = DistributedJob | FederatedJob
 Status = DistributedJobStatus | FederatedJobStatus
-Holding = ScalingStatus | AdmissionStatus
+Assignment = ScalingStatus | AdmissionStatus
 """What the scheduler decided: how many workers a job has, or which of its parties have room."""
 
 
@@ -101,7 +101,7 @@ def parse_job(raw: Mapping[str, Any]) -> Job:
         raise UnreadableJobError(f"{key}: {error}") from None
 
 
-def holding_of(job: Job) -> Holding:
+def assignment_of(job: Job) -> Assignment:
     """What the status says was decided; nothing before the first decision."""
     match job:
         case DistributedJob():
@@ -113,6 +113,11 @@ def holding_of(job: Job) -> Holding:
 def parse_time(text: str) -> datetime:
     """An RFC 3339 time stamp of the API server, in UTC."""
     return datetime.fromisoformat(text)
+
+
+def whole_seconds(moment: datetime) -> datetime:
+    """The moment as a status keeps it: in UTC, cut to the second as `metav1.Time` is."""
+    return moment.astimezone(UTC).replace(microsecond=0)
 
 
 def format_time(moment: datetime) -> str:

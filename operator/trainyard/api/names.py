@@ -42,7 +42,7 @@ PLURALS: Final[Mapping[str, str]] = {
 }
 """Every kind of job, and the name of its collection."""
 
-Member = int | str
+MemberId = int | str
 """Who a pod of a job stands for besides its coordinator: a worker's index, or a party's name."""
 
 

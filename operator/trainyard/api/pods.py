@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from trainyard.api import names
 from trainyard.api.cluster import GpuPod
 from trainyard.api.jobs import parse_time
-from trainyard.api.names import Key, Member
+from trainyard.api.names import Key, MemberId
 
 FINISHED = ("Succeeded", "Failed")
 DISRUPTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
@@ -85,18 +85,18 @@ class Pod:
     exit_code: int | None = None
     reason: str = ""
     """Why it ended: `OOMKilled`, `Error`, `Evicted`, …"""
-    words: str = ""
+    termination_message: str = ""
     """Its termination message."""
-    trouble: str = ""
+    waiting_reason: str = ""
     """Why it does not start: `ImagePullBackOff`, `Unschedulable`, …"""
-    trouble_message: str = ""
+    waiting_message: str = ""
     ended_at: datetime | None = None
     is_disrupted: bool = False
     """It was ended from outside (drain, preemption, lost node, deletion); never held against the
     job."""
 
     @property
-    def member(self) -> Member:
+    def member(self) -> MemberId:
         """Whose place it takes among the pods of its role."""
         return self.party or self.index
 
@@ -159,7 +159,7 @@ def parse_pod(raw: Mapping[str, Any]) -> Pod:
         resource=resource,
         gpus=gpus,
         **_ending(status),
-        **_trouble(status),
+        **_waiting(status),
         is_disrupted=_is_disrupted(status) or _was_deleted(meta, status),
     )
 
@@ -182,11 +182,14 @@ def _gpus(spec: Mapping[str, Any]) -> tuple[str, int]:
 def _ending(status: Mapping[str, Any]) -> dict[str, Any]:
     ended = _ended(status)
     if ended is None:
-        return {"reason": status.get("reason", ""), "words": status.get("message", "")}
+        return {
+            "reason": status.get("reason", ""),
+            "termination_message": status.get("message", ""),
+        }
     return {
         "exit_code": ended.get("exitCode"),
         "reason": status.get("reason") or ended.get("reason", ""),
-        "words": ended.get("message", ""),
+        "termination_message": ended.get("message", ""),
         "ended_at": _finished_at(ended),
     }
 
@@ -217,17 +220,17 @@ def _was_deleted(meta: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
     return ended_at is not None and ended_at >= parse_time(meta["deletionTimestamp"]) - grace
 
 
-def _trouble(status: Mapping[str, Any]) -> dict[str, Any]:
+def _waiting(status: Mapping[str, Any]) -> dict[str, Any]:
     for container in _containers(status):
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason", "")
         if reason not in ("", "ContainerCreating", "PodInitializing"):
-            return {"trouble": reason, "trouble_message": waiting.get("message", "")}
+            return {"waiting_reason": reason, "waiting_message": waiting.get("message", "")}
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return {
-                "trouble": condition.get("reason", ""),
-                "trouble_message": condition.get("message", ""),
+                "waiting_reason": condition.get("reason", ""),
+                "waiting_message": condition.get("message", ""),
             }
     return {}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from trainyard.api.status import Measurement
-from trainyard_trainer.contract import WIRE_VERSION
+from trainyard_trainer.contract.env import WIRE_VERSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class PartyReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Federation:
+class FederationReport:
     """What only an aggregator says; see `contract.FederatedMetric`."""
 
     round: int = 0
@@ -35,7 +35,7 @@ class Federation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class CoordinatorReport:
     """One reading of a coordinator's metrics; see `contract.Metric` for each figure's meaning."""
 
     at: datetime
@@ -55,7 +55,7 @@ class Report:
     cost_gpu_seconds: float | None = None
     plan_generation: int = 0
     checkpoint_step: int = -1
-    federation: Federation | None = None
+    federation: FederationReport | None = None
     """None from a coordinator of workers."""
     outcome: str = ""
     """`Complete` or `Suspended` once training has ended."""

@@ -21,7 +21,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class TaskRef(Part, frozen=True, kw_only=True):
     """The user's code."""
 
-    use: str
+    entrypoint: str
     args: dict[str, Any] = {}
 
 
@@ -43,14 +43,14 @@ class TargetSpec(Part, frozen=True, kw_only=True):
     """A metric value at which training ends early."""
 
     metric: str
-    goal: float
-    mode: Literal["Max", "Min"] = "Max"
+    value: float
+    direction: Literal["Max", "Min"] = "Max"
 
 
 class StateRef(Part, frozen=True, kw_only=True):
     """Where checkpoints and results outlive the pods."""
 
-    claim: str = ""
+    claim_name: str = ""
 
 
 class Failure(Part, frozen=True, kw_only=True):
@@ -63,7 +63,7 @@ class Failure(Part, frozen=True, kw_only=True):
     rules: list[dict[str, Any]] = []
 
 
-class Coordinator(Part, frozen=True, kw_only=True):
+class CoordinatorSpec(Part, frozen=True, kw_only=True):
     """The coordinator's pod."""
 
     resources: dict[str, Any] = {}
@@ -77,7 +77,7 @@ class JobSpec(Part, frozen=True, kw_only=True):
     adjustments: dict[str, Any] = {}
     state: StateRef = StateRef()
     failure: Failure = Failure()
-    coordinator: Coordinator = Coordinator()
+    coordinator: CoordinatorSpec = CoordinatorSpec()
     suspend: bool = False
     priority_class_name: str = ""
     active_deadline_seconds: int | None = None
@@ -132,7 +132,7 @@ class Scaling(Part, frozen=True, kw_only=True):
 class Checkpoint(Part, frozen=True, kw_only=True):
     """How often the state is made safe."""
 
-    every: str = "2m"
+    interval: str = "2m"
     keep: int = 3
 
 

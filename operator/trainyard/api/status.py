@@ -9,18 +9,20 @@ made, throughput measured); nothing else is remembered anywhere.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 from trainyard.api.conditions import Condition
 from trainyard.api.spec import Part
 
 
-class Failed(Part, frozen=True, kw_only=True, omit_defaults=True):
+class PodFailure(Part, frozen=True, kw_only=True, omit_defaults=True):
     """One pod that failed, counted once."""
 
     pod: str
     uid: str
-    at: str
+    at: datetime
     exit_code: int | None = None
     reason: str = ""
     message: str = ""
@@ -35,9 +37,9 @@ class JobStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     term: int = 0
     restarts: int = 0
     plan_generation: int = 0
-    start_time: str = ""
-    completion_time: str = ""
-    failures: list[Failed] = []
+    start_time: datetime | None = None
+    completion_time: datetime | None = None
+    failures: list[PodFailure] = []
 
 
 class TrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,7 +55,7 @@ class TrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     samples_per_second: float | None = None
     workers: int = 0
     checkpoint_step: int | None = None
-    at: str = ""
+    at: datetime | None = None
 
 
 class Measurement(Part, frozen=True, kw_only=True):
@@ -72,7 +74,7 @@ class Change(Part, frozen=True, kw_only=True, omit_defaults=True):
     from_: int = msgspec.field(name="from")
     to: int
     reason: str
-    decided_at: str
+    decided_at: datetime
     expected_speedup: float | None = None
     measured_speedup: float | None = None
 
@@ -87,15 +89,15 @@ class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     message: str = ""
     expected_speedup: float | None = None
     measured_speedup: float | None = None
-    decided_at: str = ""
-    cooldown_until: str = ""
+    decided_at: datetime | None = None
+    cooldown_until: datetime | None = None
     stall_seconds: float | None = None
     cost_gpu_seconds: float | None = None
     history: list[Change] = []
     profile: list[Measurement] = []
 
     @property
-    def grant(self) -> int:
+    def assigned(self) -> int:
         """What the job holds; compared to see whether it changed."""
         return self.desired
 

@@ -76,19 +76,19 @@ ARGUMENT_BYTES = 96 * 1024
 configuration is one; what else is in it grows with the parties alone, of which there are 256."""
 
 
-class Refusal(NamedTuple):
+class Rejection(NamedTuple):
     """Why a job is not started: the reason of `Accepted`, and the sentence with the mend."""
 
     reason: str
     message: str
 
 
-def refusal(spec: JobSpec) -> Refusal | None:
+def validate(spec: JobSpec) -> Rejection | None:
     """Why a job of this spec is not started; None if it can be."""
-    if message := unsupported(spec):
-        return Refusal("NotSupportedYet", message)
+    if message := unsupported_fields(spec):
+        return Rejection("NotSupportedYet", message)
     if message := _excess(spec):
-        return Refusal("TooLarge", message)
+        return Rejection("TooLarge", message)
     return None
 
 
@@ -115,7 +115,7 @@ def _arguments(spec: JobSpec) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"parties[{party.name}].args", party.args
 
 
-def unsupported(spec: JobSpec) -> str:
+def unsupported_fields(spec: JobSpec) -> str:
     """A sentence naming every field that asks for more than this version has; empty if none."""
     asked: list[str] = []
     if isinstance(spec, DistributedJobSpec):

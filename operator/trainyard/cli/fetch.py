@@ -20,7 +20,7 @@ from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.cluster.execute import CommandError, execute
 from trainyard.render.fetch_pod import fetch_pod
 from trainyard.render.ownership import labels_of
-from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, Role
+from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE, Role
 
 CONTAINER = "trainer"
 EXPORT = ("trainyard-trainer", "export")
@@ -68,8 +68,8 @@ async def _source(client: KubeClient, job: Job) -> AsyncIterator[Pod]:
         return
     if not job.is_durable:
         raise FetchError(
-            f"{job.key} has no running coordinator and no spec.state.claim: its result is gone. "
-            "Give the next run a claim, or a longer spec.ttlSecondsAfterFinished."
+            f"{job.key} has no running coordinator and no spec.state.claimName: its result is "
+            "gone. Give the next run a claim, or a longer spec.ttlSecondsAfterFinished."
         )
     pods = collection("v1", "pods", job.key.namespace)
     name = f"{job.key.name}-fetch-{secrets.token_hex(3)}"
@@ -96,7 +96,7 @@ async def _started(client: KubeClient, path: str) -> Pod:
         if pod.is_running:
             return pod
         if pod.is_finished or asyncio.get_running_loop().time() > deadline:
-            trouble = pod.trouble_message or pod.reason or pod.phase
+            trouble = pod.waiting_message or pod.reason or pod.phase
             raise FetchError(f"the pod {pod.name} that reads the claim did not start: {trouble}")
         await asyncio.sleep(0.5)
 

@@ -22,7 +22,7 @@ from trainyard.cluster.certificates import (
 )
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.render.secrets import authority_secret
-from trainyard_trainer.contract import Role
+from trainyard_trainer.contract.env import Role
 
 REMEMBERED = 512
 """Authorities kept in memory; any other is read again when needed."""

@@ -18,7 +18,7 @@ from trainyard.api.pods import Pod
 
 PodKey = tuple[str, str]
 
-REMEMBERED = 8192
+MAX_TOMBSTONES = 8192
 """Uids of deleted objects; only those of the last seconds matter."""
 
 
@@ -31,7 +31,7 @@ class Names:
     nodes: frozenset[str]
 
 
-class Mirror:
+class ClusterCache:
     """Jobs, pods, nodes and priority classes by name."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Mirror:
 
     def drop_job(self, key: Key, uid: str = "") -> Job | None:
         """Forget the job unless another of the same name has taken its place."""
-        self._bury(uid)
+        self._mark_deleted(uid)
         known = self.jobs.get(key)
         if known is None or (uid and known.uid != uid):
             return None
@@ -95,7 +95,7 @@ class Mirror:
 
     def drop_pod(self, place: PodKey, uid: str = "") -> Pod | None:
         """Forget the pod unless another of the same name has taken its place."""
-        self._bury(uid)
+        self._mark_deleted(uid)
         known = self._pods.get(place)
         if known is None or (uid and known.uid != uid):
             return None
@@ -153,8 +153,8 @@ class Mirror:
             self.drop_node(name)
         return dirty
 
-    def _bury(self, uid: str) -> None:
+    def _mark_deleted(self, uid: str) -> None:
         if uid:
             self._gone[uid] = None
-            if len(self._gone) > REMEMBERED:
+            if len(self._gone) > MAX_TOMBSTONES:
                 self._gone.popitem(last=False)

@@ -23,7 +23,7 @@ from kubernetes.aio import config as kube_config
 
 from trainyard.api.names import FIELD_MANAGER
 from trainyard.cluster.sockets import UNACKNOWLEDGED_SECONDS, socket_factory
-from trainyard.cluster.throttle import Lane, Throttle
+from trainyard.cluster.throttle import Priority, Throttle
 
 Object = dict[str, Any]
 
@@ -178,7 +178,7 @@ class KubeClient:
         body: Object | None = None,
         content_type: str = JSON,
         accept: str = JSON,
-        lane: Lane = Lane.WORK,
+        lane: Priority = Priority.WORK,
     ) -> Object:
         """One request; postponed ones (429, 503, no connection) are tried again for a while."""
         data = None if body is None else msgspec.json.encode(body)
@@ -235,7 +235,7 @@ class KubeClient:
         """A new object in the collection at `path`."""
         return await self.request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=body)
 
-    async def apply(self, path: str, body: Object, *, lane: Lane = Lane.WORK) -> Object:
+    async def apply(self, path: str, body: Object, *, lane: Priority = Priority.WORK) -> Object:
         """Server-side apply: the object at `path` gets, and keeps only, the fields of `body`."""
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self.request(

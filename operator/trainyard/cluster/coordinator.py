@@ -15,12 +15,12 @@ import msgspec
 
 from trainyard.api.names import Key, service_name
 from trainyard.api.pods import Pod
-from trainyard.api.report import Report
+from trainyard.api.report import CoordinatorReport
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.portforward import forward
 from trainyard.cluster.scrape import parse_report
 from trainyard.render.trainer_config import AnyPlan
-from trainyard_trainer.contract import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN
+from trainyard_trainer.contract.env import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3, sock_connect=3)
 MAX_ANSWER_BYTES = 1 << 18
@@ -35,16 +35,18 @@ class UnreachableError(Exception):
     """The coordinator did not answer, or not as one."""
 
 
-class StrangerError(UnreachableError):
+class PeerIdentityError(UnreachableError):
     """Whoever listens there does not show the coordinator's certificate."""
 
 
 class StalePlanError(Exception):
     """The coordinator has a plan of a higher generation, or of a later operator."""
 
-    def __init__(self, generation: int, leadership: int = 0) -> None:
-        super().__init__(f"the coordinator has plan {generation} of term {leadership} already")
-        self.generation, self.leadership = generation, leadership
+    def __init__(self, generation: int, fencing_token: int = 0) -> None:
+        super().__init__(
+            f"the coordinator already follows Plan {generation} (fencing token {fencing_token})"
+        )
+        self.generation, self.fencing_token = generation, fencing_token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ class Coordinators:
     def __init__(self, client: KubeClient, *, is_direct: bool) -> None:
         self._client = client
         self._is_direct = is_direct
-        self._open: OrderedDict[str, _Link] = OrderedDict()
+        self._open: OrderedDict[str, _Connection] = OrderedDict()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -91,7 +93,7 @@ class Coordinators:
         """Whether a connection stands, so that no certificate need be made for a new one."""
         return pod_uid in self._open
 
-    async def knock(self, address: Address) -> None:
+    async def probe(self, address: Address) -> None:
         """See that somebody listens, before a certificate is made for a connection; raises.
 
         A coordinator's process listens a moment after its pod runs, and TLS costs a hundred times
@@ -106,7 +108,9 @@ class Coordinators:
             raise UnreachableError(f"{type(error).__name__}: {error}") from error
         writer.close()
 
-    async def scrape(self, address: Address, tls: ssl.SSLContext | None, now: datetime) -> Report:
+    async def scrape(
+        self, address: Address, tls: ssl.SSLContext | None, now: datetime
+    ) -> CoordinatorReport:
         """Read the metrics; raises UnreachableError."""
         async with self._request(address, tls, "GET", PATH_METRICS) as response:
             text = await _read(response)
@@ -148,12 +152,12 @@ class Coordinators:
                 yield response
         except aiohttp.ClientSSLError as error:
             await self.forget(address.pod.uid)
-            raise StrangerError(f"{type(error).__name__}: {error}") from error
+            raise PeerIdentityError(f"{type(error).__name__}: {error}") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             await self.forget(address.pod.uid)
             raise UnreachableError(f"{type(error).__name__}: {error}") from error
 
-    async def _link(self, address: Address, tls: ssl.SSLContext | None) -> _Link:
+    async def _link(self, address: Address, tls: ssl.SSLContext | None) -> _Connection:
         uid = address.pod.uid
         if uid in self._open:
             self._open.move_to_end(uid)
@@ -165,7 +169,7 @@ class Coordinators:
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls, limit=1), timeout=TIMEOUT)
         )
-        link = _Link(key=address.key, host=host, session=session, stack=stack)
+        link = _Connection(key=address.key, host=host, session=session, stack=stack)
         self._open[uid] = link
         if len(self._open) > MAX_SESSIONS:
             _, oldest = self._open.popitem(last=False)
@@ -180,7 +184,7 @@ class Coordinators:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Link:
+class _Connection:
     key: Key
     host: str
     session: aiohttp.ClientSession
@@ -202,7 +206,8 @@ def _refusal(text: bytes) -> StalePlanError:
     try:
         told = msgspec.json.decode(text)
         return StalePlanError(
-            min(int(told["generation"]), MAX_COUNT), min(int(told.get("leadership", 0)), MAX_COUNT)
+            min(int(told["generation"]), MAX_COUNT),
+            min(int(told.get("fencingToken", 0)), MAX_COUNT),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UnreachableError(f"plan refused without a generation: {_short(text)}") from None

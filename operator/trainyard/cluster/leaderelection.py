@@ -17,7 +17,7 @@ WHOLE = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class LeaseTimings:
     """How long a Lease holds; raises ValueError that names the flag to mend."""
 
     duration: timedelta = timedelta(seconds=15)
@@ -41,7 +41,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class LeaderElectionRecord:
     """What a Lease says."""
 
     version: str = ""
@@ -54,27 +54,27 @@ class Record:
     transitions: int = 0
 
     @property
-    def leadership(self) -> int:
+    def fencing_token(self) -> int:
         """The holder's term of office: each holder's is higher than all before it, from 1."""
         return self.transitions + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
+class ObservedRecord:
     """A record, and when this process first saw it so."""
 
-    record: Record
+    record: LeaderElectionRecord
     since: float
 
 
-def see(last: Sighting | None, record: Record, at: float) -> Sighting:
+def observe(last: ObservedRecord | None, record: LeaderElectionRecord, at: float) -> ObservedRecord:
     """What a reading adds: one that found nothing new leaves the time as it was."""
     if last is not None and last.record == record:
         return last
-    return Sighting(record=record, since=at)
+    return ObservedRecord(record=record, since=at)
 
 
-def may_take(sighting: Sighting, at: float) -> bool:
+def may_take(sighting: ObservedRecord, at: float) -> bool:
     """Whether nobody holds the Lease, or its holder has been silent for its duration.
 
     The duration is the holder's own: during an upgrade the replicas may have different ones.
@@ -83,7 +83,9 @@ def may_take(sighting: Sighting, at: float) -> bool:
     return not record.holder or at >= sighting.since + record.duration_seconds
 
 
-def claimed(record: Record, identity: str, timing: Timing, now: str, least: int = 0) -> Record:
+def acquired(
+    record: LeaderElectionRecord, identity: str, timing: LeaseTimings, now: str, least: int = 0
+) -> LeaderElectionRecord:
     """The record that makes `identity` the holder, or keeps it.
 
     `least` is the term of office that this process has had already: who holds a Lease that was
@@ -91,7 +93,7 @@ def claimed(record: Record, identity: str, timing: Timing, now: str, least: int 
     """
     is_kept = record.holder == identity
     counted = record.transitions + (0 if is_kept or not record.version else 1)
-    return Record(
+    return LeaderElectionRecord(
         version=record.version,
         holder=identity,
         duration_seconds=int(timing.duration.total_seconds()),
@@ -101,6 +103,6 @@ def claimed(record: Record, identity: str, timing: Timing, now: str, least: int 
     )
 
 
-def released(record: Record, now: str) -> Record:
+def released(record: LeaderElectionRecord, now: str) -> LeaderElectionRecord:
     """The record that lets another take the Lease at once."""
     return replace(record, holder="", duration_seconds=1, renewed_at=now)

@@ -16,13 +16,13 @@ from typing import Any
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.cluster.leaderelection import (
     JITTER,
-    Record,
-    Sighting,
-    Timing,
-    claimed,
+    LeaderElectionRecord,
+    LeaseTimings,
+    ObservedRecord,
+    acquired,
     may_take,
+    observe,
     released,
-    see,
 )
 
 log = logging.getLogger(__name__)
@@ -52,20 +52,20 @@ class Election:
         namespace: str,
         name: str,
         identity: str,
-        timing: Timing,
+        timing: LeaseTimings,
         clock: Callable[[], float] = boottime,
     ) -> None:
         self._client, self._clock = client, clock
         self._collection = collection(API_VERSION, "leases", namespace)
         self._namespace, self._name = namespace, name
         self._identity, self._timing = identity, timing
-        self._seen: Sighting | None = None
+        self._seen: ObservedRecord | None = None
         self._is_read = False
         """Whether the last sighting is the newest record, as far as this process can know."""
         self._until = NEVER
         self.elected = asyncio.Event()
         """Set when this process has become the leader; it ends rather than become another's."""
-        self.leadership = 0
+        self.fencing_token = 0
         """This process' term of office; 0 before it is elected."""
 
     @property
@@ -83,7 +83,9 @@ class Election:
         """Wait for the Lease, then renew it; raises LeadershipLost when that fails for too long."""
         while not await self._try():
             await self._pause()
-        log.info("%s holds the Lease %s, term %d", self._identity, self, self.leadership)
+        log.info(
+            "%s holds the Lease %s, fencing token %d", self._identity, self, self.fencing_token
+        )
         self.elected.set()
         while True:
             await self._pause()
@@ -131,7 +133,7 @@ class Election:
 
     async def _attempt(self) -> bool:
         if self._seen is None or not self._is_read or not self.elected.is_set():
-            self._seen = see(self._seen, await self._read(), self._clock())
+            self._seen = observe(self._seen, await self._read(), self._clock())
         record, asked_at = self._seen.record, self._clock()
         if record.holder != self._identity:
             # One that was deleted is made again; one that another took ends this process.
@@ -140,10 +142,10 @@ class Election:
                 raise LeadershipLost(f"the Lease {self} was taken by {record.holder or 'nobody'}")
             if not may_take(self._seen, asked_at):
                 return False
-        wanted = claimed(record, self._identity, self._timing, _now(), self.leadership)
+        wanted = acquired(record, self._identity, self._timing, _now(), self.fencing_token)
         stored = await self._write(wanted)
-        self._seen, self._is_read = Sighting(record=stored, since=asked_at), True
-        self.leadership = stored.leadership
+        self._seen, self._is_read = ObservedRecord(record=stored, since=asked_at), True
+        self.fencing_token = stored.fencing_token
         # From when it was asked: the answer may have taken long.
         self._until = asked_at + self._timing.renew_deadline.total_seconds()
         return True
@@ -152,15 +154,15 @@ class Election:
         seconds = self._timing.retry.total_seconds()
         await asyncio.sleep(seconds * random.uniform(1.0, JITTER))  # noqa: S311 - jitter
 
-    async def _read(self) -> Record:
+    async def _read(self) -> LeaderElectionRecord:
         try:
             return _parse(await self._client.get(f"{self._collection}/{self._name}"))
         except ApiError as error:
             if error.is_missing:
-                return Record()
+                return LeaderElectionRecord()
             raise
 
-    async def _write(self, record: Record) -> Record:
+    async def _write(self, record: LeaderElectionRecord) -> LeaderElectionRecord:
         """Create or replace; a Lease that somebody wrote meanwhile is a conflict."""
         body = _manifest(record, self._namespace, self._name)
         if not record.version:
@@ -169,9 +171,9 @@ class Election:
         return _parse(await self._client.request("PUT", path, body=body))
 
 
-def _parse(lease: dict[str, Any]) -> Record:
+def _parse(lease: dict[str, Any]) -> LeaderElectionRecord:
     spec = lease.get("spec", {})
-    return Record(
+    return LeaderElectionRecord(
         version=lease["metadata"]["resourceVersion"],
         holder=spec.get("holderIdentity", ""),
         duration_seconds=spec.get("leaseDurationSeconds", 0),
@@ -181,7 +183,7 @@ def _parse(lease: dict[str, Any]) -> Record:
     )
 
 
-def _manifest(record: Record, namespace: str, name: str) -> dict[str, Any]:
+def _manifest(record: LeaderElectionRecord, namespace: str, name: str) -> dict[str, Any]:
     meta = {"name": name, "namespace": namespace}
     if record.version:
         meta["resourceVersion"] = record.version

@@ -13,10 +13,10 @@ from datetime import datetime
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from trainyard.api.report import Federation, PartyReport, Report
+from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
 from trainyard.api.status import Measurement
-from trainyard_trainer.contract import Metric
 from trainyard_trainer.contract.federated import FederatedMetric
+from trainyard_trainer.contract.metrics import Metric
 
 MAX_CONFIGURATIONS = 64
 MAX_EVALUATIONS = 32
@@ -36,11 +36,11 @@ MAX_RATE = 1e15
 Sample = tuple[dict[str, str], float]
 
 
-def parse_report(text: str, at: datetime) -> Report:
+def parse_report(text: str, at: datetime) -> CoordinatorReport:
     """Read the figures; raises ValueError when the text is not OpenMetrics."""
     found = _samples(text)
     one = _Figures(found)
-    return Report(
+    return CoordinatorReport(
         at=at,
         wire=int(one.label(Metric.INFO, "wire") or 0),
         term=one.count(Metric.TERM),
@@ -109,13 +109,13 @@ def _profile(found: dict[str, list[Sample]]) -> Iterable[Measurement]:
             )
 
 
-def _federation(found: dict[str, list[Sample]], one: _Figures) -> Federation | None:
+def _federation(found: dict[str, list[Sample]], one: _Figures) -> FederationReport | None:
     """What only an aggregator says; None when nothing of it is there."""
     metric = FederatedMetric
     if metric.ROUND not in found:
         return None
     best = one.number(metric.BEST_ROUND)
-    return Federation(
+    return FederationReport(
         round=one.count(metric.ROUND),
         rounds_lost=one.count(f"{metric.ROUNDS_LOST}_total"),
         best_round=None if best is None else _whole(best),

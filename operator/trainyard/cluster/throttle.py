@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from enum import IntEnum
 
 
-class Lane(IntEnum):
+class Priority(IntEnum):
     """Who waits with whom."""
 
     WORK = 0
@@ -34,7 +34,7 @@ class Throttle:
         self._floor, self._ceiling = floor, ceiling
         self._under_way = 0
         self._waiting: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque())
-        self._turn = Lane.STATUS
+        self._turn = Priority.STATUS
 
     @property
     def limit(self) -> int:
@@ -42,7 +42,7 @@ class Throttle:
         return int(self._limit)
 
     @asynccontextmanager
-    async def slot(self, lane: Lane) -> AsyncIterator[None]:
+    async def slot(self, lane: Priority) -> AsyncIterator[None]:
         """Hold one request's place; waits while the limit is reached."""
         await self._enter(lane)
         try:
@@ -59,7 +59,7 @@ class Throttle:
         """The server answered 429 or is overloaded: half as many."""
         self._limit = max(self._floor, self._limit / 2)
 
-    async def _enter(self, lane: Lane) -> None:
+    async def _enter(self, lane: Priority) -> None:
         if self._under_way < self.limit and not any(self._waiting):
             self._under_way += 1
             return
@@ -79,11 +79,11 @@ class Throttle:
             place.set_result(None)
 
     def _next(self) -> asyncio.Future[None] | None:
-        for lane in (self._turn, Lane(1 - self._turn)):
+        for lane in (self._turn, Priority(1 - self._turn)):
             queue = self._waiting[lane]
             while queue:
                 place = queue.popleft()
                 if not place.done():
-                    self._turn = Lane(1 - lane)
+                    self._turn = Priority(1 - lane)
                     return place
         return None

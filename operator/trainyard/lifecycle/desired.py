@@ -8,9 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 
 from trainyard.api.conditions import Condition
-from trainyard.api.names import Member
-from trainyard.api.status import Failed
-from trainyard_trainer.contract import LastWords
+from trainyard.api.names import MemberId
+from trainyard.api.status import PodFailure
+from trainyard_trainer.contract.exits import TerminationMessage
 
 
 def earliest(*moments: datetime | None) -> datetime | None:
@@ -33,7 +33,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class DesiredPods:
     """The pods a job should have."""
 
     coordinator: bool = False
@@ -47,30 +47,30 @@ class Wish:
     """Finished pods stay, so that their logs can be read."""
 
     @property
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[MemberId]:
         """The workers or parties that should have pods."""
         return self.parties or range(self.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class DesiredState:
     """Everything that follows from one look at a job."""
 
     phase: Phase
-    wish: Wish = Wish()
-    claims: tuple[Condition, ...] = ()
+    pods: DesiredPods = DesiredPods()
+    conditions: tuple[Condition, ...] = ()
     suspend: bool = False
     """The coordinator should checkpoint and stop."""
     release: str = ""
     """Why the job gives up its GPUs; empty while it keeps them."""
     refuse_start: bool = False
     """Whether it must stand back before it is admitted again."""
-    failures: list[Failed] = field(default_factory=list)
+    failures: list[PodFailure] = field(default_factory=list)
     restarts: int = 0
     started: bool = False
     completed: bool = False
-    final: LastWords | None = None
+    termination_message: TerminationMessage | None = None
     """What a complete training's last words report."""
     delete_job: bool = False
     """Its time to live after the end is over."""
-    again_at: datetime | None = None
+    requeue_at: datetime | None = None

@@ -10,37 +10,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from trainyard.api.names import Member
+from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod
-from trainyard.api.podset import Roster
-from trainyard.lifecycle.desired import Wish, earliest
+from trainyard.api.podset import JobPods
+from trainyard.lifecycle.desired import DesiredPods, earliest
 from trainyard.lifecycle.failures import is_failure
-from trainyard_trainer.contract import Role
+from trainyard_trainer.contract.env import Role
 
 TERM_PAUSE = timedelta(milliseconds=200)
 """The status is on its way; the reconcile that writes it has no event of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
+class PodToCreate:
     """A pod to create: its place, and the attempt that makes its name new."""
 
     role: Role
-    member: Member
+    member: MemberId
     """A worker's index or a party's name; 0 for the coordinator."""
     attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
+class PodActions:
     """What to do now, and when to look again if nothing else happens."""
 
-    create: tuple[Slot, ...] = ()
+    create: tuple[PodToCreate, ...] = ()
     delete: tuple[Pod, ...] = ()
-    again_at: datetime | None = None
+    requeue_at: datetime | None = None
 
 
-def plan(wish: Wish, roster: Roster, recorded: frozenset[str], term: int, now: datetime) -> Steps:
+def pod_actions(
+    wish: DesiredPods, roster: JobPods, recorded: frozenset[str], term: int, now: datetime
+) -> PodActions:
     """The steps from `roster` towards `wish`.
 
     `recorded` are the uids of failures that the status holds: only then may a failed pod go, so
@@ -54,30 +56,30 @@ def plan(wish: Wish, roster: Roster, recorded: frozenset[str], term: int, now: d
     is_early = wish.replace_at is not None and now < wish.replace_at
     gone = (*_unwanted(wish, roster), *_done(wish, roster, recorded))
     delete = tuple(p for p in gone if p.role != Role.COORDINATOR or p.attempt <= term)
-    return Steps(
+    return PodActions(
         create=() if is_early else tuple(missing),
         delete=delete,
-        again_at=earliest(
+        requeue_at=earliest(
             wish.replace_at if is_early and missing else None,
             now + TERM_PAUSE if len(delete) < len(gone) else None,
         ),
     )
 
 
-def _missing(wish: Wish, roster: Roster, term: int) -> list[Slot]:
+def _missing(wish: DesiredPods, roster: JobPods, term: int) -> list[PodToCreate]:
     slots = []
     if wish.coordinator and roster.coordinator is None:
         attempt = max(term, roster.term) + 1
-        slots.append(Slot(role=Role.COORDINATOR, member=0, attempt=attempt))
+        slots.append(PodToCreate(role=Role.COORDINATOR, member=0, attempt=attempt))
     role = Role.PARTY if wish.parties else Role.WORKER
     for member in wish.members:
         if member not in roster.members:
             attempt = roster.attempts.get((role, member), 0) + 1
-            slots.append(Slot(role=role, member=member, attempt=attempt))
+            slots.append(PodToCreate(role=role, member=member, attempt=attempt))
     return slots
 
 
-def _unwanted(wish: Wish, roster: Roster) -> list[Pod]:
+def _unwanted(wish: DesiredPods, roster: JobPods) -> list[Pod]:
     """Live pods beyond the wish; the highest indices go first by construction."""
     extra = list(roster.surplus)
     if wish.keeps_live:
@@ -88,7 +90,7 @@ def _unwanted(wish: Wish, roster: Roster) -> list[Pod]:
     return extra
 
 
-def _done(wish: Wish, roster: Roster, recorded: frozenset[str]) -> list[Pod]:
+def _done(wish: DesiredPods, roster: JobPods, recorded: frozenset[str]) -> list[Pod]:
     """Finished pods whose end is known; they hold nothing but their names and logs.
 
     One stays until its place is taken again: its attempt is what makes the next name new.
@@ -103,7 +105,7 @@ def _done(wish: Wish, roster: Roster, recorded: frozenset[str]) -> list[Pod]:
     ]
 
 
-def _is_spent(pod: Pod, wish: Wish) -> bool:
+def _is_spent(pod: Pod, wish: DesiredPods) -> bool:
     """Whether it goes though finished pods stay: a coordinator may fail again and again meanwhile.
 
     Failures beyond those that a status remembers are counted only once older pods have gone.
@@ -111,7 +113,7 @@ def _is_spent(pod: Pod, wish: Wish) -> bool:
     return wish.coordinator and pod.role == Role.COORDINATOR and is_failure(pod)
 
 
-def _is_vacant(pod: Pod, wish: Wish, roster: Roster) -> bool:
+def _is_vacant(pod: Pod, wish: DesiredPods, roster: JobPods) -> bool:
     """Whether the pod's place is wanted and nobody is there."""
     if pod.role == Role.COORDINATOR:
         return wish.coordinator and roster.coordinator is None

@@ -14,13 +14,13 @@ import msgspec
 from trainyard.api.federation import (
     AdmissionStatus,
     FederatedTrainingStatus,
-    Party,
+    PartySpec,
     PartyStatus,
 )
-from trainyard.api.jobs import FederatedJob, format_time
+from trainyard.api.jobs import FederatedJob, whole_seconds
 from trainyard.api.pods import Pod
-from trainyard.api.podset import Roster
-from trainyard.api.report import Federation, PartyReport, Report
+from trainyard.api.podset import JobPods
+from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
 from trainyard_trainer.contract.federated import PartyState
 
 _HERE: Final = frozenset(PartyState) - {PartyState.ABSENT}
@@ -40,7 +40,7 @@ class Standing(StrEnum):
 
 
 def party_statuses(
-    job: FederatedJob, roster: Roster, held: AdmissionStatus, report: Report | None
+    job: FederatedJob, roster: JobPods, held: AdmissionStatus, report: CoordinatorReport | None
 ) -> list[PartyStatus]:
     """Each party of the spec, by name; figures that nobody reports now stay as they were."""
     before = {party.name: party for party in job.status.parties}
@@ -59,7 +59,7 @@ def party_statuses(
 
 
 def _party_status(
-    party: Party,
+    party: PartySpec,
     pod: Pod | None,
     has_room: bool,
     told: Mapping[str, PartyReport],
@@ -76,7 +76,7 @@ def _party_status(
     )
 
 
-def _state(party: Party, pod: Pod | None, has_room: bool, said: PartyReport) -> str:
+def _state(party: PartySpec, pod: Pod | None, has_room: bool, said: PartyReport) -> str:
     if party.external:
         return said.state if said.state in _HERE else Standing.AWAITS_ENROLMENT
     if pod is None:
@@ -116,7 +116,7 @@ def _last_refusal(status: PartyStatus, said: PartyReport, refused: int) -> str:
     return max(sorted(said.refused), key=lambda reason: said.refused[reason])
 
 
-def rounds_of(report: Report, federation: Federation) -> FederatedTrainingStatus:
+def rounds_of(report: CoordinatorReport, federation: FederationReport) -> FederatedTrainingStatus:
     """The aggregator's report, as the status tells it."""
     here = sum(party.state in _HERE for party in federation.parties.values())
     seconds = federation.round_seconds
@@ -130,5 +130,5 @@ def rounds_of(report: Report, federation: Federation) -> FederatedTrainingStatus
         samples=report.samples,
         loss=None if report.loss is None else round(report.loss, 6),
         evaluation={k: round(v, 6) for k, v in sorted(report.evaluation.items())},
-        at=format_time(report.at),
+        at=whole_seconds(report.at),
     )

@@ -12,25 +12,32 @@ from datetime import datetime, timedelta
 from trainyard.api.conditions import Condition, Type, is_true
 from trainyard.api.durations import parse_duration
 from trainyard.api.federation import AdmissionStatus
-from trainyard.api.jobs import FederatedJob, Job, parse_time
-from trainyard.api.podset import MEMBERS
+from trainyard.api.jobs import FederatedJob, Job
+from trainyard.api.podset import MEMBER_ROLES
 from trainyard.api.reasons import Reason
-from trainyard.api.validation import refusal
+from trainyard.api.validation import validate
 from trainyard.lifecycle.conditions import (
-    accepted,
-    claim,
-    degraded_claim,
-    durability,
-    rescaling_claims,
-    running_claim,
-    standing_claims,
+    accepted_condition,
+    condition,
+    degraded_condition,
+    durability_condition,
+    idle_conditions,
+    rescaling_conditions,
+    running_condition,
 )
-from trainyard.lifecycle.desired import Phase, Verdict, Wish, earliest
-from trainyard.lifecycle.observation import Look, has_run, running_phase, start_limit, trouble_of
-from trainyard_trainer.contract import LastWords, Result, Role
+from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase, earliest
+from trainyard.lifecycle.observation import (
+    Observation,
+    has_run,
+    running_phase,
+    start_limit,
+    trouble_of,
+)
+from trainyard_trainer.contract.env import Role
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 
-def judge(look: Look) -> Verdict:
+def evaluate(look: Observation) -> DesiredState:
     """The verdict of the first stage that applies."""
     for stage in (_finished, _refused, _ended, _overdue):
         if (verdict := stage(look)) is not None:
@@ -38,32 +45,32 @@ def judge(look: Look) -> Verdict:
     return _with_deadline(look, _unfinished(look))
 
 
-def _unfinished(look: Look) -> Verdict:
-    for stage in (_completing, _suspended, _waiting, _late):
+def _unfinished(look: Observation) -> DesiredState:
+    for stage in (_completing, _suspended, _waiting, _start_timed_out):
         if (verdict := stage(look)) is not None:
             return verdict
     return _running(look)
 
 
-def _with_deadline(look: Look, verdict: Verdict) -> Verdict:
+def _with_deadline(look: Observation, verdict: DesiredState) -> DesiredState:
     """The verdict, looked at again when something of it is due; what is past would spin."""
-    times = (verdict.again_at, _deadline(look.job))
-    return replace(verdict, again_at=earliest(*(t for t in times if t and t > look.now)))
+    times = (verdict.requeue_at, _deadline(look.job))
+    return replace(verdict, requeue_at=earliest(*(t for t in times if t and t > look.now)))
 
 
-def _finished(look: Look) -> Verdict | None:
+def _finished(look: Observation) -> DesiredState | None:
     job = look.job
     if not job.is_finished:
         return None
-    ended_at = parse_time(job.status.completion_time) if job.status.completion_time else look.now
+    ended_at = job.status.completion_time or look.now
     is_complete = is_true(job.status.conditions, Type.COMPLETE)
     expires_at = _expiry(job, ended_at)
-    grace_until = ended_at + look.limits.finish_grace
+    grace_until = ended_at + look.timeouts.finish_grace
     in_grace = is_complete and look.now < grace_until
-    return Verdict(
+    return DesiredState(
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
-        wish=Wish(
-            coordinator=is_complete and not job.is_durable and look.roster.coordinator is not None,
+        pods=DesiredPods(
+            coordinator=is_complete and not job.is_durable and look.pods.coordinator is not None,
             keeps_live=in_grace,
             keeps_finished=True,
         ),
@@ -71,7 +78,7 @@ def _finished(look: Look) -> Verdict | None:
         failures=job.status.failures,
         restarts=job.status.restarts,
         delete_job=expires_at is not None and look.now >= expires_at,
-        again_at=earliest(grace_until if in_grace else None, expires_at),
+        requeue_at=earliest(grace_until if in_grace else None, expires_at),
     )
 
 
@@ -81,20 +88,20 @@ def _expiry(job: Job, ended_at: datetime) -> datetime | None:
     return None if ttl is None else ended_at + timedelta(seconds=ttl)
 
 
-def _refused(look: Look) -> Verdict | None:
-    refused = refusal(look.job.spec)
+def _refused(look: Observation) -> DesiredState | None:
+    refused = validate(look.job.spec)
     if not refused or look.job.status.start_time:
         return None  # a job that trains is not stopped for a field that is not followed: it is told
-    return Verdict(
+    return DesiredState(
         phase=Phase.PENDING,
-        claims=(claim(Type.ACCEPTED, "False", *refused),),
+        conditions=(condition(Type.ACCEPTED, "False", *refused),),
         release=refused.message,
         failures=look.job.status.failures,
         restarts=look.job.status.restarts,
     )
 
 
-def _ended(look: Look) -> Verdict | None:
+def _ended(look: Observation) -> DesiredState | None:
     """Complete, or failed for good."""
     if (final := _outcome(look)) is not None:
         return _end(look, Type.COMPLETE, "TrainingComplete", _summary(final.metrics), final)
@@ -103,24 +110,24 @@ def _ended(look: Look) -> Verdict | None:
     return None
 
 
-def _outcome(look: Look) -> LastWords | None:
+def _outcome(look: Observation) -> TerminationMessage | None:
     """The last words of a training that is complete and whose result is safe; None before."""
-    by_coordinator = look.roster.ended(Result.COMPLETE, Role.COORDINATOR)
+    by_coordinator = look.pods.ended(Result.COMPLETE, Role.COORDINATOR)
     if by_coordinator:
         return by_coordinator[-1][1]
     if look.job.is_durable:
         return None  # the coordinator itself says when the claim has everything
     report = look.report
     if report is not None and report.outcome == Result.COMPLETE:
-        return LastWords(
+        return TerminationMessage(
             result=Result.COMPLETE,
             step=report.federation.round if report.federation else report.step,
             samples=report.samples,
             metrics=dict(report.evaluation),
         )
-    if isinstance(look.job, FederatedJob) and look.roster.coordinator is not None:
+    if isinstance(look.job, FederatedJob) and look.pods.coordinator is not None:
         return None  # a party knows its own figures only; the aggregator is still there to be read
-    by_member = look.roster.ended(Result.COMPLETE, *MEMBERS)
+    by_member = look.pods.ended(Result.COMPLETE, *MEMBER_ROLES)
     return max((words for _, words in by_member), key=lambda w: len(w.metrics), default=None)
 
 
@@ -130,41 +137,41 @@ def _summary(evaluation: dict[str, float]) -> str:
 
 
 def _end(
-    look: Look,
+    look: Observation,
     type_: Type,
     reason: str,
     message: str,
-    final: LastWords | None = None,
-) -> Verdict:
+    final: TerminationMessage | None = None,
+) -> DesiredState:
     is_complete = type_ is Type.COMPLETE
-    has_coordinator = look.roster.coordinator is not None
-    grace_until = look.now + look.limits.finish_grace if is_complete else None
+    has_coordinator = look.pods.coordinator is not None
+    grace_until = look.now + look.timeouts.finish_grace if is_complete else None
     expires_at = _expiry(look.job, look.now)
     # Not at once: the status that tells the end may meet a change and be written again.
     soon = look.now + timedelta(seconds=1)
-    return Verdict(
+    return DesiredState(
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
-        wish=Wish(
+        pods=DesiredPods(
             coordinator=is_complete and not look.job.is_durable and has_coordinator,
             keeps_live=is_complete,
             keeps_finished=True,
         ),
-        claims=(
-            claim(type_, "True", reason, message),
-            *standing_claims(look.job, reason),
-            claim(Type.DEGRADED, "False", reason),
+        conditions=(
+            condition(type_, "True", reason, message),
+            *idle_conditions(look.job, reason),
+            condition(Type.DEGRADED, "False", reason),
         ),
         release=message,
         failures=look.record.failures,
         restarts=look.record.restarts,
         completed=True,
-        final=final,
+        termination_message=final,
         # The status that tells this brings no event that would have it looked at again.
-        again_at=earliest(grace_until, expires_at and max(expires_at, soon)),
+        requeue_at=earliest(grace_until, expires_at and max(expires_at, soon)),
     )
 
 
-def _overdue(look: Look) -> Verdict | None:
+def _overdue(look: Observation) -> DesiredState | None:
     deadline = _deadline(look.job)
     if deadline is None or look.now < deadline:
         return None
@@ -176,60 +183,62 @@ def _overdue(look: Look) -> Verdict | None:
 def _deadline(job: Job) -> datetime | None:
     if job.spec.active_deadline_seconds is None or not job.status.start_time:
         return None
-    return parse_time(job.status.start_time) + timedelta(seconds=job.spec.active_deadline_seconds)
+    return job.status.start_time + timedelta(seconds=job.spec.active_deadline_seconds)
 
 
-def _completing(look: Look) -> Verdict | None:
+def _completing(look: Observation) -> DesiredState | None:
     """Workers have finished and the coordinator stores the result: only it is replaced."""
-    if not look.roster.ended(Result.COMPLETE, *MEMBERS):
+    if not look.pods.ended(Result.COMPLETE, *MEMBER_ROLES):
         return None
-    return Verdict(
+    return DesiredState(
         phase=Phase.RUNNING,
-        wish=_ending_wish(look),
+        pods=_ending_pods(look),
         failures=look.record.failures,
         restarts=look.record.restarts,
-        again_at=look.record.retry_at,
+        requeue_at=look.record.retry_at,
     )
 
 
-def _ending_wish(look: Look) -> Wish:
+def _ending_pods(look: Observation) -> DesiredPods:
     """The coordinator, while the others end by themselves and none of them is replaced."""
-    return Wish(
+    return DesiredPods(
         coordinator=True, replace_at=look.record.retry_at, keeps_live=True, keeps_finished=True
     )
 
 
-def _suspended(look: Look) -> Verdict | None:
+def _suspended(look: Observation) -> DesiredState | None:
     if not look.job.spec.suspend:
         return None
     give_up_at = _suspending_since(look) + _time_to_save(look)
     if _can_save(look) and look.now < give_up_at:
-        return Verdict(
+        return DesiredState(
             phase=Phase.SUSPENDING,
-            wish=_ending_wish(look),
-            claims=(claim(Type.SUSPENDED, "Unknown", "Checkpointing", "Saving the state first."),),
+            pods=_ending_pods(look),
+            conditions=(
+                condition(Type.SUSPENDED, "Unknown", "Checkpointing", "Saving the state first."),
+            ),
             suspend=True,
             failures=look.record.failures,
             restarts=look.record.restarts,
-            again_at=give_up_at,
+            requeue_at=give_up_at,
         )
     keeps_coordinator = _keeps_coordinator(look)
     kept = (
-        " The coordinator stays: without spec.state.claim it holds the only copy of the state."
+        " The coordinator stays: without spec.state.claimName it holds the only copy of the state."
         if keeps_coordinator
         else ""
     )
     message = f"spec.suspend is true; the GPUs are free.{kept}"
-    return Verdict(
+    return DesiredState(
         phase=Phase.SUSPENDED,
-        wish=Wish(coordinator=keeps_coordinator),
-        claims=(
-            accepted(look),
-            claim(Type.ADMITTED, "False", "Suspended"),
-            *standing_claims(look.job, "Suspended"),
-            claim(Type.SUSPENDED, "True", "Requested", message),
-            claim(Type.DEGRADED, "False", "Suspended"),
-            durability(look.job),
+        pods=DesiredPods(coordinator=keeps_coordinator),
+        conditions=(
+            accepted_condition(look),
+            condition(Type.ADMITTED, "False", "Suspended"),
+            *idle_conditions(look.job, "Suspended"),
+            condition(Type.SUSPENDED, "True", "Requested", message),
+            condition(Type.DEGRADED, "False", "Suspended"),
+            durability_condition(look.job),
         ),
         suspend=True,
         release="Suspended.",
@@ -238,85 +247,87 @@ def _suspended(look: Look) -> Verdict | None:
     )
 
 
-def _can_save(look: Look) -> bool:
+def _can_save(look: Observation) -> bool:
     """Whether there are workers with a state; a coordinator that broke meanwhile is replaced.
 
     A federation's state is at its aggregator, which says when it is safe.
     """
-    return bool(look.roster.members) and has_run(look) and not _has_saved(look)
+    return bool(look.pods.members) and has_run(look) and not _has_saved(look)
 
 
-def _has_saved(look: Look) -> bool:
+def _has_saved(look: Observation) -> bool:
     """Whether the aggregator of this term has ended or given up its round and keeps its state."""
     if not isinstance(look.job, FederatedJob):
         return False
     if look.report is not None and look.report.outcome == Result.SUSPENDED:
-        return look.report.term == look.roster.term
-    ended = look.roster.ended(Result.SUSPENDED, Role.COORDINATOR)
-    return any(pod.attempt == look.roster.term for pod, _ in ended)
+        return look.report.term == look.pods.term
+    ended = look.pods.ended(Result.SUSPENDED, Role.COORDINATOR)
+    return any(pod.attempt == look.pods.term for pod, _ in ended)
 
 
-def _time_to_save(look: Look) -> timedelta:
+def _time_to_save(look: Observation) -> timedelta:
     """A checkpoint is quick; a round may go on until its deadline."""
     if isinstance(look.job, FederatedJob):
-        return look.limits.suspend_timeout + parse_duration(look.job.spec.rounds.deadline)
-    return look.limits.suspend_timeout
+        return look.timeouts.suspend_timeout + parse_duration(look.job.spec.rounds.deadline)
+    return look.timeouts.suspend_timeout
 
 
-def _keeps_coordinator(look: Look) -> bool:
+def _keeps_coordinator(look: Observation) -> bool:
     """Whether a job without workers keeps its coordinator, as the only copy of the state."""
-    return not look.job.is_durable and look.roster.coordinator is not None and has_run(look)
+    return not look.job.is_durable and look.pods.coordinator is not None and has_run(look)
 
 
-def _suspending_since(look: Look) -> datetime:
-    for condition in look.job.status.conditions:
-        if condition.type == Type.SUSPENDED and condition.status == "Unknown":
-            return parse_time(condition.last_transition_time)
+def _suspending_since(look: Observation) -> datetime:
+    for known in look.job.status.conditions:
+        if known.type == Type.SUSPENDED and known.status == "Unknown":
+            return known.last_transition_time or look.now
     return look.now
 
 
-def _waiting(look: Look) -> Verdict | None:
+def _waiting(look: Observation) -> DesiredState | None:
     if look.scaling.desired:
         return None
-    return Verdict(
+    return DesiredState(
         phase=Phase.WAITING,
-        wish=Wish(coordinator=_keeps_coordinator(look)),
-        claims=(
-            accepted(look),
-            claim(Type.ADMITTED, "False", look.scaling.reason or "Pending", look.scaling.message),
-            claim(Type.RUNNING, "False", "NotAdmitted"),
-            claim(Type.SUSPENDED, "False", "NotRequested"),
+        pods=DesiredPods(coordinator=_keeps_coordinator(look)),
+        conditions=(
+            accepted_condition(look),
+            condition(
+                Type.ADMITTED, "False", look.scaling.reason or "Pending", look.scaling.message
+            ),
+            condition(Type.RUNNING, "False", "NotAdmitted"),
+            condition(Type.SUSPENDED, "False", "NotRequested"),
             *_not_degraded(look),
-            durability(look.job),
+            durability_condition(look.job),
         ),
         failures=look.record.failures,
         restarts=look.record.restarts,
     )
 
 
-def _not_degraded(look: Look) -> tuple[Condition, ...]:
+def _not_degraded(look: Observation) -> tuple[Condition, ...]:
     """A waiting job has no pods to be in trouble; why its last start failed stays to be read."""
     if look.scaling.reason == Reason.START_TIMED_OUT:
         return ()
-    return (claim(Type.DEGRADED, "False", "NotAdmitted"),)
+    return (condition(Type.DEGRADED, "False", "NotAdmitted"),)
 
 
-def _late(look: Look) -> Verdict | None:
+def _start_timed_out(look: Observation) -> DesiredState | None:
     """A gang that holds GPUs without getting to run gives them back."""
     until = start_limit(look)
     if until is None or look.now < until:
         return None
     trouble = trouble_of(look) or look.record.mismatch or "its pods did not all start"
-    minutes = look.limits.start_timeout.total_seconds() / 60
+    minutes = look.timeouts.start_timeout.total_seconds() / 60
     message = f"Not running {minutes:g} min after it got its GPUs: {trouble}"
-    return Verdict(
+    return DesiredState(
         phase=Phase.WAITING,
-        wish=Wish(coordinator=_keeps_coordinator(look)),
-        claims=(
-            accepted(look),
-            claim(Type.ADMITTED, "False", "StartTimedOut", message),
-            *standing_claims(look.job, "NotAdmitted"),
-            claim(Type.DEGRADED, "True", "StartTimedOut", message),
+        pods=DesiredPods(coordinator=_keeps_coordinator(look)),
+        conditions=(
+            accepted_condition(look),
+            condition(Type.ADMITTED, "False", "StartTimedOut", message),
+            *idle_conditions(look.job, "NotAdmitted"),
+            condition(Type.DEGRADED, "True", "StartTimedOut", message),
         ),
         release=message,
         refuse_start=True,
@@ -325,32 +336,34 @@ def _late(look: Look) -> Verdict | None:
     )
 
 
-def _full_wish(look: Look) -> Wish:
+def _all_pods(look: Observation) -> DesiredPods:
     """The coordinator, and all workers or parties that the decision in force gives pods to."""
     held = look.scaling
     workers, parties = (
         (0, tuple(held.parties)) if isinstance(held, AdmissionStatus) else (held.desired, ())
     )
-    return Wish(coordinator=True, workers=workers, parties=parties, replace_at=look.record.retry_at)
+    return DesiredPods(
+        coordinator=True, workers=workers, parties=parties, replace_at=look.record.retry_at
+    )
 
 
-def _running(look: Look) -> Verdict:
+def _running(look: Observation) -> DesiredState:
     phase = running_phase(look)
     times = (look.record.retry_at, start_limit(look))
-    return Verdict(
+    return DesiredState(
         phase=phase,
-        wish=_full_wish(look),
-        claims=(
-            accepted(look),
-            claim(Type.ADMITTED, "True", "Admitted", look.scaling.message),
-            running_claim(look, phase),
-            *rescaling_claims(look, phase),
-            claim(Type.SUSPENDED, "False", "NotRequested"),
-            durability(look.job),
-            degraded_claim(look, phase),
+        pods=_all_pods(look),
+        conditions=(
+            accepted_condition(look),
+            condition(Type.ADMITTED, "True", "Admitted", look.scaling.message),
+            running_condition(look, phase),
+            *rescaling_conditions(look, phase),
+            condition(Type.SUSPENDED, "False", "NotRequested"),
+            durability_condition(look.job),
+            degraded_condition(look, phase),
         ),
         failures=look.record.failures,
         restarts=look.record.restarts,
         started=True,
-        again_at=earliest(*(t for t in times if t and t > look.now)),
+        requeue_at=earliest(*(t for t in times if t and t > look.now)),
     )

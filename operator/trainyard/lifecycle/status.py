@@ -17,46 +17,46 @@ from trainyard.api.federation import (
     FederatedTrainingStatus,
 )
 from trainyard.api.jobs import (
+    Assignment,
     DistributedJob,
     FederatedJob,
-    Holding,
     Job,
     Status,
-    format_time,
+    whole_seconds,
 )
-from trainyard.api.podset import Roster
-from trainyard.api.report import Report
+from trainyard.api.podset import JobPods
+from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingStatus
-from trainyard.lifecycle.desired import Phase, Verdict
+from trainyard.lifecycle.desired import DesiredState, Phase
 from trainyard.lifecycle.parties import party_statuses, rounds_of, stopped
-from trainyard_trainer.contract import Role
+from trainyard_trainer.contract.env import Role
 
 EVALUATIONS = 64
 """Metrics that the schema of the status takes."""
 
-TOLD_WITH_METRICS = (Type.ADMITTED, Type.RUNNING, Type.RESCALING)
+THROTTLED_CONDITIONS = (Type.ADMITTED, Type.RUNNING, Type.RESCALING)
 """Conditions whose sentences count along (pods that run, jobs ahead): such a sentence waits for the
 metrics' next turn; whether its condition holds, and for what reason, is written at once."""
 
 
-_H = TypeVar("_H", bound=Holding)
+_H = TypeVar("_H", bound=Assignment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
+class StatusInputs:
     """What a status is made from."""
 
-    verdict: Verdict
-    roster: Roster
-    scaling: Holding
-    report: Report | None
+    desired: DesiredState
+    pods: JobPods
+    scaling: Assignment
+    report: CoordinatorReport | None
     term: int
     """The highest term ever used."""
     plan_generation: int
     now: datetime
 
 
-def status_of(job: Job, found: Findings) -> Status:
+def status_of(job: Job, found: StatusInputs) -> Status:
     """The whole status; equal inputs but for the time give an equal status."""
     match job:
         case DistributedJob():
@@ -65,9 +65,9 @@ def status_of(job: Job, found: Findings) -> Status:
             return _federated(job, found)
 
 
-def _distributed(job: DistributedJob, found: Findings) -> DistributedJobStatus:
+def _distributed(job: DistributedJob, found: StatusInputs) -> DistributedJobStatus:
     assert isinstance(found.scaling, ScalingStatus)  # noqa: S101 - of this kind of job
-    old, active = job.status, sum(pod.is_running for pod in found.roster.members.values())
+    old, active = job.status, sum(pod.is_running for pod in found.pods.members.values())
     return DistributedJobStatus(
         **_common(job, found),
         selector=f"{names.LABEL_JOB}={job.key.name},{names.LABEL_ROLE}={Role.WORKER}",
@@ -78,12 +78,12 @@ def _distributed(job: DistributedJob, found: Findings) -> DistributedJobStatus:
     )
 
 
-def _federated(job: FederatedJob, found: Findings) -> FederatedJobStatus:
+def _federated(job: FederatedJob, found: StatusInputs) -> FederatedJobStatus:
     assert isinstance(found.scaling, AdmissionStatus)  # noqa: S101 - of this kind of job
     # What an earlier aggregator said of the parties is over.
     report = found.report if found.report and found.report.term == found.term else None
-    parties = party_statuses(job, found.roster, found.scaling, report)
-    is_standing = found.verdict.phase in (Phase.SUSPENDED, Phase.COMPLETE, Phase.FAILED)
+    parties = party_statuses(job, found.pods, found.scaling, report)
+    is_standing = found.desired.phase in (Phase.SUSPENDED, Phase.COMPLETE, Phase.FAILED)
     return FederatedJobStatus(
         **_common(job, found),
         admission=found.scaling,
@@ -92,34 +92,34 @@ def _federated(job: FederatedJob, found: Findings) -> FederatedJobStatus:
     )
 
 
-def _common(job: Job, found: Findings) -> dict[str, Any]:
+def _common(job: Job, found: StatusInputs) -> dict[str, Any]:
     """The fields of every kind."""
-    old, verdict, now = job.status, found.verdict, format_time(found.now)
+    old, verdict, now = job.status, found.desired, whole_seconds(found.now)
     return {
         "observed_generation": job.generation,
         "phase": verdict.phase,
-        "conditions": merge_conditions(old.conditions, verdict.claims, now, job.generation),
+        "conditions": merge_conditions(old.conditions, verdict.conditions, now, job.generation),
         "term": max(old.term, found.term),
         "restarts": verdict.restarts,
         "plan_generation": found.plan_generation,
-        "start_time": old.start_time or (now if verdict.started else ""),
-        "completion_time": old.completion_time or (now if verdict.completed else ""),
+        "start_time": old.start_time or (now if verdict.started else None),
+        "completion_time": old.completion_time or (now if verdict.completed else None),
         "failures": verdict.failures,
     }
 
 
-def _together(found: Findings, running: int) -> int:
+def _together(found: StatusInputs, running: int) -> int:
     """Workers that step together; before the first reading, those that run."""
     is_read = found.report is not None and running and found.report.term == found.term
     return found.report.active_workers if found.report and is_read else running
 
 
-def _training(old: TrainingStatus | None, found: Findings) -> TrainingStatus | None:
+def _training(old: TrainingStatus | None, found: StatusInputs) -> TrainingStatus | None:
     report = found.report
     status = old or _first_sign(found)
     if report is not None and report.term:
         status = _of_report(report)
-    final = found.verdict.final
+    final = found.desired.termination_message
     if final is None:
         return status
     status = status or TrainingStatus()
@@ -128,16 +128,16 @@ def _training(old: TrainingStatus | None, found: Findings) -> TrainingStatus | N
         step=status.step if final.step is None else final.step,
         samples=status.samples if final.samples is None else final.samples,
         evaluation=_rounded(final.metrics) or status.evaluation,
-        at=format_time(found.now),
+        at=whole_seconds(found.now),
     )
 
 
-def _rounds(job: FederatedJob, found: Findings) -> FederatedTrainingStatus | None:
-    report, final = found.report, found.verdict.final
+def _rounds(job: FederatedJob, found: StatusInputs) -> FederatedTrainingStatus | None:
+    report, final = found.report, found.desired.termination_message
     status = job.status.training
     if report is not None and report.term and report.federation is not None:
         status = rounds_of(report, report.federation)
-    elif status is None and is_true(found.verdict.claims, Type.RUNNING):
+    elif status is None and is_true(found.desired.conditions, Type.RUNNING):
         status = FederatedTrainingStatus(term=found.term)
     if final is None:
         return status
@@ -147,17 +147,17 @@ def _rounds(job: FederatedJob, found: Findings) -> FederatedTrainingStatus | Non
         round=status.round if final.step is None else final.step,
         samples=status.samples if final.samples is None else final.samples,
         evaluation=_rounded(final.metrics) or status.evaluation,
-        at=format_time(found.now),
+        at=whole_seconds(found.now),
     )
 
 
-def _first_sign(found: Findings) -> TrainingStatus | None:
+def _first_sign(found: StatusInputs) -> TrainingStatus | None:
     """That the job trains, though it has not reported yet: its pods may hold the only state."""
-    is_running = is_true(found.verdict.claims, Type.RUNNING)
+    is_running = is_true(found.desired.conditions, Type.RUNNING)
     return TrainingStatus(term=found.term) if is_running else None
 
 
-def _of_report(report: Report) -> TrainingStatus:
+def _of_report(report: CoordinatorReport) -> TrainingStatus:
     return TrainingStatus(
         term=report.term,
         view=report.view,
@@ -169,11 +169,11 @@ def _of_report(report: Report) -> TrainingStatus:
         samples_per_second=_present_throughput(report),
         workers=report.active_workers,
         checkpoint_step=report.checkpoint_step if report.checkpoint_step >= 0 else None,
-        at=format_time(report.at),
+        at=whole_seconds(report.at),
     )
 
 
-def _present_throughput(report: Report) -> float | None:
+def _present_throughput(report: CoordinatorReport) -> float | None:
     rows = [m for m in report.profile if m.workers == report.active_workers]
     steps = sum(m.steps for m in rows)
     if not steps:
@@ -195,18 +195,18 @@ def is_urgent(old: Status, new: Status) -> bool:
 
 def _without_metrics(status: Status, *, counts: bool) -> Status:
     conditions = [
-        msgspec.structs.replace(c, message="") if c.type in TOLD_WITH_METRICS else c
+        msgspec.structs.replace(c, message="") if c.type in THROTTLED_CONDITIONS else c
         for c in status.conditions
     ]
     if isinstance(status, FederatedJobStatus):
-        admission = status.admission and _without_sentence(status.admission)
+        admission = status.admission and _without_message(status.admission)
         return msgspec.structs.replace(
             status, training=None, admission=admission, parties=[], conditions=conditions
         )
     scaling = status.scaling
     if scaling is not None:
         scaling = msgspec.structs.replace(
-            _without_sentence(scaling), profile=[], stall_seconds=None, cost_gpu_seconds=None
+            _without_message(scaling), profile=[], stall_seconds=None, cost_gpu_seconds=None
         )
         if counts:
             scaling = msgspec.structs.replace(scaling, current=0)
@@ -216,6 +216,6 @@ def _without_metrics(status: Status, *, counts: bool) -> Status:
     )
 
 
-def _without_sentence(held: _H) -> _H:
+def _without_message(held: _H) -> _H:
     """Why a job keeps what it holds is part of the sentence; why it waits is told at once."""
-    return msgspec.structs.replace(held, message="", reason="" if held.grant else held.reason)
+    return msgspec.structs.replace(held, message="", reason="" if held.assigned else held.reason)

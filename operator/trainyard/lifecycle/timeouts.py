@@ -7,7 +7,7 @@ from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Timeouts:
     """What the rules may wait for, and how long."""
 
     start_timeout: timedelta = timedelta(minutes=10)
@@ -18,9 +18,9 @@ class Limits:
     """A checkpoint takes seconds; workers that do not finish one by then are stopped without."""
     finish_grace: timedelta = timedelta(seconds=30)
     """Workers of a finished job exit by themselves; those still there afterwards are deleted."""
-    metrics_every: timedelta = timedelta(seconds=5)
+    metrics_interval: timedelta = timedelta(seconds=5)
     """Metrics alone change the status at most this often."""
-    messages_every: timedelta = timedelta(seconds=10)
+    messages_interval: timedelta = timedelta(seconds=10)
     """Sentences alone (places in a queue) change the status of a waiting job at most this often."""
     retry_cap: timedelta = timedelta(minutes=5)
     """Longest pause between two replacements of failing pods."""

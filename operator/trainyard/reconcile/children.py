@@ -13,19 +13,19 @@ from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.authorities import Authority
 from trainyard.cluster.certificates import KeyPair, issue
 from trainyard.cluster.client import ApiError, collection
-from trainyard.lifecycle.diff import Slot
-from trainyard.reconcile.dependencies import Services
+from trainyard.lifecycle.diff import PodToCreate
+from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.state import JobState
 from trainyard.render.network import coordinator_service
 from trainyard.render.pods import coordinator_host, coordinator_pod, party_pod, worker_pod
 from trainyard.render.secrets import leaf_of, leaf_secret
-from trainyard_trainer.contract import Role
+from trainyard_trainer.contract.env import Role
 
 CHILDREN_AGAIN = timedelta(hours=1)
 """What somebody deleted, or changed of the Service, is set right after so long: nobody watches."""
 
 
-async def ensure_children(services: Services, job: Job, state: JobState) -> None:
+async def ensure_children(services: Dependencies, job: Job, state: JobState) -> None:
     """See to the authority, the leaves and the Service; again when something of them is due."""
     now = services.clock()
     parties = _parties_of(job)
@@ -49,7 +49,7 @@ async def ensure_children(services: Services, job: Job, state: JobState) -> None
 
 
 async def _begun(
-    services: Services, job: Job, parties: frozenset[str], now: datetime
+    services: Dependencies, job: Job, parties: frozenset[str], now: datetime
 ) -> Authority | None:
     """A new job's authority with all that it signed, in one round trip; None if that did not do.
 
@@ -76,14 +76,14 @@ async def _all(*works: Coroutine[Any, Any, Any]) -> list[Any]:
     return results
 
 
-async def _apply_service(services: Services, job: Job) -> None:
+async def _apply_service(services: Dependencies, job: Job) -> None:
     service = coordinator_service(job)
     path = collection("v1", "services", job.key.namespace)
     await services.client.apply(f"{path}/{service['metadata']['name']}", service)
 
 
 async def _see_to_leaves(
-    services: Services, job: Job, authority: KeyPair, *, replaces: bool
+    services: Dependencies, job: Job, authority: KeyPair, *, replaces: bool
 ) -> None:
     """Have leaves of this authority; those that pods may hold stay, unless they are replaced."""
     name = names.leaf_secret_name(job.key.name)
@@ -105,7 +105,7 @@ def _parties_of(job: Job) -> frozenset[str]:
     return frozenset()
 
 
-def _leaf_manifest(services: Services, job: Job, authority: KeyPair) -> dict[str, Any]:
+def _leaf_manifest(services: Dependencies, job: Job, authority: KeyPair) -> dict[str, Any]:
     now = services.clock()
     host = coordinator_host(job, services.options.cluster_domain)
     items = {"ca.crt": authority.certificate}
@@ -127,7 +127,7 @@ def _leaf_owners(job: Job, host: str) -> Iterator[tuple[Role, str, str]]:
                 yield Role.PARTY, party.name, ""
 
 
-async def _create(services: Services, plural: str, manifest: dict[str, Any]) -> bool:
+async def _create(services: Dependencies, plural: str, manifest: dict[str, Any]) -> bool:
     """Create; False when there is one of that name already, which is left as it is."""
     path = collection("v1", plural, manifest["metadata"]["namespace"])
     try:
@@ -139,7 +139,7 @@ async def _create(services: Services, plural: str, manifest: dict[str, Any]) -> 
     return True
 
 
-async def create_pod(services: Services, job: Job, slot: Slot) -> bool:
+async def create_pod(services: Dependencies, job: Job, slot: PodToCreate) -> bool:
     """Create the pod of a slot; whether this job had one of that name, which is as good."""
     manifest = _pod_manifest(job, slot, services.options.cluster_domain)
     path = collection("v1", "pods", job.key.namespace)
@@ -152,14 +152,14 @@ async def create_pod(services: Services, job: Job, slot: Slot) -> bool:
         was_there = True
         pod = parse_pod(await services.client.get(f"{path}/{manifest['metadata']['name']}"))
         if pod.owner_uid != job.uid:
-            services.mirror.put_pod(pod)  # a namesake's: its attempt is taken
+            services.cache.put_pod(pod)  # a namesake's: its attempt is taken
             told = f"{error.message}, and is not of this job: delete it, or rename the job"
             raise ApiError(error.status, error.reason, told) from error
-    services.mirror.put_pod(pod)
+    services.cache.put_pod(pod)
     return was_there
 
 
-def _pod_manifest(job: Job, slot: Slot, domain: str) -> dict[str, Any]:
+def _pod_manifest(job: Job, slot: PodToCreate, domain: str) -> dict[str, Any]:
     if slot.role is Role.COORDINATOR:
         return coordinator_pod(job, slot.attempt)
     match job:
@@ -169,7 +169,7 @@ def _pod_manifest(job: Job, slot: Slot, domain: str) -> dict[str, Any]:
             return party_pod(job, str(slot.member), slot.attempt, domain)
 
 
-async def delete_pod(services: Services, pod: Pod) -> None:
+async def delete_pod(services: Dependencies, pod: Pod) -> None:
     """Delete the pod by uid, with its own grace period; a finished one at once."""
     path = f"{collection('v1', 'pods', pod.namespace)}/{pod.name}"
     await services.client.delete(path, uid=pod.uid)
@@ -181,7 +181,7 @@ def job_path(job: Job) -> str:
     return f"{collection(names.API_VERSION, plural, job.key.namespace)}/{job.key.name}"
 
 
-async def delete_job(services: Services, job: Job) -> None:
+async def delete_job(services: Dependencies, job: Job) -> None:
     """Delete the job itself, whose children Kubernetes then collects."""
     # Of the version that was looked at: one whose time to live was changed meanwhile stays.
     version = str(job.resource_version)

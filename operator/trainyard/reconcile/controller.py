@@ -16,8 +16,8 @@ from trainyard.api.jobs import UnreadableJobError, parse_job
 from trainyard.api.names import Key
 from trainyard.api.nodes import parse_node
 from trainyard.cluster.client import ApiError
-from trainyard.reconcile.dependencies import Services
-from trainyard.reconcile.exchange import contact
+from trainyard.reconcile.dependencies import Dependencies
+from trainyard.reconcile.exchange import exchange
 from trainyard.reconcile.job import reconcile
 from trainyard.reconcile.queue import WorkQueue
 from trainyard.reconcile.resync import read_pod, resync
@@ -33,14 +33,14 @@ RESYNC_SETTLE_SECONDS = 1.0
 class Controller:
     """Mirror, queues and scheduler of one operator process."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Dependencies) -> None:
         self.services = services
         options = services.options
         self.queue: WorkQueue[Key] = WorkQueue(
             "reconcile", self._reconcile, workers=options.workers
         )
         self.contacts: WorkQueue[Key] = WorkQueue(
-            "contact", self._contact, workers=options.contacts, settle_seconds=0.0
+            "contact", self._exchange, workers=options.exchanges, settle_seconds=0.0
         )
         self.scheduler = Scheduler(services, self.queue.add, self.queue.add_after)
         self._resync_wanted = asyncio.Event()
@@ -66,8 +66,8 @@ class Controller:
             await self._first_resync()
         self._acts = True
         # Decisions first: the statuses may be older than the last operator's last decision.
-        await self.scheduler.try_tick()
-        for key in self.services.mirror.jobs:
+        await self.scheduler.try_schedule()
+        for key in self.services.cache.jobs:
             self.queue.add(key)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run())
@@ -82,7 +82,7 @@ class Controller:
             log.error("%s", error)
             return
         self._noticed_listing(kind)
-        mirror = self.services.mirror
+        mirror = self.services.cache
         known = mirror.jobs.get(job.key)
         if kind == "DELETED":
             mirror.drop_job(job.key, job.uid)
@@ -91,14 +91,14 @@ class Controller:
         # Mostly our own status, which may be heard of before its request is answered: as a newcomer
         # the job would go behind all that have come since, with what its pods do.
         is_told = known and (known.uid, known.generation) == (job.uid, job.generation)
-        self._touch(job.key, follows=bool(is_told))
-        self.scheduler.poke()
+        self._enqueue(job.key, follows=bool(is_told))
+        self.scheduler.trigger()
 
     def pod_event(self, kind: str, raw: Mapping[str, Any]) -> None:
         """A pod was added, modified or deleted: ours, or one that holds accelerators we share."""
         if (pod := read_pod(raw)) is None:
             return
-        mirror = self.services.mirror
+        mirror = self.services.cache
         if kind == "DELETED":
             changed = mirror.drop_pod((pod.namespace, pod.name), pod.uid) is not None
         else:
@@ -106,18 +106,18 @@ class Controller:
         if not changed:
             return
         if pod.job is not None:
-            self._touch(pod.job, follows=True)
+            self._enqueue(pod.job, follows=True)
         if pod.gpus and (kind == "DELETED" or pod.is_finished or pod.job is None):
-            self.scheduler.poke()
+            self.scheduler.trigger()
 
     def node_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
         """A node was listed (None), added, modified or deleted."""
         self._noticed_listing(kind)
         node = parse_node(raw)
-        mirror = self.services.mirror
+        mirror = self.services.cache
         changed = mirror.drop_node(node.name) if kind == "DELETED" else mirror.put_node(node)
         if changed:
-            self.scheduler.poke()
+            self.scheduler.trigger()
 
     def observe(self) -> None:
         """Bring the gauges up to date; called before they are read."""
@@ -128,11 +128,11 @@ class Controller:
         metrics.requests.set(services.client.requests)
         metrics.request_limit.set(services.client.throttle.limit)
         metrics.jobs.clear()
-        phases = Counter((j.key.kind, j.status.phase) for j in services.mirror.jobs.values())
+        phases = Counter((j.key.kind, j.status.phase) for j in services.cache.jobs.values())
         for (kind, phase), count in phases.items():
             metrics.jobs.labels(kind, phase or "New").set(count)
 
-    def _touch(self, key: Key, *, follows: bool = False) -> None:
+    def _enqueue(self, key: Key, *, follows: bool = False) -> None:
         if self._acts:
             self.queue.add(key, follows=follows)
 
@@ -153,27 +153,27 @@ class Controller:
                 outcome = await reconcile(self.services, key)
         except Exception:
             metrics.reconciles.labels("failed").inc()
-            self.scheduler.poke()  # it may have given back what it held before it failed
+            self.scheduler.trigger()  # it may have given back what it held before it failed
             raise
         metrics.reconciles.labels("failed" if outcome.refusal else "ok").inc()
-        if outcome.tick:
-            self.scheduler.poke()
-        if outcome.contact:
+        if outcome.schedule:
+            self.scheduler.trigger()
+        if outcome.exchange:
             self.contacts.add(key)
-        if key not in self.services.mirror.jobs:
+        if key not in self.services.cache.jobs:
             self.queue.forget(key)
             self.contacts.forget(key)
             await self.services.coordinators.forget_job(key)
         if outcome.refusal is not None:
             raise outcome.refusal  # the queue says so, and tries again with growing pauses
-        return outcome.again_seconds
+        return outcome.requeue_after
 
-    async def _contact(self, key: Key) -> float | None:
-        return await contact(self.services, key, self._told)
+    async def _exchange(self, key: Key) -> float | None:
+        return await exchange(self.services, key, self._on_report)
 
-    def _told(self, key: Key) -> None:
+    def _on_report(self, key: Key) -> None:
         self.queue.add(key, follows=True)
-        self.scheduler.poke()
+        self.scheduler.trigger()
 
     async def _resync(self) -> None:
         self._resync_wanted.clear()  # by whatever was missed before the listing begins
@@ -182,8 +182,8 @@ class Controller:
             await resync(self.services, dirty)
         finally:
             for key in dirty:
-                self._touch(key)
-            self.scheduler.poke()  # nodes and strangers' pods are nobody's in particular
+                self._enqueue(key)
+            self.scheduler.trigger()  # nodes and strangers' pods are nobody's in particular
 
     async def _first_resync(self) -> None:
         """List everything, however long the API server takes to come back."""

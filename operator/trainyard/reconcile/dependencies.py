@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from trainyard.cluster.authorities import Authorities
-from trainyard.cluster.cache import Mirror
+from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.coordinator import Coordinators
 from trainyard.cluster.lease import Election
-from trainyard.lifecycle.timeouts import Limits
+from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.reconcile.metrics import OperatorMetrics
-from trainyard.reconcile.state import Clock, Memory
+from trainyard.reconcile.state import Clock, JobCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,24 +29,24 @@ class Options:
     """A deletion during a disconnect sends no event; a full listing finds it."""
     workers: int = 32
     """Reconciles under way at once; each mostly waits for the API server."""
-    contacts: int = 32
+    exchanges: int = 32
     """Coordinators talked to at once."""
-    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     identity: str = "trainyard"
     """This process, in Events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
+class Dependencies:
     """The parts, wired once by the composition root."""
 
     client: KubeClient
-    mirror: Mirror
+    cache: ClusterCache
     authorities: Authorities
     coordinators: Coordinators
     clock: Clock
     options: Options
-    memory: Memory = field(default_factory=Memory)
+    states: JobCache = field(default_factory=JobCache)
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     election: Election | None = None
     """By which one of several operators acts; None where this one is alone."""
@@ -57,6 +57,6 @@ class Services:
         return self.election is None or self.election.is_leader
 
     @property
-    def leadership(self) -> int:
+    def fencing_token(self) -> int:
         """This process' term of office; 0 without an election."""
-        return 0 if self.election is None else self.election.leadership
+        return 0 if self.election is None else self.election.fencing_token

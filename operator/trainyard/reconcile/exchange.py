@@ -14,15 +14,15 @@ from dataclasses import replace
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
-from trainyard.api.podset import sort_pods
+from trainyard.api.podset import group_pods
 from trainyard.cluster.coordinator import (
     Address,
+    PeerIdentityError,
     StalePlanError,
-    StrangerError,
     UnreachableError,
     address_of,
 )
-from trainyard.reconcile.dependencies import Services
+from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.state import JobState
 from trainyard.render.trainer_config import AnyPlan
 
@@ -30,20 +30,22 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.25
 """A coordinator's process listens a moment after its pod runs."""
-STRANGER_SECONDS = 15.0
+PEER_IDENTITY_RETRY_SECONDS = 15.0
 """Another's certificate does not become the coordinator's within a moment, and TLS is costly."""
 RETRY_CAP_SECONDS = 30.0
 
 
-async def contact(services: Services, key: Key, told: Callable[[Key], None]) -> float | None:
+async def exchange(
+    services: Dependencies, key: Key, on_report: Callable[[Key], None]
+) -> float | None:
     """Send the Plan if it is not taken yet, read the metrics; the seconds until the next time.
 
     `told` is called when there is something new to act on.
     """
-    job, state = services.mirror.jobs.get(key), services.memory.jobs.get(key)
+    job, state = services.cache.jobs.get(key), services.states.jobs.get(key)
     if job is None or state is None or job.is_deleting or job.is_finished:
         return None
-    pod = sort_pods(services.mirror.pods_of(key), job.uid).coordinator
+    pod = group_pods(services.cache.pods_of(key), job.uid).coordinator
     if pod is None or not pod.is_running:
         return None  # its next event starts this again
     if _is_first_sight(state, pod) and not services.coordinators.is_open(pod.uid):
@@ -51,15 +53,19 @@ async def contact(services: Services, key: Key, told: Callable[[Key], None]) -> 
     try:
         await _talk(services, job, state, pod)
     except UnreachableError as error:
-        state.contact_failures += 1
+        state.exchange_failures += 1
         services.metrics.scrapes.labels("failed").inc()
-        log.debug("%s: no answer (%d in a row): %s", key, state.contact_failures, error)
-        first = STRANGER_SECONDS if isinstance(error, StrangerError) else FIRST_RETRY_SECONDS
-        pause: float = first * 2 ** min(state.contact_failures - 1, 10)
+        log.debug("%s: no answer (%d in a row): %s", key, state.exchange_failures, error)
+        first = (
+            PEER_IDENTITY_RETRY_SECONDS
+            if isinstance(error, PeerIdentityError)
+            else FIRST_RETRY_SECONDS
+        )
+        pause: float = first * 2 ** min(state.exchange_failures - 1, 10)
         return min(pause, RETRY_CAP_SECONDS)
-    state.contact_failures = 0
+    state.exchange_failures = 0
     services.metrics.scrapes.labels("ok").inc()
-    told(key)
+    on_report(key)
     # Jitter spreads the scrapes of jobs that started together.
     return services.options.scrape_interval.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311
 
@@ -68,12 +74,12 @@ def _is_first_sight(state: JobState, pod: Pod) -> bool:
     """Whether the coordinator has just begun to run; from here on this queue says when to try."""
     is_new = state.attempted[0] != pod.uid
     if is_new:
-        state.contact_failures = 0
+        state.exchange_failures = 0
     state.attempted = (pod.uid, state.plan.generation if state.plan else 0)
     return is_new
 
 
-async def _talk(services: Services, job: Job, state: JobState, pod: Pod) -> None:
+async def _talk(services: Dependencies, job: Job, state: JobState, pod: Pod) -> None:
     address = address_of(job.key, pod, services.options.cluster_domain)
     tls = await _tls(services, job, address)
     is_known = state.read_from == pod.uid
@@ -88,17 +94,17 @@ async def _talk(services: Services, job: Job, state: JobState, pod: Pod) -> None
 
 
 async def _read(
-    services: Services, state: JobState, address: Address, tls: ssl.SSLContext | None
+    services: Dependencies, state: JobState, address: Address, tls: ssl.SSLContext | None
 ) -> None:
     state.report = await services.coordinators.scrape(address, tls, services.clock())
     state.read_from = address.pod.uid
 
 
-async def _tls(services: Services, job: Job, address: Address) -> ssl.SSLContext | None:
+async def _tls(services: Dependencies, job: Job, address: Address) -> ssl.SSLContext | None:
     """A context with a fresh certificate, unless the connection stands already."""
     if services.coordinators.is_open(address.pod.uid):
         return None
-    await services.coordinators.knock(address)
+    await services.coordinators.probe(address)
     context = await services.authorities.operator_context(job.key, job.uid, services.clock())
     if context is None:
         raise UnreachableError(f"{job.key} has no certificate authority")
@@ -106,27 +112,31 @@ async def _tls(services: Services, job: Job, address: Address) -> ssl.SSLContext
 
 
 async def _send(
-    services: Services, state: JobState, address: Address, tls: ssl.SSLContext | None, plan: AnyPlan
+    services: Dependencies,
+    state: JobState,
+    address: Address,
+    tls: ssl.SSLContext | None,
+    plan: AnyPlan,
 ) -> None:
-    plan = replace(plan, leadership=max(services.leadership, state.leadership))
+    plan = replace(plan, fencing_token=max(services.fencing_token, state.fencing_token))
     try:
         await services.coordinators.put_plan(address, tls, plan)
     except StalePlanError as stale:
-        if stale.leadership > plan.leadership:
+        if stale.fencing_token > plan.fencing_token:
             await _confirm(services, state, stale)
         # An earlier operator went further than its last status says: take up from there.
-        leadership = max(plan.leadership, state.leadership)
-        plan = replace(plan, generation=stale.generation + 1, leadership=leadership)
+        fencing_token = max(plan.fencing_token, state.fencing_token)
+        plan = replace(plan, generation=stale.generation + 1, fencing_token=fencing_token)
         await services.coordinators.put_plan(address, tls, plan)
         state.plan, state.plan_generation = plan, plan.generation
     state.acknowledged = (address.pod.uid, plan.generation)
 
 
-async def _confirm(services: Services, state: JobState, stale: StalePlanError) -> None:
+async def _confirm(services: Dependencies, state: JobState, stale: StalePlanError) -> None:
     """A later operator has been there: end, if the Lease says so too; raises LeadershipLost.
 
     The word of a coordinator alone ends nobody: it may run anyone's code.
     """
     if services.election is not None:
         await services.election.confirm()
-    state.leadership = stale.leadership
+    state.fencing_token = stale.fencing_token

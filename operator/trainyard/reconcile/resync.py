@@ -18,7 +18,7 @@ from trainyard.api.nodes import parse_node
 from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.cache import Names, PodKey
 from trainyard.cluster.client import ApiError, KubeClient, collection
-from trainyard.reconcile.dependencies import Services
+from trainyard.reconcile.dependencies import Dependencies
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +31,18 @@ UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
 OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 
 
-async def resync(services: Services, dirty: set[Key]) -> None:
+async def resync(services: Dependencies, dirty: set[Key]) -> None:
     """Bring the mirror up to date; the jobs that something unseen happened to become `dirty`.
 
     Those stay so when it fails half-way: what is in the mirror by then is news to nobody again.
     """
-    before = services.mirror.names()
+    before = services.cache.names()
     pods = await _pods(services, dirty)
     nodes = await _nodes(services)
     await _priorities(services)
     jobs = await _jobs(services, dirty)
     listed = Names(jobs=jobs, pods=pods, nodes=frozenset(nodes))
-    dirty |= services.mirror.forget_missing(before, listed)
+    dirty |= services.cache.forget_missing(before, listed)
     if services.is_leader:
         await _sweep(services, set(jobs.values()))
 
@@ -72,7 +72,7 @@ async def _lack(client: KubeClient) -> str:
     return NOT_SERVED.format(missing, names.GROUP) if missing else ""
 
 
-async def _jobs(services: Services, dirty: set[Key]) -> dict[Key, str]:
+async def _jobs(services: Dependencies, dirty: set[Key]) -> dict[Key, str]:
     found: dict[Key, str] = {}
     async for raw in _all_jobs(services):
         meta = raw["metadata"]
@@ -83,25 +83,25 @@ async def _jobs(services: Services, dirty: set[Key]) -> dict[Key, str]:
         except UnreadableJobError as error:
             log.error("%s", error)
             continue
-        if services.mirror.put_job(job):
+        if services.cache.put_job(job):
             dirty.add(job.key)
     return found
 
 
-async def _all_jobs(services: Services) -> AsyncIterator[dict[str, Any]]:
+async def _all_jobs(services: Dependencies) -> AsyncIterator[dict[str, Any]]:
     for kind, plural in names.PLURALS.items():
         async for raw in _everywhere(services, names.API_VERSION, plural):
             yield {"kind": kind, **raw}
 
 
-async def _pods(services: Services, dirty: set[Key]) -> dict[PodKey, str]:
+async def _pods(services: Dependencies, dirty: set[Key]) -> dict[PodKey, str]:
     found: dict[PodKey, str] = {}
     for selectors in ({"label_selector": OURS}, {"field_selector": UNFINISHED}):
         async for raw in _everywhere(services, "v1", "pods", **selectors):
             meta = raw["metadata"]
             found[meta["namespace"], meta["name"]] = meta["uid"]
             pod = read_pod(raw)
-            if pod and services.mirror.put_pod(pod) and pod.job is not None:
+            if pod and services.cache.put_pod(pod) and pod.job is not None:
                 dirty.add(pod.job)
     return found
 
@@ -116,37 +116,37 @@ def read_pod(raw: Mapping[str, Any]) -> Pod | None:
         return None
 
 
-async def _nodes(services: Services) -> set[str]:
+async def _nodes(services: Dependencies) -> set[str]:
     found = set()
     async for raw in services.client.list_all(collection("v1", "nodes")):
         node = parse_node(raw)
         found.add(node.name)
-        services.mirror.put_node(node)
+        services.cache.put_node(node)
     return found
 
 
-async def learn_priorities(services: Services) -> None:
+async def learn_priorities(services: Dependencies) -> None:
     """List the priority classes anew if a job names one that is younger than the last listing."""
-    mirror = services.mirror
+    mirror = services.cache
     named = {job.spec.priority_class_name for job in mirror.jobs.values()} - {""}
     if not named <= mirror.priorities.keys() | mirror.unknown_priorities:
         await _priorities(services)
         mirror.unknown_priorities = frozenset(named - mirror.priorities.keys())
 
 
-async def _priorities(services: Services) -> None:
+async def _priorities(services: Dependencies) -> None:
     path = collection("scheduling.k8s.io/v1", "priorityclasses")
-    services.mirror.priorities = {
+    services.cache.priorities = {
         raw["metadata"]["name"]: int(raw["value"]) async for raw in services.client.list_all(path)
     }
-    services.mirror.unknown_priorities = frozenset()
+    services.cache.unknown_priorities = frozenset()
 
 
-async def _sweep(services: Services, uids: set[str]) -> None:
+async def _sweep(services: Dependencies, uids: set[str]) -> None:
     """Delete authorities whose job is gone, in the namespaces that this operator serves."""
     served = set(services.options.namespaces)
     async for uid, key in services.authorities.list_owners():
-        job = services.mirror.jobs.get(key)
+        job = services.cache.jobs.get(key)
         is_new = job is not None and job.uid == uid  # created since the jobs were listed
         if uid not in uids and not is_new and (not served or key.namespace in served):
             log.info("sweeping the certificate authority of %s, which is gone", key)
@@ -154,7 +154,7 @@ async def _sweep(services: Services, uids: set[str]) -> None:
 
 
 async def _everywhere(
-    services: Services, api_version: str, plural: str, **selectors: str
+    services: Dependencies, api_version: str, plural: str, **selectors: str
 ) -> AsyncIterator[dict[str, Any]]:
     for namespace in services.options.namespaces or ("",):
         path = collection(api_version, plural, namespace)

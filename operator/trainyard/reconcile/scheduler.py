@@ -14,15 +14,15 @@ from datetime import datetime
 from trainyard.api.cluster import Cluster
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
-from trainyard.reconcile.dependencies import Services
-from trainyard.reconcile.job import remember
-from trainyard.reconcile.requests import Asked, Demands
+from trainyard.reconcile.dependencies import Dependencies
+from trainyard.reconcile.job import job_state
+from trainyard.reconcile.requests import CachedRequest, RequestCache
 from trainyard.reconcile.resync import learn_priorities
-from trainyard.render.events import of_decision
-from trainyard.scheduling.allocation import Settings, allocate
-from trainyard.scheduling.assignment import carry_out, is_news
+from trainyard.render.events import decision_event
+from trainyard.scheduling.allocation import SchedulerSettings, allocate
+from trainyard.scheduling.assignment import apply_decision, is_significant_change
 from trainyard.scheduling.conversion import wants_gpus
-from trainyard.scheduling.request import Allocation, Decision, Demand
+from trainyard.scheduling.request import Allocation, Decision, JobRequest
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +40,20 @@ class Scheduler:
 
     def __init__(
         self,
-        services: Services,
+        services: Dependencies,
         touch: Callable[[Key], None],
         remind: Callable[[Key, float], None],
     ) -> None:
         """`touch` has a job looked at now, `remind` in so many seconds."""
         self._services = services
         self._touch, self._remind = touch, remind
-        self._demands = Demands(services)
+        self._demands = RequestCache(services)
         # Three readings missed in a row are no coincidence any more.
-        self._settings = Settings(stale_after=services.options.scrape_interval * 3)
+        self._settings = SchedulerSettings(stale_after=services.options.scrape_interval * 3)
         self._poked = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
 
-    def poke(self) -> None:
+    def trigger(self) -> None:
         """Have the next tick soon."""
         self._poked.set()
 
@@ -64,57 +64,59 @@ class Scheduler:
             await self._poked.wait()
             self._poked.clear()
             started = loop.time()
-            await self.try_tick()
+            await self.try_schedule()
             took = loop.time() - started
             await asyncio.sleep(min(took * SHARE, PAUSE_CAP_SECONDS))
 
-    async def try_tick(self) -> None:
+    async def try_schedule(self) -> None:
         """Tick; after a failure the last allocation stays in force until the next try."""
         try:
-            await self.tick()
+            await self.schedule()
         except Exception:
             log.exception("the scheduler failed; decisions stay as they are")
             self._wake_after(RETRY_SECONDS)
 
-    async def tick(self) -> None:
+    async def schedule(self) -> None:
         """One decision over the whole cluster."""
         services = self._services
         await learn_priorities(services)
         now = services.clock()
         asked = self._demands.collect()
-        demands = [each.demand for each in asked.values()]
-        cluster = services.mirror.cluster()
+        demands = [each.request for each in asked.values()]
+        cluster = services.cache.cluster()
         with services.metrics.decision_seconds.time():
             allocation = await asyncio.to_thread(self._allocate, demands, cluster, now)
-        self._carry_out(allocation, asked, now)
+        self._apply(allocation, asked, now)
         self._set_alarm(allocation, now)
 
-    def _allocate(self, demands: list[Demand], cluster: Cluster, now: datetime) -> Allocation:
+    def _allocate(self, demands: list[JobRequest], cluster: Cluster, now: datetime) -> Allocation:
         return allocate(demands, cluster, now, settings=self._settings)
 
-    def _carry_out(self, allocation: Allocation, asked: dict[Key, Asked], now: datetime) -> None:
+    def _apply(
+        self, allocation: Allocation, asked: dict[Key, CachedRequest], now: datetime
+    ) -> None:
         pause = self._pause_between_sentences(allocation)
         for key, decision in allocation.items():
-            job, basis = self._services.mirror.jobs.get(key), asked[key]
+            job, basis = self._services.cache.jobs.get(key), asked[key]
             if job is None or not _is_same(job, basis.job):
                 continue  # it changed while we decided; the change has poked us again
-            state = remember(self._services, job)
+            state = job_state(self._services, job)
             before = state.scaling
             if state.has_ended:
                 continue
-            if before.grant != basis.demand.grant:
-                self.poke()  # it gave its GPUs back while we decided
+            if before.assigned != basis.request.assigned:
+                self.trigger()  # it gave its GPUs back while we decided
                 continue
-            after = carry_out(job, before, decision, now)
+            after = apply_decision(job, before, decision, now)
             if after == before:
                 continue
             state.scaling = after
-            if is_news(before, after):
+            if is_significant_change(before, after):
                 self._count(decision, before.desired)
-                if (notice := of_decision(before, decision)) is not None:
-                    state.news.append(notice)
+                if (notice := decision_event(before, decision)) is not None:
+                    state.pending_events.append(notice)
                 self._touch(key)
-            elif not after.grant:
+            elif not after.assigned:
                 self._remind(key, pause)
             elif after.reason != before.reason:
                 self._remind(key, self._patience)
@@ -126,7 +128,7 @@ class Scheduler:
 
     @property
     def _patience(self) -> float:
-        return self._services.options.limits.messages_every.total_seconds()
+        return self._services.options.timeouts.messages_interval.total_seconds()
 
     def _count(self, decision: Decision, before: int) -> None:
         if decision.workers != before:
@@ -138,14 +140,14 @@ class Scheduler:
         self._services.metrics.decisions.labels(*labels).inc()
 
     def _set_alarm(self, allocation: Allocation, now: datetime) -> None:
-        moments = [d.again_at for d in allocation.values() if d.again_at is not None]
+        moments = [d.requeue_at for d in allocation.values() if d.requeue_at is not None]
         if moments:
             self._wake_after(max((min(moments) - now).total_seconds(), 0.05))
 
     def _wake_after(self, seconds: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_later(seconds, self.poke)
+        self._alarm = asyncio.get_running_loop().call_later(seconds, self.trigger)
 
 
 def _is_same(job: Job, before: Job) -> bool:

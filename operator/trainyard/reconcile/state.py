@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from trainyard.api.jobs import Holding
+from trainyard.api.jobs import Assignment
 from trainyard.api.names import Key
-from trainyard.api.report import Report
-from trainyard.render.events import Notice
+from trainyard.api.report import CoordinatorReport
+from trainyard.render.events import EventSpec
 from trainyard.render.trainer_config import AnyPlan
 
 
@@ -35,18 +35,18 @@ class JobState:
     """What is remembered of one job."""
 
     uid: str
-    scaling: Holding
+    scaling: Assignment
     """What the scheduler decided."""
     has_ended: bool = False
     """What it held was given back for good, though its status may not say so yet."""
-    report: Report | None = None
+    report: CoordinatorReport | None = None
     read_from: str = ""
     """The uid of the coordinator's pod that the report is of."""
     plan: AnyPlan | None = None
     """The Plan that is wanted now."""
     plan_generation: int = 0
     """The highest generation given to a Plan; begun from the status."""
-    leadership: int = 0
+    fencing_token: int = 0
     """A term of office that the coordinator insists on although the Lease says otherwise: whoever
     deletes a Lease makes the terms start anew."""
     acknowledged: tuple[str, int] = ("", 0)
@@ -57,15 +57,15 @@ class JobState:
     """This process has seen to Secrets and Service, which need no more until then."""
     certified: frozenset[str] = frozenset()
     """Parties that the leaf Secret has certificates for."""
-    news: list[Notice] = field(default_factory=list)
+    pending_events: list[EventSpec] = field(default_factory=list)
     """Decisions to be told with the next status."""
     reported_at: datetime | None = None
     """When metrics last went into the status."""
-    contact_failures: int = 0
+    exchange_failures: int = 0
 
 
 @dataclass(slots=True)
-class Memory:
+class JobCache:
     """What is remembered of all jobs."""
 
     jobs: dict[Key, JobState] = field(default_factory=dict)

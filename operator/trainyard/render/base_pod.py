@@ -10,11 +10,21 @@ from typing import Any
 
 from trainyard.api import names
 from trainyard.api.jobs import Job
-from trainyard.api.names import Member
+from trainyard.api.names import MemberId
 from trainyard.render.ownership import metadata
 from trainyard.render.secrets import leaf_of
-from trainyard_trainer import contract
-from trainyard_trainer.contract import Role
+from trainyard_trainer.contract.env import (
+    ENV_JOB,
+    ENV_NAMESPACE,
+    ENV_NODE,
+    ENV_POD,
+    ENV_POD_IP,
+    ENV_WIRE,
+    TERMINATION_LOG,
+    TLS_DIR,
+    WIRE_VERSION,
+    Role,
+)
 
 GRACE_SECONDS = 120
 """Longer than a step, so that a worker that is asked to leave can finish it."""
@@ -42,11 +52,11 @@ def trainer_container(
         "env": [*_environment(job), *({"name": k, "value": v} for k, v in env.items())],
         "resources": resources,
         "volumeMounts": [
-            {"name": "trainyard-tls", "mountPath": contract.TLS_DIR, "readOnly": True},
+            {"name": "trainyard-tls", "mountPath": TLS_DIR, "readOnly": True},
             {"name": "trainyard-tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
             *mounts,
         ],
-        "terminationMessagePath": contract.TERMINATION_LOG,
+        "terminationMessagePath": TERMINATION_LOG,
         # Our own last words; the log's tail where a process died without any.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -59,12 +69,12 @@ def trainer_container(
 
 def _environment(job: Job) -> list[Manifest]:
     return [
-        {"name": contract.ENV_NAMESPACE, "value": job.key.namespace},
-        {"name": contract.ENV_JOB, "value": job.key.name},
-        {"name": contract.ENV_WIRE, "value": str(contract.WIRE_VERSION)},
-        _from_field(contract.ENV_POD, "metadata.name"),
-        _from_field(contract.ENV_POD_IP, "status.podIP"),
-        _from_field(contract.ENV_NODE, "spec.nodeName"),
+        {"name": ENV_NAMESPACE, "value": job.key.namespace},
+        {"name": ENV_JOB, "value": job.key.name},
+        {"name": ENV_WIRE, "value": str(WIRE_VERSION)},
+        _from_field(ENV_POD, "metadata.name"),
+        _from_field(ENV_POD_IP, "status.podIP"),
+        _from_field(ENV_NODE, "spec.nodeName"),
     ]
 
 
@@ -76,7 +86,7 @@ def job_pod(
     job: Job,
     name: str,
     role: Role,
-    member: Member,
+    member: MemberId,
     attempt: int,
     container: Manifest,
     volumes: list[Manifest],
@@ -136,7 +146,7 @@ def _unreachable(condition: str) -> Manifest:
     }
 
 
-def _tls_volume(job: Job, role: Role, member: Member) -> Manifest:
+def _tls_volume(job: Job, role: Role, member: MemberId) -> Manifest:
     """Each role, and each party, mounts its own items of the one Secret, and no other's key."""
     owner = leaf_of(role, member)
     items = [

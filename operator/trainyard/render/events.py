@@ -14,11 +14,11 @@ from typing import Any, Literal
 from trainyard.api import names
 from trainyard.api.conditions import Condition
 from trainyard.api.federation import FederatedJobStatus, PartyStatus
-from trainyard.api.jobs import Holding, Job, Status
+from trainyard.api.jobs import Assignment, Job, Status
 from trainyard.api.status import DistributedJobStatus, ScalingStatus
 from trainyard.scheduling.request import Decision
 
-_TOLD = {
+_REPORTED_CONDITIONS = {
     ("Accepted", "False"): "Warning",
     ("Admitted", "False"): "Normal",
     ("Suspended", "True"): "Normal",
@@ -30,7 +30,7 @@ _TOLD = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class EventSpec:
     """One thing to tell."""
 
     type: Literal["Normal", "Warning"]
@@ -38,7 +38,7 @@ class Notice:
     message: str
 
 
-def notices(before: Status, after: Status) -> Iterator[Notice]:
+def events_for(before: Status, after: Status) -> Iterator[EventSpec]:
     """What a status change has to tell: transitions, failures, and what a decision brought."""
     old = {c.type: c for c in before.conditions}
     for condition in after.conditions:
@@ -46,38 +46,38 @@ def notices(before: Status, after: Status) -> Iterator[Notice]:
     known = {f.uid for f in before.failures}
     for failure in after.failures:
         if failure.uid not in known:
-            yield Notice(type="Warning", reason="PodFailed", message=failure.message)
+            yield EventSpec(type="Warning", reason="PodFailed", message=failure.message)
     if isinstance(before, DistributedJobStatus) and isinstance(after, DistributedJobStatus):
         yield from _of_scaling(before.scaling or ScalingStatus(), after.scaling or ScalingStatus())
     if isinstance(before, FederatedJobStatus) and isinstance(after, FederatedJobStatus):
         yield from _of_parties(before.parties, after.parties)
 
 
-def of_decision(before: Holding, decision: Decision) -> Notice | None:
+def decision_event(before: Assignment, decision: Decision) -> EventSpec | None:
     """What a decision has to tell: a change of a running job's workers, made or recommended.
 
     An admission is no news: the job's pods are seen to start.
     """
     if before.desired and decision.workers not in (0, before.desired):
-        return Notice(type="Normal", reason=decision.reason, message=decision.message)
+        return EventSpec(type="Normal", reason=decision.reason, message=decision.message)
     is_advice = decision.workers and decision.recommended != decision.workers
     known = before.recommended if isinstance(before, ScalingStatus) else decision.recommended
     if is_advice and decision.recommended != known:
-        return Notice(type="Normal", reason="Recommended", message=decision.message)
+        return EventSpec(type="Normal", reason="Recommended", message=decision.message)
     return None
 
 
-def _of_condition(old: Condition | None, new: Condition) -> Iterator[Notice]:
-    kind = _TOLD.get((new.type, new.status))
+def _of_condition(old: Condition | None, new: Condition) -> Iterator[EventSpec]:
+    kind = _REPORTED_CONDITIONS.get((new.type, new.status))
     is_news = old is None or old.status != new.status or old.reason != new.reason
     if kind is None or not is_news or not new.message:
         return
-    yield Notice(
+    yield EventSpec(
         type="Warning" if kind == "Warning" else "Normal", reason=new.reason, message=new.message
     )
 
 
-def _of_parties(old: list[PartyStatus], new: list[PartyStatus]) -> Iterator[Notice]:
+def _of_parties(old: list[PartyStatus], new: list[PartyStatus]) -> Iterator[EventSpec]:
     """Updates that were refused: who sent them, and what is wrong with them."""
     known = {party.name: party.refused for party in old}
     for party in new:
@@ -88,10 +88,10 @@ def _of_parties(old: list[PartyStatus], new: list[PartyStatus]) -> Iterator[Noti
                 f"The aggregator refused {updates} of party {party.name} ({party.last_refusal}), "
                 f"{party.refused} in all; the round goes on without it."
             )
-            yield Notice(type="Warning", reason="UpdateRefused", message=message)
+            yield EventSpec(type="Warning", reason="UpdateRefused", message=message)
 
 
-def _of_scaling(old: ScalingStatus, new: ScalingStatus) -> Iterator[Notice]:
+def _of_scaling(old: ScalingStatus, new: ScalingStatus) -> Iterator[EventSpec]:
     if not new.history or not old.history:
         return
     last, same = new.history[-1], old.history[-1]
@@ -102,10 +102,10 @@ def _of_scaling(old: ScalingStatus, new: ScalingStatus) -> Iterator[Notice]:
             f"{last.from_} → {last.to} workers: {last.measured_speedup:g}× the samples per "
             f"second{expected}."
         )
-        yield Notice(type="Normal", reason="SpeedupMeasured", message=message)
+        yield EventSpec(type="Normal", reason="SpeedupMeasured", message=message)
 
 
-def event(job: Job, notice: Notice, now: str, reporter: str) -> dict[str, Any]:
+def event(job: Job, notice: EventSpec, now: str, reporter: str) -> dict[str, Any]:
     """The Event's manifest; equal notices in the same second make the same name."""
     content = f"{job.uid}|{notice.reason}|{notice.message}|{now}"
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from trainyard.api.jobs import Job
 from trainyard.render.base_pod import USER
 from trainyard.render.ownership import owner_of
 from trainyard.render.pods import state_folder
-from trainyard_trainer import contract
+from trainyard_trainer.contract.env import ENV_STATE, STATE_DIR
 
 LIFE_SECONDS = 900
 """The pod ends by itself after this, should its user's machine vanish."""
@@ -18,14 +18,14 @@ def fetch_pod(job: Job, name: str) -> dict[str, Any]:
     """A pod of the job's own image that mounts the claim read-only and waits to be asked."""
     mounts = {
         "name": "trainyard-state",
-        "mountPath": contract.STATE_DIR,
+        "mountPath": STATE_DIR,
         "readOnly": True,
     }
     container = {
         "name": "trainer",
         "image": job.spec.image,
         "command": ["sleep", str(LIFE_SECONDS)],
-        "env": [{"name": contract.ENV_STATE, "value": state_folder(job)}],
+        "env": [{"name": ENV_STATE, "value": state_folder(job)}],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         "volumeMounts": [mounts],
         "securityContext": {
@@ -34,7 +34,7 @@ def fetch_pod(job: Job, name: str) -> dict[str, Any]:
             "capabilities": {"drop": ["ALL"]},
         },
     }
-    claim = {"claimName": job.spec.state.claim, "readOnly": True}
+    claim = {"claimName": job.spec.state.claim_name, "readOnly": True}
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -7,7 +7,7 @@ from typing import Any
 from trainyard.api import names
 from trainyard.api.jobs import Job
 from trainyard.render.ownership import labels_of, metadata
-from trainyard_trainer.contract import COORDINATOR_PORT, Role
+from trainyard_trainer.contract.env import COORDINATOR_PORT, Role
 
 
 def coordinator_service(job: Job) -> dict[str, Any]:

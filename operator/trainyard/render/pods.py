@@ -6,12 +6,21 @@ from collections.abc import Mapping
 from typing import Final
 
 from trainyard.api import names
-from trainyard.api.federation import Party
+from trainyard.api.federation import PartySpec
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job
 from trainyard.render.base_pod import Manifest, job_pod, trainer_container
 from trainyard.render.trainer_config import config_of
-from trainyard_trainer import contract
-from trainyard_trainer.contract import Role
+from trainyard_trainer.contract.env import (
+    COORDINATOR_PORT,
+    DATA_DIR,
+    ENV_CONFIG,
+    ENV_COORDINATOR,
+    ENV_PARTY,
+    ENV_STATE,
+    ENV_TERM,
+    STATE_DIR,
+    Role,
+)
 
 AGGREGATOR = "aggregator"
 """The trainer's program that is a federation's coordinator."""
@@ -32,15 +41,15 @@ def coordinator_pod(job: Job, term: int) -> Manifest:
         job,
         program,
         env={
-            contract.ENV_TERM: str(term),
-            contract.ENV_CONFIG: config_of(job).encode(),
-            contract.ENV_STATE: state_folder(job),
+            ENV_TERM: str(term),
+            ENV_CONFIG: config_of(job).encode(),
+            ENV_STATE: state_folder(job),
         },
         mounts=mounts,
         resources=spec.coordinator.resources
         or {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
     )
-    container["ports"] = [{"name": "https", "containerPort": contract.COORDINATOR_PORT}]
+    container["ports"] = [{"name": "https", "containerPort": COORDINATOR_PORT}]
     return job_pod(
         job,
         names.coordinator_name(job.key.name, term),
@@ -58,7 +67,7 @@ def worker_pod(job: DistributedJob, index: int, attempt: int, cluster_domain: st
     container = trainer_container(
         job,
         str(Role.WORKER),
-        env={contract.ENV_COORDINATOR: _address(job, cluster_domain)},
+        env={ENV_COORDINATOR: _address(job, cluster_domain)},
         mounts=[_SHM_MOUNT, *workers.template.volume_mounts],
         resources=_with_gpus(workers.resources, workers.gpu_resource, workers.gpus),
     )
@@ -80,8 +89,8 @@ def party_pod(job: FederatedJob, name: str, attempt: int, cluster_domain: str) -
         job,
         str(Role.PARTY),
         env={
-            contract.ENV_COORDINATOR: _address(job, cluster_domain),
-            contract.ENV_PARTY: party.name,
+            ENV_COORDINATOR: _address(job, cluster_domain),
+            ENV_PARTY: party.name,
         },
         mounts=[_SHM_MOUNT, *mounts, *template.volume_mounts],
         resources=_with_gpus(party.resources, party.gpu_resource, party.gpus),
@@ -97,19 +106,19 @@ def party_pod(job: FederatedJob, name: str, attempt: int, cluster_domain: str) -
     return pod
 
 
-def _data(party: Party) -> tuple[list[Manifest], list[Manifest]]:
+def _data(party: PartySpec) -> tuple[list[Manifest], list[Manifest]]:
     """Its claim, read-only: training never changes it."""
     if party.data is None:
         return [], []
-    claim = {"claimName": party.data.claim, "readOnly": True}
+    claim = {"claimName": party.data.claim_name, "readOnly": True}
     return (
         [{"name": "trainyard-data", "persistentVolumeClaim": claim}],
-        [{"name": "trainyard-data", "mountPath": contract.DATA_DIR, "readOnly": True}],
+        [{"name": "trainyard-data", "mountPath": DATA_DIR, "readOnly": True}],
     )
 
 
 def _address(job: Job, cluster_domain: str) -> str:
-    return f"{coordinator_host(job, cluster_domain)}:{contract.COORDINATOR_PORT}"
+    return f"{coordinator_host(job, cluster_domain)}:{COORDINATOR_PORT}"
 
 
 def coordinator_host(job: Job, cluster_domain: str) -> str:
@@ -120,13 +129,13 @@ def coordinator_host(job: Job, cluster_domain: str) -> str:
 
 def _state(job: Job) -> tuple[list[Manifest], list[Manifest]]:
     source: Manifest = (
-        {"persistentVolumeClaim": {"claimName": job.spec.state.claim}}
+        {"persistentVolumeClaim": {"claimName": job.spec.state.claim_name}}
         if job.is_durable
         else {"emptyDir": {}}
     )
     return (
         [{"name": "trainyard-state", **source}],
-        [{"name": "trainyard-state", "mountPath": contract.STATE_DIR}],
+        [{"name": "trainyard-state", "mountPath": STATE_DIR}],
     )
 
 

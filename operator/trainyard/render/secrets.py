@@ -9,12 +9,12 @@ from typing import Any
 
 from trainyard.api import names
 from trainyard.api.jobs import Job, format_time
-from trainyard.api.names import Member
+from trainyard.api.names import MemberId
 from trainyard.render.ownership import labels_of, metadata
-from trainyard_trainer.contract import Role
+from trainyard_trainer.contract.env import Role
 
 
-def leaf_of(role: Role, member: Member = 0) -> str:
+def leaf_of(role: Role, member: MemberId = 0) -> str:
     """The name of a leaf's files in the Secret; parties have one each, as none trusts another."""
     return f"{role}-{member}" if role is Role.PARTY else str(role)
 

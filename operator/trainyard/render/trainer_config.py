@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainyard.api.durations import parse_duration
-from trainyard.api.federation import FederatedJobSpec, Party, Rounds
+from trainyard.api.federation import FederatedJobSpec, PartySpec, Rounds
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job
 from trainyard.api.spec import TargetSpec
-from trainyard.lifecycle.desired import Verdict
-from trainyard_trainer.contract import Goal, JobConfig, Plan, Target, federated
+from trainyard.lifecycle.desired import DesiredState
+from trainyard_trainer.contract import federated
+from trainyard_trainer.contract.config import Direction, JobConfig, Target
 from trainyard_trainer.contract.federated import FederatedConfig, FederatedPlan, PartyConfig
+from trainyard_trainer.contract.plan import Plan
 
 AnyPlan = Plan | FederatedPlan
 
@@ -27,14 +29,14 @@ def config_of(job: Job) -> JobConfig | FederatedConfig:
 def _of_workers(job: DistributedJob) -> JobConfig:
     spec, training = job.spec, job.spec.training
     return JobConfig(
-        task=spec.task.use,
+        task=spec.task.entrypoint,
         args=spec.task.args,
         batch_size=training.batch_size,
         epochs=training.epochs,
         init=training.init or "",
         target=_target(training.target),
         seed=training.seed,
-        checkpoint_seconds=parse_duration(spec.checkpoint.every).total_seconds(),
+        checkpoint_seconds=parse_duration(spec.checkpoint.interval).total_seconds(),
         checkpoint_keep=spec.checkpoint.keep,
         durable=job.is_durable,
         min_workers=spec.workers.min,
@@ -45,46 +47,48 @@ def _of_parties(job: FederatedJob) -> FederatedConfig:
     spec, training = job.spec, job.spec.training
     optimizer = training.optimizer
     return FederatedConfig(
-        task=spec.task.use,
+        task=spec.task.entrypoint,
         args=spec.task.args,
         parties=_parties(spec),
         rounds=_rounds(spec.rounds),
         local_epochs=training.local_epochs,
         batch_size=training.batch_size,
-        optimizer=federated.Optimizer(name=optimizer.name, lr=optimizer.lr, args=optimizer.args)
+        optimizer=federated.OptimizerConfig(
+            name=optimizer.name, lr=optimizer.lr, args=optimizer.args
+        )
         if optimizer
         else None,
         init=training.init or "",
         target=_target(training.target),
         seed=training.seed,
-        strategy=federated.Strategy(name=spec.strategy.name, args=spec.strategy.args),
+        strategy=federated.StrategyConfig(name=spec.strategy.name, args=spec.strategy.args),
         durable=job.is_durable,
     )
 
 
-def plan_of(job: Job, verdict: Verdict, before: AnyPlan | None) -> AnyPlan | None:
+def plan_of(job: Job, verdict: DesiredState, before: AnyPlan | None) -> AnyPlan | None:
     """The Plan that follows from a verdict, numbered as the one before.
 
     None where no coordinator should be there to read it; the one before where the pods are ending
     and nothing new is wanted.
     """
-    if not verdict.wish.coordinator:
+    if not verdict.pods.coordinator:
         return None
-    if not (verdict.wish.members or verdict.suspend):
+    if not (verdict.pods.members or verdict.suspend):
         return before
-    generation, leadership = (before.generation, before.leadership) if before else (1, 0)
+    generation, fencing_token = (before.generation, before.fencing_token) if before else (1, 0)
     match job:
         case DistributedJob():
             return Plan(
                 generation=generation,
-                leadership=leadership,
-                workers=verdict.wish.workers,
+                fencing_token=fencing_token,
+                workers=verdict.pods.workers,
                 suspend=verdict.suspend,
             )
         case FederatedJob():
             return FederatedPlan(
                 generation=generation,
-                leadership=leadership,
+                fencing_token=fencing_token,
                 parties=_parties(job.spec),
                 rounds=_rounds(job.spec.rounds),
                 suspend=verdict.suspend,
@@ -100,12 +104,12 @@ def _parties(spec: FederatedJobSpec) -> tuple[PartyConfig, ...]:
     return tuple(_party(party) for party in sorted(spec.parties, key=lambda party: party.name))
 
 
-def _party(party: Party) -> PartyConfig:
+def _party(party: PartySpec) -> PartyConfig:
     return PartyConfig(name=party.name, external=party.external, args=party.args, lr=party.lr)
 
 
-def _rounds(rounds: Rounds) -> federated.Rounds:
-    return federated.Rounds(
+def _rounds(rounds: Rounds) -> federated.RoundsConfig:
+    return federated.RoundsConfig(
         max=rounds.max,
         min_parties=rounds.min_parties,
         fraction=rounds.fraction,
@@ -117,4 +121,4 @@ def _rounds(rounds: Rounds) -> federated.Rounds:
 def _target(target: TargetSpec | None) -> Target | None:
     if target is None:
         return None
-    return Target(metric=target.metric, goal=target.goal, mode=Goal(target.mode))
+    return Target(metric=target.metric, value=target.value, direction=Direction(target.direction))

@@ -9,16 +9,16 @@ from __future__ import annotations
 from datetime import datetime
 
 from trainyard.api.reasons import Reason
-from trainyard.scheduling.capacity import Ledger, Shape
-from trainyard.scheduling.request import Decision, Demand
+from trainyard.scheduling.capacity import Ledger, PodShape
+from trainyard.scheduling.request import Decision, JobRequest
 
 
-def queue_position(job: Demand) -> tuple[int, datetime, tuple[str, str, str]]:
+def queue_position(job: JobRequest) -> tuple[int, datetime, tuple[str, str, str]]:
     """Sort key of the queue: priority (higher first), then age, then name, so that none tie."""
     return -job.priority, job.created_at, (job.key.namespace, job.key.name, job.key.kind)
 
 
-def admit(job: Demand, ledger: Ledger, now: datetime) -> Decision:
+def admit(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
     """Admit the job with as many of `start_workers` as fit, at least its minimum, or say why not.
 
     To be called in queue order. The order is strict node by node: a job that waits claims every
@@ -36,7 +36,7 @@ def admit(job: Demand, ledger: Ledger, now: datetime) -> Decision:
     wanted = max(job.min_workers, min(job.start_workers, job.max_workers))
     if job.gpus_per_worker == 0:
         return _starts(job, wanted)
-    shape = Shape.of(job)
+    shape = PodShape.of(job)
     if ledger.ground(shape).capacity < job.min_workers:
         return _fits_nowhere(job, shape, ledger)
     if ledger.slots(shape) >= job.min_workers:
@@ -47,7 +47,7 @@ def admit(job: Demand, ledger: Ledger, now: datetime) -> Decision:
     return decision
 
 
-def demanded(job: Demand, workers: int) -> str:
+def demanded(job: JobRequest, workers: int) -> str:
     """What so many workers of the job need, in words: `4 × 2 nvidia.com/gpu with selector a=b`."""
     if job.gpus_per_worker == 0:
         return f"{workers} × no GPU"
@@ -56,7 +56,7 @@ def demanded(job: Demand, workers: int) -> str:
     return f"{workers} × {job.gpus_per_worker} {job.resource}{where}"
 
 
-def supplied(shape: Shape, ledger: Ledger) -> str:
+def supplied(shape: PodShape, ledger: Ledger) -> str:
     """What is free for the shape, and who is before it: `3 free on 2 nodes; 1 job before it`."""
     gpus, nodes = ledger.free(shape)
     before = ledger.claims(shape)
@@ -69,7 +69,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _starts(job: Demand, workers: int) -> Decision:
+def _starts(job: JobRequest, workers: int) -> Decision:
     wanted = max(job.min_workers, min(job.start_workers, job.max_workers))
     short = f", of {wanted} wanted" if workers < wanted else ""
     return Decision(
@@ -80,7 +80,7 @@ def _starts(job: Demand, workers: int) -> Decision:
     )
 
 
-def _waits(job: Demand, shape: Shape, ledger: Ledger) -> Decision:
+def _waits(job: JobRequest, shape: PodShape, ledger: Ledger) -> Decision:
     would_fit = ledger.slots(shape, with_claimed=True) >= job.min_workers
     unready = ledger.ground(shape).matching - len(ledger.ground(shape).usable)
     resting = f"; {counted(unready, 'node')} that could hold it not ready" if unready else ""
@@ -93,7 +93,7 @@ def _waits(job: Demand, shape: Shape, ledger: Ledger) -> Decision:
     )
 
 
-def _fits_nowhere(job: Demand, shape: Shape, ledger: Ledger) -> Decision:
+def _fits_nowhere(job: JobRequest, shape: PodShape, ledger: Ledger) -> Decision:
     ground = ledger.ground(shape)
     return Decision(
         workers=0,
@@ -107,7 +107,7 @@ def _fits_nowhere(job: Demand, shape: Shape, ledger: Ledger) -> Decision:
     )
 
 
-def _stands_back(job: Demand, until: datetime) -> Decision:
+def _stands_back(job: JobRequest, until: datetime) -> Decision:
     return Decision(
         workers=0,
         recommended=0,
@@ -116,5 +116,5 @@ def _stands_back(job: Demand, until: datetime) -> Decision:
             f"its last start did not get {demanded(job, job.min_workers)} running in time; "
             f"it queues again at {until:%H:%M:%S}"
         ),
-        again_at=until,
+        requeue_at=until,
     )

@@ -18,7 +18,7 @@ from trainyard.api.cluster import Cluster
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.admission import admit, counted, demanded, queue_position, supplied
-from trainyard.scheduling.capacity import Ledger, Shape, entangled
+from trainyard.scheduling.capacity import Ledger, PodShape, entangled
 from trainyard.scheduling.gangs import (
     admit_gang,
     bound_parties,
@@ -26,21 +26,21 @@ from trainyard.scheduling.gangs import (
     shapes_of,
     unbound_shapes,
 )
-from trainyard.scheduling.request import Allocation, Decision, Demand
-from trainyard.scheduling.throughput import Proposal, Settings, propose
+from trainyard.scheduling.request import Allocation, Decision, JobRequest
+from trainyard.scheduling.throughput import Proposal, SchedulerSettings, propose
 
-__all__ = ["Settings", "allocate"]
+__all__ = ["SchedulerSettings", "allocate"]
 
-_DEFAULTS: Final = Settings()
+_DEFAULTS: Final = SchedulerSettings()
 _MOST_LOOKS: Final = 4
 """Each further look only finds what a tighter packing makes room for; two are the rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Scene:
+class _SchedulingCycle:
     """What one look at the cluster goes by."""
 
-    line: Sequence[Demand]
+    line: Sequence[JobRequest]
     """All jobs, in queue order."""
     cluster: Cluster
     bound: Mapping[tuple[Key, str], int]
@@ -48,24 +48,28 @@ class _Scene:
     bound_parties: Mapping[Key, frozenset[str]]
     """Parties whose pod holds a node, by job."""
     now: datetime
-    settings: Settings
+    settings: SchedulerSettings
 
-    def unbound(self, job: Demand, workers: int) -> int:
+    def unbound(self, job: JobRequest, workers: int) -> int:
         """How many of the job's workers still need GPUs that no pod of theirs holds."""
         if job.gpus_per_worker == 0:
             return 0
         return max(0, workers - self.bound.get((job.key, job.resource), 0))
 
-    def outstanding(self, job: Demand, wish: Proposal) -> Mapping[Shape, int]:
+    def outstanding(self, job: JobRequest, wish: Proposal) -> Mapping[PodShape, int]:
         """What the job keeps for certain and no pod of its holds yet."""
         if job.gang:
             return unbound_shapes(job, self.bound_parties.get(job.key, frozenset()))
         missing = self.unbound(job, _kept(job, wish))
-        return {Shape.of(job): missing} if missing else {}
+        return {PodShape.of(job): missing} if missing else {}
 
 
 def allocate(
-    jobs: Sequence[Demand], cluster: Cluster, now: datetime, *, settings: Settings = _DEFAULTS
+    jobs: Sequence[JobRequest],
+    cluster: Cluster,
+    now: datetime,
+    *,
+    settings: SchedulerSettings = _DEFAULTS,
 ) -> Allocation:
     """Decide the number of workers of every job, with a reason; the order of `jobs` is no matter.
 
@@ -75,7 +79,7 @@ def allocate(
     """
     line = sorted(jobs, key=queue_position)
     bound = Counter((key, pod.resource) for key, pod in cluster.holders())
-    scene = _Scene(
+    scene = _SchedulingCycle(
         line=line,
         cluster=cluster,
         bound=bound,
@@ -84,7 +88,7 @@ def allocate(
         settings=settings,
     )
     wishes: dict[Key, Proposal] = {}
-    decisions = _look(scene, wishes)
+    decisions = _run_cycle(scene, wishes)
     for _ in range(_MOST_LOOKS - 1):
         followed = [_follow(job, decisions[job.key], now) for job in scene.line]
         if all(new is old for new, old in zip(followed, scene.line, strict=True)):
@@ -93,17 +97,17 @@ def allocate(
             if new is not old:
                 wishes.pop(new.key, None)
         scene = replace(scene, line=followed)
-        decisions = _newest(line, decisions, _look(scene, wishes))
+        decisions = _newest(line, decisions, _run_cycle(scene, wishes))
     return decisions
 
 
-def _look(scene: _Scene, wishes: dict[Key, Proposal]) -> dict[Key, Decision]:
+def _run_cycle(scene: _SchedulingCycle, wishes: dict[Key, Proposal]) -> dict[Key, Decision]:
     """Decide once; `wishes` holds those of jobs that an earlier look left alone, and is filled."""
     ledger = Ledger(scene.cluster)
     admitted = [job for job in scene.line if job.admitted_workers > 0]
     for job in admitted:
         if job.key not in wishes:
-            wishes[job.key] = _wish(job, scene, ledger)
+            wishes[job.key] = _desired(job, scene, ledger)
     _reserve(scene, wishes, ledger)
     decisions = {
         job.key: _admit(job, ledger, scene.now) for job in scene.line if job.admitted_workers <= 0
@@ -117,11 +121,11 @@ def _look(scene: _Scene, wishes: dict[Key, Proposal]) -> dict[Key, Decision]:
     return decisions
 
 
-def _admit(job: Demand, ledger: Ledger, now: datetime) -> Decision:
+def _admit(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
     return admit_gang(job, ledger, now) if job.gang else admit(job, ledger, now)
 
 
-def _follow(job: Demand, decision: Decision, now: datetime) -> Demand:
+def _follow(job: JobRequest, decision: Decision, now: datetime) -> JobRequest:
     """The job once the decision is in force."""
     if decision.workers == job.admitted_workers:
         return job
@@ -136,7 +140,7 @@ def _follow(job: Demand, decision: Decision, now: datetime) -> Demand:
 
 
 def _newest(
-    line: Sequence[Demand], first: Mapping[Key, Decision], second: Mapping[Key, Decision]
+    line: Sequence[JobRequest], first: Mapping[Key, Decision], second: Mapping[Key, Decision]
 ) -> dict[Key, Decision]:
     """The second look, but changes that it only confirms keep the first one's reason."""
     return {
@@ -150,17 +154,17 @@ def _newest(
 # --- What each admitted job wants ---
 
 
-def _wish(job: Demand, scene: _Scene, ledger: Ledger) -> Proposal:
+def _desired(job: JobRequest, scene: _SchedulingCycle, ledger: Ledger) -> Proposal:
     if job.gang:  # parties are who they are: there is no other size to wish for
         here = job.admitted_workers
-        return Proposal(workers=here, at_least=here, reason=Reason.STEADY, because="")
+        return Proposal(workers=here, at_least=here, reason=Reason.STEADY, explanation="")
     wish = _preference(job, scene)
     if wish.workers >= job.admitted_workers:
         return _cut_to_what_exists(job, scene, ledger) or wish
     return wish
 
 
-def _preference(job: Demand, scene: _Scene) -> Proposal:
+def _preference(job: JobRequest, scene: _SchedulingCycle) -> Proposal:
     """What the job should have by its bounds and its policy, GPUs not counted.
 
     Bounds and `replicas` are people's words: they hold at once, whatever the mode, the cooldown
@@ -180,29 +184,31 @@ def _preference(job: Demand, scene: _Scene) -> Proposal:
             return propose(job, scene.now, scene.settings)
         case "Goodput":
             because = "policy Goodput is not available in this version"
-            return Proposal(workers=here, at_least=here, reason=Reason.STEADY, because=because)
+            return Proposal(workers=here, at_least=here, reason=Reason.STEADY, explanation=because)
         case _:
             assert_never(job.policy)
 
 
-def _target(job: Demand) -> int:
+def _target(job: JobRequest) -> int:
     return max(job.min_workers, min(job.start_workers, job.max_workers))
 
 
-def _requested(job: Demand) -> Proposal:
+def _requested(job: JobRequest) -> Proposal:
     target = _target(job)
     reason = Reason.STEADY if target == job.admitted_workers else Reason.REQUESTED
     return _order(job, target, reason, f"workers.replicas asks for {target}")
 
 
-def _order(job: Demand, workers: int, reason: Reason, because: str) -> Proposal:
+def _order(job: JobRequest, workers: int, reason: Reason, because: str) -> Proposal:
     at_least = min(workers, job.admitted_workers + 1)
     return Proposal(
-        workers=workers, at_least=at_least, reason=reason, because=because, is_order=True
+        workers=workers, at_least=at_least, reason=reason, explanation=because, is_order=True
     )
 
 
-def _cut_to_what_exists(job: Demand, scene: _Scene, ledger: Ledger) -> Proposal | None:
+def _cut_to_what_exists(
+    job: JobRequest, scene: _SchedulingCycle, ledger: Ledger
+) -> Proposal | None:
     """Give up workers that find no room even if this job had all free GPUs to itself.
 
     By then their nodes are lost or taken by strangers. A fresh decision has `unbound_grace` to
@@ -211,7 +217,11 @@ def _cut_to_what_exists(job: Demand, scene: _Scene, ledger: Ledger) -> Proposal 
     """
     here = job.admitted_workers
     unbound = scene.unbound(job, here)
-    if not unbound or (room := ledger.slots(Shape.of(job))) >= unbound or here <= job.min_workers:
+    if (
+        not unbound
+        or (room := ledger.slots(PodShape.of(job))) >= unbound
+        or here <= job.min_workers
+    ):
         return None
     fits = max(job.min_workers, here - unbound + room)
     because = f"{unbound - room} of {counted(here, 'worker')} find no free GPUs any more"
@@ -221,14 +231,14 @@ def _cut_to_what_exists(job: Demand, scene: _Scene, ledger: Ledger) -> Proposal 
         return _order(job, fits, Reason.SHRINK_NODES_LOST, because)
     because = f"{because}, given up at {give_up_at:%H:%M:%S}"
     return replace(
-        _order(job, here, Reason.NO_FREE_GPUS, because), at_least=here, again_at=give_up_at
+        _order(job, here, Reason.NO_FREE_GPUS, because), at_least=here, requeue_at=give_up_at
     )
 
 
 # --- GPUs: first kept, then for the queue (admission.admit), then for growth ---
 
 
-def _reserve(scene: _Scene, wishes: Mapping[Key, Proposal], ledger: Ledger) -> None:
+def _reserve(scene: _SchedulingCycle, wishes: Mapping[Key, Proposal], ledger: Ledger) -> None:
     """Set GPUs aside for admitted workers that no node holds yet, in queue order.
 
     They go where no waiting job could go, if they can. When they do not all fit, every node that
@@ -256,13 +266,13 @@ def _reserve(scene: _Scene, wishes: Mapping[Key, Proposal], ledger: Ledger) -> N
             ledger.claim(shape)
 
 
-def _kept(job: Demand, wish: Proposal) -> int:
+def _kept(job: JobRequest, wish: Proposal) -> int:
     """The workers that the job keeps for certain."""
     is_carried_out = wish.is_order or job.mode == "Apply"
     return min(job.admitted_workers, wish.workers) if is_carried_out else job.admitted_workers
 
 
-def _wanted_by_waiting(scene: _Scene, ledger: Ledger) -> dict[str, frozenset[str]]:
+def _wanted_by_waiting(scene: _SchedulingCycle, ledger: Ledger) -> dict[str, frozenset[str]]:
     waiting = (job for job in scene.line if job.admitted_workers <= 0)
     wanted: dict[str, frozenset[str]] = {}
     for shape in {shape for job in waiting for shape in _shapes(job)}:
@@ -271,14 +281,14 @@ def _wanted_by_waiting(scene: _Scene, ledger: Ledger) -> dict[str, frozenset[str
     return wanted
 
 
-def _shapes(job: Demand) -> Iterable[Shape]:
+def _shapes(job: JobRequest) -> Iterable[PodShape]:
     if job.gang:
         return shapes_of(job.gang)
-    return (Shape.of(job),) if job.gpus_per_worker > 0 else ()
+    return (PodShape.of(job),) if job.gpus_per_worker > 0 else ()
 
 
 def _grow(
-    admitted: Sequence[Demand], wishes: Mapping[Key, Proposal], ledger: Ledger
+    admitted: Sequence[JobRequest], wishes: Mapping[Key, Proposal], ledger: Ledger
 ) -> dict[Key, int]:
     """How many more workers each growing job gets: people's requests first, then policies'.
 
@@ -297,7 +307,7 @@ def _grow(
 
 
 def _compete(
-    jobs: Sequence[Demand], wishes: Mapping[Key, Proposal], ledger: Ledger
+    jobs: Sequence[JobRequest], wishes: Mapping[Key, Proposal], ledger: Ledger
 ) -> dict[Key, int]:
     """Hand out GPUs worker by worker, each to the job that it speeds up most per GPU.
 
@@ -320,7 +330,7 @@ def _compete(
     return granted
 
 
-def _offer(job: Demand, wish: Proposal, granted: int, place: int) -> tuple[float, int, int]:
+def _offer(job: JobRequest, wish: Proposal, granted: int, place: int) -> tuple[float, int, int]:
     """A heap entry, best first: minus the speed-up per GPU, the place in the queue, the workers."""
     here, now_at = job.admitted_workers, job.admitted_workers + granted
     step = 1 if granted else wish.at_least - here
@@ -330,29 +340,29 @@ def _offer(job: Demand, wish: Proposal, granted: int, place: int) -> tuple[float
     return -gain / (step * job.gpus_per_worker), place, step
 
 
-def _growth(job: Demand, wishes: Mapping[Key, Proposal]) -> int:
+def _growth(job: JobRequest, wishes: Mapping[Key, Proposal]) -> int:
     return wishes[job.key].workers - job.admitted_workers
 
 
-def _least(job: Demand, wishes: Mapping[Key, Proposal]) -> int:
+def _least(job: JobRequest, wishes: Mapping[Key, Proposal]) -> int:
     return wishes[job.key].at_least - job.admitted_workers
 
 
-def _room(job: Demand, ledger: Ledger) -> int:
+def _room(job: JobRequest, ledger: Ledger) -> int:
     """How many more workers of the job fit; GPU-less ones always do."""
     if job.gpus_per_worker == 0:
         return job.max_workers
-    return ledger.slots(Shape.of(job))
+    return ledger.slots(PodShape.of(job))
 
 
-def _take(job: Demand, workers: int, ledger: Ledger) -> int:
-    return ledger.take(Shape.of(job), workers) if job.gpus_per_worker else workers
+def _take(job: JobRequest, workers: int, ledger: Ledger) -> int:
+    return ledger.take(PodShape.of(job), workers) if job.gpus_per_worker else workers
 
 
 # --- The answer ---
 
 
-def _decision(job: Demand, wish: Proposal, granted: int, ledger: Ledger) -> Decision:
+def _decision(job: JobRequest, wish: Proposal, granted: int, ledger: Ledger) -> Decision:
     here = job.admitted_workers
     chosen = wish.workers if wish.workers <= here else here + granted
     if chosen == here:
@@ -365,27 +375,27 @@ def _decision(job: Demand, wish: Proposal, granted: int, ledger: Ledger) -> Deci
         reason=wish.reason,
         message=_story(job, wish, chosen, gain, ledger),
         expected_speedup=gain,
-        again_at=wish.again_at,
+        requeue_at=wish.requeue_at,
     )
 
 
-def _stays(job: Demand, wish: Proposal, ledger: Ledger) -> Decision:
+def _stays(job: JobRequest, wish: Proposal, ledger: Ledger) -> Decision:
     here = job.admitted_workers
     is_refused = wish.workers > here
-    message = wish.because
+    message = wish.explanation
     if is_refused:
         missing = demanded(job, (wish.workers if wish.is_order else wish.at_least) - here)
-        message = f"{message}; to grow it needs {missing}; {supplied(Shape.of(job), ledger)}"
+        message = f"{message}; to grow it needs {missing}; {supplied(PodShape.of(job), ledger)}"
     return Decision(
         workers=here,
         recommended=here,
         reason=Reason.NO_FREE_GPUS if is_refused else wish.reason,
         message=f"stays at {here}: {message}",
-        again_at=wish.again_at,
+        requeue_at=wish.requeue_at,
     )
 
 
-def _story(job: Demand, wish: Proposal, chosen: int, gain: float | None, ledger: Ledger) -> str:
+def _story(job: JobRequest, wish: Proposal, chosen: int, gain: float | None, ledger: Ledger) -> str:
     """One sentence: why, what happens, and what it should bring."""
     here = job.admitted_workers
     is_advice = not wish.is_order and job.mode == "Recommend"
@@ -395,5 +405,5 @@ def _story(job: Demand, wish: Proposal, chosen: int, gain: float | None, ledger:
     missing = ""
     if chosen < wish.workers:
         more = demanded(job, wish.workers - chosen)
-        missing = f"; {more} short of {wish.workers}, {supplied(Shape.of(job), ledger)}"
-    return f"{wish.because}{free}: {verb} {here}→{chosen}{expected}{missing}"
+        missing = f"; {more} short of {wish.workers}, {supplied(PodShape.of(job), ledger)}"
+    return f"{wish.explanation}{free}: {verb} {here}→{chosen}{expected}{missing}"

@@ -12,23 +12,23 @@ from trainyard.api.conditions import Type, is_true
 from trainyard.api.durations import parse_duration
 from trainyard.api.federation import AdmissionStatus
 from trainyard.api.jobs import (
+    Assignment,
     DistributedJob,
     FederatedJob,
-    Holding,
     Job,
-    format_time,
-    holding_of,
+    assignment_of,
+    whole_seconds,
 )
 from trainyard.api.pods import Pod
-from trainyard.api.podset import sort_pods
+from trainyard.api.podset import group_pods
 from trainyard.api.reasons import Reason
-from trainyard.api.report import Report
+from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
 from trainyard.api.status import Change, Measurement, ScalingStatus
 from trainyard.scheduling.conversion import wants_gpus
 from trainyard.scheduling.request import Decision
 
-_H = TypeVar("_H", bound=Holding)
+_H = TypeVar("_H", bound=Assignment)
 
 HISTORY = 20
 PROFILE = 64
@@ -36,12 +36,12 @@ SETTLED_STEPS = 5
 """Steps that a throughput needs behind it before a speed-up is called measured."""
 
 
-def initial_holding(job: Job, pods: tuple[Pod, ...]) -> Holding:
+def initial_assignment(job: Job, pods: tuple[Pod, ...]) -> Assignment:
     """What a restarted operator takes as decided: the status, else what it finds running."""
-    held = holding_of(job)
+    held = assignment_of(job)
     if held.desired or is_true(job.status.conditions, Type.ADMITTED):
         return held
-    found = sort_pods(pods, job.uid).members
+    found = group_pods(pods, job.uid).members
     if not found or not wants_gpus(job):
         return held
     # The status of its start was never written, and any of its pods may be missing still: they
@@ -49,7 +49,7 @@ def initial_holding(job: Job, pods: tuple[Pod, ...]) -> Holding:
     changes: dict[str, Any] = {
         "reason": Reason.ADMITTED,
         "message": "Found running.",
-        "decided_at": format_time(min(pod.created_at for pod in found.values())),
+        "decided_at": whole_seconds(min(pod.created_at for pod in found.values())),
     }
     match job:
         case DistributedJob():
@@ -62,7 +62,7 @@ def initial_holding(job: Job, pods: tuple[Pod, ...]) -> Holding:
     return msgspec.structs.replace(held, **changes)
 
 
-def carry_out(job: Job, before: Holding, decision: Decision, now: datetime) -> Holding:
+def apply_decision(job: Job, before: Assignment, decision: Decision, now: datetime) -> Assignment:
     """What the job holds after a decision."""
     match job:
         case DistributedJob():
@@ -77,26 +77,26 @@ def _record_admission(
     before: AdmissionStatus, decision: Decision, now: datetime
 ) -> AdmissionStatus:
     told = msgspec.structs.replace(before, reason=decision.reason, message=decision.message)
-    if decision.reason is Reason.START_TIMED_OUT and decision.again_at is not None:
-        return msgspec.structs.replace(told, cooldown_until=format_time(decision.again_at))
-    if decision.parties == before.grant:
+    if decision.reason is Reason.START_TIMED_OUT and decision.requeue_at is not None:
+        return msgspec.structs.replace(told, cooldown_until=whole_seconds(decision.requeue_at))
+    if decision.parties == before.assigned:
         return told
     return msgspec.structs.replace(
-        told, parties=list(decision.parties), decided_at=format_time(now), cooldown_until=""
+        told, parties=list(decision.parties), decided_at=whole_seconds(now), cooldown_until=None
     )
 
 
-def is_news(before: Holding, after: Holding) -> bool:
+def is_significant_change(before: Assignment, after: Assignment) -> bool:
     """Whether a decision changed more than its sentence.
 
     Why a job keeps what it holds is part of the sentence; why it waits is what people wait for.
     """
-    return _essence(before) != _essence(after)
+    return _comparable(before) != _comparable(after)
 
 
-def _essence(held: Holding) -> tuple[object, ...]:
+def _comparable(held: Assignment) -> tuple[object, ...]:
     recommended = held.recommended if isinstance(held, ScalingStatus) else held.desired
-    return held.grant, recommended, "" if held.grant else held.reason
+    return held.assigned, recommended, "" if held.assigned else held.reason
 
 
 def release(before: _H, reason: str, message: str) -> _H:
@@ -111,10 +111,10 @@ def release(before: _H, reason: str, message: str) -> _H:
 def refuse_start(before: _H, pause: timedelta, message: str, now: datetime) -> _H:
     """What a gang holds that did not start in time and stands back."""
     released = release(before, Reason.START_TIMED_OUT, message)
-    return msgspec.structs.replace(released, cooldown_until=format_time(now + pause))
+    return msgspec.structs.replace(released, cooldown_until=whole_seconds(now + pause))
 
 
-def measure(before: Holding, report: Report) -> Holding:
+def apply_report(before: Assignment, report: CoordinatorReport) -> Assignment:
     """What a report adds to the decision that it measures."""
     return record_report(before, report) if isinstance(before, ScalingStatus) else before
 
@@ -130,8 +130,8 @@ def record_decision(
         reason=decision.reason,
         message=decision.message,
     )
-    if decision.reason is Reason.START_TIMED_OUT and decision.again_at is not None:
-        return msgspec.structs.replace(told, cooldown_until=format_time(decision.again_at))
+    if decision.reason is Reason.START_TIMED_OUT and decision.requeue_at is not None:
+        return msgspec.structs.replace(told, cooldown_until=whole_seconds(decision.requeue_at))
     if decision.workers == before.desired:
         return told
     expected = None if decision.expected_speedup is None else round(decision.expected_speedup, 3)
@@ -139,20 +139,20 @@ def record_decision(
         from_=before.desired,
         to=decision.workers,
         reason=decision.reason,
-        decided_at=format_time(now),
+        decided_at=whole_seconds(now),
         expected_speedup=expected,
     )
     return msgspec.structs.replace(
         told,
         expected_speedup=expected,
         measured_speedup=None,
-        decided_at=format_time(now),
-        cooldown_until=format_time(now + parse_duration(spec.cooldown)),
+        decided_at=whole_seconds(now),
+        cooldown_until=whole_seconds(now + parse_duration(spec.cooldown)),
         history=[*before.history, change][-HISTORY:],
     )
 
 
-def record_report(before: ScalingStatus, report: Report) -> ScalingStatus:
+def record_report(before: ScalingStatus, report: CoordinatorReport) -> ScalingStatus:
     """The status with what was measured: profile, cost of the last rescale, and the speed-up."""
     profile = _merge(before.profile, report.profile)
     history, measured = list(before.history), before.measured_speedup

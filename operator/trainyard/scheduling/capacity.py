@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from trainyard.api.cluster import Cluster, Node, Toleration
-from trainyard.scheduling.packing import Rooms
-from trainyard.scheduling.request import Demand, Place
+from trainyard.scheduling.packing import NodeCapacityIndex
+from trainyard.scheduling.request import JobRequest, PodRequest
 
 _REPELLING: Final = frozenset({"NoSchedule", "NoExecute"})
 _NOWHERE: Final[frozenset[str]] = frozenset()
@@ -23,7 +23,7 @@ _MOST_ROOMS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class PodShape:
     """What a worker asks of a node; jobs of equal shape compete for the same places."""
 
     resource: str
@@ -32,7 +32,7 @@ class Shape:
     tolerations: tuple[Toleration, ...] = ()
 
     @classmethod
-    def of(cls, job: Demand) -> Self:
+    def of(cls, job: JobRequest) -> Self:
         """The shape of the job's workers."""
         return cls(
             resource=job.resource,
@@ -42,7 +42,7 @@ class Shape:
         )
 
     @classmethod
-    def of_place(cls, place: Place) -> Self:
+    def of_place(cls, place: PodRequest) -> Self:
         """The shape of one party of a gang."""
         return cls(
             resource=place.resource,
@@ -52,7 +52,7 @@ class Shape:
         )
 
 
-def matches(node: Node, shape: Shape) -> bool:
+def matches(node: Node, shape: PodShape) -> bool:
     """Whether kube-scheduler might ever put such a worker on the node, were it ready and empty."""
     return (
         node.gpus.get(shape.resource, 0) >= shape.gpus
@@ -66,7 +66,7 @@ def matches(node: Node, shape: Shape) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class CandidateNodes:
     """The nodes that a shape can have, whatever runs on them at the moment."""
 
     matching: int
@@ -99,22 +99,22 @@ class Ledger:
                 free[pod.node] -= pod.gpus
         self._closed: dict[str, frozenset[str]] = {}
         self._claims: Counter[tuple[str, frozenset[str]]] = Counter()
-        self._grounds: dict[Shape, Ground] = {}
-        self._rooms: dict[tuple[Shape, frozenset[str]], Rooms] = {}
-        self._totals: dict[Shape, tuple[int, int]] = {}
+        self._grounds: dict[PodShape, CandidateNodes] = {}
+        self._rooms: dict[tuple[PodShape, frozenset[str]], NodeCapacityIndex] = {}
+        self._totals: dict[PodShape, tuple[int, int]] = {}
 
-    def ground(self, shape: Shape) -> Ground:
+    def ground(self, shape: PodShape) -> CandidateNodes:
         """The nodes that the shape can have."""
         if shape not in self._grounds:
             self._grounds[shape] = _ground(self._nodes, shape)
         return self._grounds[shape]
 
-    def slots(self, shape: Shape, *, with_claimed: bool = False) -> int:
+    def slots(self, shape: PodShape, *, with_claimed: bool = False) -> int:
         """How many workers of the shape fit now, by default without the claimed nodes."""
         without = _NOWHERE if with_claimed else self._closed.get(shape.resource, _NOWHERE)
         return self._rooms_for(shape, without).total
 
-    def free(self, shape: Shape) -> tuple[int, int]:
+    def free(self, shape: PodShape) -> tuple[int, int]:
         """Free GPUs on the nodes that the shape could use, and the number of nodes with any."""
         if shape not in self._totals:
             free = self._free.get(shape.resource, {})
@@ -122,7 +122,7 @@ class Ledger:
             self._totals[shape] = sum(gpus), len(gpus)
         return self._totals[shape]
 
-    def claims(self, shape: Shape) -> int:
+    def claims(self, shape: PodShape) -> int:
         """How many jobs have claimed nodes that the shape could use."""
         usable = self.ground(shape).usable
         return sum(
@@ -131,7 +131,7 @@ class Ledger:
             if resource == shape.resource and not nodes.isdisjoint(usable)
         )
 
-    def take(self, shape: Shape, workers: int, *, avoid: frozenset[str] = _NOWHERE) -> int:
+    def take(self, shape: PodShape, workers: int, *, avoid: frozenset[str] = _NOWHERE) -> int:
         """Place up to `workers` outside claimed and avoided nodes; returns how many found room."""
         without = self._closed.get(shape.resource, _NOWHERE)
         rooms = self._rooms_for(shape, avoid | without if avoid else without)
@@ -146,7 +146,7 @@ class Ledger:
             self._totals.clear()
         return sum(count for _, count in chosen)
 
-    def take_gang(self, shapes: Mapping[Shape, int]) -> tuple[Shape, ...]:
+    def take_gang(self, shapes: Mapping[PodShape, int]) -> tuple[PodShape, ...]:
         """Place all of a gang or none; returns the shapes that found too little room.
 
         The choosiest go first, as others can go elsewhere. That is no proof: a gang whose shapes
@@ -168,10 +168,10 @@ class Ledger:
         nodes = self._nodes if only_ready else [replace(n, is_ready=True) for n in self._nodes]
         return Ledger(Cluster(nodes=tuple(nodes)))
 
-    def _choosiness(self, shape: Shape) -> tuple[int, int, tuple[tuple[str, str], ...]]:
+    def _choosiness(self, shape: PodShape) -> tuple[int, int, tuple[tuple[str, str], ...]]:
         return len(self.ground(shape).usable), -shape.gpus, shape.selector
 
-    def claim(self, shape: Shape) -> None:
+    def claim(self, shape: PodShape) -> None:
         """Keep every node that the shape could use for a job that waits: no later one gets in."""
         usable = self.ground(shape).usable
         closed = self._closed.get(shape.resource, _NOWHERE)
@@ -179,18 +179,22 @@ class Ledger:
         if not usable <= closed:
             self._closed[shape.resource] = closed | usable
 
-    def _rooms_for(self, shape: Shape, without: frozenset[str]) -> Rooms:
+    def _rooms_for(self, shape: PodShape, without: frozenset[str]) -> NodeCapacityIndex:
         """Workers that fit now by node."""
         question = (shape, without)
         if question not in self._rooms:
             if len(self._rooms) >= _MOST_ROOMS:
                 self._rooms.clear()
             free = self._free.get(shape.resource, {})
-            self._rooms[question] = Rooms(free, self.ground(shape).usable - without, shape.gpus)
+            self._rooms[question] = NodeCapacityIndex(
+                free, self.ground(shape).usable - without, shape.gpus
+            )
         return self._rooms[question]
 
 
-def entangled(short: Iterable[Shape], shapes: Iterable[Shape], ledger: Ledger) -> set[Shape]:
+def entangled(
+    short: Iterable[PodShape], shapes: Iterable[PodShape], ledger: Ledger
+) -> set[PodShape]:
     """Of the shapes those that compete with the short ones, at first or at second hand.
 
     What stands on nodes of its own, another site or pool, is no matter to them.
@@ -206,10 +210,10 @@ def entangled(short: Iterable[Shape], shapes: Iterable[Shape], ledger: Ledger) -
     return found
 
 
-def _ground(nodes: Iterable[Node], shape: Shape) -> Ground:
+def _ground(nodes: Iterable[Node], shape: PodShape) -> CandidateNodes:
     matching = [node for node in nodes if matches(node, shape)]
     ready = [node for node in matching if node.is_ready]
-    return Ground(
+    return CandidateNodes(
         matching=len(matching),
         usable=frozenset(node.name for node in ready),
         capacity=sum(node.gpus[shape.resource] // shape.gpus for node in matching),

@@ -9,20 +9,19 @@ from typing import Any
 from trainyard.api.cluster import Toleration
 from trainyard.api.conditions import Type, is_true
 from trainyard.api.durations import parse_duration
-from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, Party
+from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, PartySpec
 from trainyard.api.jobs import (
+    Assignment,
     DistributedJob,
     FederatedJob,
-    Holding,
     Job,
-    parse_time,
 )
 from trainyard.api.reasons import Reason
-from trainyard.api.report import Report
+from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.api.status import ScalingStatus
-from trainyard.api.validation import refusal
-from trainyard.scheduling.request import Demand, PastChange, Place, Throughput
+from trainyard.api.validation import validate
+from trainyard.scheduling.request import JobRequest, PastChange, PodRequest, Throughput
 
 
 def wants_gpus(job: Job) -> bool:
@@ -32,47 +31,47 @@ def wants_gpus(job: Job) -> bool:
         and not job.is_deleting
         and not job.spec.suspend
         and not job.is_finished
-        and not refusal(job.spec)
+        and not validate(job.spec)
     )
 
 
-def demand_of(
-    job: Job, held: Holding, report: Report | None, priorities: Mapping[str, int]
-) -> Demand:
+def request_of(
+    job: Job, held: Assignment, report: CoordinatorReport | None, priorities: Mapping[str, int]
+) -> JobRequest:
     """The job's side of `allocate`; call only when `wants_gpus`."""
     match job:
         case DistributedJob():
             assert isinstance(held, ScalingStatus)  # noqa: S101 - of this kind of job
-            return _demand_of_workers(job, held, report, priorities)
+            return _workers_request(job, held, report, priorities)
         case FederatedJob():
             assert isinstance(held, AdmissionStatus)  # noqa: S101 - of this kind of job
-            return _demand_of_parties(job, held, priorities)
+            return _parties_request(job, held, priorities)
 
 
-def _demand_of_parties(
+def _parties_request(
     job: FederatedJob, held: AdmissionStatus, priorities: Mapping[str, int]
-) -> Demand:
+) -> JobRequest:
     parties = job.spec.local_parties
-    return Demand(
+    return JobRequest(
         key=job.key,
         created_at=job.created_at,
         priority=priorities.get(job.spec.priority_class_name, 0),
-        gang=tuple(_place_of(job.spec, party) for party in parties),
+        gang=tuple(_pod_request(job.spec, party) for party in parties),
         gpus_per_worker=0,
         min_workers=len(parties),
         max_workers=len(parties),
         start_workers=len(parties),
         policy="Manual",
         admitted_workers=len(held.parties),
-        admitted_parties=held.grant,
-        admitted_at=_time(held.decided_at) if held.parties else None,
+        admitted_parties=held.assigned,
+        admitted_at=held.decided_at if held.parties else None,
         refused_until=_refused_until(held),
-        decided_at=_time(held.decided_at),
+        decided_at=held.decided_at,
     )
 
 
-def _place_of(spec: FederatedJobSpec, party: Party) -> Place:
-    return Place(
+def _pod_request(spec: FederatedJobSpec, party: PartySpec) -> PodRequest:
+    return PodRequest(
         party=party.name,
         resource=party.gpu_resource,
         gpus=party.gpus,
@@ -83,14 +82,14 @@ def _place_of(spec: FederatedJobSpec, party: Party) -> Place:
     )
 
 
-def _demand_of_workers(
+def _workers_request(
     job: DistributedJob,
     scaling: ScalingStatus,
-    report: Report | None,
+    report: CoordinatorReport | None,
     priorities: Mapping[str, int],
-) -> Demand:
+) -> JobRequest:
     spec = job.spec
-    return Demand(
+    return JobRequest(
         key=job.key,
         created_at=job.created_at,
         priority=priorities.get(spec.priority_class_name, 0),
@@ -107,10 +106,10 @@ def _demand_of_workers(
         cooldown=parse_duration(spec.scaling.cooldown),
         max_changes_per_hour=spec.scaling.max_changes_per_hour,
         admitted_workers=scaling.desired,
-        admitted_at=_time(scaling.decided_at) if scaling.desired else None,
+        admitted_at=scaling.decided_at if scaling.desired else None,
         is_running=_is_steady(job, scaling, report),
         refused_until=_refused_until(scaling),
-        decided_at=_time(scaling.decided_at),
+        decided_at=scaling.decided_at,
         measured_at=report.at if report else None,
         profile=tuple(
             Throughput(
@@ -126,7 +125,7 @@ def _demand_of_workers(
             PastChange(
                 from_workers=c.from_,
                 to_workers=c.to,
-                decided_at=parse_time(c.decided_at),
+                decided_at=c.decided_at,
                 expected_speedup=c.expected_speedup,
                 measured_speedup=c.measured_speedup,
             )
@@ -158,7 +157,9 @@ def _tolerations(
     return tuple(found)
 
 
-def _is_steady(job: DistributedJob, scaling: ScalingStatus, report: Report | None) -> bool:
+def _is_steady(
+    job: DistributedJob, scaling: ScalingStatus, report: CoordinatorReport | None
+) -> bool:
     return (
         report is not None
         and is_true(job.status.conditions, Type.RUNNING)
@@ -167,9 +168,5 @@ def _is_steady(job: DistributedJob, scaling: ScalingStatus, report: Report | Non
     )
 
 
-def _refused_until(scaling: Holding) -> datetime | None:
-    return _time(scaling.cooldown_until) if scaling.reason == Reason.START_TIMED_OUT else None
-
-
-def _time(text: str) -> datetime | None:
-    return parse_time(text) if text else None
+def _refused_until(scaling: Assignment) -> datetime | None:
+    return scaling.cooldown_until if scaling.reason == Reason.START_TIMED_OUT else None

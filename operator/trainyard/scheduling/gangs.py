@@ -13,19 +13,19 @@ from datetime import datetime
 from trainyard.api.cluster import Cluster
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
-from trainyard.scheduling.capacity import Ledger, Shape
-from trainyard.scheduling.request import Decision, Demand, Place
+from trainyard.scheduling.capacity import Ledger, PodShape
+from trainyard.scheduling.request import Decision, JobRequest, PodRequest
 
 _NAMED = 5
 """Parties that a sentence names."""
 
 
-def shapes_of(places: Sequence[Place]) -> Counter[Shape]:
+def shapes_of(places: Sequence[PodRequest]) -> Counter[PodShape]:
     """How many of the places have which shape; those without GPUs ask for nothing."""
-    return Counter(Shape.of_place(place) for place in places if place.gpus)
+    return Counter(PodShape.of_place(place) for place in places if place.gpus)
 
 
-def admit_gang(job: Demand, ledger: Ledger, now: datetime) -> Decision:
+def admit_gang(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
     """Admit all parties at once, or say which of them wait for what."""
     if job.refused_until is not None and job.refused_until > now:
         return Decision(
@@ -34,7 +34,7 @@ def admit_gang(job: Demand, ledger: Ledger, now: datetime) -> Decision:
             reason=Reason.START_TIMED_OUT,
             message=f"its last start did not run in time; it queues again at "
             f"{job.refused_until:%H:%M:%S}",
-            again_at=job.refused_until,
+            requeue_at=job.refused_until,
         )
     shapes = shapes_of(job.gang)
     if unplaced := ledger.emptied().take_gang(shapes) if shapes else ():
@@ -50,15 +50,15 @@ def admit_gang(job: Demand, ledger: Ledger, now: datetime) -> Decision:
     return _holds(names, Reason.ADMITTED, message)
 
 
-def extend_gang(job: Demand, ledger: Ledger) -> Decision:
+def extend_gang(job: JobRequest, ledger: Ledger) -> Decision:
     """An admitted gang keeps what it has; parties that joined later get room as there is some."""
     held = set(job.admitted_parties)
-    joined: list[Place] = []
-    waiting: list[Place] = []
+    joined: list[PodRequest] = []
+    waiting: list[PodRequest] = []
     for place in job.gang:
         if place.party in held:
             continue
-        fits = not place.gpus or ledger.take(Shape.of_place(place), 1)
+        fits = not place.gpus or ledger.take(PodShape.of_place(place), 1)
         (joined if fits else waiting).append(place)
     names = tuple(p.party for p in job.gang if p.party in held or p in joined)
     here = f"{_counted(len(names))} have room" if len(names) != 1 else "1 party has room"
@@ -80,7 +80,7 @@ def bound_parties(cluster: Cluster) -> dict[Key, frozenset[str]]:
     return {key: frozenset(parties) for key, parties in found.items()}
 
 
-def unbound_shapes(job: Demand, bound: Collection[str]) -> Counter[Shape]:
+def unbound_shapes(job: JobRequest, bound: Collection[str]) -> Counter[PodShape]:
     """What admitted parties still need that no pod of theirs holds."""
     held = set(job.admitted_parties) - set(bound)
     return shapes_of([place for place in job.gang if place.party in held])
@@ -96,8 +96,10 @@ def _holds(parties: tuple[str, ...], reason: Reason, message: str) -> Decision:
     )
 
 
-def _waits(job: Demand, ledger: Ledger, short: Collection[Shape], reason: Reason) -> Decision:
-    places = [place for place in job.gang if place.gpus and Shape.of_place(place) in short]
+def _waits(
+    job: JobRequest, ledger: Ledger, short: Collection[PodShape], reason: Reason
+) -> Decision:
+    places = [place for place in job.gang if place.gpus and PodShape.of_place(place) in short]
     is_in_queue = reason is Reason.WAITING_FOR_GPUS and all(
         ledger.slots(shape, with_claimed=True) >= count
         for shape, count in shapes_of(places).items()
@@ -111,11 +113,11 @@ def _waits(job: Demand, ledger: Ledger, short: Collection[Shape], reason: Reason
     )
 
 
-def _who_waits(places: Sequence[Place], ledger: Ledger) -> str:
+def _who_waits(places: Sequence[PodRequest], ledger: Ledger) -> str:
     """Which parties lack what: `party a waits for 1 × nvidia.com/gpu; 0 free on 0 nodes`."""
     told = []
     for place in places[:_NAMED]:
-        shape = Shape.of_place(place)
+        shape = PodShape.of_place(place)
         gpus, nodes = ledger.free(shape)
         before = ledger.claims(shape)
         queue = f", {before} before it" if before else ""
@@ -126,13 +128,13 @@ def _who_waits(places: Sequence[Place], ledger: Ledger) -> str:
     return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
 
 
-def _need(place: Place) -> str:
+def _need(place: PodRequest) -> str:
     selector = ",".join(f"{key}={value}" for key, value in sorted(place.node_selector.items()))
     where = f" with selector {selector}" if selector else ""
     return f"{place.gpus} {place.resource}{where}"
 
 
-def _needs(gang: Sequence[Place]) -> str:
+def _needs(gang: Sequence[PodRequest]) -> str:
     gpus = Counter[str]()
     for place in gang:
         if place.gpus:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 
 
-class Rooms:
+class NodeCapacityIndex:
     """Workers that fit now, node by node; nodes without room are left out."""
 
     __slots__ = ("_at", "_gpus", "_names", "_nodes", "total")

@@ -40,7 +40,7 @@ class PastChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class PodRequest:
     """What one party of a gang asks of a node."""
 
     party: str
@@ -52,7 +52,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class JobRequest:
     """One job that has been accepted, is not suspended and is not finished."""
 
     key: Key
@@ -66,7 +66,7 @@ class Demand:
     tolerations: tuple[Toleration, ...] = ()
     min_workers: int = 1
     max_workers: int = 1
-    gang: tuple[Place, ...] = ()
+    gang: tuple[PodRequest, ...] = ()
     """The parties of a federation, each with a place of its own; empty for a job of equal workers,
     and what is said of workers then counts for nothing."""
     start_workers: int = 1
@@ -96,7 +96,7 @@ class Demand:
     """Carried-out changes, oldest first."""
 
     @property
-    def grant(self) -> int | tuple[str, ...]:
+    def assigned(self) -> int | tuple[str, ...]:
         """What the job holds; compared to see whether it changed meanwhile."""
         return self.admitted_parties if self.gang else self.admitted_workers
 
@@ -116,7 +116,7 @@ class Decision:
     """One sentence with the figures behind it."""
     expected_speedup: float | None = None
     """Samples per second after ÷ before that a change should bring."""
-    again_at: datetime | None = None
+    requeue_at: datetime | None = None
     """When time alone may change this decision; None when only events can."""
 
 

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from trainyard.api.reasons import Reason
-from trainyard.scheduling.request import Demand, Throughput
+from trainyard.scheduling.request import JobRequest, Throughput
 
 _PLAUSIBLE_SPEED: Final = (1e-6, 1e12)
 """Samples per second that a job may claim; anything else is a broken metric, and is ignored."""
@@ -32,7 +32,7 @@ _HOUR: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class SchedulerSettings:
     """Numbers that hold for every job of the cluster."""
 
     stale_after: timedelta = timedelta(seconds=15)
@@ -61,11 +61,11 @@ class Proposal:
     at_least: int
     """The smallest growth worth its while; fewer free GPUs leave the job as it is."""
     reason: Reason
-    because: str
+    explanation: str
     """The figures behind it: a clause that a sentence can go on from."""
     curve: SpeedUp | None = None
     """None where nothing was measured, or where it does not matter."""
-    again_at: datetime | None = None
+    requeue_at: datetime | None = None
     is_order: bool = False
     """People or the cluster want it, not a policy: carried out under `Recommend` too."""
 
@@ -136,7 +136,7 @@ def measured(profile: Iterable[Throughput], *, min_steps: int) -> tuple[tuple[in
     )
 
 
-def propose(job: Demand, now: datetime, settings: Settings) -> Proposal:
+def propose(job: JobRequest, now: datetime, settings: SchedulerSettings) -> Proposal:
     """What an admitted job under `Throughput` should have, by its own measurements alone.
 
     Nothing changes while workers are still joining, the metrics are stale or too few; a wish to
@@ -153,11 +153,11 @@ def propose(job: Demand, now: datetime, settings: Settings) -> Proposal:
     curve = Curve(points=points)
     if here not in curve.sizes():
         because = f"fewer than {settings.min_steps} steps measured with {_workers(here)}"
-        return _stay(job, Reason.MEASURING, because, again_at=stale_at)
+        return _stay(job, Reason.MEASURING, because, requeue_at=stale_at)
     return _paced(job, _wish(job, curve, now, settings), now, stale_at)
 
 
-def _wish(job: Demand, curve: Curve, now: datetime, settings: Settings) -> Proposal:
+def _wish(job: JobRequest, curve: Curve, now: datetime, settings: SchedulerSettings) -> Proposal:
     here = job.admitted_workers
     chain = curve.until(here).paying(job.min_gain)
     if chain[-1] < here:
@@ -170,18 +170,18 @@ def _wish(job: Demand, curve: Curve, now: datetime, settings: Settings) -> Propo
     return _growth(job, curve, chain, now, settings)
 
 
-def _give_back(job: Demand, curve: Curve, to: int) -> Proposal:
+def _give_back(job: JobRequest, curve: Curve, to: int) -> Proposal:
     here = job.admitted_workers
     return Proposal(
         workers=to,
         at_least=to,
         reason=Reason.SHRINK_DOES_NOT_PAY,
-        because=f"{to}→{here} did not pay: {_figures(job, curve, to, here)}",
+        explanation=f"{to}→{here} did not pay: {_figures(job, curve, to, here)}",
         curve=curve,
     )
 
 
-def _untried_middle(job: Demand, curve: Curve, chain: tuple[int, ...]) -> int | None:
+def _untried_middle(job: JobRequest, curve: Curve, chain: tuple[int, ...]) -> int | None:
     """Half of the last growth, if it might do as well as the whole, and was never measured."""
     if len(chain) < 2:
         return None
@@ -193,14 +193,14 @@ def _untried_middle(job: Demand, curve: Curve, chain: tuple[int, ...]) -> int | 
     return middle if curve.speed(here) / promised < job.min_gain else None
 
 
-def _try_fewer(job: Demand, curve: Curve, before: int, middle: int) -> Proposal:
+def _try_fewer(job: JobRequest, curve: Curve, before: int, middle: int) -> Proposal:
     here = job.admitted_workers
     promised = curve.until(before).speedup(before, here)
     return Proposal(
         workers=middle,
         at_least=middle,
         reason=Reason.SHRINK_DOES_NOT_PAY,
-        because=(
+        explanation=(
             f"{before}→{here} brought {curve.speedup(before, here):.2f}× where {promised:.2f}× "
             f"was expected, so that {middle} may do as well"
         ),
@@ -209,7 +209,11 @@ def _try_fewer(job: Demand, curve: Curve, before: int, middle: int) -> Proposal:
 
 
 def _growth(
-    job: Demand, curve: Curve, chain: tuple[int, ...], now: datetime, settings: Settings
+    job: JobRequest,
+    curve: Curve,
+    chain: tuple[int, ...],
+    now: datetime,
+    settings: SchedulerSettings,
 ) -> Proposal:
     """Grow to a larger size known to pay, else to one twice as large, else stay and say why.
 
@@ -227,7 +231,7 @@ def _growth(
     if larger is not None and not is_due:
         because = f"{here}→{larger} brought {_figures(job, curve, here, larger)}; not again before"
         because = f"{because} {retry_at:%H:%M:%S}"
-        return _stay(job, Reason.STEADY, because, again_at=retry_at)
+        return _stay(job, Reason.STEADY, because, requeue_at=retry_at)
     target = min(2 * here, job.max_workers)
     if larger is not None and larger / here >= job.min_gain:
         target = min(target, larger)
@@ -238,7 +242,7 @@ def _growth(
     return _grow(job, curve.until(here), target, Reason.GROW_PAYS, because)
 
 
-def _grow(job: Demand, curve: Curve, target: int, reason: Reason, because: str) -> Proposal:
+def _grow(job: JobRequest, curve: Curve, target: int, reason: Reason, because: str) -> Proposal:
     here = job.admitted_workers
     worth = (n for n in range(here + 1, target + 1) if curve.speedup(here, n) >= job.min_gain)
     at_least = next(worth, None)
@@ -246,43 +250,49 @@ def _grow(job: Demand, curve: Curve, target: int, reason: Reason, because: str) 
         gain = curve.speedup(here, target)
         because = f"{target} workers are expected to bring {gain:.2f}×, minGain is {job.min_gain:g}"
         return _stay(job, Reason.STEADY, because)
-    return Proposal(workers=target, at_least=at_least, reason=reason, because=because, curve=curve)
+    return Proposal(
+        workers=target, at_least=at_least, reason=reason, explanation=because, curve=curve
+    )
 
 
-def _paced(job: Demand, wish: Proposal, now: datetime, stale_at: datetime) -> Proposal:
+def _paced(job: JobRequest, wish: Proposal, now: datetime, stale_at: datetime) -> Proposal:
     """The wish, held back by the cooldown and by the changes of the last hour."""
     here = job.admitted_workers
     if wish.workers == here:
-        again_at = stale_at if wish.again_at is None else min(stale_at, wish.again_at)
-        return _stay(job, wish.reason, wish.because, again_at=again_at)
+        requeue_at = stale_at if wish.requeue_at is None else min(stale_at, wish.requeue_at)
+        return _stay(job, wish.reason, wish.explanation, requeue_at=requeue_at)
     cool_at = None if job.decided_at is None else job.decided_at + job.cooldown
     if cool_at is not None and now < cool_at:
-        because = f"{wish.because}; cooling down until {cool_at:%H:%M:%S}"
-        return _stay(job, Reason.COOLING_DOWN, because, again_at=min(cool_at, stale_at))
+        because = f"{wish.explanation}; cooling down until {cool_at:%H:%M:%S}"
+        return _stay(job, Reason.COOLING_DOWN, because, requeue_at=min(cool_at, stale_at))
     recent = _changes_of_last_hour(job, now)
     if len(recent) < job.max_changes_per_hour:
         return wish
-    because = f"{wish.because}; {len(recent)} of {job.max_changes_per_hour} changes an hour made"
+    because = (
+        f"{wish.explanation}; {len(recent)} of {job.max_changes_per_hour} changes an hour made"
+    )
     until = [stale_at]
     if job.max_changes_per_hour > 0:
         until.append(recent[-job.max_changes_per_hour] + _HOUR)
-    return _stay(job, Reason.CHANGE_LIMIT, because, again_at=min(until))
+    return _stay(job, Reason.CHANGE_LIMIT, because, requeue_at=min(until))
 
 
-def _changes_of_last_hour(job: Demand, now: datetime) -> list[datetime]:
+def _changes_of_last_hour(job: JobRequest, now: datetime) -> list[datetime]:
     """When the job was rescaled, oldest first; being admitted is no rescale."""
     changes = (past for past in job.history if past.from_workers > 0 and past.to_workers > 0)
     return sorted(past.decided_at for past in changes if past.decided_at > now - _HOUR)
 
 
 def _stay(
-    job: Demand, reason: Reason, because: str, *, again_at: datetime | None = None
+    job: JobRequest, reason: Reason, because: str, *, requeue_at: datetime | None = None
 ) -> Proposal:
     here = job.admitted_workers
-    return Proposal(workers=here, at_least=here, reason=reason, because=because, again_at=again_at)
+    return Proposal(
+        workers=here, at_least=here, reason=reason, explanation=because, requeue_at=requeue_at
+    )
 
 
-def _retry_at(job: Demand, settings: Settings) -> datetime:
+def _retry_at(job: JobRequest, settings: SchedulerSettings) -> datetime:
     """When a larger size that did not pay may be tried again.
 
     `retry_after` from when the job last came down to its present size, doubled for each time
@@ -295,7 +305,7 @@ def _retry_at(job: Demand, settings: Settings) -> datetime:
     return since + settings.retry_after * (1 << doublings)
 
 
-def _figures(job: Demand, curve: Curve, before: int, after: int) -> str:
+def _figures(job: JobRequest, curve: Curve, before: int, after: int) -> str:
     slow, fast = curve.speed(before), curve.speed(after)
     rates = f"{_rounded(slow)}→{_rounded(fast)} samples/s"
     return f"{fast / slow:.2f}× ({rates}, minGain {job.min_gain:g})"
@@ -305,7 +315,7 @@ def _rounded(speed: float) -> str:
     return f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
 
 
-def _age_of_metrics(job: Demand, now: datetime, settings: Settings) -> str:
+def _age_of_metrics(job: JobRequest, now: datetime, settings: SchedulerSettings) -> str:
     if job.measured_at is None:
         return "the coordinator has not been read yet"
     age = (now - job.measured_at).total_seconds()

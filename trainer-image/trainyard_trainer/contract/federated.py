@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from trainyard_trainer.contract import WIRE_VERSION, Goal, Target, build, parse_object
+from trainyard_trainer.contract.config import Direction, Target
+from trainyard_trainer.contract.decoding import build, parse_object
+from trainyard_trainer.contract.env import WIRE_VERSION
 
 # HTTP paths of the aggregator, beside the coordinator's for metrics, Plans and health.
 PATH_ROUND: Final = "/v1/round"
@@ -40,7 +42,7 @@ class PartyConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rounds:
+class RoundsConfig:
     """When a round closes, and when the last one has."""
 
     max: int = 10
@@ -66,7 +68,7 @@ class Rounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Optimizer:
+class OptimizerConfig:
     """A local optimiser that takes the Task's place."""
 
     name: str
@@ -76,7 +78,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Strategy:
+class StrategyConfig:
     """How updates become the next model."""
 
     name: str = "FedAvg"
@@ -91,17 +93,17 @@ class FederatedConfig:
     """`module:Class` of the Task."""
     parties: tuple[PartyConfig, ...]
     args: dict[str, Any] = field(default_factory=dict)
-    rounds: Rounds = field(default_factory=Rounds)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
     local_epochs: int = 1
     batch_size: int = 32
     """Samples of one local step."""
-    optimizer: Optimizer | None = None
+    optimizer: OptimizerConfig | None = None
     """None keeps the Task's."""
     init: str = ""
     """A safetensors file (path in the image or below the state directory) to start from."""
     target: Target | None = None
     seed: int = 0
-    strategy: Strategy = field(default_factory=Strategy)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
     durable: bool = False
     """Whether `STATE_DIR` survives the aggregator's pod."""
 
@@ -114,13 +116,13 @@ class FederatedConfig:
         """Parse; raises ValueError that names the field."""
         values = dict(parse_object(text, "federated job configuration"))
         values["parties"] = _parties(values.get("parties", ()))
-        values["rounds"] = build(Rounds, values.get("rounds", {}))
-        values["strategy"] = build(Strategy, values.get("strategy", {}))
+        values["rounds"] = build(RoundsConfig, values.get("rounds", {}))
+        values["strategy"] = build(StrategyConfig, values.get("strategy", {}))
         if (optimizer := values.get("optimizer")) is not None:
-            values["optimizer"] = build(Optimizer, optimizer)
+            values["optimizer"] = build(OptimizerConfig, optimizer)
         if (target := values.get("target")) is not None:
-            mode = Goal(target.get("mode", Goal.MAX))
-            values["target"] = build(Target, {**target, "mode": mode})
+            direction = Direction(target.get("direction", Direction.MAX))
+            values["target"] = build(Target, {**target, "direction": direction})
         return build(cls, values)
 
 
@@ -130,15 +132,15 @@ class FederatedPlan:
 
     It holds what may change while the job runs; a round that is announced already keeps the terms
     it was announced with. The aggregator refuses a generation below the one in force, and any from
-    an operator whose `leadership` a later one has replaced; it echoes the generation.
+    an operator whose `fencing_token` a later one has replaced; it echoes the generation.
     """
 
     generation: int
     parties: tuple[PartyConfig, ...]
-    rounds: Rounds
+    rounds: RoundsConfig
     suspend: bool = False
     """Close the round in flight or give it up at its deadline, keep the state, then stop."""
-    leadership: int = 0
+    fencing_token: int = 0
     """The sending operator's term of office."""
 
     def __post_init__(self) -> None:
@@ -160,7 +162,7 @@ class FederatedPlan:
         if wire != WIRE_VERSION:
             raise ValueError(f"plan has wire version {wire}, this trainer speaks {WIRE_VERSION}")
         values["parties"] = _parties(values.get("parties", ()))
-        values["rounds"] = build(Rounds, values.get("rounds", {}))
+        values["rounds"] = build(RoundsConfig, values.get("rounds", {}))
         return build(cls, values)
 
 
@@ -217,7 +219,7 @@ class FederatedMetric:
     (`Refusal`)."""
 
 
-class Refusal(StrEnum):
+class RefusalReason(StrEnum):
     """Why an update was refused."""
 
     HEADER = "HeaderInvalid"

@@ -15,7 +15,10 @@ from typing import Final, assert_never
 
 from aiohttp import WSMsgType, web
 
-from trainyard_trainer.contract import WIRE_VERSION, JobConfig, Plan, Result
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import WIRE_VERSION
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.membership import decisions
 from trainyard_trainer.membership import events as nouns
@@ -37,7 +40,7 @@ LEARNING_SILENCES: Final = 2.0
 
 
 @dataclass(slots=True)
-class Connection:
+class MemberConnection:
     """One worker's WebSocket; messages to it queue, so that nobody waits for a slow one."""
 
     ident: str
@@ -53,7 +56,7 @@ class Connection:
         await self.socket.close()
 
 
-class Members:
+class MembershipService:
     """Who is connected, and what the protocol makes of it."""
 
     def __init__(self, config: JobConfig, term: int, progress: Progress) -> None:
@@ -63,7 +66,7 @@ class Members:
         self.registry = Registry(
             term=term,
             minimum=config.min_workers,
-            wanted=config.min_workers,
+            desired=config.min_workers,
             grace=grace,
             learning_until=time.monotonic() + grace if term > 1 else None,
         )
@@ -72,7 +75,7 @@ class Members:
         """Raises Fenced when a worker knows of a higher term."""
         self.closed = asyncio.Event()
         """Training has ended, until a plan goes on with it."""
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[str, MemberConnection] = {}
         self._deserted = asyncio.Event()
         """Nobody is connected."""
         self._deserted.set()
@@ -82,7 +85,7 @@ class Members:
         self.registry = replace(self.registry, closed=Result.COMPLETE)
         self.closed.set()
 
-    async def farewell(self) -> None:
+    async def drain(self) -> None:
         """Wait while workers leave; they hand over their state when all of a job is deleted."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVING_SECONDS):
@@ -94,9 +97,9 @@ class Members:
         """Let time pass in the protocol, until cancelled."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self.feed(nouns.Tick())
+            self.handle(nouns.Tick())
 
-    def feed(self, event: nouns.Event) -> None:
+    def handle(self, event: nouns.Event) -> None:
         """Take an event to the protocol and carry out what it commands."""
         before = self.registry
         self.registry, commands = decisions.step(before, event, time.monotonic())
@@ -110,7 +113,7 @@ class Members:
             log.info("training has ended: %s", self.registry.closed)
             self.closed.set()
 
-    def follow(self, plan: Plan) -> None:
+    def set_plan(self, plan: Plan) -> None:
         """Put a plan in force: tell the workers, and the protocol how many are wanted."""
         self.plan = plan
         if not plan.suspend and self.registry.closed is not Result.COMPLETE:
@@ -118,16 +121,16 @@ class Members:
             self.progress.digests.clear()
         for connection in self._connections.values():
             connection.outbox.put_nowait(messages.Orders(plan=plan.encode()))
-        self.feed(nouns.Wanted(workers=0 if plan.suspend else plan.workers))
+        self.handle(nouns.Wanted(workers=0 if plan.suspend else plan.workers))
 
     def request_snapshot(self) -> None:
         """Have the first member of the view send in a checkpoint at its next step boundary."""
         view = self.registry.view
-        connection = self._connections.get(view.idents[0]) if view is not None else None
+        connection = self._connections.get(view.member_ids[0]) if view is not None else None
         if connection is not None:
             connection.outbox.put_nowait(messages.Snapshot())
 
-    async def dispersed(self) -> None:
+    async def wait_for_workers(self) -> None:
         """Wait until training has ended and the workers have gone."""
         await self.closed.wait()
         await self._deserted.wait()
@@ -158,7 +161,7 @@ class Members:
         return hello.term <= self.registry.term
 
     async def _converse(self, hello: Hello, socket: web.WebSocketResponse) -> None:
-        connection = Connection(hello.seat.ident, socket)
+        connection = MemberConnection(hello.seat.member_id, socket)
         sender = asyncio.create_task(connection.send_all())
         self._welcome(hello, connection)
         try:
@@ -169,16 +172,16 @@ class Members:
                 del self._connections[connection.ident]
                 if not self._connections:
                     self._deserted.set()
-                self.feed(nouns.Lost(ident=connection.ident, left_for=connection.left_for))
+                self.handle(nouns.Lost(ident=connection.ident, left_for=connection.left_for))
             connection.outbox.put_nowait(None)
             await sender
 
-    def _welcome(self, hello: Hello, connection: Connection) -> None:
+    def _welcome(self, hello: Hello, connection: MemberConnection) -> None:
         """Introduce the job to the worker, and the worker to the protocol."""
-        pod = hello.seat.ident.rpartition("/")[0]
+        pod = hello.seat.member_id.rpartition("/")[0]
         for other in list(self._connections.values()):
             if other.ident.rpartition("/")[0] == pod:
-                self._replace(other, same=other.ident == hello.seat.ident)
+                self._replace(other, same=other.ident == hello.seat.member_id)
         term, config = self.registry.term, messages.as_json(self.config)
         connection.outbox.put_nowait(messages.Welcome(term=term, config=config))
         if hello.wire != WIRE_VERSION:
@@ -190,26 +193,26 @@ class Members:
         if hello.report is not None:
             self.progress.take(hello.report, connection.ident)
         member = nouns.Member(
-            seat=hello.seat,
+            address=hello.seat,
             ready_at=time.monotonic() if hello.warm else None,
             view=hello.view.id if hello.view is not None else None,
-            heard=hello.heard,
+            announced=hello.heard,
             progress=hello.progress,
             digest=hello.digest,
             stopped=hello.stopped,
             leaving=hello.leaving,
             halted=hello.halted,
         )
-        self.feed(nouns.Joined(member=member, view=hello.view))
+        self.handle(nouns.Joined(member=member, view=hello.view))
 
-    def _replace(self, other: Connection, *, same: bool) -> None:
+    def _replace(self, other: MemberConnection, *, same: bool) -> None:
         del self._connections[other.ident]
         if not same:
             other.outbox.put_nowait(messages.Fencing(replaced=True))
         other.outbox.put_nowait(None)
-        self.feed(nouns.Lost(ident=other.ident))
+        self.handle(nouns.Lost(ident=other.ident))
 
-    async def _listen(self, connection: Connection) -> None:
+    async def _listen(self, connection: MemberConnection) -> None:
         async for frame in connection.socket:
             if frame.type is not WSMsgType.TEXT:
                 continue
@@ -222,7 +225,7 @@ class Members:
                 return  # A newer connection has taken its place.
             self._take(connection, message)
 
-    def _take(self, connection: Connection, message: FromWorker) -> None:
+    def _take(self, connection: MemberConnection, message: FromWorker) -> None:
         ident = connection.ident
         match message:
             case messages.Report():
@@ -230,13 +233,13 @@ class Members:
             case messages.Goodbye():
                 connection.left_for = message.left_for
             case messages.Ready():
-                self.feed(nouns.Warm(ident=ident))
+                self.handle(nouns.Warm(ident=ident))
             case messages.Leave():
-                self.feed(nouns.Leaving(ident=ident))
+                self.handle(nouns.Leaving(ident=ident))
             case messages.Begun():
-                self.feed(nouns.Began(ident=ident, view=message.view, progress=message.progress))
+                self.handle(nouns.Began(ident=ident, view=message.view, progress=message.progress))
             case messages.Halt():
-                self.feed(
+                self.handle(
                     nouns.Stopped(
                         ident=ident,
                         heard=message.heard,
@@ -247,7 +250,7 @@ class Members:
                 )
             case messages.Finished():
                 self.progress.digests[ident] = message.digest
-                self.feed(
+                self.handle(
                     nouns.Halted(
                         ident=ident,
                         result=message.result,

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 
-from trainyard_trainer.contract import Metric
-from trainyard_trainer.coordinator.members import Members
-from trainyard_trainer.membership.events import Phase
+from trainyard_trainer.contract.metrics import Metric
+from trainyard_trainer.coordinator.members import MembershipService
+from trainyard_trainer.membership.events import MemberPhase
 from trainyard_trainer.runtime.exposition import Exposition, evaluation, info, outcome
 from trainyard_trainer.transport.messages import Speed
 
 
-class MembersMetrics(Exposition):
+class CoordinatorMetrics(Exposition):
     """Reads the members' state as metrics."""
 
-    def __init__(self, members: Members) -> None:
+    def __init__(self, members: MembershipService) -> None:
         """Every scrape reads `members` and its progress as they then are."""
         super().__init__()
         self._members = members
@@ -38,8 +38,8 @@ class MembersMetrics(Exposition):
         yield _gauge(Metric.VIEW, "The number of the view in force.", number)
         phases = Counter(registry.phase(ident) for ident in registry.members)
         members = GaugeMetricFamily(Metric.MEMBERS, "Workers by state.", labels=["state"])
-        for phase in Phase:
-            if phase is not Phase.DEAD:
+        for phase in MemberPhase:
+            if phase is not MemberPhase.DEAD:
                 members.add_metric([phase.value], phases[phase])
         yield members
 

@@ -10,10 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from trainyard_trainer import contract
-from trainyard_trainer.contract import Exit, JobConfig, LastWords, Result
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import ENV_CONFIG, ENV_JOB, ENV_NAMESPACE, ENV_TERM
+from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
 from trainyard_trainer.coordinator.server import Coordinator
-from trainyard_trainer.runtime.exits import Ending, check_wire, describe, leave_word
+from trainyard_trainer.runtime.exits import (
+    TrainerError,
+    check_wire,
+    describe,
+    write_termination_message,
+)
 from trainyard_trainer.transport.tls import Credentials
 
 log = logging.getLogger(__name__)
@@ -22,7 +28,7 @@ C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment(Generic[C]):
+class CoordinatorEnv(Generic[C]):
     """What a coordinator, of either kind of job, learns from its environment."""
 
     namespace: str
@@ -31,23 +37,23 @@ class Assignment(Generic[C]):
     config: C
 
     @classmethod
-    def read(cls, environ: Mapping[str, str], decode: Callable[[str], C]) -> Assignment[C]:
+    def read(cls, environ: Mapping[str, str], decode: Callable[[str], C]) -> CoordinatorEnv[C]:
         """From environment variables; raises Ending that names a missing or wrong one."""
         try:
             return cls(
-                namespace=environ[contract.ENV_NAMESPACE],
-                job=environ[contract.ENV_JOB],
-                term=int(environ[contract.ENV_TERM]),
-                config=decode(environ[contract.ENV_CONFIG]),
+                namespace=environ[ENV_NAMESPACE],
+                job=environ[ENV_JOB],
+                term=int(environ[ENV_TERM]),
+                config=decode(environ[ENV_CONFIG]),
             )
         except KeyError as error:
-            raise Ending(f"the environment variable {error.args[0]} is not set") from None
+            raise TrainerError(f"the environment variable {error.args[0]} is not set") from None
         except ValueError as error:
-            raise Ending(f"the coordinator's environment is wrong: {error}") from None
+            raise TrainerError(f"the coordinator's environment is wrong: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ServeOptions:
     """Where a coordinator serves and writes."""
 
     port: int
@@ -56,15 +62,17 @@ class Place:
     last_words: str
 
 
-def run(environ: Mapping[str, str], place: Place) -> Exit:
+def run(environ: Mapping[str, str], place: ServeOptions) -> Exit:
     """Coordinate until the job has ended, or until told to end."""
-    return attend(
-        environ, place, lambda: _coordinate(Assignment.read(environ, JobConfig.decode), place)
+    return run_process(
+        environ, place, lambda: _coordinate(CoordinatorEnv.read(environ, JobConfig.decode), place)
     )
 
 
-def attend(
-    environ: Mapping[str, str], place: Place, work: Callable[[], Coroutine[Any, Any, LastWords]]
+def run_process(
+    environ: Mapping[str, str],
+    place: ServeOptions,
+    work: Callable[[], Coroutine[Any, Any, TerminationMessage]],
 ) -> Exit:
     """Do the `work` of a coordinator's process, and leave its last words however it ends."""
     try:
@@ -74,11 +82,13 @@ def attend(
     except Exception as error:
         code, words = describe(error)
         log.error("%s", words.error, exc_info=error.__cause__)
-    leave_word(place.last_words, words)
+    write_termination_message(place.last_words, words)
     return code
 
 
-async def _coordinate(assignment: Assignment[JobConfig], place: Place) -> LastWords:
+async def _coordinate(
+    assignment: CoordinatorEnv[JobConfig], place: ServeOptions
+) -> TerminationMessage:
     credentials = Credentials(
         namespace=assignment.namespace, job=assignment.job, directory=place.tls
     )
@@ -88,14 +98,14 @@ async def _coordinate(assignment: Assignment[JobConfig], place: Place) -> LastWo
     host = None if credentials.exist else "127.0.0.1"
     async with coordinator.serving(host, place.port) as port:
         log.info("term %d on port %d", assignment.term, port)
-        over = coordinator.dispersed() if coordinator.config.durable else None
-        await first(told, coordinator.members.ended, over)
+        over = coordinator.wait_for_workers() if coordinator.config.durable else None
+        await wait_first(told, coordinator.members.ended, over)
         if told.is_set():
-            await coordinator.members.farewell()
-    return last_words(coordinator)
+            await coordinator.members.drain()
+    return termination_message(coordinator)
 
 
-async def first(
+async def wait_first(
     told: asyncio.Event, ended: asyncio.Future[None], over: Coroutine[Any, Any, None] | None
 ) -> None:
     """Wait until `told`, until `ended` raises what ends the process early, or for the end."""
@@ -109,10 +119,10 @@ async def first(
         wait.result()
 
 
-def last_words(coordinator: Coordinator) -> LastWords:
+def termination_message(coordinator: Coordinator) -> TerminationMessage:
     """How training stands as the coordinator ends."""
     report = coordinator.progress.report
-    return LastWords(
+    return TerminationMessage(
         result=coordinator.members.registry.closed or Result.LEFT,
         step=report.step,
         samples=report.samples,

@@ -53,7 +53,7 @@ class Progress:
 
     def view_begun(self, view: View) -> None:
         """All members of `view` have begun it; a change, unless it is the first of all."""
-        if not view.birth:
+        if not view.initial:
             self.rescales += 1
 
     @property

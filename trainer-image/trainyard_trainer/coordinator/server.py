@@ -12,23 +12,23 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from trainyard_trainer.contract import (
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import (
     PATH_HEALTH,
     PATH_MEMBER,
     PATH_METRICS,
     PATH_PLAN,
     PATH_STATE,
-    JobConfig,
-    Plan,
     Role,
 )
-from trainyard_trainer.coordinator.members import Members
-from trainyard_trainer.coordinator.metrics import MembersMetrics
+from trainyard_trainer.contract.plan import Plan
+from trainyard_trainer.coordinator.members import MembershipService
+from trainyard_trainer.coordinator.metrics import CoordinatorMetrics
 from trainyard_trainer.coordinator.progress import Progress
-from trainyard_trainer.coordinator.state import KINDS, Keeper, final_report
+from trainyard_trainer.coordinator.state import KINDS, StateStore, final_report
 from trainyard_trainer.membership import events as nouns
-from trainyard_trainer.runtime.checkpoint import Store
-from trainyard_trainer.runtime.exits import Ending, Fenced
+from trainyard_trainer.runtime.checkpoint import CheckpointStore
+from trainyard_trainer.runtime.exits import Fenced, TrainerError
 from trainyard_trainer.runtime.exposition import CONTENT_TYPE
 from trainyard_trainer.transport.tls import Credentials, names
 
@@ -44,7 +44,7 @@ ROLES: Final = {
 EFFECT_SECONDS: Final = 2.0
 """A Plan's answer waits so long for the workers to agree on its step."""
 PLAN_BYTES: Final = 10_000
-DISPERSAL_SECONDS: Final = 10.0
+DRAIN_SECONDS: Final = 10.0
 """A durable coordinator that is done waits so long for its workers to hang up."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -58,15 +58,17 @@ class Coordinator:
     ) -> None:
         """Claim the state directory; raises Fenced or StateUnusable."""
         self.config, self.credentials = config, credentials
-        self.keeper = Keeper(Store(directory, term, config.checkpoint_keep), config.init)
+        self.keeper = StateStore(
+            CheckpointStore(directory, term, config.checkpoint_keep), config.init
+        )
         self.progress = Progress(checkpoint_step=self.keeper.checkpoint_step())
-        self.members = Members(config, term, self.progress)
+        self.members = MembershipService(config, term, self.progress)
         self.result: dict[str, Any] = self.keeper.result()
         """The content of result.json, once training is complete."""
         if self.result:
             self.progress.report = final_report(self.result)
             self.members.find_complete()
-        self._figures = MembersMetrics(self.members)
+        self._figures = CoordinatorMetrics(self.members)
 
     @contextlib.asynccontextmanager
     async def serving(self, host: str | None, port: int) -> AsyncIterator[int]:
@@ -76,8 +78,10 @@ class Coordinator:
         """
         secure = self.credentials.exist
         if not secure and host != "127.0.0.1":
-            raise Ending(f"no certificates in {self.credentials.directory}: refusing plain HTTP")
-        app = web.Application(middlewares=[self._authorise])
+            raise TrainerError(
+                f"no certificates in {self.credentials.directory}: refusing plain HTTP"
+            )
+        app = web.Application(middlewares=[self._authorize])
         app.router.add_get(PATH_METRICS, self._metrics)
         app.router.add_get(PATH_HEALTH, self._health)
         app.router.add_put(PATH_PLAN, self._plan)
@@ -98,17 +102,17 @@ class Coordinator:
             await asyncio.gather(*background, return_exceptions=True)
             await runner.cleanup()
 
-    async def dispersed(self) -> None:
+    async def wait_for_workers(self) -> None:
         """Wait until training has ended and the workers have gone."""
         await self.members.closed.wait()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DISPERSAL_SECONDS):
-                await self.members.dispersed()
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self.members.wait_for_workers()
 
     # --- handlers -------------------------------------------------------------------------------
 
     @web.middleware
-    async def _authorise(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self.credentials.exist:
             transport = request.transport
             found = names(transport.get_extra_info("peercert") if transport else None)
@@ -135,7 +139,7 @@ class Coordinator:
             return web.json_response(current, status=409)
         if plan != known:
             log.info("%s", plan)
-            self.members.follow(plan)
+            self.members.set_plan(plan)
         step = await self._effective_step(plan)
         return web.json_response({"generation": plan.generation, "effectiveStep": step})
 
@@ -143,13 +147,13 @@ class Coordinator:
         """What is in force, when `plan` must not replace it."""
         known = self.members.plan
         generation = max(known.generation if known else 0, self.progress.report.generation)
-        leadership = known.leadership if known else 0
+        token = known.fencing_token if known else 0
         # A new operator sends its predecessor's Plan again, in its own name.
-        same = known is not None and replace(plan, leadership=leadership) == known
+        same = known is not None and replace(plan, fencing_token=token) == known
         is_changed = known is not None and known.generation == plan.generation and not same
-        if plan.generation >= generation and plan.leadership >= leadership and not is_changed:
+        if plan.generation >= generation and plan.fencing_token >= token and not is_changed:
             return None
-        return {"generation": generation, "leadership": leadership}
+        return {"generation": generation, "fencingToken": token}
 
     async def _effective_step(self, plan: Plan) -> int | None:
         if self.members.registry.view is None:
@@ -171,7 +175,7 @@ class Coordinator:
             raise web.HTTPConflict(text=str(error)) from None
         collecting = self.members.registry.collecting
         if kind != "snapshot" and collecting is not None:
-            self.members.feed(nouns.Collected(ident=collecting))
+            self.members.handle(nouns.Collected(ident=collecting))
         return web.Response(text="stored")
 
     async def _keep(self, kind: str, upload: Any) -> None:

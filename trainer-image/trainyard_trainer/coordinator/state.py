@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, STATE_DIR
+from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE, STATE_DIR
 from trainyard_trainer.runtime import checkpoint
-from trainyard_trainer.runtime.checkpoint import STATE, Manifest, Store
+from trainyard_trainer.runtime.checkpoint import STATE, CheckpointManifest, CheckpointStore
 from trainyard_trainer.transport.link import HEADER_DIGEST, HEADER_TERM
 from trainyard_trainer.transport.messages import Report
 
@@ -29,7 +29,7 @@ DOCUMENT: Final = "trainyard"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
+class SpooledUpload:
     """A state file as it arrived."""
 
     spool: Path
@@ -37,10 +37,10 @@ class Upload:
     size: int
 
 
-class Keeper:
+class StateStore:
     """Keeps what the workers send in, and gives it back."""
 
-    def __init__(self, store: Store, init: str) -> None:
+    def __init__(self, store: CheckpointStore, init: str) -> None:
         """`init` is the job's starting model, which may lie below the state directory."""
         self.store, self._init = store, init
 
@@ -58,7 +58,7 @@ class Keeper:
         is_whole = isinstance(found, dict) and (self.store.directory / MODEL_FILE).is_file()
         return found if is_whole else {}
 
-    async def receive(self, request: web.Request) -> Upload:
+    async def receive(self, request: web.Request) -> SpooledUpload:
         """Stream an upload into a spool; raises an HTTP error and leaves nothing when it is bad."""
         if request.headers.get(HEADER_TERM) != str(self.store.term):
             raise web.HTTPConflict(text=f"this coordinator has term {self.store.term}")
@@ -75,21 +75,23 @@ class Keeper:
         except BaseException:
             shutil.rmtree(spool, ignore_errors=True)
             raise
-        return Upload(spool=spool, sha256=summary.hexdigest(), size=size)
+        return SpooledUpload(spool=spool, sha256=summary.hexdigest(), size=size)
 
-    def keep_checkpoint(self, upload: Upload) -> int:
+    def keep_checkpoint(self, upload: SpooledUpload) -> int:
         """Make an upload the newest checkpoint; its step."""
         found = checkpoint.document(upload.spool / STATE, DOCUMENT)
         counts = found.get("counts")
         step = counts.get("step") if isinstance(counts, dict) else None
         if not isinstance(step, int):
             raise ValueError("the checkpoint does not say its step")
-        manifest = Manifest(term=self.store.term, step=step, sha256=upload.sha256, size=upload.size)
+        manifest = CheckpointManifest(
+            term=self.store.term, step=step, sha256=upload.sha256, size=upload.size
+        )
         path = self.store.keep_checkpoint(upload.spool, manifest)
         log.info("checkpoint %s, %d bytes", path.name, upload.size)
         return step
 
-    def keep_model(self, upload: Upload, *, digests_equal: bool) -> dict[str, object]:
+    def keep_model(self, upload: SpooledUpload, *, digests_equal: bool) -> dict[str, object]:
         """Make an upload the final model and its result; the result."""
         found = checkpoint.document(upload.spool / STATE, DOCUMENT)
         model = {"sha256": upload.sha256, "bytes": upload.size}

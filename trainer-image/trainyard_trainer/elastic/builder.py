@@ -7,11 +7,16 @@ from collections.abc import Callable
 
 import torch
 
-from trainyard_trainer.elastic.process_group import Collective, Group, Rendezvous, Solo
+from trainyard_trainer.elastic.process_group import (
+    LocalProcessGroup,
+    ProcessGroup,
+    Rendezvous,
+    TorchProcessGroup,
+)
 from trainyard_trainer.membership.events import View
 
 
-class Builder:
+class GroupBuilder:
     """The making of one view's group."""
 
     def __init__(
@@ -24,11 +29,11 @@ class Builder:
     ) -> None:
         """Start at once; `check` raises CollectiveError in waits once the view ends."""
         self.view = view
-        self.group: Group | None = Solo() if len(view.seats) == 1 else None
+        self.group: ProcessGroup | None = LocalProcessGroup() if len(view.members) == 1 else None
         self.error: Exception | None = None
         self._ident, self._rendezvous = ident, rendezvous
         self._device, self._check = device, check
-        self._is_given_up = False
+        self._is_abandoned = False
         if self.group is None:
             name = f"view-{view.id.number}"
             threading.Thread(target=self._build, name=name, daemon=True).start()
@@ -38,21 +43,21 @@ class Builder:
         """Whether there is a group, or never will be."""
         return self.group is not None or self.error is not None
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """The view is over, or will not begin: its group is not used any more."""
-        self._is_given_up = True
+        self._is_abandoned = True
         if self.group is not None:
-            self.group.bury()
+            self.group.abort()
 
     def _build(self) -> None:
         view, check = self.view, self._check
-        rank, size = view.idents.index(self._ident), len(view.seats)
+        rank, size = view.member_ids.index(self._ident), len(view.members)
         prefix = f"{view.id.term}.{view.id.number}"
-        address = view.seats[0].address
+        address = view.members[0].address
         try:
-            made = self._rendezvous.meet(address, prefix, rank, size, self._device)
-            self.group = Collective(made, self._device, lambda: check(view))
+            made = self._rendezvous.create_group(address, prefix, rank, size, self._device)
+            self.group = TorchProcessGroup(made, self._device, lambda: check(view))
         except RuntimeError as error:
             self.error = error
-        if self._is_given_up:
-            self.give_up()
+        if self._is_abandoned:
+            self.abandon()

@@ -16,27 +16,30 @@ from typing import Final, assert_never
 import torch
 from torch import Tensor
 
-from trainyard_trainer.contract import WIRE_VERSION, JobConfig, Plan, Result
-from trainyard_trainer.elastic.builder import Builder
-from trainyard_trainer.elastic.process_group import Group, Rendezvous, Solo
-from trainyard_trainer.elastic.transfer import make_state, send_state
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import WIRE_VERSION
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.contract.plan import Plan
+from trainyard_trainer.elastic.builder import GroupBuilder
+from trainyard_trainer.elastic.process_group import LocalProcessGroup, ProcessGroup, Rendezvous
+from trainyard_trainer.elastic.transfer import broadcast_state, initialize_state
 from trainyard_trainer.membership import participant as protocol
-from trainyard_trainer.membership.events import Seat, View, ViewId
+from trainyard_trainer.membership.events import MemberAddress, View, ViewId
 from trainyard_trainer.membership.participant import Mode, Participant, Reaction, Votes
 from trainyard_trainer.runtime.exits import Fenced, WireMismatch
 from trainyard_trainer.training.loop import CollectiveError
-from trainyard_trainer.training.replica import Replica, Work
+from trainyard_trainer.training.replica import Contribution, Replica
 from trainyard_trainer.transport import messages
-from trainyard_trainer.transport.link import Link
+from trainyard_trainer.transport.link import CoordinatorConnection
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.05
-VOTES: Final = 6
+VOTE_LENGTH: Final = 6
 """The length of `Votes` at the front of the control vector."""
 
 
-class Ended(Exception):
+class Dismissed(Exception):
     """The worker has been let go; not an error."""
 
     def __init__(self, result: Result) -> None:
@@ -45,17 +48,19 @@ class Ended(Exception):
         self.result = result
 
 
-class Crew:
+class ElasticReplicaGroup:
     """The worker's place in its job, from the first view to the last word."""
 
-    def __init__(self, link: Link, rendezvous: Rendezvous, pod: str, node: str) -> None:
+    def __init__(
+        self, link: CoordinatorConnection, rendezvous: Rendezvous, pod: str, node: str
+    ) -> None:
         """`pod` names the worker; `node` is where it runs."""
         self.link, self.rendezvous = link, rendezvous
         self.pod, self.node = pod, node
-        self.me = Participant(ident=new_ident(pod))
+        self.participant = Participant(member_id=new_member_id(pod))
         self.device = torch.device("cpu")
-        self.group: Group = Solo()
-        self.offered: Plan | None = None
+        self.group: ProcessGroup = LocalProcessGroup()
+        self.offered_plan: Plan | None = None
         """The newest plan heard of; in force once all have heard of it."""
         self.is_leaving = False
         self.wants_snapshot = False
@@ -63,7 +68,7 @@ class Crew:
         """What the next `Hello` says of training."""
         self._config: JobConfig | None = None
         self._replica: Replica | None = None
-        self._builders: dict[ViewId, Builder] = {}
+        self._builders: dict[ViewId, GroupBuilder] = {}
         self._votes = Votes()
         """The sum of all members' votes in the last collective."""
         self._voted_plan: Plan | None = None
@@ -88,14 +93,14 @@ class Crew:
     def await_config(self) -> JobConfig:
         """Wait for the coordinator's welcome, which says what to train."""
         while self._config is None:
-            self.hear(POLL_SECONDS)
+            self.receive(POLL_SECONDS)
         return self._config
 
-    def bring(self, replica: Replica) -> None:
+    def register(self, replica: Replica) -> None:
         """Offer a warm replica: from now on the worker can be called into a view."""
         with self.link.changing():
             self._replica, self.device = replica, replica.device
-            self.link.tell(messages.Ready())
+            self.link.send(messages.Ready())
 
     @property
     def rank(self) -> int:
@@ -110,62 +115,64 @@ class Crew:
     def join(self) -> None:
         """Wait until this worker is in a view and has its state."""
         while True:
-            while self.me.mode is not Mode.ENTERING:
+            while self.participant.mode is not Mode.ENTERING:
                 self._wait()
-            view = self.me.view
+            view = self.participant.view
             try:
                 self._enter()
                 return
             except CollectiveError as error:
                 log.warning("%s has broken: %s", view, error)
-                if self.me.mode is Mode.ENTERING and self.me.view is view:
-                    self._react(*protocol.fail(self.me))
+                if self.participant.mode is Mode.ENTERING and self.participant.view is view:
+                    self._react(*protocol.fail(self.participant))
 
     def recover(self) -> None:
         """The view has ended under an iteration: forget the iteration, and join another view."""
-        if self.me.mode is Mode.STEPPING:
-            self._react(*protocol.fail(self.me))
+        if self.participant.mode is Mode.STEPPING:
+            self._react(*protocol.fail(self.participant))
         self.join()
 
-    def synchronize(self, work: Work) -> Tensor:
+    def synchronize(self, work: Contribution) -> Tensor:
         """Sum the iteration's work over all members; raises CollectiveError.
 
         The control vector goes last and so decides: who has its sum has the turn's, and who has
         not can be sure that nobody is further than one turn ahead.
         """
-        self.hear()
-        self.check(self.me.view)
+        self.receive()
+        self.check(self.participant.view)
         if work.gradients:
-            self.group.sum(*work.gradients)
+            self.group.all_reduce_(*work.gradients)
         for buffer in work.buffers:
-            self.group.send(buffer, 0)
+            self.group.broadcast_(buffer, 0)
         control = torch.cat([self._vote(), work.totals]).to(self.device)
-        self.group.sum(control)
+        self.group.all_reduce_(control)
         control = control.cpu()
-        self._votes = Votes(**dict(zip(_NAMES, control[:VOTES].tolist(), strict=True)))
-        return control[VOTES:]
+        self._votes = Votes(**dict(zip(_NAMES, control[:VOTE_LENGTH].tolist(), strict=True)))
+        return control[VOTE_LENGTH:]
 
     def _vote(self) -> Tensor:
         """What this worker is ready for, at the front of the control vector."""
-        self._be(protocol.vote(self.me, is_prepared=self._is_prepared()))
+        self._set_state(protocol.vote(self.participant, is_prepared=self._is_prepared()))
         # While the votes are summed a newer plan may come: what is agreed on is this one.
-        self._voted_plan = self.offered
-        ballot = self.me.ballot.id if self.me.ballot is not None else None
-        votes = Votes.of(ballot, self.offered.generation if self.offered is not None else 0)
+        self._voted_plan = self.offered_plan
+        ballot = self.participant.ballot.id if self.participant.ballot is not None else None
+        votes = Votes.of(
+            ballot, self.offered_plan.generation if self.offered_plan is not None else 0
+        )
         return torch.tensor([getattr(votes, name) for name in _NAMES], dtype=torch.float64)
 
     def step_boundary(self) -> None:
         """After a committed iteration: follow a new Plan or view when all are ready for it."""
         votes, size = self._votes, self.group.size
-        self._be(protocol.commit(self.me))
+        self._set_state(protocol.commit(self.participant))
         self._follow_plan(votes.agreed_plan(size))
-        self.hear()
-        if self.me.mode is not Mode.STEPPING:
+        self.receive()
+        if self.participant.mode is not Mode.STEPPING:
             return  # Asked to stop: the next iteration finds out.
         if self.is_done:
             return
-        me, reaction = protocol.switch(self.me, votes.agreed_view(size))
-        self._be(me)
+        me, reaction = protocol.switch(self.participant, votes.agreed_view(size))
+        self._set_state(me)
         if reaction is Reaction.ENTER:
             self.join()
 
@@ -175,26 +182,26 @@ class Crew:
         plan = self.replica.plan
         return self.replica.is_over or (plan is not None and plan.suspend)
 
-    def conclude(self, final: Callable[[], bytes]) -> Result:
+    def finish(self, final: Callable[[], bytes]) -> Result:
         """Say that this worker holds the final state, send it in when asked, and be let go.
 
         `final` makes the model file of a complete training.
         """
         self._digest = self.replica.digest()
-        me = protocol.halt(self.me)
+        me = protocol.halt(self.participant)
         finished = messages.Finished(
             result=self._result(), progress=me.progress, digest=self._digest
         )
-        self._be(me, finished)
+        self._set_state(me, finished)
         try:
             while True:
                 self._wait(final)
-        except Ended as end:
+        except Dismissed as end:
             return end.result
 
     def _wait(self, final: Callable[[], bytes] | None = None) -> None:
         """Hear what comes, and send in the state when the coordinator collects it."""
-        self.hear(POLL_SECONDS)
+        self.receive(POLL_SECONDS)
         if self._collection is None:
             return
         if self._upload is None:
@@ -211,13 +218,15 @@ class Crew:
 
     def hello(self) -> messages.Hello:
         """Who this worker is and what it knows; called in the link's thread, under its lock."""
-        me = self.me
+        me = self.participant
         return messages.Hello(
-            seat=Seat(ident=me.ident, address=self.rendezvous.address, node=self.node),
+            seat=MemberAddress(
+                member_id=me.member_id, address=self.rendezvous.address, node=self.node
+            ),
             term=me.term,
             warm=self._replica is not None,
-            heard=me.heard,
-            view=me.based,
+            heard=me.announced,
+            view=me.state_view,
             progress=me.progress,
             digest=self._digest,
             stopped=me.is_stopped,
@@ -226,20 +235,23 @@ class Crew:
             report=self.report,
         )
 
-    def hear(self, timeout: float = 0.0) -> None:
+    def receive(self, timeout: float = 0.0) -> None:
         """Take what has come from the coordinator; raises Ended, Fenced or WireMismatch."""
-        message = self.link.hear(timeout)
+        message = self.link.receive(timeout)
         while message is not None:
-            self._take(message)
-            message = self.link.hear()
+            self._dispatch(message)
+            message = self.link.receive()
 
     def check(self, view: View | None) -> None:
         """Raise CollectiveError when this worker has left `view`; called while it waits."""
-        self.hear()
-        if self.me.view is not view or self.me.mode not in (Mode.STEPPING, Mode.ENTERING):
+        self.receive()
+        if self.participant.view is not view or self.participant.mode not in (
+            Mode.STEPPING,
+            Mode.ENTERING,
+        ):
             raise CollectiveError("the view has ended")
 
-    def _take(self, message: messages.FromCoordinator | messages.Leave) -> None:
+    def _dispatch(self, message: messages.FromCoordinator | messages.Leave) -> None:
         match message:
             case messages.Welcome():
                 if message.wire != WIRE_VERSION:
@@ -248,24 +260,24 @@ class Crew:
                         f"{WIRE_VERSION}: use images of the same release"
                     )
                 self._config = self._config or messages.to_config(message.config)
-                self._be(protocol.hear_term(self.me, message.term))
+                self._set_state(protocol.receive_term(self.participant, message.term))
             case messages.Announcement():
-                self._react(*protocol.hear_view(self.me, message.view))
+                self._react(*protocol.receive_view(self.participant, message.view))
             case messages.Halting():
-                self._react(*protocol.hear_stop(self.me))
+                self._react(*protocol.receive_stop(self.participant))
             case messages.Fencing():
                 self._be_fenced(message)
             case messages.Orders():
                 plan = Plan.decode(message.plan)
-                if self.offered is None or plan.generation >= self.offered.generation:
-                    self.offered = plan
+                if self.offered_plan is None or plan.generation >= self.offered_plan.generation:
+                    self.offered_plan = plan
             case messages.Collection():
                 self._collection = message.result
             case messages.Snapshot():
                 self.wants_snapshot = True
             case messages.Dismissal():
                 self._say_goodbye(None)
-                raise Ended(message.result)
+                raise Dismissed(message.result)
             case messages.Leave():
                 self._ask_to_leave()
             case _:
@@ -274,20 +286,20 @@ class Crew:
     def _be_fenced(self, message: messages.Fencing) -> None:
         if message.replaced:
             raise Fenced(f"a newer worker is called {self.pod}")
-        if self.me.mode is Mode.HALTED:
+        if self.participant.mode is Mode.HALTED:
             raise Fenced("training has gone on without this worker's final state")
-        self._be(protocol.reset(self.me, new_ident(self.pod)))
+        self._set_state(protocol.reset(self.participant, new_member_id(self.pod)))
 
     def _ask_to_leave(self) -> None:
         with self.link.changing():
             self.is_leaving = True
-            self.link.tell(messages.Leave())
-        if self.me.mode is Mode.IDLE:
+            self.link.send(messages.Leave())
+        if self.participant.mode is Mode.IDLE:
             self._say_goodbye(None)
-            raise Ended(Result.LEFT)
+            raise Dismissed(Result.LEFT)
 
     def _say_goodbye(self, left_for: ViewId | None) -> None:
-        self.link.tell(messages.Goodbye(left_for=left_for))
+        self.link.send(messages.Goodbye(left_for=left_for))
 
     # --- views ----------------------------------------------------------------------------------
 
@@ -296,74 +308,74 @@ class Crew:
             case Reaction.REPORT:
                 self._report_stop(me)
             case Reaction.PREPARE:
-                self._be(me)
-                if me.pending is not None and me.ident in me.pending.idents:
+                self._set_state(me)
+                if me.pending is not None and me.member_id in me.pending.member_ids:
                     self._build(me.pending)
             case Reaction.ENTER | Reaction.NOTHING:
-                self._be(me)
+                self._set_state(me)
             case _:
                 assert_never(reaction)
 
-    def _be(self, me: Participant, message: messages.Message | None = None) -> None:
+    def _set_state(self, me: Participant, message: messages.Message | None = None) -> None:
         """Change what the next `Hello` says, and tell the coordinator in the same breath."""
         with self.link.changing():
-            self.me = me
+            self.participant = me
             if message is not None:
-                self.link.tell(message)
+                self.link.send(message)
 
     def _report_stop(self, me: Participant) -> None:
         if me.progress >= 0:
             self.replica.undo()
             self._digest = self.replica.digest()
-        based = me.based.id if me.based else None
+        based = me.state_view.id if me.state_view else None
         report = messages.Halt(
-            heard=me.heard, view=based, progress=me.progress, digest=self._digest
+            heard=me.announced, view=based, progress=me.progress, digest=self._digest
         )
-        self._be(me, report)
+        self._set_state(me, report)
 
-    def _build(self, view: View) -> Builder:
+    def _build(self, view: View) -> GroupBuilder:
         """Make the view's group, or find it in the making: a group can be made only once."""
         if view.id not in self._builders:
-            self._builders[view.id] = Builder(
-                view, self.me.ident, self.rendezvous, self.device, self.check
+            self._builders[view.id] = GroupBuilder(
+                view, self.participant.member_id, self.rendezvous, self.device, self.check
             )
         return self._builders[view.id]
 
-    def _give_up_before(self, view: ViewId) -> None:
+    def _abandon_before(self, view: ViewId) -> None:
         """Bury the groups of earlier views, those that never began included."""
         for earlier in [key for key in self._builders if key < view]:
-            self._builders.pop(earlier).give_up()
+            self._builders.pop(earlier).abandon()
 
     def _is_prepared(self) -> bool:
         """Whether this worker is ready to switch to the pending view."""
-        pending = self.me.pending
+        pending = self.participant.pending
         if pending is None:
             return False
         builder = self._builders.get(pending.id)
         is_built = builder is not None and builder.group is not None
-        return is_built or self.me.ident not in pending.idents
+        return is_built or self.participant.member_id not in pending.member_ids
 
     def _enter(self) -> None:
         """Begin the view that `me` is entering: its group first, then its state."""
-        view = self.me.view
+        view = self.participant.view
         assert view is not None  # noqa: S101 -- what ENTERING means
-        if not self.me.is_member:
+        if not self.participant.is_member:
             self._say_goodbye(view.id)
-            raise Ended(Result.LEFT)
+            raise Dismissed(Result.LEFT)
         group = self.group = self._await_group(view)
-        self._give_up_before(view.id)
+        self._abandon_before(view.id)
         if view.transfer:
-            if view.birth and view.source == self.me.ident:
-                make_state(self.replica, self.link, self.offered)
-            takes = self.me.progress < 0 or view.after is None
-            send_state(self.replica, group, view.idents.index(view.source), takes=takes)
-        me = protocol.begin(self.me, self.replica.turn)
-        self._be(me, messages.Begun(view=view, progress=me.progress))
+            if view.initial and view.source == self.participant.member_id:
+                initialize_state(self.replica, self.link, self.offered_plan)
+            takes = self.participant.progress < 0 or view.after is None
+            broadcast_state(self.replica, group, view.member_ids.index(view.source), takes=takes)
+        me = protocol.begin(self.participant, self.replica.iteration)
+        self._set_state(me, messages.Begun(view=view, progress=me.progress))
 
-    def _await_group(self, view: View) -> Group:
+    def _await_group(self, view: View) -> ProcessGroup:
         builder = self._build(view)
         while not builder.is_done:
-            self.hear(POLL_SECONDS / 5)
+            self.receive(POLL_SECONDS / 5)
             self.check(view)
         if builder.group is None:
             raise CollectiveError(str(builder.error)) from builder.error
@@ -386,6 +398,6 @@ class Crew:
 _NAMES: Final = tuple(Votes.__dataclass_fields__)
 
 
-def new_ident(pod: str) -> str:
+def new_member_id(pod: str) -> str:
     """A name that no earlier incarnation of this pod's worker had."""
     return f"{pod}/{secrets.token_hex(4)}"

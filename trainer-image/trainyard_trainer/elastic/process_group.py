@@ -29,7 +29,7 @@ OPERATION_TIMEOUT: Final = timedelta(minutes=30)
 """Longer than any step: failures are noticed by other means, much sooner."""
 
 
-class Group(Protocol):
+class ProcessGroup(Protocol):
     """The collectives that training needs; all members call them in the same order."""
 
     rank: int
@@ -37,34 +37,34 @@ class Group(Protocol):
     seconds: float
     """Time spent in collectives so far."""
 
-    def sum(self, *tensors: Tensor) -> None:
+    def all_reduce_(self, *tensors: Tensor) -> None:
         """Sum each tensor over all members, in place; raises CollectiveError."""
 
-    def send(self, tensor: Tensor, source: int) -> None:
+    def broadcast_(self, tensor: Tensor, source: int) -> None:
         """Copy the tensor of rank `source` to all members, in place; raises CollectiveError."""
 
-    def bury(self) -> None:
+    def abort(self) -> None:
         """Give the group up; it is not used again."""
 
 
-class Solo:
+class LocalProcessGroup:
     """A view of one: nothing to reduce."""
 
     rank = 0
     size = 1
     seconds = 0.0
 
-    def sum(self, *tensors: Tensor) -> None:
+    def all_reduce_(self, *tensors: Tensor) -> None:
         """Nothing to add."""
 
-    def send(self, tensor: Tensor, source: int) -> None:
+    def broadcast_(self, tensor: Tensor, source: int) -> None:
         """Nobody to send to."""
 
-    def bury(self) -> None:
+    def abort(self) -> None:
         """Nothing to give up."""
 
 
-class Collective:
+class TorchProcessGroup:
     """A view of several, on a process group of `torch.distributed`."""
 
     def __init__(self, group: Any, device: torch.device, check: Callable[[], None]) -> None:
@@ -73,10 +73,10 @@ class Collective:
         self._wait_slice = _wait_slice if device.type == "cpu" else _poll
         self.rank, self.size = group.rank(), group.size()
         self.seconds = 0.0
-        self._unfinished: list[Any] = []
+        self._pending_ops: list[Any] = []
         """Operations that may still write to their tensors."""
 
-    def sum(self, *tensors: Tensor) -> None:
+    def all_reduce_(self, *tensors: Tensor) -> None:
         """Sum each tensor over all members, in place; raises CollectiveError."""
         start = time.perf_counter()
         works = [(self._try(self._group.allreduce, [tensor]), tensor) for tensor in tensors]
@@ -84,17 +84,17 @@ class Collective:
             self._wait(work, tensor)
         self.seconds += time.perf_counter() - start
 
-    def send(self, tensor: Tensor, source: int) -> None:
+    def broadcast_(self, tensor: Tensor, source: int) -> None:
         """Copy the tensor of rank `source` to all members, in place; raises CollectiveError."""
         start = time.perf_counter()
         self._wait(self._try(self._group.broadcast, tensor, root=source), tensor)
         self.seconds += time.perf_counter() - start
 
-    def bury(self) -> None:
+    def abort(self) -> None:
         """Destroy the group and what it may still write to, however long that takes."""
         if self._group is None:
             return
-        grave = [self._unfinished, self._group]
+        grave = [self._pending_ops, self._group]
         self._group = None
         threading.Thread(target=_destroy, args=(grave,), name="graveyard", daemon=True).start()
 
@@ -109,7 +109,7 @@ class Collective:
             while not self._wait_slice(work):
                 self._check()
         except (CollectiveError, RuntimeError) as error:
-            self._unfinished.append((work, tensor))
+            self._pending_ops.append((work, tensor))
             raise CollectiveError(str(error)) from error
 
 
@@ -156,7 +156,9 @@ class Rendezvous:
         """`host:port`, for the other workers."""
         return f"{self._host}:{self._store.port}"
 
-    def meet(self, address: str, prefix: str, rank: int, size: int, device: torch.device) -> Any:
+    def create_group(
+        self, address: str, prefix: str, rank: int, size: int, device: torch.device
+    ) -> Any:
         """The process group of `size` members that meet at `address`; blocks until all are there.
 
         Raises RuntimeError when one does not come within `BUILD_TIMEOUT`.

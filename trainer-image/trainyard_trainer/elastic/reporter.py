@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from typing import Any, Final
 
-from trainyard_trainer.elastic.engine import Crew
+from trainyard_trainer.elastic.engine import ElasticReplicaGroup
 from trainyard_trainer.membership.events import View
 from trainyard_trainer.training.replica import Replica
 from trainyard_trainer.training.throughput import Configuration, Meter
@@ -24,7 +24,7 @@ HISTORY: Final = 1000
 class Reporter:
     """Observes the loop of a worker in a crew."""
 
-    def __init__(self, crew: Crew, started: float) -> None:
+    def __init__(self, crew: ElasticReplicaGroup, started: float) -> None:
         """`started` is when the process began, on `time.monotonic`'s clock."""
         self._crew, self._started = crew, started
         self._meter = Meter()
@@ -36,7 +36,7 @@ class Reporter:
 
     def committed(self, replica: Replica, compute_seconds: float) -> None:
         """Measure the turn, and report when it is time to."""
-        now, view = time.monotonic(), self._crew.me.view
+        now, view = time.monotonic(), self._crew.participant.view
         rescale = None
         if view is not self._view and view is not None:
             rescale = self._rescaled(view, replica, now)
@@ -76,10 +76,10 @@ class Reporter:
             joining = now - self._started
         self._view = view
         past = replica.notes.setdefault("history", [])
-        entry = {"step": replica.step, "at": time.time(), "workers": len(view.seats)}
+        entry = {"step": replica.step, "at": time.time(), "workers": len(view.members)}
         past.append({**entry, "stall_seconds": round(stall, 4)})
         del past[:-HISTORY]
-        if view.birth:
+        if view.initial:
             return None
         return Rescale(view=view.id.number, stall_seconds=stall, joining_seconds=joining)
 
@@ -93,12 +93,12 @@ class Reporter:
         with self._crew.link.changing():
             self._crew.report = report
             if self._crew.group.rank == 0 or rescale is not None:
-                self._crew.link.tell(report)
+                self._crew.link.send(report)
 
 
 def configuration(view: View | None, replica: Replica) -> Configuration:
     """The configuration that the last step was made in."""
-    seats = view.seats if view is not None else ()
+    seats = view.members if view is not None else ()
     workers = max(1, len(seats))
     nodes = max(1, len({seat.node for seat in seats}))
     return Configuration(

@@ -8,15 +8,15 @@ from pathlib import Path
 import aiohttp
 import torch
 
-from trainyard_trainer.contract import Plan
-from trainyard_trainer.elastic.process_group import Group
+from trainyard_trainer.contract.plan import Plan
+from trainyard_trainer.elastic.process_group import ProcessGroup
 from trainyard_trainer.runtime.exits import TaskInvalid
 from trainyard_trainer.training.loop import CollectiveError
 from trainyard_trainer.training.replica import Replica
-from trainyard_trainer.transport.link import Link
+from trainyard_trainer.transport.link import CoordinatorConnection
 
 
-def send_state(replica: Replica, group: Group, root: int, *, takes: bool) -> None:
+def broadcast_state(replica: Replica, group: ProcessGroup, root: int, *, takes: bool) -> None:
     """Copy the state of rank `root` to all members that take it; raises CollectiveError.
 
     Two broadcasts: the length, then one flat buffer of the bytes that a checkpoint would hold. A
@@ -25,15 +25,15 @@ def send_state(replica: Replica, group: Group, root: int, *, takes: bool) -> Non
     is_source = group.rank == root
     data = replica.encode() if is_source else b""
     length = torch.tensor([len(data)], dtype=torch.int64, device=replica.device)
-    group.send(length, root)
+    group.broadcast_(length, root)
     held = bytearray(data) if is_source else bytearray(int(length))
     flat = torch.frombuffer(held, dtype=torch.uint8).to(replica.device)
-    group.send(flat, root)
+    group.broadcast_(flat, root)
     if takes and not is_source:
         replica.restore(flat.cpu().numpy().tobytes())
 
 
-def make_state(replica: Replica, link: Link, offered: Plan | None) -> None:
+def initialize_state(replica: Replica, link: CoordinatorConnection, offered: Plan | None) -> None:
     """The first state of all: the newest checkpoint, else what the task starts from.
 
     Raises CollectiveError when the coordinator, who keeps checkpoints, cannot be reached.
@@ -53,7 +53,7 @@ def make_state(replica: Replica, link: Link, offered: Plan | None) -> None:
     replica.notes.setdefault("born_at", time.time())
 
 
-def read_init(path: str, link: Link) -> bytes | None:
+def read_init(path: str, link: CoordinatorConnection) -> bytes | None:
     """The job's starting model: a file of this image, or one in the coordinator's keeping.
 
     Raises TaskInvalid when there is none at `path`.

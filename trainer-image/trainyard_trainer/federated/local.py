@@ -15,14 +15,21 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from trainyard_trainer import contract
-from trainyard_trainer.contract import Exit
+from trainyard_trainer.contract.env import (
+    ENV_COORDINATOR,
+    ENV_JOB,
+    ENV_NAMESPACE,
+    ENV_PARTY,
+    MODEL_FILE,
+    RESULT_FILE,
+)
+from trainyard_trainer.contract.exits import Exit
 from trainyard_trainer.contract.federated import FederatedConfig
-from trainyard_trainer.federated.rounds.history import Past
+from trainyard_trainer.federated.rounds.history import RoundRecord
 from trainyard_trainer.federated.server.aggregator import Aggregator
-from trainyard_trainer.federated.server.http import Server
+from trainyard_trainer.federated.server.http import AggregatorServer
 from trainyard_trainer.runtime.exits import describe
-from trainyard_trainer.runtime.subprocesses import Processes, run_until_told
+from trainyard_trainer.runtime.subprocesses import Processes, run_until_signalled
 from trainyard_trainer.transport.tls import Credentials
 
 NAMESPACE, JOB = "local", "run"
@@ -34,7 +41,7 @@ def run(config: FederatedConfig, output: Path | None) -> Exit:
     logging.getLogger("trainyard_trainer").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         try:
-            result = run_until_told(_federate(config, Path(folder)))
+            result = run_until_signalled(_federate(config, Path(folder)))
         except Exception as error:
             code, words = describe(error)
             print(words.error, words.traceback, sep="\n", file=sys.stderr)
@@ -42,7 +49,7 @@ def run(config: FederatedConfig, output: Path | None) -> Exit:
         print(summary(result))
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
-            for name in (contract.MODEL_FILE, contract.RESULT_FILE):
+            for name in (MODEL_FILE, RESULT_FILE):
                 shutil.copyfile(Path(folder) / "state" / name, output / name)
     return Exit.OK
 
@@ -55,7 +62,7 @@ def summary(result: dict[str, Any]) -> str:
     return "\n".join([*metrics, f"{rounds}; rounds contributed to: {counts}"])
 
 
-def line(past: Past, rounds: int) -> str:
+def line(past: RoundRecord, rounds: int) -> str:
     """A round in one line."""
     parts = [f"round {past.round}/{rounds}", f"{past.parties} parties", f"{past.seconds:.2f} s"]
     if past.loss is not None:
@@ -68,7 +75,7 @@ async def _federate(config: FederatedConfig, folder: Path) -> dict[str, Any]:
     credentials = Credentials(namespace=NAMESPACE, job=JOB, directory=str(folder / "tls"))
     aggregator = Aggregator(config, 1, folder / "state")
     async with (
-        Server(aggregator, credentials).serving("127.0.0.1", 0) as port,
+        AggregatorServer(aggregator, credentials).serving("127.0.0.1", 0) as port,
         Processes(folder) as processes,
     ):
         for party in config.parties:
@@ -76,7 +83,7 @@ async def _federate(config: FederatedConfig, folder: Path) -> dict[str, Any]:
                 environ = _environment(party.name, port)
                 await processes.start(f"party {party.name}", "party", environ, log)
         await _watch(aggregator, processes)
-        await aggregator.dispersed()
+        await aggregator.wait_for_parties()
     return aggregator.archive.result
 
 
@@ -98,8 +105,8 @@ async def _watch(aggregator: Aggregator, processes: Processes) -> None:
 
 def _environment(party: str, port: int) -> dict[str, str]:
     return {
-        contract.ENV_NAMESPACE: NAMESPACE,
-        contract.ENV_JOB: JOB,
-        contract.ENV_PARTY: party,
-        contract.ENV_COORDINATOR: f"127.0.0.1:{port}",
+        ENV_NAMESPACE: NAMESPACE,
+        ENV_JOB: JOB,
+        ENV_PARTY: party,
+        ENV_COORDINATOR: f"127.0.0.1:{port}",
     }

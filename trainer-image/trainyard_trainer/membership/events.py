@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from trainyard_trainer.contract import Result
+from trainyard_trainer.contract.exits import Result
 
 
-class Phase(StrEnum):
+class MemberPhase(StrEnum):
     """Where a worker stands."""
 
     WARMING = "warming"
@@ -33,10 +33,10 @@ class ViewId:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
+class MemberAddress:
     """A worker's place in a view."""
 
-    ident: str
+    member_id: str
     """`pod/incarnation`: a process that was given up for dead comes back under another."""
     address: str = ""
     """`host:port` of the worker's rendezvous store."""
@@ -48,36 +48,36 @@ class View:
     """A set of workers that step together; a worker's rank is its index in `seats`."""
 
     id: ViewId
-    seats: tuple[Seat, ...]
+    members: tuple[MemberAddress, ...]
     source: str
     """The member whose state the others take over when `transfer` is set."""
     transfer: bool
     after: ViewId | None = None
     """The view whose members agree on the step of the switch; None begins at once."""
-    birth: bool = False
+    initial: bool = False
     """Nobody has state: the source makes it, from a checkpoint where there is one."""
 
     @property
-    def idents(self) -> tuple[str, ...]:
+    def member_ids(self) -> tuple[str, ...]:
         """The members in rank order."""
-        return tuple(seat.ident for seat in self.seats)
+        return tuple(seat.member_id for seat in self.members)
 
     def __str__(self) -> str:
         """The view in one line, for logs."""
-        how = "first" if self.birth else "planned" if self.after else "mended"
-        return f"view {self.id.term}.{self.id.number} ({how}): {', '.join(self.idents)}"
+        how = "first" if self.initial else "planned" if self.after else "mended"
+        return f"view {self.id.term}.{self.id.number} ({how}): {', '.join(self.member_ids)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """What the coordinator knows of one connected worker."""
 
-    seat: Seat
+    address: MemberAddress
     ready_at: float | None = None
     """When it had warmed up, on the coordinator's clock; None before."""
     view: ViewId | None = None
     """The last view it began with state."""
-    heard: ViewId | None = None
+    announced: ViewId | None = None
     """The last view announced to it."""
     progress: int = -1
     """Turns committed; -1 without state."""
@@ -92,7 +92,7 @@ class Member:
     @property
     def is_engaged(self) -> bool:
         """Whether it holds state or has been told of a view."""
-        return self.progress >= 0 or self.heard is not None
+        return self.progress >= 0 or self.announced is not None
 
 
 # Events: what the coordinator hears.

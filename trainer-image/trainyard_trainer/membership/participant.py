@@ -83,14 +83,14 @@ class Votes:
 class Participant:
     """What a worker knows of its membership."""
 
-    ident: str
+    member_id: str
     mode: Mode = Mode.IDLE
     term: int = 0
     """The highest coordinator's term heard of."""
-    heard: ViewId | None = None
+    announced: ViewId | None = None
     view: View | None = None
     """The view begun, or being entered."""
-    based: View | None = None
+    state_view: View | None = None
     """The last view begun with state: what the state at `progress` belongs to."""
     pending: View | None = None
     """Announced, to be switched to when all members of `view` have prepared it."""
@@ -103,23 +103,23 @@ class Participant:
     @property
     def is_stopped(self) -> bool:
         """Whether it was in a view, or called to one, and has left it."""
-        return self.mode is Mode.STOPPED or (self.mode is Mode.IDLE and self.heard is not None)
+        return self.mode is Mode.STOPPED or (self.mode is Mode.IDLE and self.announced is not None)
 
     @property
     def is_member(self) -> bool:
         """Whether it belongs to the view it is in."""
-        return self.view is not None and self.ident in self.view.idents
+        return self.view is not None and self.member_id in self.view.member_ids
 
 
 Step = tuple[Participant, Reaction]
 
 
-def hear_view(participant: Participant, view: View) -> Step:
+def receive_view(participant: Participant, view: View) -> Step:
     """React to the announcement of a view; one from a fenced coordinator is ignored."""
     me = participant
-    if view.id.term < me.term or (me.heard is not None and view.id <= me.heard):
+    if view.id.term < me.term or (me.announced is not None and view.id <= me.announced):
         return me, Reaction.NOTHING
-    me = replace(me, heard=view.id, term=view.id.term)
+    me = replace(me, announced=view.id, term=view.id.term)
     match me.mode:
         case Mode.HALTED:
             return me, Reaction.NOTHING
@@ -130,21 +130,21 @@ def hear_view(participant: Participant, view: View) -> Step:
             return (
                 (replace(me, pending=view), Reaction.PREPARE) if follows else (me, Reaction.NOTHING)
             )
-        case Mode.STOPPED if view.after is None and not view.birth:
+        case Mode.STOPPED if view.after is None and not view.initial:
             return _enter(me, view)
         case _:
             # Whoever cannot follow says so, or the coordinator would wait for it.
             return _stop(me), Reaction.REPORT
 
 
-def hear_stop(participant: Participant) -> Step:
+def receive_stop(participant: Participant) -> Step:
     """React to the coordinator's wish that everybody stop."""
     if participant.mode is Mode.HALTED:
         return participant, Reaction.NOTHING
     return _stop(participant), Reaction.REPORT
 
 
-def hear_term(participant: Participant, term: int) -> Participant:
+def receive_term(participant: Participant, term: int) -> Participant:
     """A coordinator has introduced itself; what a lower one announced is not begun any more."""
     if term <= participant.term:
         return participant
@@ -159,7 +159,7 @@ def fail(participant: Participant) -> Step:
 def begin(participant: Participant, progress: int) -> Participant:
     """The view being entered has its group, and the participant the view's state."""
     based = participant.view
-    return replace(participant, mode=Mode.STEPPING, progress=progress, based=based)
+    return replace(participant, mode=Mode.STEPPING, progress=progress, state_view=based)
 
 
 def vote(participant: Participant, *, is_prepared: bool) -> Participant:
@@ -190,7 +190,7 @@ def halt(participant: Participant) -> Participant:
 
 def reset(participant: Participant, ident: str) -> Participant:
     """It was given up for dead: its state is void, and it comes back as another."""
-    return Participant(ident=ident, term=participant.term)
+    return Participant(member_id=ident, term=participant.term)
 
 
 def _enter(me: Participant, view: View) -> Step:

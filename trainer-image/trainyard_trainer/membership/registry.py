@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from trainyard_trainer.contract import Result
-from trainyard_trainer.membership.events import Command, Member, Phase, View
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.membership.events import Command, Member, MemberPhase, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +15,7 @@ class Registry:
     term: int
     minimum: int = 1
     """Workers without which the first view is not formed."""
-    wanted: int = 1
+    desired: int = 1
     """Workers that should step together; 0 while suspended."""
     members: dict[str, Member] = field(default_factory=dict)
     """The connected workers by ident, in the order in which they came."""
@@ -34,16 +34,16 @@ class Registry:
     closed: Result | None = None
     """Training has ended so; whoever connects now is dismissed."""
 
-    def phase(self, ident: str) -> Phase:
+    def phase(self, ident: str) -> MemberPhase:
         """Where a worker stands, for people and metrics."""
         member = self.members.get(ident)
         if member is None:
-            return Phase.DEAD
+            return MemberPhase.DEAD
         if member.leaving:
-            return Phase.LEAVING
+            return MemberPhase.LEAVING
         if member.progress >= 0:
-            return Phase.ACTIVE
-        return Phase.WARMING if member.heard is None else Phase.REPLAYING
+            return MemberPhase.ACTIVE
+        return MemberPhase.WARMING if member.announced is None else MemberPhase.REPLAYING
 
     @property
     def engaged(self) -> list[Member]:
@@ -57,29 +57,29 @@ class Registry:
 
     def put(self, *members: Member) -> Registry:
         """The registry with these members' records added or replaced."""
-        return replace(self, members={**self.members, **{m.seat.ident: m for m in members}})
+        return replace(self, members={**self.members, **{m.address.member_id: m for m in members}})
 
     def is_learning(self, now: float) -> bool:
         """Whether workers with state may still be on their way back."""
         if self.learning_until is None or now >= self.learning_until:
             return False
-        return self.view is None or not all(i in self.members for i in self.view.idents)
+        return self.view is None or not all(i in self.members for i in self.view.member_ids)
 
     def is_intact(self, view: View) -> bool:
         """Whether all members of `view` are connected and none has stopped."""
-        seated = [self.members.get(ident) for ident in view.idents]
+        seated = [self.members.get(ident) for ident in view.member_ids]
         return all(m is not None and not m.stopped and not m.asked for m in seated)
 
     def is_coming(self, view: View) -> bool:
         """Whether a pending view may still be begun: all its members are there and know of it."""
-        seated = [self.members[ident] for ident in view.idents if ident in self.members]
-        return self.is_intact(view) and all(m.heard == view.id for m in seated)
+        seated = [self.members[ident] for ident in view.member_ids if ident in self.members]
+        return self.is_intact(view) and all(m.announced == view.id for m in seated)
 
     @property
     def is_broken(self) -> bool:
         """Whether somebody must stop who may be stepping; not while the mending view comes."""
         view, pending = self.view, self.pending
-        if pending is not None and pending.birth:
+        if pending is not None and pending.initial:
             # A worker with state has come back while others were to start afresh.
             return not self.is_coming(pending) or view is None or view.id < pending.id
         if pending is not None and pending.after is None and self.is_coming(pending):
@@ -90,9 +90,9 @@ class Registry:
 
     def _has_absent(self, view: View) -> bool:
         """Whether a member that is to receive the view's state was called to another since."""
-        seated = [self.members[ident] for ident in view.idents]
-        return any(m.progress < 0 and m.heard != view.id for m in seated)
+        seated = [self.members[ident] for ident in view.member_ids]
+        return any(m.progress < 0 and m.announced != view.id for m in seated)
 
 
-Decision = tuple[Registry, list[Command]]
+Transition = tuple[Registry, list[Command]]
 """What is known then, and what is to be done."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from trainyard_trainer.contract import Result
+from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership.events import (
     Began,
     Collected,
@@ -22,10 +22,10 @@ from trainyard_trainer.membership.events import (
     Wanted,
     Warm,
 )
-from trainyard_trainer.membership.registry import Decision, Registry
+from trainyard_trainer.membership.registry import Registry, Transition
 
 
-def hear(registry: Registry, event: Event, now: float) -> Decision:
+def apply_event(registry: Registry, event: Event, now: float) -> Transition:
     """The registry after `event` at `now`; the one command it may give is to fence a worker."""
     match event:
         case Joined():
@@ -36,7 +36,7 @@ def hear(registry: Registry, event: Event, now: float) -> Decision:
             # A suspension ends with the next plan; what is complete stays complete.
             reopens = event.workers and registry.closed is not Result.COMPLETE
             closed = None if reopens else registry.closed
-            return replace(registry, wanted=event.workers, closed=closed), []
+            return replace(registry, desired=event.workers, closed=closed), []
         case Tick():
             return registry, []
         case Collected():
@@ -48,11 +48,11 @@ def hear(registry: Registry, event: Event, now: float) -> Decision:
             assert_never(event)
 
 
-def _join(registry: Registry, event: Joined) -> Decision:
+def _join(registry: Registry, event: Joined) -> Transition:
     member = event.member
-    if member.progress >= 0 and _is_given_up(registry, member.seat.ident):
-        return registry, [Fence(to=member.seat.ident)]
-    numbers = [v.number for v in (member.view, member.heard) if v is not None]
+    if member.progress >= 0 and _is_given_up(registry, member.address.member_id):
+        return registry, [Fence(to=member.address.member_id)]
+    numbers = [v.number for v in (member.view, member.announced) if v is not None]
     registry = replace(registry, number=max([registry.number, *numbers]))
     registry = registry.put(member)
     if event.view is not None and member.progress >= 0:
@@ -66,8 +66,8 @@ def _is_given_up(registry: Registry, ident: str) -> bool:
     if view is None or registry.learning_until is not None:
         return False
     is_mended = pending is not None and pending.after is None
-    seated = () if is_mended else view.idents
-    return ident not in (*seated, *(pending.idents if pending is not None else ()))
+    seated = () if is_mended else view.member_ids
+    return ident not in (*seated, *(pending.member_ids if pending is not None else ()))
 
 
 def _lose(registry: Registry, event: Lost) -> Registry:
@@ -95,7 +95,7 @@ def _report(
             )
             return _settle_pending(_in_force(registry.put(begun), event.view))
         case Stopped():
-            if event.heard != member.heard:
+            if event.heard != member.announced:
                 return registry  # Sent before it heard of the newest view: it will say so again.
             stopped = replace(member, stopped=True, asked=False, digest=event.digest)
             return registry.put(replace(stopped, view=event.view, progress=event.progress))
@@ -117,6 +117,6 @@ def _settle_pending(registry: Registry) -> Registry:
     pending = registry.pending
     if pending is None:
         return registry
-    seated = [registry.members.get(ident) for ident in pending.idents]
+    seated = [registry.members.get(ident) for ident in pending.member_ids]
     done = all(m is not None and m.view == pending.id and m.progress >= 0 for m in seated)
     return replace(registry, pending=None) if done else registry

@@ -30,7 +30,7 @@ CHUNK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class CheckpointManifest:
     """What a checkpoint says of itself."""
 
     term: int
@@ -43,7 +43,7 @@ class Manifest:
     format: int = FORMAT
 
 
-class Store:
+class CheckpointStore:
     """A state directory, claimed by a coordinator of one term."""
 
     def __init__(self, directory: Path, term: int, keep: int = 3) -> None:
@@ -80,7 +80,7 @@ class Store:
         spool.mkdir()
         return spool
 
-    def keep_checkpoint(self, spool: Path, manifest: Manifest) -> Path:
+    def keep_checkpoint(self, spool: Path, manifest: CheckpointManifest) -> Path:
         """Make the spooled state file the newest checkpoint, and forget the oldest ones."""
         self.check_term()
         write_atomically(spool / MANIFEST, json.dumps(asdict(manifest), sort_keys=True).encode())
@@ -93,7 +93,9 @@ class Store:
             shutil.rmtree(old)
         return target
 
-    def newest(self, check: Callable[[Path], object] = Path) -> tuple[Path, Manifest] | None:
+    def newest(
+        self, check: Callable[[Path], object] = Path
+    ) -> tuple[Path, CheckpointManifest] | None:
         """The newest whole checkpoint's state file; the log names damaged ones, left out.
 
         `check` takes a checkpoint's folder and raises ValueError or OSError for a damaged one.
@@ -113,13 +115,13 @@ class Store:
         return sorted(found, key=lambda path: path.name, reverse=True)
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: Path) -> CheckpointManifest:
     """The manifest of a checkpoint whose state file fits it; raises ValueError or OSError."""
     values = json.loads((folder / MANIFEST).read_bytes())
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
     try:
-        manifest = Manifest(**values)
+        manifest = CheckpointManifest(**values)
     except TypeError as error:
         raise ValueError(f"its manifest is not one: {error}") from None
     if checksum(folder / STATE) != manifest.sha256:

@@ -14,40 +14,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from trainyard_trainer.contract import ENV_WIRE, WIRE_VERSION, Exit, LastWords, Result
+from trainyard_trainer.contract.env import ENV_WIRE, WIRE_VERSION
+from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
 
 
-class Ending(Exception):
+class TrainerError(Exception):
     """Ends the process with `code`; the message is a sentence for a person."""
 
     code = Exit.INTERNAL
 
 
-class TaskInvalid(Ending):
+class TaskInvalid(TrainerError):
     """The task cannot be loaded, refuses its arguments or is of a kind that is not supported."""
 
     code = Exit.TASK_INVALID
 
 
-class TaskFailed(Ending):
+class TaskFailed(TrainerError):
     """The user's code raised; the cause is chained."""
 
     code = Exit.TASK_FAILED
 
 
-class StateUnusable(Ending):
+class StateUnusable(TrainerError):
     """The state directory cannot be read or written."""
 
     code = Exit.STATE_UNUSABLE
 
 
-class Fenced(Ending):
+class Fenced(TrainerError):
     """A higher term, or a newer worker of the same name, has taken this process' place."""
 
     code = Exit.FENCED
 
 
-class WireMismatch(Ending):
+class WireMismatch(TrainerError):
     """The peer speaks another wire version."""
 
     code = Exit.WIRE_MISMATCH
@@ -63,28 +64,28 @@ def check_wire(environ: Mapping[str, str]) -> None:
         )
 
 
-def describe(error: BaseException) -> tuple[Exit, LastWords]:
+def describe(error: BaseException) -> tuple[Exit, TerminationMessage]:
     """The exit code and the last words for an exception that ends the process."""
-    code = error.code if isinstance(error, Ending) else Exit.INTERNAL
+    code = error.code if isinstance(error, TrainerError) else Exit.INTERNAL
     sentence = str(error) or type(error).__name__
-    if not isinstance(error, Ending):
+    if not isinstance(error, TrainerError):
         sentence = f"{type(error).__name__}: {sentence}"
-    cause = error.__cause__ if isinstance(error, Ending) else error
+    cause = error.__cause__ if isinstance(error, TrainerError) else error
     trace = "" if cause is None else "".join(traceback.format_exception(cause))
-    return code, LastWords(result=Result.FAILED, error=sentence, traceback=trace)
+    return code, TerminationMessage(result=Result.FAILED, error=sentence, traceback=trace)
 
 
-def leave_word(path: str, words: LastWords) -> None:
+def write_termination_message(path: str, words: TerminationMessage) -> None:
     """Write the termination message; a place that cannot be written is not worth failing for."""
     with contextlib.suppress(OSError):
         Path(path).write_text(words.encode(), encoding="utf-8")
 
 
-def leave_at_once_on_sigterm(last_words: str) -> None:
+def exit_at_once_on_sigterm(last_words: str) -> None:
     """Until there is anything to hand over, a request to end is followed at once."""
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
-        leave_word(last_words, LastWords(result=Result.LEFT))
+        write_termination_message(last_words, TerminationMessage(result=Result.LEFT))
         os._exit(Exit.OK)
 
     signal.signal(signal.SIGTERM, leave)

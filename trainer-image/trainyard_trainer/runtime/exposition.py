@@ -12,7 +12,9 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from prometheus_client.registry import Collector
 
 from trainyard_trainer import __version__
-from trainyard_trainer.contract import WIRE_VERSION, Metric, Result
+from trainyard_trainer.contract.env import WIRE_VERSION
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.contract.metrics import Metric
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
-from trainyard_trainer.contract import Exit, LastWords, Result
-from trainyard_trainer.runtime.exits import Ending
+from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
+from trainyard_trainer.runtime.exits import TrainerError
 
 T = TypeVar("T")
 
 
-def run_until_told(work: Coroutine[Any, Any, T]) -> T:
+def run_until_signalled(work: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run`, ended by SIGTERM as by Ctrl-C: what was begun is ended before the process."""
 
     async def cancellable() -> T:
@@ -61,7 +61,12 @@ class Processes:
         """Run a command of the trainer as `name`."""
         self._running[name] = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "trainyard_trainer", command),
-            *("--last-words", str(self._words_of(name)), "--tls", str(self._folder / "tls")),
+            *(
+                "--last-words",
+                str(self._termination_message_of(name)),
+                "--tls",
+                str(self._folder / "tls"),
+            ),
             # They share this machine's cores: more threads than cores would wait for each other.
             env={"OMP_NUM_THREADS": "1", **os.environ, **environ},
             stderr=log,
@@ -73,17 +78,17 @@ class Processes:
             if process.returncode not in (None, 0):
                 raise self._failure(name, process.returncode)
 
-    def _failure(self, name: str, code: int) -> Ending:
-        path = self._words_of(name)
-        words = LastWords.decode(path.read_text()) if path.exists() else None
+    def _failure(self, name: str, code: int) -> TrainerError:
+        path = self._termination_message_of(name)
+        words = TerminationMessage.decode(path.read_text()) if path.exists() else None
         if words is not None and words.result is Result.FAILED:
             trace = f"\n{words.traceback}" if words.traceback else ""
-            failure = Ending(f"{name}: {words.error}{trace}")
+            failure = TrainerError(f"{name}: {words.error}{trace}")
         else:
-            failure = Ending(f"{name} ended with code {code}")
+            failure = TrainerError(f"{name} ended with code {code}")
         if code in tuple(Exit):
             failure.code = Exit(code)
         return failure
 
-    def _words_of(self, name: str) -> Path:
+    def _termination_message_of(self, name: str) -> Path:
         return self._folder / f"{name.replace(' ', '-')}.words"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainyard_trainer.tasks.sites import SiteClassifier
-from trainyard_trainer.tasks.tables import Matrix, Table, packaged, read, standardised
+from trainyard_trainer.tasks.tables import Matrix, Table, packaged, read, standardized
 
 NUMBERS: Final = ("age", "trestbps", "chol", "thalch", "oldpeak")
 LEVELS: Final = {
@@ -73,7 +73,7 @@ class Heart(SiteClassifier):
         """Numbers and indicators, standardised by the rows `train`."""
         columns = [table.numbers(name)[:, None] for name in NUMBERS]
         columns += [table.indicators(name, levels) for name, levels in LEVELS.items()]
-        return standardised(np.concatenate(columns, axis=1), train)
+        return standardized(np.concatenate(columns, axis=1), train)
 
     def targets(self, table: Table) -> Matrix:
         """1 for disease of any severity."""

@@ -115,7 +115,7 @@ def packaged(package: str, *parts: str) -> Path:
     return Path(spec.submodule_search_locations[0], *parts)
 
 
-def standardised(features: NDArray[np.float64], by: NDArray[np.intp]) -> Matrix:
+def standardized(features: NDArray[np.float64], by: NDArray[np.intp]) -> Matrix:
     """Each column less its mean, over its deviation, both of the rows `by` alone.
 
     A column that is constant there becomes zero.

@@ -14,9 +14,9 @@ from typing import Final, Protocol
 
 from torch import Tensor
 
-from trainyard_trainer.contract import Result
-from trainyard_trainer.runtime.exits import Ending, TaskFailed
-from trainyard_trainer.training.replica import Replica, Work
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.runtime.exits import TaskFailed, TrainerError
+from trainyard_trainer.training.replica import Contribution, Replica
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class ReplicaGroup(Protocol):
     def recover(self) -> None:
         """Join again after a collective has failed; the iteration is not committed."""
 
-    def synchronize(self, work: Work) -> Tensor:
+    def synchronize(self, work: Contribution) -> Tensor:
         """Sum an iteration's work over all members, in place, and return the sum of its totals.
 
         Raises CollectiveError, and then nothing is committed.
@@ -69,26 +69,26 @@ def train(replica: Replica, peers: ReplicaGroup, observer: Observer) -> None:
     while not peers.is_done:
         try:
             started = time.perf_counter()
-            with blaming_the_task():
+            with task_failures():
                 work = replica.compute(peers.rank, peers.world_size)
             computed = time.perf_counter() - started
             totals = peers.synchronize(work)
         except CollectiveError as error:
-            log.warning("iteration %d failed: %s", replica.turn, error)
+            log.warning("iteration %d failed: %s", replica.iteration, error)
             peers.recover()
             continue
-        with blaming_the_task():
+        with task_failures():
             replica.commit(totals, work)
         observer.committed(replica, computed)
         peers.step_boundary()
 
 
 @contextmanager
-def blaming_the_task() -> Iterator[None]:
+def task_failures() -> Iterator[None]:
     """Turn what the user's code raises into TaskFailed, with a sentence and the cause."""
     try:
         yield
-    except Ending:
+    except TrainerError:
         raise
     except Exception as error:
         raise TaskFailed(f"the task raised {type(error).__name__}: {error}") from error
@@ -110,7 +110,7 @@ class SingleReplica:
     def recover(self) -> None:
         """Return at once: nothing fails without peers."""
 
-    def synchronize(self, work: Work) -> Tensor:
+    def synchronize(self, work: Contribution) -> Tensor:
         """Return the work's own totals."""
         return work.totals
 

@@ -17,7 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainyard_trainer.contract import JobConfig, Plan
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.runtime.exits import TaskFailed, TaskInvalid
 from trainyard_trainer.task import Batch, Task, fetch
 from trainyard_trainer.training import snapshot
@@ -37,7 +38,7 @@ TRAIN_SUMS: Final = ("samples", "low", "high", "weight", "loss")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Contribution:
     """One worker's contribution to a turn, to be summed over all."""
 
     totals: Tensor
@@ -63,7 +64,7 @@ class Replica:
         refuse_unsupported(self)
         self.cursor = Cursor(seed=config.seed, size=len(self.train_data))
         self.audit = Audit()
-        self.turn = self.step = self.samples = 0
+        self.iteration = self.step = self.samples = 0
         self.loss = float("nan")
         self.metrics: dict[str, float] = {}
         self.is_evaluating = False
@@ -96,12 +97,12 @@ class Replica:
             few = np.arange(min(len(self.eval_data), 8), dtype=np.int64)
             means = self._evaluate(few)
             self.metric_names = sorted(means)
-            self.metrics = self._summarise(means)
+            self.metrics = self._summarize(means)
         self._check_target()
         self.metrics = {}
         self.undo()
 
-    def compute(self, rank: int, size: int) -> Work:
+    def compute(self, rank: int, size: int) -> Contribution:
         """This worker's part of the turn that comes next."""
         if self.is_evaluating:
             return self._compute_evaluation(rank, size)
@@ -109,12 +110,14 @@ class Replica:
         ids = self.cursor.ids(share(positions, rank, size))
         self._buffers_before = self._copy_buffers()
         # A function of shared state, so that a turn that is tried again draws the same numbers.
-        words = np.array([self.config.seed & (2**63 - 1), self.turn, rank], dtype=np.uint64)
+        words = np.array([self.config.seed & (2**63 - 1), self.iteration, rank], dtype=np.uint64)
         torch.manual_seed(int(mix(mix(mix(words[:1]) ^ words[1:2]) ^ words[2:])[0] >> np.uint64(1)))
         weight, loss = self._backward(ids, 1.0 / len(positions))
         low, high = halves(fingerprint(ids))
         totals = torch.tensor([len(ids), low, high, weight, loss], dtype=torch.float64)
-        return Work(totals=totals, gradients=self.gradients.flat, buffers=self._copy_buffers())
+        return Contribution(
+            totals=totals, gradients=self.gradients.flat, buffers=self._copy_buffers()
+        )
 
     def _backward(self, ids: Positions, scale: float) -> tuple[float, float]:
         """Add the gradients of Σ scale·weight·loss over `ids`; the sums of weight and of loss."""
@@ -132,7 +135,7 @@ class Replica:
                 losses += float(weighted.detach())
         return weights, losses
 
-    def _compute_evaluation(self, rank: int, size: int) -> Work:
+    def _compute_evaluation(self, rank: int, size: int) -> Contribution:
         assert self.eval_data is not None  # noqa: S101 -- set where evaluations are scheduled
         ids = share(np.arange(len(self.eval_data), dtype=np.int64), rank, size)
         sums = dict.fromkeys(self.metric_names, 0.0)
@@ -141,7 +144,7 @@ class Replica:
             means = self._evaluate(piece)
             sums = {name: sums[name] + means[name] * len(piece) for name in sums}
         totals = torch.tensor([len(ids), *sums.values()], dtype=torch.float64)
-        return Work(totals=totals)
+        return Contribution(totals=totals)
 
     def _evaluate(self, ids: Positions) -> dict[str, float]:
         self.model.eval()
@@ -161,17 +164,17 @@ class Replica:
 
     # --- commit ------------------------------------------------------------------------------
 
-    def commit(self, totals: Tensor, work: Work) -> None:
+    def commit(self, totals: Tensor, work: Contribution) -> None:
         """Take the turn's sums over all workers into the state; ends the turn."""
         sums = totals.tolist()
         if self.is_evaluating:
             self._commit_evaluation(sums)
         else:
             self._commit_step(sums, work)
-        self.turn += 1
+        self.iteration += 1
         self._buffers_before = []
 
-    def _commit_step(self, sums: list[float], work: Work) -> None:
+    def _commit_step(self, sums: list[float], work: Contribution) -> None:
         samples, low, high, weight, loss = sums
         # `_backward` has scaled by the batch already, to keep half precision in its range.
         self.gradients.divide(weight / len(self.cursor.batch(self.batch_size)))
@@ -195,13 +198,13 @@ class Replica:
     def _commit_evaluation(self, sums: list[float]) -> None:
         samples, *values = sums
         means = {name: v / samples for name, v in zip(self.metric_names, values, strict=True)}
-        self.metrics = self._summarise(means)
+        self.metrics = self._summarize(means)
         self.is_evaluating = False
         target = self.config.target
         reached = target is not None and target.reached(self.metrics[target.metric])
         self.is_over = reached or self.cursor.epoch >= self.config.epochs
 
-    def _summarise(self, means: Mapping[str, float]) -> dict[str, float]:
+    def _summarize(self, means: Mapping[str, float]) -> dict[str, float]:
         return {f"eval/{k}": float(v) for k, v in self.task.summary(means).items()}
 
     def _check_target(self) -> None:
@@ -279,10 +282,10 @@ class Replica:
     def digest(self) -> str:
         """A short digest of the state: equal on all workers after the same turn."""
         tensors, _ = self.tensors()
-        return f"{self.turn}-{snapshot.digest(tensors)}"
+        return f"{self.iteration}-{snapshot.digest(tensors)}"
 
 
-COUNTS: Final = ("turn", "step", "samples", "loss", "metrics", "is_evaluating", "is_over")
+COUNTS: Final = ("iteration", "step", "samples", "loss", "metrics", "is_evaluating", "is_over")
 """The attributes of a Replica that are plain JSON."""
 
 

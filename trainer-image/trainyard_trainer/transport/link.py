@@ -21,8 +21,8 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import WSMsgType
 
-from trainyard_trainer.contract import PATH_MEMBER, PATH_STATE
-from trainyard_trainer.runtime.exits import Ending
+from trainyard_trainer.contract.env import PATH_MEMBER, PATH_STATE
+from trainyard_trainer.runtime.exits import TrainerError
 from trainyard_trainer.transport import messages
 from trainyard_trainer.transport.messages import FromCoordinator, Hello, Leave, Message
 from trainyard_trainer.transport.tls import Credentials, is_loopback
@@ -34,14 +34,14 @@ HEADER_TERM: Final = "X-Trainyard-Term"
 HEADER_DIGEST: Final = "X-Trainyard-SHA256"
 
 
-class Link:
+class CoordinatorConnection:
     """The connection; its methods are called from the training thread."""
 
     def __init__(self, coordinator: str, credentials: Credentials) -> None:
         """`coordinator` is `host:port`, resolved anew for each connection."""
         host = coordinator.rpartition(":")[0].strip("[]")
         if not credentials.exist and not is_loopback(host):
-            raise Ending(
+            raise TrainerError(
                 f"no certificates in {credentials.directory}: plain HTTP is for loopback, "
                 f"and the coordinator is at {coordinator}"
             )
@@ -74,7 +74,7 @@ class Link:
         with self._lock:
             yield
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Send a message; without a connection it is dropped, for the next `Hello` says more.
 
         To be called within `changing` when the message says what has changed.
@@ -83,7 +83,7 @@ class Link:
         if outbox is not None:
             self._loop.call_soon_threadsafe(outbox.put_nowait, message)
 
-    def hear(self, timeout: float = 0.0) -> FromCoordinator | Leave | None:
+    def receive(self, timeout: float = 0.0) -> FromCoordinator | Leave | None:
         """The next message, waiting up to `timeout` seconds for one."""
         try:
             return self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from trainyard_trainer.contract import WIRE_VERSION, JobConfig, Result
-from trainyard_trainer.membership.events import Seat, View, ViewId
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import WIRE_VERSION
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.membership.events import MemberAddress, View, ViewId
 
 MESSAGE_BYTES: Final = 1 << 20
 """The longest message: a view of a thousand members is about 100 KB."""
@@ -70,7 +72,7 @@ class Report(Message, frozen=True, kw_only=True):
 class Hello(Message, frozen=True, kw_only=True):
     """A worker's first message on a connection: who it is and, after a loss, what it knows."""
 
-    seat: Seat
+    seat: MemberAddress
     wire: Count = WIRE_VERSION
     term: Count = 0
     warm: bool = False

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from trainyard_trainer.contract import TLS_DIR, Role, identity
+from trainyard_trainer.contract.env import TLS_DIR, Role, identity
 
 FILES: Final = ("ca.crt", "tls.crt", "tls.key")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from tests.support.jobs import ago, at
+from tests.support.jobs import NOW, ago
 from trainyard.api.conditions import Condition, Truth, Type, is_true, merge_conditions
+from trainyard.api.jobs import format_time
 
-BEFORE = at(ago(hours=1))
+BEFORE = ago(hours=1)
 
 
 def said(type_: str, status: Truth, reason: str = "Because") -> Condition:
@@ -15,7 +16,7 @@ def said(type_: str, status: Truth, reason: str = "Because") -> Condition:
 
 
 def merged(before: list[Condition], *claims: Condition) -> list[Condition]:
-    return merge_conditions(before, claims, at(), 5)
+    return merge_conditions(before, claims, NOW, 5)
 
 
 def test_a_transition_time_moves_only_when_the_status_changes() -> None:
@@ -24,7 +25,7 @@ def test_a_transition_time_moves_only_when_the_status_changes() -> None:
     assert (same.last_transition_time, same.reason) == (BEFORE, "Other")
     assert same.observed_generation == 5
     (changed,) = merged(before, said("Running", "True"))
-    assert changed.last_transition_time == at()
+    assert changed.last_transition_time == NOW
 
 
 def test_conditions_that_are_not_claimed_stay_as_they_are() -> None:
@@ -46,7 +47,7 @@ def test_a_condition_has_all_that_the_api_server_requires() -> None:
         "status": "True",
         "reason": "Because",
         "message": "",
-        "lastTransitionTime": at(),
+        "lastTransitionTime": format_time(NOW),
         "observedGeneration": 5,
     }
 

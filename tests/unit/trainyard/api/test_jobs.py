@@ -13,7 +13,7 @@ from trainyard.api.jobs import UnreadableJobError, format_time, parse_job, parse
 
 
 def test_a_job_is_decoded_with_its_defaults() -> None:
-    job = make_job({"workers": {"min": 2, "max": 4}, "state": {"claim": "c"}})
+    job = make_job({"workers": {"min": 2, "max": 4}, "state": {"claimName": "c"}})
     assert (job.key, job.uid, job.generation, job.resource_version) == (KEY, UID, 3, 7)
     assert (job.spec.workers.min, job.spec.workers.gpus) == (2, 1)
     assert (job.spec.scaling.policy, job.spec.scaling.cooldown) == ("Throughput", "60s")

@@ -116,7 +116,7 @@ def test_the_end_of_our_container_is_told_not_that_of_another_in_the_pod() -> No
     """Kubelets sort containers by name, and a mesh's comes before ours."""
     mesh, ours = ended("istio-proxy"), ended(exitCode=1, reason="Error", message="words")
     pod = parsed({"phase": "Failed", "containerStatuses": [mesh, ours]})
-    assert (pod.exit_code, pod.reason, pod.words) == (1, "Error", "words")
+    assert (pod.exit_code, pod.reason, pod.termination_message) == (1, "Error", "words")
 
 
 def test_a_container_that_the_kubelet_lost_sight_of_has_no_end_in_time() -> None:
@@ -127,7 +127,11 @@ def test_a_container_that_the_kubelet_lost_sight_of_has_no_end_in_time() -> None
 
 def test_an_evicted_pod_has_a_reason_of_its_own() -> None:
     pod = parsed({"phase": "Failed", "reason": "Evicted", "message": "low on memory"})
-    assert (pod.reason, pod.words, pod.exit_code) == ("Evicted", "low on memory", None)
+    assert (pod.reason, pod.termination_message, pod.exit_code) == (
+        "Evicted",
+        "low on memory",
+        None,
+    )
     assert pod.is_disrupted
 
 
@@ -209,4 +213,4 @@ def test_a_pod_that_dies_of_being_deleted_is_not_held_against_the_job(
     ],
 )
 def test_why_a_pod_does_not_start(status: dict[str, Any], expected: str) -> None:
-    assert parsed(status).trouble == expected
+    assert parsed(status).waiting_reason == expected

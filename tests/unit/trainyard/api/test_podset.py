@@ -17,8 +17,9 @@ from tests.support.jobs import (
     worker,
     workers,
 )
-from trainyard.api.podset import sort_pods
-from trainyard_trainer.contract import Result, Role
+from trainyard.api.podset import group_pods
+from trainyard_trainer.contract.env import Role
+from trainyard_trainer.contract.exits import Result
 
 
 def test_pods_are_sorted_by_role_and_index() -> None:
@@ -54,11 +55,11 @@ def test_a_namesakes_pods_hold_no_place_but_their_names() -> None:
 
 def test_finished_pods_stay_until_they_are_removed() -> None:
     gone = (worker(0, **failing()), worker(1, **ending(Result.LEFT)))
-    assert sort_pods(gone, UID).finished == gone
+    assert group_pods(gone, UID).finished == gone
 
 
 def test_the_term_of_a_job_without_pods_is_zero() -> None:
-    assert sort_pods((), make_job().uid).term == 0
+    assert group_pods((), make_job().uid).term == 0
 
 
 def test_last_words_are_found_by_role_and_result() -> None:
@@ -72,5 +73,5 @@ def test_last_words_are_found_by_role_and_result() -> None:
 
 @pytest.mark.parametrize("words", ["", "{}", "[[[[", '{"result": "Won"}', '{"result": 1}', "null"])
 def test_words_of_another_process_say_nothing(words: str) -> None:
-    roster = roster_of(pod(Role.WORKER, 0, 1, phase="Succeeded", words=words))
+    roster = roster_of(pod(Role.WORKER, 0, 1, phase="Succeeded", termination_message=words))
     assert not roster.ended(Result.COMPLETE, Role.WORKER)

@@ -10,18 +10,18 @@ import pytest
 from tests.support.federations import make_federation
 from tests.support.jobs import make_job
 from trainyard.api.spec import DistributedJobSpec
-from trainyard.api.validation import ARGUMENT_BYTES, refusal, unsupported
+from trainyard.api.validation import ARGUMENT_BYTES, unsupported_fields, validate
 from trainyard.render.trainer_config import config_of
-from trainyard_trainer import contract
+from trainyard_trainer.contract.env import ENV_CONFIG
 
 
 def test_a_job_of_defaults_asks_for_nothing_unsupported() -> None:
-    assert unsupported(make_job().spec) == ""
+    assert unsupported_fields(make_job().spec) == ""
 
 
 def test_every_field_that_asks_for_too_much_is_named_in_one_sentence() -> None:
     spec = make_job({"sync": {"algorithm": "Async", "compression": "Int8"}}).spec
-    assert unsupported(spec) == (
+    assert unsupported_fields(spec) == (
         "This version of Trainyard does not support yet: spec.sync.algorithm (use AllReduce), "
         "spec.sync.compression (use None)."
     )
@@ -36,7 +36,7 @@ def test_every_refused_field_exists_in_the_spec() -> None:
         selection={"metric": "m"},
     )
     spec = msgspec.to_builtins(asking)
-    for name in unsupported(asking).split(": ")[1].split(", "):
+    for name in unsupported_fields(asking).split(": ")[1].split(", "):
         path = name.split(" ")[0].removeprefix("spec.").split(".")
         assert path[0] in spec
 
@@ -53,23 +53,23 @@ def test_every_refused_field_exists_in_the_spec() -> None:
     ],
 )
 def test_a_federation_asks_for_too_much_with(spec: dict[str, Any], says: str) -> None:
-    assert says in unsupported(make_federation(spec).spec)
+    assert says in unsupported_fields(make_federation(spec).spec)
 
 
 def test_a_federation_whose_parties_here_are_a_quorum_may_have_external_ones() -> None:
     parties = [{"name": "a"}, {"name": "b"}, {"name": "z", "external": True}]
-    assert unsupported(make_federation({"parties": parties}).spec) == ""
+    assert unsupported_fields(make_federation({"parties": parties}).spec) == ""
 
 
 def test_arguments_that_no_process_could_be_started_with_are_refused_by_name() -> None:
     """Linux answers `argument list too long`, and the pod would fail again and again."""
     parties = [{"name": "a", "args": {"weights": [0.5] * 30_000}}, {"name": "b"}]
-    refused = refusal(make_federation({"parties": parties}).spec)
+    refused = validate(make_federation({"parties": parties}).spec)
     assert refused is not None
     assert refused.reason == "TooLarge"
     assert "spec.parties[a].args; a pod's configuration has room for 98304." in refused.message
-    task = {"use": "a.b:C", "args": {"table": "x" * ARGUMENT_BYTES}}
-    refused = refusal(make_job({"task": task}).spec)
+    task = {"entrypoint": "a.b:C", "args": {"table": "x" * ARGUMENT_BYTES}}
+    refused = validate(make_job({"task": task}).spec)
     assert refused is not None
     assert "spec.task.args" in refused.message
 
@@ -78,8 +78,8 @@ def test_the_largest_federation_with_the_largest_arguments_can_be_started() -> N
     """The environment variable, its name and its end fit into the kernel's 32 pages."""
     parties = [{"name": f"{i:03}{'a' * 29}", "lr": 1 / 3, "external": True} for i in range(256)]
     parties[0]["external"] = False
-    task = {"use": "a.b:C", "args": {"table": "x" * (ARGUMENT_BYTES - len('{"table":""}'))}}
+    task = {"entrypoint": "a.b:C", "args": {"table": "x" * (ARGUMENT_BYTES - len('{"table":""}'))}}
     rounds = {"minParties": 1}
     job = make_federation({"task": task, "parties": parties, "rounds": rounds})
-    assert refusal(job.spec) is None
-    assert len(f"{contract.ENV_CONFIG}={config_of(job).encode()}\0".encode()) <= 32 * 4096
+    assert validate(job.spec) is None
+    assert len(f"{ENV_CONFIG}={config_of(job).encode()}\0".encode()) <= 32 * 4096

@@ -11,7 +11,7 @@ from tests.support.jobs import KEY, UID, coordinator, failing, make_job, worker
 from trainyard.api.cluster import Node
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
-from trainyard.cluster.cache import Mirror, Names
+from trainyard.cluster.cache import ClusterCache, Names
 
 NOTEBOOK = replace(
     worker(0, name="notebook", uid="notebook"), job=None, gpus=1, resource="nvidia.com/gpu"
@@ -33,7 +33,7 @@ def listed(*pods: Pod, jobs: dict[Key, str] | None = None, nodes: tuple[str, ...
 
 @pytest.mark.parametrize("older", [4, 5])
 def test_an_older_pod_never_overwrites_a_newer_one(older: int) -> None:
-    mirror = Mirror()
+    mirror = ClusterCache()
     assert mirror.put_pod(version(worker(), 5))
     assert not mirror.put_pod(version(worker(), older, phase="Pending"))
     assert mirror.pods_of(KEY) == (version(worker(), 5),)
@@ -41,7 +41,7 @@ def test_an_older_pod_never_overwrites_a_newer_one(older: int) -> None:
 
 
 def test_an_older_job_never_overwrites_a_newer_one() -> None:
-    mirror, job = Mirror(), make_job(resourceVersion="5")
+    mirror, job = ClusterCache(), make_job(resourceVersion="5")
     assert mirror.put_job(job)
     assert not mirror.put_job(make_job({"suspend": True}, resourceVersion="5"))
     assert mirror.jobs[KEY] == job
@@ -49,7 +49,7 @@ def test_an_older_job_never_overwrites_a_newer_one() -> None:
 
 def test_late_events_of_the_predecessor_do_not_take_a_namesakes_place() -> None:
     """kopf hands the events of two uids over in any order."""
-    mirror = Mirror()
+    mirror = ClusterCache()
     old, new = make_job(resourceVersion="5"), make_job(uid="new", resourceVersion="9")
     assert mirror.put_job(old)
     assert mirror.put_job(new)
@@ -62,7 +62,7 @@ def test_late_events_of_the_predecessor_do_not_take_a_namesakes_place() -> None:
 
 
 def test_a_namesake_takes_the_place_and_the_old_ones_deletion_leaves_it() -> None:
-    mirror = Mirror()
+    mirror = ClusterCache()
     mirror.put_pod(worker())
     mirror.put_pod(version(worker(), 9, uid="new"))
     assert mirror.drop_pod(place(worker()), worker().uid) is None
@@ -74,7 +74,7 @@ def test_a_namesake_takes_the_place_and_the_old_ones_deletion_leaves_it() -> Non
 
 
 def test_the_answer_to_our_own_write_does_not_bring_a_deleted_job_back() -> None:
-    mirror, job = Mirror(), make_job()
+    mirror, job = ClusterCache(), make_job()
     mirror.put_job(job)
     mirror.drop_job(KEY, UID)
     assert not mirror.put_job(make_job(resourceVersion="8"), only_known=True)
@@ -84,7 +84,7 @@ def test_the_answer_to_our_own_write_does_not_bring_a_deleted_job_back() -> None
 
 def test_a_change_of_the_spec_in_the_answer_to_our_own_write_is_left_to_its_event() -> None:
     """Taken from the answer it would be known, and its event would wake nobody."""
-    mirror = Mirror()
+    mirror = ClusterCache()
     mirror.put_job(make_job())
     changed = make_job(resourceVersion="8", generation=2)
     assert not mirror.put_job(changed, only_known=True)
@@ -92,7 +92,7 @@ def test_a_change_of_the_spec_in_the_answer_to_our_own_write_is_left_to_its_even
 
 
 def test_an_answer_that_was_under_way_does_not_bring_a_deleted_pod_back() -> None:
-    mirror = Mirror()
+    mirror = ClusterCache()
     mirror.put_pod(worker())
     mirror.drop_pod(place(worker()), worker().uid)
     assert not mirror.put_pod(version(worker(), 2))
@@ -100,7 +100,7 @@ def test_an_answer_that_was_under_way_does_not_bring_a_deleted_pod_back() -> Non
 
 
 def test_a_pods_family_is_found_by_its_job() -> None:
-    mirror = Mirror()
+    mirror = ClusterCache()
     for pod in (worker(0), worker(1, **failing()), coordinator()):
         mirror.put_pod(pod)
     assert set(mirror.pods_of(KEY)) == {worker(0), worker(1, **failing()), coordinator()}
@@ -108,7 +108,7 @@ def test_a_pods_family_is_found_by_its_job() -> None:
 
 
 def test_a_pod_that_is_given_to_another_job_leaves_the_first() -> None:
-    mirror = Mirror()
+    mirror = ClusterCache()
     mirror.put_pod(worker())
     mirror.put_pod(version(worker(), 2, job=OTHER))
     assert mirror.pods_of(KEY) == ()
@@ -118,7 +118,7 @@ def test_a_pod_that_is_given_to_another_job_leaves_the_first() -> None:
 
 
 def test_a_strangers_pod_counts_while_it_holds_accelerators() -> None:
-    mirror = Mirror()
+    mirror = ClusterCache()
     assert mirror.put_pod(NOTEBOOK)
     assert [p.name for p in mirror.cluster().pods] == ["notebook"]
     assert mirror.put_pod(version(NOTEBOOK, 2, phase="Succeeded"))
@@ -127,14 +127,14 @@ def test_a_strangers_pod_counts_while_it_holds_accelerators() -> None:
 
 
 def test_our_finished_pods_hold_no_accelerators_but_are_remembered() -> None:
-    mirror = Mirror()
+    mirror = ClusterCache()
     mirror.put_pod(worker(0, gpus=2, resource="nvidia.com/gpu", **failing()))
     assert mirror.cluster().pods == ()
     assert len(mirror.pods_of(KEY)) == 1
 
 
 def test_a_node_that_says_nothing_new_is_no_news() -> None:
-    mirror = Mirror()
+    mirror = ClusterCache()
     assert mirror.put_node(Node(name="n0", gpus={"nvidia.com/gpu": 8}, resource_version=1))
     assert not mirror.put_node(Node(name="n0", gpus={"nvidia.com/gpu": 8}, resource_version=2))
     assert mirror.put_node(Node(name="n0", gpus={"nvidia.com/gpu": 7}, resource_version=3))
@@ -144,7 +144,7 @@ def test_a_node_that_says_nothing_new_is_no_news() -> None:
 
 def test_a_listing_made_before_a_node_was_ready_does_not_undo_that() -> None:
     """It did, until the node's next event or listing: its GPUs were nobody's for minutes."""
-    mirror = Mirror()
+    mirror = ClusterCache()
     ready = Node(name="n0", is_ready=True, resource_version=5)
     assert mirror.put_node(ready)
     assert not mirror.put_node(Node(name="n0", is_ready=False, resource_version=4))
@@ -154,7 +154,7 @@ def test_a_listing_made_before_a_node_was_ready_does_not_undo_that() -> None:
 
 
 def test_ghosts_are_dropped_by_a_complete_listing() -> None:
-    mirror = Mirror()
+    mirror = ClusterCache()
     for pod in (worker(0), worker(1), NOTEBOOK):
         mirror.put_pod(pod)
     mirror.put_job(make_job())
@@ -171,7 +171,7 @@ def test_ghosts_are_dropped_by_a_complete_listing() -> None:
 
 def test_what_comes_while_a_listing_is_made_is_no_ghost() -> None:
     """It was: the pod was forgotten, and made again beside itself."""
-    mirror = Mirror()
+    mirror = ClusterCache()
     before = mirror.names()
     mirror.put_pod(worker(0, 3))
     mirror.put_job(make_job())
@@ -183,7 +183,7 @@ def test_what_comes_while_a_listing_is_made_is_no_ghost() -> None:
 
 
 def test_a_namesake_that_comes_while_a_listing_is_made_stays() -> None:
-    mirror = Mirror()
+    mirror = ClusterCache()
     mirror.put_pod(worker())
     before = mirror.names()
     mirror.put_pod(version(worker(), 9, uid="new"))

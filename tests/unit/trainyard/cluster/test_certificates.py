@@ -25,7 +25,7 @@ from trainyard.cluster.certificates import (
     issue,
     make_authority,
 )
-from trainyard_trainer.contract import Role
+from trainyard_trainer.contract.env import Role
 from trainyard_trainer.transport.tls import Credentials
 
 HOST = "digits-coordinator.team.svc.cluster.local"

@@ -34,7 +34,7 @@ def address(port: int, monkeypatch: pytest.MonkeyPatch) -> Address:
 
 async def test_who_does_not_listen_is_found_out_without_tls(address: Address) -> None:
     with pytest.raises(UnreachableError, match="ConnectionRefusedError"):
-        await Coordinators(FakeApi().client, is_direct=True).knock(address)
+        await Coordinators(FakeApi().client, is_direct=True).probe(address)
 
 
 async def test_who_listens_is_left_in_peace(address: Address, port: int) -> None:
@@ -42,11 +42,11 @@ async def test_who_listens_is_left_in_peace(address: Address, port: int) -> None
         writer.close()
 
     async with await asyncio.start_server(serve, LOOPBACK, port):
-        await Coordinators(FakeApi().client, is_direct=True).knock(address)
+        await Coordinators(FakeApi().client, is_direct=True).probe(address)
 
 
 async def test_behind_a_tunnel_there_is_nobody_to_knock_at(address: Address) -> None:
-    await Coordinators(FakeApi().client, is_direct=False).knock(address)
+    await Coordinators(FakeApi().client, is_direct=False).probe(address)
 
 
 async def test_a_job_that_is_gone_leaves_no_connection(address: Address) -> None:

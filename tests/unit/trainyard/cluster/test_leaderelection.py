@@ -11,17 +11,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from trainyard.cluster.leaderelection import (
-    Record,
-    Sighting,
-    Timing,
-    claimed,
+    LeaderElectionRecord,
+    LeaseTimings,
+    ObservedRecord,
+    acquired,
     may_take,
+    observe,
     released,
-    see,
 )
 
-TIMING = Timing()
-HELD = Record(version="7", holder="a", duration_seconds=15, acquired_at="t0", transitions=3)
+TIMING = LeaseTimings()
+HELD = LeaderElectionRecord(
+    version="7", holder="a", duration_seconds=15, acquired_at="t0", transitions=3
+)
 
 
 def seconds(value: float) -> timedelta:
@@ -43,37 +45,37 @@ def test_times_that_do_not_fit_are_refused_by_their_flag(
 ) -> None:
     duration, deadline, retry = map(seconds, times)
     with pytest.raises(ValueError, match=flag):
-        Timing(duration=duration, renew_deadline=deadline, retry=retry)
+        LeaseTimings(duration=duration, renew_deadline=deadline, retry=retry)
 
 
 def test_a_lease_is_taken_when_it_was_seen_unchanged_for_its_own_duration() -> None:
-    seen = see(None, HELD, 100.0)
+    seen = observe(None, HELD, 100.0)
     assert not may_take(seen, 114.9)
     assert may_take(seen, 115.0)
-    again = see(seen, HELD, 110.0)
+    again = observe(seen, HELD, 110.0)
     assert again.since == 100.0
-    renewed = see(again, replace(HELD, version="8"), 114.0)
+    renewed = observe(again, replace(HELD, version="8"), 114.0)
     assert not may_take(renewed, 128.9)
 
 
-@pytest.mark.parametrize("record", [Record(), released(HELD, "t1")])
-def test_a_lease_that_nobody_holds_is_taken_at_once(record: Record) -> None:
-    assert may_take(see(None, record, 5.0), 5.0)
+@pytest.mark.parametrize("record", [LeaderElectionRecord(), released(HELD, "t1")])
+def test_a_lease_that_nobody_holds_is_taken_at_once(record: LeaderElectionRecord) -> None:
+    assert may_take(observe(None, record, 5.0), 5.0)
 
 
 def test_every_holder_has_a_higher_term_of_office() -> None:
-    first = claimed(Record(), "a", TIMING, "t0")
-    assert first.leadership == 1
-    kept = claimed(replace(first, version="1"), "a", TIMING, "t1")
-    assert (kept.leadership, kept.acquired_at, kept.renewed_at) == (1, "t0", "t1")
-    second = claimed(replace(kept, version="2"), "b", TIMING, "t2")
-    assert (second.leadership, second.acquired_at) == (2, "t2")
-    after = claimed(released(replace(second, version="3"), "t3"), "b", TIMING, "t4")
-    assert after.leadership == 3
+    first = acquired(LeaderElectionRecord(), "a", TIMING, "t0")
+    assert first.fencing_token == 1
+    kept = acquired(replace(first, version="1"), "a", TIMING, "t1")
+    assert (kept.fencing_token, kept.acquired_at, kept.renewed_at) == (1, "t0", "t1")
+    second = acquired(replace(kept, version="2"), "b", TIMING, "t2")
+    assert (second.fencing_token, second.acquired_at) == (2, "t2")
+    after = acquired(released(replace(second, version="3"), "t3"), "b", TIMING, "t4")
+    assert after.fencing_token == 3
 
 
 def test_a_holder_whose_lease_was_deleted_keeps_its_term() -> None:
-    assert claimed(Record(), "a", TIMING, "t0", least=9).leadership == 9
+    assert acquired(LeaderElectionRecord(), "a", TIMING, "t0", least=9).fencing_token == 9
 
 
 @dataclass
@@ -82,9 +84,9 @@ class Process:
 
     name: str
     skew: float
-    seen: Sighting | None = None
+    seen: ObservedRecord | None = None
     asked_at: float = 0.0
-    wanted: Record | None = None
+    wanted: LeaderElectionRecord | None = None
     until: float = float("-inf")
     terms: list[int] = field(default_factory=list)
 
@@ -95,7 +97,7 @@ class Replicas(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.now = 0.0
-        self.stored = Record()
+        self.stored = LeaderElectionRecord()
         self.version = 0
         self.processes = [Process(name, skew) for name, skew in (("a", 0), ("b", 1e4))]
 
@@ -109,7 +111,7 @@ class Replicas(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1))
     def read(self, who: int) -> None:
         process = self.processes[who]
-        process.seen = see(process.seen, self.stored, self.at(process))
+        process.seen = observe(process.seen, self.stored, self.at(process))
 
     @rule(who=st.integers(0, 1))
     def decide(self, who: int) -> None:
@@ -119,7 +121,7 @@ class Replicas(RuleBasedStateMachine):
         process.asked_at = self.at(process)
         is_mine = process.seen.record.holder == process.name
         if is_mine or may_take(process.seen, process.asked_at):
-            process.wanted = claimed(process.seen.record, process.name, TIMING, "now")
+            process.wanted = acquired(process.seen.record, process.name, TIMING, "now")
 
     @rule(who=st.integers(0, 1), is_answered=st.booleans())
     def write(self, who: int, is_answered: bool) -> None:
@@ -130,9 +132,9 @@ class Replicas(RuleBasedStateMachine):
         self.version += 1
         self.stored = replace(wanted, version=str(self.version))
         if is_answered:
-            process.seen = Sighting(record=self.stored, since=process.asked_at)
+            process.seen = ObservedRecord(record=self.stored, since=process.asked_at)
             process.until = process.asked_at + TIMING.renew_deadline.total_seconds()
-            process.terms.append(self.stored.leadership)
+            process.terms.append(self.stored.fencing_token)
 
     @rule(who=st.integers(0, 1))
     def attempt(self, who: int) -> None:

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.jobs import NOW
-from trainyard.api.report import Federation, PartyReport, Report
+from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
 from trainyard.api.status import Measurement
 from trainyard.cluster.scrape import parse_report
 
@@ -55,7 +55,7 @@ trainyard_training_outcome{result="Complete"} 1.0
 """
 
 
-def report_of(*lines: str) -> Report:
+def report_of(*lines: str) -> CoordinatorReport:
     return parse_report("\n".join([*lines, "# EOF\n"]), NOW)
 
 
@@ -65,7 +65,7 @@ def throughput(value: str, nodes: str = "1", workers: str = "2", local_batch: st
 
 
 def test_an_honest_text_is_read_in_full() -> None:
-    assert parse_report(HONEST, NOW) == Report(
+    assert parse_report(HONEST, NOW) == CoordinatorReport(
         at=NOW,
         wire=1,
         term=2,
@@ -90,7 +90,7 @@ def test_an_honest_text_is_read_in_full() -> None:
 
 
 def test_what_is_absent_is_unknown() -> None:
-    assert report_of() == Report(at=NOW)
+    assert report_of() == CoordinatorReport(at=NOW)
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
@@ -102,7 +102,7 @@ def test_a_figure_that_is_not_finite_is_absent(value: str) -> None:
         f'trainyard_training_members{{state="active"}} {value}',
         throughput(value),
     )
-    assert report == Report(at=NOW)
+    assert report == CoordinatorReport(at=NOW)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ trainyard_federated_updates_refused_total{party="bob",reason="ShapeMismatch"} 1.
 
 def test_all_that_an_aggregator_says_is_read() -> None:
     found = parse_report(FEDERATED, NOW).federation
-    assert found == Federation(
+    assert found == FederationReport(
         round=12,
         rounds_lost=2,
         best_round=9,

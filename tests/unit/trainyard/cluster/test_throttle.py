@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from trainyard.cluster.throttle import Lane, Throttle
+from trainyard.cluster.throttle import Priority, Throttle
 
 
 class Crowd:
@@ -20,7 +20,7 @@ class Crowd:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leave: dict[str, asyncio.Event] = {}
 
-    async def come(self, *names: str, lane: Lane = Lane.WORK) -> None:
+    async def come(self, *names: str, lane: Priority = Priority.WORK) -> None:
         for name in names:
             self._leave[name] = asyncio.Event()
             self._tasks[name] = asyncio.create_task(self._hold(name, lane))
@@ -40,7 +40,7 @@ class Crowd:
     def cancel_at_once(self, name: str) -> None:
         self._tasks[name].cancel()
 
-    async def _hold(self, name: str, lane: Lane) -> None:
+    async def _hold(self, name: str, lane: Priority) -> None:
         async with self.throttle.slot(lane):
             self.entered.append(name)
             self.inside.append(name)
@@ -124,7 +124,7 @@ async def test_a_limit_that_halved_lets_nobody_in_until_enough_have_left() -> No
 async def test_lanes_take_turns(crowd: Crowd) -> None:
     await crowd.come("x", "y")
     await crowd.come("w1", "w2", "w3", "w4", "w5")
-    await crowd.come("s1", "s2", lane=Lane.STATUS)
+    await crowd.come("s1", "s2", lane=Priority.STATUS)
     for name in ("x", "y", "s1", "w1", "s2", "w2"):
         await crowd.leave(name)
     assert crowd.entered == ["x", "y", "s1", "w1", "s2", "w2", "w3", "w4"]
@@ -160,7 +160,7 @@ async def test_every_slot_is_free_after_any_mixture_of_ends(crowd: Crowd) -> Non
     for turn in range(20):
         names = [f"{turn}-{n}" for n in range(6)]
         await crowd.come(*names[:4])
-        await crowd.come(*names[4:], lane=Lane.STATUS)
+        await crowd.come(*names[4:], lane=Priority.STATUS)
         for place, name in enumerate(names):
             if (turn + place) % 3 == 0:
                 await crowd.cancel(name)

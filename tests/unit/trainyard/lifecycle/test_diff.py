@@ -27,21 +27,24 @@ from tests.support.jobs import (
 )
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.pods import Pod
-from trainyard.lifecycle.desired import Wish
-from trainyard.lifecycle.diff import TERM_PAUSE, Slot, Steps, plan
-from trainyard.lifecycle.failures import REMEMBERED, is_failure, record_failures
-from trainyard_trainer.contract import Result, Role
+from trainyard.lifecycle.desired import DesiredPods
+from trainyard.lifecycle.diff import TERM_PAUSE, PodActions, PodToCreate, pod_actions
+from trainyard.lifecycle.failures import MAX_FAILURES, is_failure, record_failures
+from trainyard_trainer.contract.env import Role
+from trainyard_trainer.contract.exits import Result
 
 NONE: frozenset[str] = frozenset()
-TWO = Wish(coordinator=True, workers=2)
+TWO = DesiredPods(coordinator=True, workers=2)
 
 
-def steps(wish: Wish, *pods: Pod, recorded: frozenset[str] = NONE, term: int = 1) -> Steps:
-    return plan(wish, roster_of(*pods), recorded, term, NOW)
+def steps(
+    wish: DesiredPods, *pods: Pod, recorded: frozenset[str] = NONE, term: int = 1
+) -> PodActions:
+    return pod_actions(wish, roster_of(*pods), recorded, term, NOW)
 
 
-def slot(role: Role, index: int, attempt: int) -> Slot:
-    return Slot(role=role, member=index, attempt=attempt)
+def slot(role: Role, index: int, attempt: int) -> PodToCreate:
+    return PodToCreate(role=role, member=index, attempt=attempt)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def slot(role: Role, index: int, attempt: int) -> Slot:
     ],
 )
 def test_what_is_missing_is_created_under_a_new_name(
-    pods: tuple[Pod, ...], wish: Wish, expected: list[Slot]
+    pods: tuple[Pod, ...], wish: DesiredPods, expected: list[PodToCreate]
 ) -> None:
     assert list(steps(wish, *pods).create) == expected
 
@@ -86,17 +89,23 @@ def test_what_is_missing_is_created_under_a_new_name(
         pytest.param(
             (coordinator(), *workers(2), worker(0, 2)), TWO, {worker(0)}, id="earlier attempt"
         ),
-        pytest.param((coordinator(), *workers(1)), Wish(), {coordinator(), worker(0)}, id="all"),
-        pytest.param((coordinator(), worker()), Wish(keeps_live=True), set(), id="left to end"),
+        pytest.param(
+            (coordinator(), *workers(1)), DesiredPods(), {coordinator(), worker(0)}, id="all"
+        ),
+        pytest.param(
+            (coordinator(), worker()), DesiredPods(keeps_live=True), set(), id="left to end"
+        ),
         pytest.param(
             (coordinator(), worker(0), worker(0, 2)),
-            Wish(keeps_live=True),
+            DesiredPods(keeps_live=True),
             {worker(0)},
             id="surplus is never kept",
         ),
     ],
 )
-def test_what_is_not_wanted_is_deleted(pods: tuple[Pod, ...], wish: Wish, gone: set[Pod]) -> None:
+def test_what_is_not_wanted_is_deleted(
+    pods: tuple[Pod, ...], wish: DesiredPods, gone: set[Pod]
+) -> None:
     assert set(steps(wish, *pods).delete) == gone
 
 
@@ -133,7 +142,9 @@ def test_what_is_not_wanted_is_deleted(pods: tuple[Pod, ...], wish: Wish, gone: 
         ),
     ],
 )
-def test_a_finished_pod_is_removed_when(ended: Pod, recorded: bool, wish: Wish, goes: bool) -> None:
+def test_a_finished_pod_is_removed_when(
+    ended: Pod, recorded: bool, wish: DesiredPods, goes: bool
+) -> None:
     known = frozenset({ended.uid}) if recorded else NONE
     found = steps(wish, coordinator(), *workers(2), ended, recorded=known)
     assert (ended in found.delete) is goes
@@ -143,7 +154,7 @@ def test_nothing_is_created_while_a_failures_pause_lasts() -> None:
     until = NOW + timedelta(seconds=4)
     wish = replace(TWO, replace_at=until)
     found = steps(wish, coordinator(), worker(0, **failing()), worker(1))
-    assert (found.create, found.again_at) == ((), until)
+    assert (found.create, found.requeue_at) == ((), until)
     # Once the failed pod is removed, nothing tells its replacement from a first attempt.
     assert steps(wish, coordinator(), worker(1)).create == ()
     assert steps(replace(wish, replace_at=NOW), coordinator(), worker(1)).create != ()
@@ -151,20 +162,20 @@ def test_nothing_is_created_while_a_failures_pause_lasts() -> None:
 
 def test_a_pause_without_anything_to_create_needs_no_second_look() -> None:
     wish = replace(TWO, replace_at=NOW + timedelta(seconds=4))
-    assert steps(wish, coordinator(), *workers(2)).again_at is None
+    assert steps(wish, coordinator(), *workers(2)).requeue_at is None
 
 
 def test_a_new_coordinators_term_is_above_any_ever_used() -> None:
-    found = steps(Wish(coordinator=True), coordinator(3, is_deleting=True), term=9)
+    found = steps(DesiredPods(coordinator=True), coordinator(3, is_deleting=True), term=9)
     assert found.create == (slot(Role.COORDINATOR, 0, 10),)
 
 
 def test_a_coordinator_goes_only_when_the_status_has_its_term() -> None:
     """Else its successor, after a crash between the two, would begin the same term again."""
     ours = coordinator(2)
-    early = steps(Wish(), ours, worker(), term=1)
-    assert (set(early.delete), early.again_at) == ({worker()}, NOW + TERM_PAUSE)
-    assert steps(Wish(), ours, worker(), term=2).delete == (worker(), ours)
+    early = steps(DesiredPods(), ours, worker(), term=1)
+    assert (set(early.delete), early.requeue_at) == ({worker()}, NOW + TERM_PAUSE)
+    assert steps(DesiredPods(), ours, worker(), term=2).delete == (worker(), ours)
 
 
 # --- Convergence from any observed state ---
@@ -182,10 +193,10 @@ class World:
     terms: list[int] = field(default_factory=list)
     made: int = 0
 
-    def turn(self, wish: Wish) -> Steps:
+    def turn(self, wish: DesiredPods) -> PodActions:
         """One look at the world as a reconcile does it, and its steps carried out."""
         roster = roster_of(*self.pods)
-        found = plan(
+        found = pod_actions(
             wish,
             roster,
             frozenset(f.uid for f in self.job.status.failures),
@@ -207,12 +218,12 @@ class World:
         self.now += timedelta(seconds=1)
         return found
 
-    def is_settled(self, wish: Wish) -> bool:
+    def is_settled(self, wish: DesiredPods) -> bool:
         """Whether a look asks for nothing and counts nothing: what it counts may go by the next."""
         status = self.job.status
-        return self.turn(wish) == Steps() and self.job.status == status
+        return self.turn(wish) == PodActions() and self.job.status == status
 
-    def create(self, wanted: Slot) -> None:
+    def create(self, wanted: PodToCreate) -> None:
         name = pod(wanted.role, wanted.member, wanted.attempt).name
         assert name not in {p.name for p in self.pods}, "a name that exists"
         if wanted.role is Role.COORDINATOR:
@@ -253,7 +264,7 @@ ENDS = (
     failing(137, is_disrupted=True),
     failing(75),
     ending(Result.LEFT),
-    {"phase": "Succeeded", "words": "no words of ours"},
+    {"phase": "Succeeded", "termination_message": "no words of ours"},
 )
 PLACES = st.one_of(
     st.tuples(st.just(Role.COORDINATOR), st.just(0)),
@@ -277,7 +288,7 @@ PODS = st.builds(
 )
 ROSTERS = st.lists(PODS, max_size=30, unique_by=lambda p: p.name)
 WISHES = st.builds(
-    Wish,
+    DesiredPods,
     coordinator=st.booleans(),
     workers=st.integers(0, 6),
     replace_at=st.sampled_from((None, NOW, NOW + timedelta(seconds=3))),
@@ -289,7 +300,7 @@ WISHES = st.builds(
 @settings(max_examples=300, deadline=None)
 @given(pods=ROSTERS, wish=WISHES, term=st.integers(0, 5), lost=st.sets(st.integers(0, 29)))
 def test_converges_from_any_observed_state(
-    pods: list[Pod], wish: Wish, term: int, lost: set[int]
+    pods: list[Pod], wish: DesiredPods, term: int, lost: set[int]
 ) -> None:
     stuck = frozenset(p.name for place, p in enumerate(pods) if place in lost)
     terms = [term, *(p.attempt for p in pods if p.role == Role.COORDINATOR)]
@@ -310,7 +321,7 @@ def test_converges_from_any_observed_state(
         left = [p for p in world.pods if p.owner_uid == UID and p.is_finished and not p.is_deleting]
         # Failures whose pods lost nodes hold on to keep the room for more until those are gone.
         held = counted & {p.uid for p in world.pods}
-        assert not left or len(held) == REMEMBERED, "a finished pod is left lying"
+        assert not left or len(held) == MAX_FAILURES, "a finished pod is left lying"
     else:
         # Those that are kept are counted as far as they are remembered; none is told twice.
         assert len(counted) == len(world.job.status.failures)

@@ -25,20 +25,26 @@ from tests.support.jobs import (
 )
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.pods import Pod
-from trainyard.api.status import Failed
-from trainyard.lifecycle.failures import REMEMBERED, Record, describe, is_failure, record_failures
-from trainyard_trainer.contract import LastWords, Result
+from trainyard.api.status import PodFailure
+from trainyard.lifecycle.failures import (
+    MAX_FAILURES,
+    FailureRecord,
+    describe,
+    is_failure,
+    record_failures,
+)
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 
 def failed(**fields: Any) -> dict[str, Any]:
     return {"pod": "digits-worker-0-1", "uid": "gone", "at": at(), "exitCode": 1, **fields}
 
 
-def record(job: DistributedJob, *pods: Pod, after: timedelta = timedelta()) -> Record:
+def record(job: DistributedJob, *pods: Pod, after: timedelta = timedelta()) -> FailureRecord:
     return record_failures(job, roster_of(*pods), LIMITS, NOW + after)
 
 
-def noted(job: DistributedJob, found: Record) -> DistributedJob:
+def noted(job: DistributedJob, found: FailureRecord) -> DistributedJob:
     """The job once its status holds the record."""
     status = msgspec.structs.replace(job.status, failures=found.failures, restarts=found.restarts)
     return replace(job, status=status)
@@ -81,9 +87,9 @@ def test_a_replacement_that_fails_at_once_counts_again() -> None:
 
 
 def test_more_failures_than_are_remembered_are_neither_counted_twice_nor_told_for_ever() -> None:
-    job, pods = make_job(), workers(3 * REMEMBERED + 1, **failing())
+    job, pods = make_job(), workers(3 * MAX_FAILURES + 1, **failing())
     first = record(job, *pods)
-    assert len(first.failures) == REMEMBERED
+    assert len(first.failures) == MAX_FAILURES
     job = noted(job, first)
     assert record(job, *pods).failures == first.failures, "a status that changes at every look"
     left = [p for p in pods if p.uid not in {f.uid for f in first.failures}]
@@ -95,7 +101,7 @@ def test_more_failures_than_are_remembered_are_neither_counted_twice_nor_told_fo
 
 
 def test_older_failures_make_room_for_newer_ones() -> None:
-    old = [failed(uid=f"old-{n}") for n in range(REMEMBERED)]
+    old = [failed(uid=f"old-{n}") for n in range(MAX_FAILURES)]
     job = make_job(status={"failures": old, "restarts": 4})
     found = record(job, worker(0, created_at=NOW + timedelta(1), **failing()))
     assert [f.uid for f in found.failures] == [*(f["uid"] for f in old[1:]), "worker-0-1"]
@@ -139,7 +145,7 @@ def test_a_place_that_loses_pod_after_pod_waits_for_its_next(losses: int, second
 def test_pods_that_a_drain_takes_together_are_replaced_at_once() -> None:
     evicted = [
         failed(pod=f"digits-worker-{n}-1", uid=f"u-{n}", reason="Evicted", exitCode=137)
-        for n in range(REMEMBERED)
+        for n in range(MAX_FAILURES)
     ]
     assert record(make_job(status=has_run(failures=evicted))).retry_at is None
 
@@ -187,13 +193,13 @@ def test_a_failure_is_fatal_when(
 
 def test_the_last_failure_is_named_when_there_were_too_many() -> None:
     job = make_job({"failure": {"maxRestarts": 0}})
-    found = record(job, worker(**failing(words=_words("the loss is NaN"))))
+    found = record(job, worker(**failing(termination_message=_words("the loss is NaN"))))
     assert "spec.failure.maxRestarts=0" in found.fatal
     assert "the loss is NaN" in found.fatal
 
 
 def _words(error: str) -> str:
-    return LastWords(result=Result.FAILED, error=error).encode()
+    return TerminationMessage(result=Result.FAILED, error=error).encode()
 
 
 @pytest.mark.parametrize(
@@ -214,12 +220,12 @@ def _words(error: str) -> str:
             id="coordinator out of memory",
         ),
         pytest.param(
-            worker(**failing(words=_words("batch has no labels"))),
+            worker(**failing(termination_message=_words("batch has no labels"))),
             "worker 0 (pod digits-worker-0-1) failed with exit code 1: batch has no labels",
             id="last words",
         ),
         pytest.param(
-            worker(**failing(words="Segmentation fault\n")),
+            worker(**failing(termination_message="Segmentation fault\n")),
             "worker 0 (pod digits-worker-0-1) failed with exit code 1: Segmentation fault",
             id="a log's tail",
         ),
@@ -246,9 +252,9 @@ def test_a_failure_is_told_in_a_sentence(pod: Pod, sentence: str) -> None:
 
 
 def test_a_failures_record_is_short_whatever_the_pod_said() -> None:
-    pod = worker(**failing(words=_words("x" * 3000), reason="R" * 5000))
+    pod = worker(**failing(termination_message=_words("x" * 3000), reason="R" * 5000))
     (failure,) = record(make_job(), pod).failures
-    assert isinstance(failure, Failed)
+    assert isinstance(failure, PodFailure)
     assert len(failure.message) <= 900
     assert len(failure.reason) <= 128
 
@@ -259,7 +265,9 @@ def test_a_failures_record_is_short_whatever_the_pod_said() -> None:
         pytest.param(worker(**failing()), True, id="failed"),
         pytest.param(worker(**ending(Result.LEFT)), False, id="left on request"),
         pytest.param(worker(phase="Succeeded", exit_code=0), True, id="ended without a word"),
-        pytest.param(worker(phase="Succeeded", words="[" * 4000), True, id="ended in gibberish"),
+        pytest.param(
+            worker(phase="Succeeded", termination_message="[" * 4000), True, id="ended in gibberish"
+        ),
     ],
 )
 def test_what_is_a_failure(pod: Pod, expected: bool) -> None:

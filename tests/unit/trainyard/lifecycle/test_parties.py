@@ -19,25 +19,25 @@ from tests.support.jobs import NOW, has_run, look_at
 from trainyard.api.federation import AdmissionStatus, FederatedJobStatus, PartyStatus
 from trainyard.api.jobs import FederatedJob
 from trainyard.api.pods import Pod
-from trainyard.api.report import PartyReport, Report
-from trainyard.lifecycle.stages import judge
-from trainyard.lifecycle.status import Findings, is_urgent, status_of
-from trainyard.render.events import notices
+from trainyard.api.report import CoordinatorReport, PartyReport
+from trainyard.lifecycle.stages import evaluate
+from trainyard.lifecycle.status import StatusInputs, is_urgent, status_of
+from trainyard.render.events import events_for
 
 
 def status(
     job: FederatedJob,
     *pods: Pod,
-    report: Report | None = None,
+    report: CoordinatorReport | None = None,
     held: AdmissionStatus | None = None,
 ) -> FederatedJobStatus:
     look = look_at(job, *pods, scaling=held or room(), report=report)
-    found = Findings(
-        verdict=judge(look),
-        roster=look.roster,
+    found = StatusInputs(
+        desired=evaluate(look),
+        pods=look.pods,
         scaling=look.scaling,
         report=report,
-        term=look.roster.term,
+        term=look.pods.term,
         plan_generation=1,
         now=NOW,
     )
@@ -46,7 +46,7 @@ def status(
     return made
 
 
-def saying(**said: PartyReport) -> Report:
+def saying(**said: PartyReport) -> CoordinatorReport:
     report = told()
     assert report.federation is not None
     return replace(report, federation=replace(report.federation, parties=said))
@@ -119,7 +119,7 @@ def test_rounds_and_parties_alone_are_not_urgent() -> None:
 
 def refusals(before: list[PartyStatus], after: list[PartyStatus]) -> list[str]:
     old, new = (FederatedJobStatus(parties=p) for p in (before, after))
-    return [notice.message for notice in notices(old, new) if notice.reason == "UpdateRefused"]
+    return [notice.message for notice in events_for(old, new) if notice.reason == "UpdateRefused"]
 
 
 def test_a_refused_update_is_told_once_with_party_and_reason() -> None:
@@ -138,4 +138,4 @@ def test_the_status_fits_the_operators_memory_of_it() -> None:
     again = msgspec.convert(msgspec.to_builtins(first), FederatedJobStatus)
     assert again == first
     assert again.admission is not None
-    assert again.admission.grant == PARTIES
+    assert again.admission.assigned == PARTIES

@@ -28,12 +28,12 @@ from tests.support.situations import SITUATIONS
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.status import DistributedJobStatus
 from trainyard.lifecycle.conditions import with_refusal
-from trainyard.lifecycle.desired import Phase, Verdict, Wish
-from trainyard.lifecycle.observation import Look
-from trainyard.lifecycle.stages import judge
-from trainyard.lifecycle.status import Findings, status_of
+from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase
+from trainyard.lifecycle.observation import Observation
+from trainyard.lifecycle.stages import evaluate
+from trainyard.lifecycle.status import StatusInputs, status_of
 from trainyard.scheduling.assignment import release
-from trainyard_trainer.contract import Result
+from trainyard_trainer.contract.exits import Result
 
 
 @pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
@@ -42,18 +42,18 @@ def test_where_a_job_stands(situation: Situation) -> None:
     assert verdict.phase is situation.phase
     assert situation.claims.items() <= claimed(verdict).items()
     if situation.wish is not None:
-        assert verdict.wish == situation.wish
+        assert verdict.pods == situation.wish
     if situation.says[0]:
         assert situation.says[1] in claim(verdict, situation.says[0]).message
-    if verdict.again_at is not None or situation.again_at is not None:
-        assert verdict.again_at == situation.again_at
-        assert verdict.again_at is not None
-        assert verdict.again_at > situation.now, "a moment that is past spins"
+    if verdict.requeue_at is not None or situation.requeue_at is not None:
+        assert verdict.requeue_at == situation.requeue_at
+        assert verdict.requeue_at is not None
+        assert verdict.requeue_at > situation.now, "a moment that is past spins"
 
 
-def judge_of(situation: Situation) -> Verdict:
+def judge_of(situation: Situation) -> DesiredState:
     job = make_job(situation.spec, situation.status)
-    return judge(
+    return evaluate(
         look_at(
             job,
             *situation.pods,
@@ -74,7 +74,7 @@ def test_the_same_look_leads_to_the_same_verdict_once_it_is_written(situation: S
         look = look_at(
             job, *situation.pods, scaling=situation.scaling, report=situation.report, now=NOW
         )
-        first, job = job, written(look, judge(look))
+        first, job = job, written(look, evaluate(look))
     assert job.status == first.status
 
 
@@ -84,25 +84,27 @@ def test_a_verdict_knows_what_is_due_once_it_is_written(situation: Situation) ->
     job = make_job({**situation.spec, "ttlSecondsAfterFinished": 5}, situation.status)
     seen = partial(look_at, report=situation.report, now=situation.now)
     look = seen(job, *situation.pods, scaling=situation.scaling)
-    verdict = judge(look)
+    verdict = evaluate(look)
     held = release(situation.scaling, verdict.phase, verdict.release)
     scaling = held if verdict.release else situation.scaling
-    after = judge(seen(written(look, verdict), *situation.pods, scaling=scaling))
-    if after.again_at is not None:
-        assert verdict.again_at is not None
-        assert verdict.again_at <= after.again_at + timedelta(seconds=1), "stored in whole seconds"
-    assert after.wish == verdict.wish
+    after = evaluate(seen(written(look, verdict), *situation.pods, scaling=scaling))
+    if after.requeue_at is not None:
+        assert verdict.requeue_at is not None
+        assert verdict.requeue_at <= after.requeue_at + timedelta(seconds=1), (
+            "stored in whole seconds"
+        )
+    assert after.pods == verdict.pods
 
 
-def written(look: Look, verdict: Verdict) -> DistributedJob:
+def written(look: Observation, verdict: DesiredState) -> DistributedJob:
     """The job once its status tells the verdict."""
     assert isinstance(look.job, DistributedJob)
-    found = Findings(
-        verdict=verdict,
-        roster=look.roster,
+    found = StatusInputs(
+        desired=verdict,
+        pods=look.pods,
         scaling=look.scaling,
         report=look.report,
-        term=look.roster.term,
+        term=look.pods.term,
         plan_generation=0,
         now=look.now,
     )
@@ -135,34 +137,34 @@ def written(look: Look, verdict: Verdict) -> DistributedJob:
     ],
 )
 def test_a_field_without_an_engine_is_refused_by_name(spec: dict[str, Any], field: str) -> None:
-    verdict = judge(look_at(make_job(spec)))
-    assert (verdict.phase, verdict.wish) == (Phase.PENDING, Wish())
+    verdict = evaluate(look_at(make_job(spec)))
+    assert (verdict.phase, verdict.pods) == (Phase.PENDING, DesiredPods())
     assert claimed(verdict) == {"Accepted": ("False", "NotSupportedYet")}
     assert field in claim(verdict, "Accepted").message
 
 
 def test_a_job_that_trains_is_told_of_such_a_field_and_not_stopped() -> None:
     job = make_job({"failure": {"replaceStragglers": True}}, has_run())
-    verdict = judge(look_at(job, coordinator(), worker()))
+    verdict = evaluate(look_at(job, coordinator(), worker()))
     assert verdict.phase is Phase.RUNNING
-    assert verdict.wish == Wish(coordinator=True, workers=1)
+    assert verdict.pods == DesiredPods(coordinator=True, workers=1)
     assert claimed(verdict)["Accepted"] == ("False", "NotSupportedYet")
     assert not verdict.release
 
 
 def test_a_finished_job_is_deleted_when_its_time_is_over() -> None:
     status = {"conditions": [condition("Complete")], "completionTime": at(ago(seconds=60))}
-    assert judge(look_at(make_job({"ttlSecondsAfterFinished": 60}, status))).delete_job
-    assert not judge(look_at(make_job({"ttlSecondsAfterFinished": 61}, status))).delete_job
-    assert not judge(look_at(make_job({}, status))).delete_job
+    assert evaluate(look_at(make_job({"ttlSecondsAfterFinished": 60}, status))).delete_job
+    assert not evaluate(look_at(make_job({"ttlSecondsAfterFinished": 61}, status))).delete_job
+    assert not evaluate(look_at(make_job({}, status))).delete_job
 
 
 def test_a_completing_job_does_not_look_again_at_a_pause_that_is_over() -> None:
     """It did: a past moment made the queue run it again and again without a pause."""
     failure = {"pod": "p", "uid": "u", "at": at(ago(hours=1)), "exitCode": 1}
     job = make_job(CLAIM, has_run(restarts=1, failures=[failure]))
-    verdict = judge(look_at(job, coordinator(), worker(0, **ending(Result.COMPLETE))))
-    assert verdict.again_at is None
+    verdict = evaluate(look_at(job, coordinator(), worker(0, **ending(Result.COMPLETE))))
+    assert verdict.requeue_at is None
 
 
 @pytest.mark.parametrize(
@@ -195,10 +197,10 @@ def test_a_refusal_by_the_api_server_is_told_in_its_words() -> None:
     told = with_refusal(verdict, "exceeded quota: pods=3")
     assert claimed(told)["Degraded"] == ("True", "ChildRefused")
     assert "exceeded quota: pods=3" in claim(told, "Degraded").message
-    assert len(told.claims) == len(verdict.claims)
+    assert len(told.conditions) == len(verdict.conditions)
 
 
 def test_a_restarted_coordinators_old_report_does_not_complete_a_durable_job() -> None:
     job = make_job(CLAIM, has_run())
     report = reported(1, outcome="Complete")
-    assert judge(look_at(job, coordinator(), worker(), report=report)).phase is Phase.RUNNING
+    assert evaluate(look_at(job, coordinator(), worker(), report=report)).phase is Phase.RUNNING

@@ -17,7 +17,6 @@ from tests.support.jobs import (
     UID,
     admitted,
     ago,
-    at,
     condition,
     coordinator,
     ending,
@@ -32,11 +31,11 @@ from tests.support.jobs import (
 from tests.support.schemas import faults, status_schema
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.pods import Pod
-from trainyard.api.report import Report
+from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import Change, DistributedJobStatus, Measurement, ScalingStatus
-from trainyard.lifecycle.stages import judge
-from trainyard.lifecycle.status import Findings, is_urgent, status_of
-from trainyard_trainer.contract import LastWords, Result
+from trainyard.lifecycle.stages import evaluate
+from trainyard.lifecycle.status import StatusInputs, is_urgent, status_of
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 SCHEMA = status_schema()
 
@@ -45,15 +44,15 @@ def written(
     job: DistributedJob,
     *pods: Pod,
     scaling: ScalingStatus | None = None,
-    report: Report | None = None,
+    report: CoordinatorReport | None = None,
     after: timedelta = timedelta(),
 ) -> DistributedJobStatus:
     """The status that a reconcile would write."""
     look = look_at(job, *pods, scaling=scaling, report=report, now=NOW + after)
     roster = roster_of(*pods)
-    found = Findings(
-        verdict=judge(look),
-        roster=roster,
+    found = StatusInputs(
+        desired=evaluate(look),
+        pods=roster,
         scaling=look.scaling,
         report=report,
         term=roster.term,
@@ -71,9 +70,9 @@ def stored(job: DistributedJob, status: DistributedJobStatus) -> DistributedJob:
     return replace(job, status=msgspec.convert(json.loads(text), DistributedJobStatus))
 
 
-def reported(**fields: Any) -> Report:
+def reported(**fields: Any) -> CoordinatorReport:
     values: dict[str, Any] = {"at": NOW, "wire": 1, "term": 1, "members": {"active": 1}, **fields}
-    return Report(**values)
+    return CoordinatorReport(**values)
 
 
 def measured(workers: int, rate: float, steps: int = 50) -> Measurement:
@@ -94,9 +93,9 @@ FULL = reported(
 )
 SCALED = admitted(
     1,
-    history=[Change(from_=0, to=1, reason="Admitted", decided_at=at(), expected_speedup=1.5)],
+    history=[Change(from_=0, to=1, reason="Admitted", decided_at=NOW, expected_speedup=1.5)],
     profile=[measured(1, 512.34)],
-    cooldown_until=at(),
+    cooldown_until=NOW,
 )
 CASES: dict[str, tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]]] = {
     "new": (make_job(), (), {"scaling": ScalingStatus()}),
@@ -105,7 +104,7 @@ CASES: dict[str, tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]]] = {
     "running": (make_job(), (coordinator(), worker()), {"scaling": SCALED, "report": FULL}),
     "failing": (
         make_job(),
-        (coordinator(), *workers(40, **failing(words="x" * 4096, reason="R" * 4000))),
+        (coordinator(), *workers(40, **failing(termination_message="x" * 4096, reason="R" * 4000))),
         {"scaling": admitted(40), "report": FULL},
     ),
     "suspended": (
@@ -122,7 +121,7 @@ CASES: dict[str, tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]]] = {
     "refused": (make_job({"sync": {"algorithm": "Async"}}), (), {"scaling": ScalingStatus()}),
     "in trouble": (
         make_job({"image": "i" * 512}),
-        (coordinator(trouble="ImagePullBackOff", trouble_message="m" * 50_000),),
+        (coordinator(waiting_reason="ImagePullBackOff", waiting_message="m" * 50_000),),
         {},
     ),
 }
@@ -163,7 +162,7 @@ def test_whatever_a_pod_says_at_its_end_the_api_server_takes_the_status(
     """A task may evaluate to NaN, which no status can hold and which never equals itself."""
     words = json.dumps({"result": "Complete", "metrics": metrics, "error": error})
     job = make_job(status=has_run())
-    status = written(job, coordinator(), worker(phase="Succeeded", words=words))
+    status = written(job, coordinator(), worker(phase="Succeeded", termination_message=words))
     assert list(faults(SCHEMA, msgspec.to_builtins(status))) == []
     assert stored(job, status).status == status
 
@@ -171,7 +170,9 @@ def test_whatever_a_pod_says_at_its_end_the_api_server_takes_the_status(
 def test_a_final_metric_that_is_not_finite_is_dropped_and_the_job_is_complete() -> None:
     words = '{"result": "Complete", "metrics": {"eval/loss": NaN, "eval/accuracy": 0.5}}'
     status = written(
-        make_job(status=has_run()), coordinator(), worker(phase="Succeeded", words=words)
+        make_job(status=has_run()),
+        coordinator(),
+        worker(phase="Succeeded", termination_message=words),
     )
     assert status.phase == "Complete"
     assert status.training is not None
@@ -188,26 +189,26 @@ def test_final_metrics_beyond_what_the_schema_takes_are_left_out() -> None:
 
 
 def test_last_words_are_cut_to_what_kubernetes_keeps() -> None:
-    said = LastWords(result=Result.FAILED, error="é" * 5000, traceback="t" * 5000)
+    said = TerminationMessage(result=Result.FAILED, error="é" * 5000, traceback="t" * 5000)
     assert len(said.encode().encode()) <= 4096
-    assert LastWords.decode(said.encode()) is not None
+    assert TerminationMessage.decode(said.encode()) is not None
 
 
 def test_the_start_is_noted_once() -> None:
     job = make_job()
     first = written(job, coordinator(), worker())
-    assert first.start_time == at()
+    assert first.start_time == NOW
     later = written(stored(job, first), coordinator(), worker(), after=timedelta(hours=1))
-    assert later.start_time == at()
-    assert written(make_job(), scaling=ScalingStatus()).start_time == ""
+    assert later.start_time == NOW
+    assert written(make_job(), scaling=ScalingStatus()).start_time is None
 
 
 def test_the_end_is_noted_once() -> None:
     job = make_job(status=has_run())
     first = written(job, worker(**failing(64)))
-    assert first.completion_time == at()
+    assert first.completion_time == NOW
     later = written(stored(job, first), worker(**failing(64)), after=timedelta(hours=1))
-    assert later.completion_time == at()
+    assert later.completion_time == NOW
 
 
 def test_the_term_never_falls() -> None:
@@ -227,12 +228,12 @@ def test_training_figures_are_those_of_the_report_in_round_figures() -> None:
     assert training is not None
     assert (training.step, training.loss, training.epoch) == (120, 0.123457, 3.25)
     assert (training.samples_per_second, training.checkpoint_step) == (512.35, 100)
-    assert training.at == at()
+    assert training.at == NOW
 
 
 def test_a_report_before_the_first_step_replaces_no_older_figures() -> None:
     job = make_job(status=has_run(training={"step": 9}))
-    training = written(job, coordinator(), worker(), report=Report(at=NOW)).training
+    training = written(job, coordinator(), worker(), report=CoordinatorReport(at=NOW)).training
     assert training is not None
     assert training.step == 9
 
@@ -241,10 +242,10 @@ def test_a_transition_time_moves_only_when_the_status_changes() -> None:
     since = ago(hours=1)
     job = make_job(status=has_run(since))
     running = [c for c in written(job, coordinator(), worker()).conditions if c.type == "Running"]
-    assert [c.last_transition_time for c in running] == [at(since)]
+    assert [c.last_transition_time for c in running] == [since]
     assert [c.observed_generation for c in running] == [3]
     lost = [c for c in written(job).conditions if c.type == "Running"]
-    assert [(c.status, c.last_transition_time) for c in lost] == [("False", at())]
+    assert [(c.status, c.last_transition_time) for c in lost] == [("False", NOW)]
 
 
 def test_conditions_that_nobody_claims_stay_and_all_keep_their_order() -> None:
@@ -306,7 +307,7 @@ def test_a_job_that_has_arrived_says_at_once_how_many_run() -> None:
 
 def test_what_keeps_a_job_from_starting_is_told_at_once() -> None:
     waiting = worker(phase="Pending")
-    stuck = worker(phase="Pending", trouble="ImagePullBackOff")
+    stuck = worker(phase="Pending", waiting_reason="ImagePullBackOff")
     old = written(make_job(), coordinator(), waiting, scaling=admitted())
     assert is_urgent(old, written(make_job(), coordinator(), stuck, scaling=admitted()))
 
@@ -319,11 +320,11 @@ def test_a_job_that_never_reported_keeps_its_state_when_it_is_suspended() -> Non
     job = replace(job, spec=make_job({"suspend": True}).spec)
     for _ in range(3):
         look = look_at(job, coordinator())
-        assert judge(look).wish.coordinator
+        assert evaluate(look).pods.coordinator
         job = stored(job, written(job, coordinator()))
     job = replace(job, spec=make_job().spec)
     for _ in range(3):
-        assert judge(look_at(job, coordinator(), scaling=ScalingStatus())).wish.coordinator
+        assert evaluate(look_at(job, coordinator(), scaling=ScalingStatus())).pods.coordinator
         job = stored(job, written(job, coordinator(), scaling=ScalingStatus()))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from tests.support.dependencies import services_of
+from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi
 from tests.support.federations import PARTIES, make_federation
 from tests.support.jobs import NOW, has_run, make_job
@@ -30,7 +30,7 @@ class Operator:
 
     def __init__(self, api: FakeApi, now: datetime = NOW) -> None:
         self.now = now
-        self.services = services_of(api, clock=lambda: self.now)
+        self.services = dependencies_of(api, clock=lambda: self.now)
         self.state = JobState(uid="uid-of-digits", scaling=ScalingStatus())
 
     async def see_to(self, job: DistributedJob | FederatedJob) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.dependencies import services_of
+from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import KEY, NOW, UID, at, coordinator, has_run, make_job, raw_job, worker
 from trainyard.cluster.client import ApiError
@@ -65,7 +65,7 @@ def api() -> ListedApi:
 
 @pytest.fixture
 def controller(api: ListedApi) -> Controller:
-    made = Controller(services_of(api))
+    made = Controller(dependencies_of(api))
     made._acts = made.is_synced = True
     return made
 
@@ -101,7 +101,7 @@ async def test_one_odd_pod_does_not_hide_the_others(
     api.objects[f"{PODS}/a"] = raw_pod("Failed", 8, name="odd", creationTimestamp="yesterday")
     api.objects[f"{PODS}/b"] = raw_pod("Running", 9)
     await controller._resync()
-    assert [pod.name for pod in controller.services.mirror.pods_of(KEY)] == ["digits-coordinator-1"]
+    assert [pod.name for pod in controller.services.cache.pods_of(KEY)] == ["digits-coordinator-1"]
     controller.pod_event("MODIFIED", api.objects[f"{PODS}/a"])
     assert "pod team/odd cannot be read" in caplog.text
 
@@ -118,7 +118,7 @@ async def test_a_listing_of_unchanged_jobs_still_says_that_events_were_missed(
 
 
 async def test_a_standby_queues_nothing(api: ListedApi) -> None:
-    controller = Controller(services_of(api))
+    controller = Controller(dependencies_of(api))
     controller.job_event("ADDED", raw_job())
     controller.pod_event("ADDED", raw_pod("Running", 9))
     assert controller.queue.depth == 0
@@ -145,9 +145,9 @@ async def test_a_job_with_a_refused_pod_is_led_all_the_same() -> None:
     """It was not: its coordinator never heard of a Plan while a quota was full."""
     api = QuotaApi()
     job = make_job({"workers": {"min": 1, "max": 2, "replicas": 2}}, has_run(scaling=HELD))
-    controller = Controller(services_of(api, job))
+    controller = Controller(dependencies_of(api, job))
     for pod in (coordinator(), worker(0)):
-        controller.services.mirror.put_pod(pod)
+        controller.services.cache.put_pod(pod)
     with pytest.raises(ApiError, match="exceeded quota"):
         await controller._reconcile(KEY)
     assert KEY in controller.contacts._queued
@@ -169,7 +169,7 @@ class ForgetfulApi(StatusApi):
 
 async def test_a_pod_that_was_there_already_has_the_job_looked_at_again() -> None:
     """Its events bring nothing that is newer than what was read of it."""
-    services = services_of(ForgetfulApi(), make_job({}, {"scaling": HELD}))
+    services = dependencies_of(ForgetfulApi(), make_job({}, {"scaling": HELD}))
     outcome = await reconcile(services, KEY)
-    assert {pod.phase for pod in services.mirror.pods_of(KEY)} == {"Running"}
-    assert outcome.again_seconds == 0
+    assert {pod.phase for pod in services.cache.pods_of(KEY)} == {"Running"}
+    assert outcome.requeue_after == 0

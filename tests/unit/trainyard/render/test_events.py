@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.jobs import admitted, at, condition, make_job
+from tests.support.jobs import NOW, admitted, at, condition, make_job
 from trainyard.api.reasons import Reason
 from trainyard.api.status import Change, DistributedJobStatus, ScalingStatus
-from trainyard.render.events import Notice, event, notices, of_decision
+from trainyard.render.events import EventSpec, decision_event, event, events_for
 from trainyard.scheduling.request import Decision
 
 
@@ -19,7 +19,7 @@ def status(*conditions: dict[str, Any], **fields: Any) -> DistributedJobStatus:
 
 
 def told(before: DistributedJobStatus, after: DistributedJobStatus) -> list[tuple[str, str]]:
-    return [(n.type, n.reason) for n in notices(before, after)]
+    return [(n.type, n.reason) for n in events_for(before, after)]
 
 
 def said(type_: str, value: str, reason: str, message: str = "why") -> dict[str, Any]:
@@ -64,16 +64,16 @@ def test_another_sentence_for_the_same_reason_is_no_news() -> None:
 def test_each_failure_is_told_once() -> None:
     failures = [{"pod": "p", "uid": str(n), "at": at(), "message": f"m{n}"} for n in range(3)]
     before, after = status(failures=failures[:1]), status(failures=failures)
-    assert [n.message for n in notices(before, after)] == ["m1", "m2"]
+    assert [n.message for n in events_for(before, after)] == ["m1", "m2"]
     assert told(after, after) == []
 
 
 def test_a_measured_speedup_is_told_beside_the_expected_one() -> None:
-    change = Change(from_=2, to=4, reason="GrowPays", decided_at=at(), expected_speedup=1.8)
+    change = Change(from_=2, to=4, reason="GrowPays", decided_at=NOW, expected_speedup=1.8)
     measured = msgspec.structs.replace(change, measured_speedup=1.5)
     before = DistributedJobStatus(scaling=admitted(4, history=[change]))
     after = DistributedJobStatus(scaling=admitted(4, history=[measured]))
-    (notice,) = notices(before, after)
+    (notice,) = events_for(before, after)
     assert notice.message == "2 → 4 workers: 1.5× the samples per second, expected 1.8×."
     assert told(after, after) == []
 
@@ -95,12 +95,12 @@ def test_a_decision_is_told_when(
     made = Decision(
         workers=workers, recommended=recommended, reason=Reason.GROW_PAYS, message="why"
     )
-    notice = of_decision(before, made)
+    notice = decision_event(before, made)
     assert (notice.reason if notice else None) == expected
 
 
 def test_the_same_news_in_the_same_second_is_the_same_event() -> None:
-    job, notice = make_job(), Notice(type="Normal", reason="GrowPays", message="m" * 5000)
+    job, notice = make_job(), EventSpec(type="Normal", reason="GrowPays", message="m" * 5000)
     first = event(job, notice, at(), "a")
     assert first["metadata"]["name"] == event(job, notice, at(), "b")["metadata"]["name"]
     assert len(first["message"]) <= 1024

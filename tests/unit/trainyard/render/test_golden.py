@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job, parse_job
-from trainyard.render.events import Notice, event
+from trainyard.render.events import EventSpec, event
 from trainyard.render.fetch_pod import fetch_pod
 from trainyard.render.network import coordinator_service
 from trainyard.render.pods import coordinator_pod, party_pod, worker_pod
@@ -33,7 +33,7 @@ def job_of(case: str) -> Job:
 def children_of(job: Job) -> list[dict[str, Any]]:
     """One of each kind of child."""
     renew_at = datetime(2026, 9, 1, tzinfo=UTC)
-    notice = Notice(type="Normal", reason="GrowPays", message="growing 2→4")
+    notice = EventSpec(type="Normal", reason="GrowPays", message="growing 2→4")
     return [
         coordinator_service(job),
         leaf_secret(job, ITEMS),

@@ -16,7 +16,8 @@ from trainyard.api.pods import Pod, parse_pod
 from trainyard.render.fetch_pod import fetch_pod
 from trainyard.render.pods import coordinator_pod, worker_pod
 from trainyard.render.trainer_config import config_of
-from trainyard_trainer.contract import DATA_DIR, ENV_CONFIG, JobConfig, Role, Target
+from trainyard_trainer.contract.config import JobConfig, Target
+from trainyard_trainer.contract.env import DATA_DIR, ENV_CONFIG, Role
 from trainyard_trainer.contract.federated import FederatedConfig
 
 PODS = list(itertools.product(CASES, ("coordinator", "worker", "fetch")))
@@ -140,7 +141,7 @@ def test_the_operator_reads_its_own_workers_and_parties_back(case: str) -> None:
     job = job_of(case)
     found = [_stored(manifest) for manifest in members_of(job)]
     assert {(pod.job, pod.owner_uid) for pod in found} == {(job.key, job.uid)}
-    wanted: list[tuple[Role, names.Member, int, int]]
+    wanted: list[tuple[Role, names.MemberId, int, int]]
     match job:
         case DistributedJob():
             workers = job.spec.workers
@@ -188,7 +189,7 @@ def test_the_state_is_the_coordinators_alone() -> None:
             for p in pods
         ]
 
-    assert claims(make_job({"state": {"claim": "mine"}})) == [["mine"], []]
+    assert claims(make_job({"state": {"claimName": "mine"}})) == [["mine"], []]
     assert claims(make_job()) == [[], []]
 
 
@@ -197,7 +198,7 @@ def _is_claim(volume: dict[str, Any]) -> bool:
 
 
 def test_two_jobs_on_one_claim_keep_their_state_apart() -> None:
-    spec = {"state": {"claim": "shared"}}
+    spec = {"state": {"claimName": "shared"}}
     first, second = make_job(spec), make_job(spec, uid="a namesake, later")
     one, two = (
         {e["name"]: e.get("value") for e in _env(coordinator_pod(j, 1))} for j in (first, second)
@@ -208,7 +209,7 @@ def test_two_jobs_on_one_claim_keep_their_state_apart() -> None:
 def test_the_coordinator_is_told_the_whole_configuration() -> None:
     config = config_of(job_of("full"))
     assert JobConfig.decode(config.encode()) == config
-    assert config.target == Target(metric="eval/accuracy", goal=0.76)
+    assert config.target == Target(metric="eval/accuracy", value=0.76)
     assert (config.checkpoint_seconds, config.checkpoint_keep) == (5400.0, 5)
     assert (config.durable, config.min_workers, config.seed) == (True, 2, 42)
     assert config.init == "/models/resnet.safetensors"

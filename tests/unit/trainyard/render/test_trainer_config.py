@@ -8,12 +8,13 @@ import pytest
 
 from tests.support.federations import PARTIES, make_federation
 from tests.support.jobs import make_job
-from trainyard.lifecycle.desired import Phase, Verdict, Wish
+from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase
 from trainyard.render.trainer_config import config_of, numbered, plan_of
-from trainyard_trainer.contract import JobConfig, Plan
-from trainyard_trainer.contract.federated import FederatedConfig, FederatedPlan, Optimizer
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.federated import FederatedConfig, FederatedPlan, OptimizerConfig
+from trainyard_trainer.contract.plan import Plan
 
-RUNNING = Verdict(phase=Phase.RUNNING, wish=Wish(coordinator=True, parties=PARTIES))
+RUNNING = DesiredState(phase=Phase.RUNNING, pods=DesiredPods(coordinator=True, parties=PARTIES))
 
 
 def test_an_aggregator_reads_what_the_job_says() -> None:
@@ -29,10 +30,10 @@ def test_an_aggregator_reads_what_the_job_says() -> None:
             "batchSize": 8,
             "seed": 4,
             "optimizer": {"name": "SGD", "lr": 0.1, "args": {"momentum": 0.9}},
-            "target": {"metric": "eval/loss", "goal": 0.1, "mode": "Min"},
+            "target": {"metric": "eval/loss", "value": 0.1, "direction": "Min"},
         },
         "strategy": {"name": "FedProx", "args": {"mu": 0.1}},
-        "state": {"claim": "kept"},
+        "state": {"claimName": "kept"},
     }
     config = config_of(make_federation(spec))
     assert isinstance(config, FederatedConfig)
@@ -45,7 +46,7 @@ def test_an_aggregator_reads_what_the_job_says() -> None:
     assert (rounds.max, rounds.min_parties, rounds.fraction, rounds.patience) == (7, 1, 0.5, 2)
     assert rounds.deadline_seconds == 90
     assert (config.local_epochs, config.batch_size, config.seed, config.durable) == (3, 8, 4, True)
-    assert config.optimizer == Optimizer(name="SGD", lr=0.1, args={"momentum": 0.9})
+    assert config.optimizer == OptimizerConfig(name="SGD", lr=0.1, args={"momentum": 0.9})
     assert config.target is not None
     assert config.target.reached(0.05)
     assert (config.strategy.name, config.strategy.args) == ("FedProx", {"mu": 0.1})
@@ -82,16 +83,16 @@ def test_a_plan_is_news_when_its_content_changes(spec: dict[str, Any], is_news: 
 
 
 def test_the_senders_term_of_office_is_no_news() -> None:
-    sent = Plan(generation=4, workers=2, leadership=3)
-    wish = Verdict(phase=Phase.RUNNING, wish=Wish(coordinator=True, workers=2))
+    sent = Plan(generation=4, workers=2, fencing_token=3)
+    wish = DesiredState(phase=Phase.RUNNING, pods=DesiredPods(coordinator=True, workers=2))
     assert plan_of(make_job(), wish, sent) == sent
 
 
 def test_nothing_is_planned_for_a_coordinator_that_should_not_be() -> None:
-    assert plan_of(make_federation(), Verdict(phase=Phase.WAITING), None) is None
+    assert plan_of(make_federation(), DesiredState(phase=Phase.WAITING), None) is None
 
 
 def test_the_last_plan_stays_while_parties_end_by_themselves() -> None:
     sent = plan_of(make_federation(), RUNNING, None)
-    ending = Verdict(phase=Phase.RUNNING, wish=Wish(coordinator=True, keeps_live=True))
+    ending = DesiredState(phase=Phase.RUNNING, pods=DesiredPods(coordinator=True, keeps_live=True))
     assert plan_of(make_federation(), ending, sent) is sent

@@ -12,16 +12,16 @@ from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.admission import admit, queue_position
 from trainyard.scheduling.capacity import Ledger
-from trainyard.scheduling.request import Decision, Demand
+from trainyard.scheduling.request import Decision, JobRequest
 
 GPU = "nvidia.com/gpu"
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
 
-def job(name: str, *, age: int = 0, **fields: Any) -> Demand:
+def job(name: str, *, age: int = 0, **fields: Any) -> JobRequest:
     """A waiting job of 1 × 1 GPU, `age` minutes old."""
     key = Key("DistributedJob", "team", name)
-    return Demand(key=key, created_at=NOW - timedelta(minutes=age), **fields)
+    return JobRequest(key=key, created_at=NOW - timedelta(minutes=age), **fields)
 
 
 def cluster(*gpus: int, pods: tuple[GpuPod, ...] = (), **fields: Any) -> Cluster:
@@ -33,7 +33,7 @@ def stranger(node: str, gpus: int) -> GpuPod:
     return GpuPod(namespace="other", name="notebook", resource=GPU, gpus=gpus, node=node)
 
 
-def admit_all(where: Cluster, *jobs: Demand) -> dict[str, Decision]:
+def admit_all(where: Cluster, *jobs: JobRequest) -> dict[str, Decision]:
     ledger = Ledger(where)
     return {j.key.name: admit(j, ledger, NOW) for j in sorted(jobs, key=queue_position)}
 
@@ -159,6 +159,6 @@ def test_a_gang_that_did_not_start_in_time_stands_back(seconds: int, reason: Rea
     decisions = admit_all(cluster(1), job("late", age=9, refused_until=until), job("next"))
     assert decisions["late"].reason is reason
     if reason is Reason.START_TIMED_OUT:
-        assert decisions["late"].again_at == until
+        assert decisions["late"].requeue_at == until
         assert "12:00:30" in decisions["late"].message
         assert decisions["next"].reason is Reason.ADMITTED

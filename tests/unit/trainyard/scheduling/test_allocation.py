@@ -11,7 +11,7 @@ import pytest
 from tests.support.requests import GPU, NOW, cluster, decide, job, pods
 from trainyard.api.cluster import Cluster, Node
 from trainyard.api.reasons import Reason
-from trainyard.scheduling.allocation import Settings, allocate
+from trainyard.scheduling.allocation import SchedulerSettings, allocate
 
 # --- Workers in force ---
 
@@ -112,7 +112,7 @@ def test_workers_that_find_no_gpus_any_more_are_given_up(
     decision = decide(cluster(3, bound=pods("a", "n0", 2)), lost)["a"]
     assert (decision.workers, decision.reason) == (workers, reason)
     if reason is Reason.NO_FREE_GPUS:
-        assert decision.again_at == NOW + timedelta(seconds=1)
+        assert decision.requeue_at == NOW + timedelta(seconds=1)
 
 
 @pytest.mark.parametrize("is_ready", [True, False])
@@ -251,5 +251,5 @@ def test_the_settings_are_the_callers() -> None:
     where = cluster(4, bound=pods("a", "n0", 1))
     old = job("a", 1, speeds={1: 100}, measured_at=NOW - timedelta(seconds=30))
     assert allocate([old], where, NOW)[old.key].reason is Reason.METRICS_STALE
-    patient = Settings(stale_after=timedelta(minutes=1))
+    patient = SchedulerSettings(stale_after=timedelta(minutes=1))
     assert allocate([old], where, NOW, settings=patient)[old.key].workers == 2

@@ -17,8 +17,8 @@ from trainyard.api.cluster import Cluster, GpuPod, Node
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.allocation import allocate
-from trainyard.scheduling.capacity import Shape, matches
-from trainyard.scheduling.request import Demand, PastChange
+from trainyard.scheduling.capacity import PodShape, matches
+from trainyard.scheduling.request import JobRequest, PastChange
 
 _ZONES = st.sampled_from(["a", "b"])
 
@@ -39,7 +39,7 @@ _SPEEDS = st.one_of(
 
 
 @st.composite
-def _demands(draw: st.DrawFn, name: str) -> Demand:
+def _demands(draw: st.DrawFn, name: str) -> JobRequest:
     low = draw(st.integers(1, 3))
     high = low + draw(st.integers(0, 5))
     long_ago = NOW - timedelta(seconds=draw(st.integers(1, 4000)))
@@ -53,7 +53,7 @@ def _demands(draw: st.DrawFn, name: str) -> Demand:
             )
         )
     ]
-    return Demand(
+    return JobRequest(
         key=key(name),
         created_at=NOW - timedelta(minutes=draw(st.integers(0, 3))),
         priority=draw(st.integers(0, 1)),
@@ -77,7 +77,7 @@ def _demands(draw: st.DrawFn, name: str) -> Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    jobs: tuple[Demand, ...]
+    jobs: tuple[JobRequest, ...]
     cluster: Cluster
 
 
@@ -94,7 +94,7 @@ def scenes(draw: st.DrawFn) -> Scene:
         free[node.name] -= held
     for one in jobs:
         for n in range(draw(st.integers(0, one.admitted_workers)) if one.gpus_per_worker else 0):
-            homes = [x for x in nodes if matches(x, Shape.of(one))]
+            homes = [x for x in nodes if matches(x, PodShape.of(one))]
             home = next((x for x in homes if free[x.name] >= one.gpus_per_worker), None)
             if home is not None:
                 free[home.name] -= one.gpus_per_worker
@@ -105,7 +105,7 @@ def scenes(draw: st.DrawFn) -> Scene:
     return Scene(jobs=tuple(jobs), cluster=Cluster(nodes=nodes, pods=tuple(bound)))
 
 
-def is_placeable(jobs: Sequence[Demand], where: Cluster) -> bool:
+def is_placeable(jobs: Sequence[JobRequest], where: Cluster) -> bool:
     """Whether workers without a node can all be placed: every way is tried."""
     free = {node.name: node.gpus[GPU] for node in where.nodes if node.is_ready}
     held: dict[Key | None, int] = {}
@@ -116,7 +116,7 @@ def is_placeable(jobs: Sequence[Demand], where: Cluster) -> bool:
     names = sorted(free)
     wanted: list[tuple[int, tuple[int, ...]]] = []
     for one in jobs:
-        shape = Shape.of(one)
+        shape = PodShape.of(one)
         homes = tuple(
             names.index(n.name) for n in where.nodes if n.name in free and matches(n, shape)
         )
@@ -151,7 +151,7 @@ def test_every_job_gets_an_answer_within_its_bounds(scene: Scene) -> None:
         assert lowest <= decision.workers <= one.max_workers
         assert decision.message
         assert decision.workers == decision.recommended or one.mode == "Recommend"
-        assert decision.again_at is None or decision.again_at > NOW
+        assert decision.requeue_at is None or decision.requeue_at > NOW
 
 
 @many

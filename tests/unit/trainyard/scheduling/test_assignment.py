@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.jobs import NOW, admitted, at
+from tests.support.jobs import NOW, admitted
 from trainyard.api.reasons import Reason
-from trainyard.api.report import Report
+from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
 from trainyard.api.status import Change, Measurement, ScalingStatus
 from trainyard.scheduling.assignment import (
@@ -42,9 +42,9 @@ def test_a_changed_number_of_workers_enters_the_history_and_starts_the_cooldown(
     after = decided(admitted(2), decision(4, expected_speedup=1.8))
     assert (after.desired, after.recommended, after.reason) == (4, 4, "GrowPays")
     assert after.history == [
-        Change(from_=2, to=4, reason="GrowPays", decided_at=at(), expected_speedup=1.8)
+        Change(from_=2, to=4, reason="GrowPays", decided_at=NOW, expected_speedup=1.8)
     ]
-    assert (after.decided_at, after.cooldown_until) == (at(), at(NOW + timedelta(seconds=90)))
+    assert (after.decided_at, after.cooldown_until) == (NOW, NOW + timedelta(seconds=90))
     assert (after.expected_speedup, after.measured_speedup) == (1.8, None)
 
 
@@ -73,8 +73,8 @@ def test_standing_back_is_told_until_when_and_the_same_every_time() -> None:
     until = NOW + timedelta(minutes=2)
     refused = refuse_start(admitted(3), timedelta(minutes=2), "not running in time", NOW)
     assert (refused.desired, refused.reason) == (0, "StartTimedOut")
-    assert refused.cooldown_until == at(until)
-    again = decided(refused, decision(0, Reason.START_TIMED_OUT, again_at=until))
+    assert refused.cooldown_until == until
+    again = decided(refused, decision(0, Reason.START_TIMED_OUT, requeue_at=until))
     assert again.cooldown_until == refused.cooldown_until
     assert again.history == refused.history
 
@@ -136,8 +136,10 @@ def test_the_speedup_of_two_to_four_workers(
     assert measured_speedup(profile, 2, 4) == expected
 
 
-def report(*profile: Measurement) -> Report:
-    return Report(at=NOW, term=1, members={"active": 2}, profile=profile, stall_seconds=0.123456)
+def report(*profile: Measurement) -> CoordinatorReport:
+    return CoordinatorReport(
+        at=NOW, term=1, members={"active": 2}, profile=profile, stall_seconds=0.123456
+    )
 
 
 def test_the_last_rescales_cost_is_told_in_round_figures() -> None:

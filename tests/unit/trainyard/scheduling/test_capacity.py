@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from trainyard.api.cluster import Cluster, GpuPod, Node, Taint, Toleration
-from trainyard.scheduling.capacity import Ledger, Shape, matches
+from trainyard.scheduling.capacity import Ledger, PodShape, matches
 
 GPU = "nvidia.com/gpu"
 
 
-def shape(gpus: int = 1, **selector: str) -> Shape:
-    return Shape(resource=GPU, gpus=gpus, selector=tuple(sorted(selector.items())))
+def shape(gpus: int = 1, **selector: str) -> PodShape:
+    return PodShape(resource=GPU, gpus=gpus, selector=tuple(sorted(selector.items())))
 
 
 def nodes(*gpus: int) -> tuple[Node, ...]:
@@ -61,7 +61,7 @@ def test_a_shape_matches_a_node_as_kube_scheduler_would(
     expected: bool,
 ) -> None:
     node = Node(name="n", gpus={GPU: 8}, labels=labels, taints=taints)
-    wanted = Shape(resource=GPU, gpus=gpus, selector=(("zone", "a"),), tolerations=tolerations)
+    wanted = PodShape(resource=GPU, gpus=gpus, selector=(("zone", "a"),), tolerations=tolerations)
     assert matches(node, wanted) is expected
 
 
@@ -93,7 +93,7 @@ def test_a_node_that_is_not_ready_counts_only_for_what_could_ever_be() -> None:
 
 def test_an_unknown_resource_has_no_room() -> None:
     ledger = Ledger(Cluster(nodes=nodes(4)))
-    other = Shape(resource="amd.com/gpu", gpus=1)
+    other = PodShape(resource="amd.com/gpu", gpus=1)
     assert (ledger.slots(other), ledger.take(other, 1), ledger.free(other)) == (0, 0, (0, 0))
 
 

@@ -11,7 +11,6 @@ from tests.support.jobs import (
     KEY,
     NOW,
     admitted,
-    at,
     condition,
     coordinator,
     has_run,
@@ -19,10 +18,10 @@ from tests.support.jobs import (
     workers,
 )
 from trainyard.api.cluster import Toleration
-from trainyard.api.report import Report
+from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import Change, Measurement, ScalingStatus
-from trainyard.scheduling.assignment import initial_holding
-from trainyard.scheduling.conversion import demand_of, tolerations_of, wants_gpus
+from trainyard.scheduling.assignment import initial_assignment
+from trainyard.scheduling.conversion import request_of, tolerations_of, wants_gpus
 from trainyard.scheduling.request import PastChange, Throughput
 
 
@@ -32,7 +31,7 @@ from trainyard.scheduling.request import PastChange, Throughput
         pytest.param({}, {}, {}, True, id="a new job"),
         pytest.param({"managedBy": "trainyard.dev/operator"}, {}, {}, True, id="ours by name"),
         pytest.param({"managedBy": "kueue.x-k8s.io/multikueue"}, {}, {}, False, id="another's"),
-        pytest.param({}, {}, {"deletionTimestamp": at()}, False, id="being deleted"),
+        pytest.param({}, {}, {"deletionTimestamp": NOW}, False, id="being deleted"),
         pytest.param({"suspend": True}, {}, {}, False, id="suspended"),
         pytest.param({}, {"conditions": [condition("Complete")]}, {}, False, id="complete"),
         pytest.param({}, {"conditions": [condition("Failed")]}, {}, False, id="failed"),
@@ -59,7 +58,7 @@ def test_a_demand_says_what_the_spec_says() -> None:
         "scaling": {"policy": "Manual", "mode": "Recommend", "cooldown": "2m", "minGain": 1.2},
         "priorityClassName": "urgent",
     }
-    demand = demand_of(make_job(spec), ScalingStatus(), None, {"urgent": 9})
+    demand = request_of(make_job(spec), ScalingStatus(), None, {"urgent": 9})
     assert (demand.key, demand.priority, demand.resource) == (KEY, 9, "amd.com/gpu")
     assert (demand.min_workers, demand.max_workers, demand.start_workers) == (2, 6, 3)
     assert (demand.gpus_per_worker, demand.node_selector) == (4, {"zone": "a"})
@@ -71,14 +70,14 @@ def test_a_demand_says_what_the_spec_says() -> None:
 
 def test_an_unknown_priority_class_is_none() -> None:
     job = make_job({"priorityClassName": "deleted since"})
-    assert demand_of(job, ScalingStatus(), None, {}).priority == 0
+    assert request_of(job, ScalingStatus(), None, {}).priority == 0
 
 
 def test_a_demand_carries_what_was_decided_and_measured() -> None:
-    change = Change(from_=1, to=2, reason="GrowPays", decided_at=at(), expected_speedup=1.9)
+    change = Change(from_=1, to=2, reason="GrowPays", decided_at=NOW, expected_speedup=1.9)
     row = Measurement(nodes=1, workers=2, local_batch=32, samples_per_second=99.0, steps=40)
     scaling = admitted(2, history=[change], profile=[row])
-    demand = demand_of(make_job(), scaling, Report(at=NOW), {})
+    demand = request_of(make_job(), scaling, CoordinatorReport(at=NOW), {})
     assert demand.decided_at == demand.admitted_at == demand.measured_at == NOW
     assert demand.history == (
         PastChange(from_workers=1, to_workers=2, decided_at=NOW, expected_speedup=1.9),
@@ -92,8 +91,8 @@ def test_a_demand_carries_what_was_decided_and_measured() -> None:
     ("reason", "expected"), [("StartTimedOut", NOW), ("WaitingForGPUs", None), ("", None)]
 )
 def test_only_a_start_that_timed_out_keeps_a_job_back(reason: str, expected: object) -> None:
-    scaling = ScalingStatus(reason=reason, cooldown_until=at())
-    assert demand_of(make_job(), scaling, None, {}).refused_until == expected
+    scaling = ScalingStatus(reason=reason, cooldown_until=NOW)
+    assert request_of(make_job(), scaling, None, {}).refused_until == expected
 
 
 @pytest.mark.parametrize(
@@ -105,12 +104,12 @@ def test_only_a_start_that_timed_out_keeps_a_job_back(reason: str, expected: obj
     ],
 )
 def test_a_job_is_steady_when(status: dict[str, Any], active: int, steady: bool) -> None:
-    report = Report(at=NOW, members={"active": active})
-    assert demand_of(make_job(status=status), admitted(2), report, {}).is_running is steady
+    report = CoordinatorReport(at=NOW, members={"active": active})
+    assert request_of(make_job(status=status), admitted(2), report, {}).is_running is steady
 
 
 def test_a_job_without_a_report_is_not_steady() -> None:
-    assert not demand_of(make_job(status=has_run()), admitted(2), None, {}).is_running
+    assert not request_of(make_job(status=has_run()), admitted(2), None, {}).is_running
 
 
 def test_workers_tolerate_the_accelerators_own_taint_and_what_the_template_adds() -> None:
@@ -123,11 +122,11 @@ def test_workers_tolerate_the_accelerators_own_taint_and_what_the_template_adds(
 
 def test_a_restarted_operator_takes_the_status_as_decided() -> None:
     job = make_job(status={"scaling": {"desired": 3, "reason": "GrowPays"}})
-    assert initial_holding(job, workers(1)).desired == 3
+    assert initial_assignment(job, workers(1)).desired == 3
 
 
 def test_a_restarted_operator_takes_what_runs_as_decided_when_the_status_was_lost() -> None:
-    found = initial_holding(make_job(), (coordinator(), *workers(2)))
+    found = initial_assignment(make_job(), (coordinator(), *workers(2)))
     assert (found.desired, found.message) == (2, "Found running.")
 
 
@@ -135,10 +134,10 @@ def test_what_runs_of_a_gang_tells_how_large_it_was_meant_to_be() -> None:
     """A crash between two creations may leave any of its pods, the first not among them."""
     job = make_job({"workers": {"min": 3, "max": 8, "replicas": 5}})
     (*_, fourth), (second, *_) = workers(4), workers(4)[1:]
-    assert initial_holding(job, (fourth,)).desired == 4
-    assert initial_holding(job, (second,)).desired == 3
-    assert initial_holding(job, (second,)).decided_at
+    assert initial_assignment(job, (fourth,)).desired == 4
+    assert initial_assignment(job, (second,)).desired == 3
+    assert initial_assignment(job, (second,)).decided_at
 
 
 def test_a_suspended_jobs_leaving_pods_are_no_decision() -> None:
-    assert initial_holding(make_job({"suspend": True}), workers(2)).desired == 0
+    assert initial_assignment(make_job({"suspend": True}), workers(2)).desired == 0

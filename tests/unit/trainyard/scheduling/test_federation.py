@@ -32,14 +32,15 @@ from tests.support.jobs import (
 )
 from trainyard.api.federation import AdmissionStatus
 from trainyard.api.pods import Pod
-from trainyard.api.podset import sort_pods
-from trainyard.lifecycle.desired import Phase, Verdict, Wish
-from trainyard.lifecycle.diff import plan
-from trainyard.lifecycle.observation import Look
-from trainyard.lifecycle.stages import judge
-from trainyard_trainer.contract import Result, Role
+from trainyard.api.podset import group_pods
+from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase
+from trainyard.lifecycle.diff import pod_actions
+from trainyard.lifecycle.observation import Observation
+from trainyard.lifecycle.stages import evaluate
+from trainyard_trainer.contract.env import Role
+from trainyard_trainer.contract.exits import Result
 
-CLAIM = {"state": {"claim": "heart-state"}}
+CLAIM = {"state": {"claimName": "heart-state"}}
 
 
 def look(
@@ -48,31 +49,31 @@ def look(
     status: dict[str, Any] | None = None,
     held: AdmissionStatus | None = None,
     **fields: Any,
-) -> Look:
+) -> Observation:
     return look_at(make_federation(spec, status), *pods, scaling=held or room(), **fields)
 
 
-def verdict(*pods: Pod, **fields: Any) -> Verdict:
-    return judge(look(*pods, **fields))
+def verdict(*pods: Pod, **fields: Any) -> DesiredState:
+    return evaluate(look(*pods, **fields))
 
 
 def test_a_federation_without_room_waits() -> None:
     waiting = AdmissionStatus(reason="WaitingForGPUs", message="party ann waits for 1 GPU")
     found = verdict(held=waiting)
-    assert (found.phase, found.wish) == (Phase.WAITING, Wish())
+    assert (found.phase, found.pods) == (Phase.WAITING, DesiredPods())
     assert claim(found, "Admitted").message == "party ann waits for 1 GPU"
 
 
 def test_an_admitted_federation_gets_all_its_pods() -> None:
     found = verdict()
     assert found.phase is Phase.STARTING
-    assert found.wish == Wish(coordinator=True, parties=PARTIES)
+    assert found.pods == DesiredPods(coordinator=True, parties=PARTIES)
     assert claim(found, "Running").message == "0 of 3 parties run, 2 are needed."
 
 
 def test_a_quorum_makes_it_run_and_the_missing_are_named() -> None:
     found = verdict(aggregator(), *parties("ann", "cid"))
-    assert (found.phase, found.wish.parties) == (Phase.RUNNING, PARTIES)
+    assert (found.phase, found.pods.parties) == (Phase.RUNNING, PARTIES)
     assert claimed(found)["Running"] == ("True", "PartiesRunning")
     assert claimed(found)["Degraded"] == ("True", "PartiesMissing")
     assert claim(found, "Degraded").message == (
@@ -101,13 +102,13 @@ def test_it_does_not_run_without_quorum_and_aggregator(pods: tuple[Pod, ...]) ->
 
 def test_a_failed_party_is_replaced_after_a_pause_under_a_new_name() -> None:
     seen = look(aggregator(), *parties("ann", "cid"), party("bob", **failing()))
-    found = judge(seen)
+    found = evaluate(seen)
     assert found.phase is Phase.RUNNING
     assert found.restarts == 1
-    assert found.wish.replace_at == NOW + timedelta(seconds=1)
+    assert found.pods.replace_at == NOW + timedelta(seconds=1)
     recorded = frozenset(failure.uid for failure in found.failures)
-    assert not plan(found.wish, seen.roster, recorded, 1, NOW).create
-    [slot] = plan(found.wish, seen.roster, recorded, 1, NOW + timedelta(seconds=1)).create
+    assert not pod_actions(found.pods, seen.pods, recorded, 1, NOW).create
+    [slot] = pod_actions(found.pods, seen.pods, recorded, 1, NOW + timedelta(seconds=1)).create
     assert (slot.role, slot.member, slot.attempt) == (Role.PARTY, "bob", 2)
 
 
@@ -131,7 +132,7 @@ def test_the_aggregator_completes_it() -> None:
 def test_parties_that_are_done_wait_for_the_aggregator_to_store_the_model() -> None:
     done = party("ann", **ending(Result.COMPLETE))
     found = verdict(aggregator(), done, *parties("bob"), spec=CLAIM, status=has_run())
-    assert found.wish == Wish(coordinator=True, keeps_live=True, keeps_finished=True)
+    assert found.pods == DesiredPods(coordinator=True, keeps_live=True, keeps_finished=True)
 
 
 def test_without_a_claim_the_aggregators_metrics_complete_it_not_a_partys_words() -> None:
@@ -140,9 +141,12 @@ def test_without_a_claim_the_aggregators_metrics_complete_it_not_a_partys_words(
     assert verdict(*pods, status=has_run()).phase is Phase.RUNNING
     said = told(9, outcome="Complete", samples=100, evaluation={"eval/accuracy": 0.9})
     found = verdict(*pods, status=has_run(), report=said)
-    assert (found.phase, found.wish.coordinator) == (Phase.COMPLETE, True)
-    assert found.final is not None
-    assert (found.final.step, found.final.metrics) == (9, {"eval/accuracy": 0.9})
+    assert (found.phase, found.pods.coordinator) == (Phase.COMPLETE, True)
+    assert found.termination_message is not None
+    assert (found.termination_message.step, found.termination_message.metrics) == (
+        9,
+        {"eval/accuracy": 0.9},
+    )
 
 
 def test_a_federation_whose_aggregator_is_lost_after_the_end_is_over_all_the_same() -> None:
@@ -154,7 +158,7 @@ def test_suspending_waits_as_long_as_a_round_may_take() -> None:
     spec = {"suspend": True, "rounds": {"deadline": "7m"}}
     found = verdict(aggregator(), *parties(), spec=spec, status=has_run())
     assert (found.phase, found.suspend) == (Phase.SUSPENDING, True)
-    assert found.again_at == NOW + timedelta(minutes=7) + LIMITS.suspend_timeout
+    assert found.requeue_at == NOW + timedelta(minutes=7) + LIMITS.suspend_timeout
 
 
 @pytest.mark.parametrize(
@@ -168,7 +172,7 @@ def test_it_is_suspended_once_the_aggregator_keeps_its_state(
     pods: tuple[Pod, ...], report: Any
 ) -> None:
     found = verdict(*pods, spec={"suspend": True, **CLAIM}, status=has_run(), report=report)
-    assert (found.phase, found.wish) == (Phase.SUSPENDED, Wish())
+    assert (found.phase, found.pods) == (Phase.SUSPENDED, DesiredPods())
 
 
 def test_what_an_earlier_aggregator_said_does_not_suspend() -> None:
@@ -188,7 +192,7 @@ def test_an_aggregator_of_another_release_trains_on_and_says_so() -> None:
 
 def test_labels_that_mix_the_kinds_break_nothing() -> None:
     stray = replace(party("x"), role="worker", party="", index=3)
-    roster = sort_pods([*parties(), stray], UID)
+    roster = group_pods([*parties(), stray], UID)
     assert list(roster.members) == [3, *PARTIES]
-    steps = plan(Wish(coordinator=True, parties=PARTIES), roster, frozenset(), 0, NOW)
+    steps = pod_actions(DesiredPods(coordinator=True, parties=PARTIES), roster, frozenset(), 0, NOW)
     assert stray in steps.delete

@@ -13,7 +13,7 @@ from tests.support.requests import GPU, NOW, cluster, decide, job, pods
 from trainyard.api.cluster import Cluster, GpuPod, Node
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.allocation import allocate
-from trainyard.scheduling.request import Demand, Place
+from trainyard.scheduling.request import JobRequest, PodRequest
 
 SITES = Cluster(
     nodes=(
@@ -23,11 +23,13 @@ SITES = Cluster(
 )
 
 
-def place(party: str, gpus: int = 1, **selector: str) -> Place:
-    return Place(party=party, gpus=gpus, node_selector=selector)
+def place(party: str, gpus: int = 1, **selector: str) -> PodRequest:
+    return PodRequest(party=party, gpus=gpus, node_selector=selector)
 
 
-def gang(name: str, *places: Place, admitted: tuple[str, ...] = (), **fields: object) -> Demand:
+def gang(
+    name: str, *places: PodRequest, admitted: tuple[str, ...] = (), **fields: object
+) -> JobRequest:
     values: dict[str, object] = {
         "gang": places,
         "gpus_per_worker": 0,
@@ -39,7 +41,7 @@ def gang(name: str, *places: Place, admitted: tuple[str, ...] = (), **fields: ob
     return replace(job(name, len(admitted)), **values)  # type: ignore[arg-type]
 
 
-def at_sites(*names: str) -> tuple[Place, ...]:
+def at_sites(*names: str) -> tuple[PodRequest, ...]:
     return tuple(place(name, site=name) for name in names)
 
 
@@ -76,7 +78,7 @@ def test_one_party_without_room_keeps_all_waiting_and_is_named() -> None:
         pytest.param((place("x", 2), place("y", 2)), id="not all at once"),
     ],
 )
-def test_what_could_never_fit_says_so_and_holds_up_nobody(places: tuple[Place, ...]) -> None:
+def test_what_could_never_fit_says_so_and_holds_up_nobody(places: tuple[PodRequest, ...]) -> None:
     decisions = decide(SITES, gang("heart", *places), job("later"))
     assert decisions["heart"].reason is Reason.NO_SUCH_NODES
     assert decisions["later"].workers == 1
@@ -147,12 +149,12 @@ def test_a_site_that_is_down_holds_up_nobody_elsewhere() -> None:
 def test_a_gang_that_did_not_start_stands_back() -> None:
     until = NOW + timedelta(minutes=1)
     decision = decide(SITES, gang("heart", *at_sites("ann"), refused_until=until))["heart"]
-    assert (decision.reason, decision.again_at) == (Reason.START_TIMED_OUT, until)
+    assert (decision.reason, decision.requeue_at) == (Reason.START_TIMED_OUT, until)
 
 
 places_of_gangs = st.lists(
     st.builds(
-        Place,
+        PodRequest,
         party=st.sampled_from("abcdefgh"),
         gpus=st.integers(0, 3),
         node_selector=st.sampled_from([{}, {"site": "ann"}, {"site": "bob"}]),
@@ -168,7 +170,7 @@ places_of_gangs = st.lists(
     sizes=st.lists(st.integers(0, 4), max_size=4),
 )
 def test_gpus_are_given_once_and_deciding_again_changes_nothing(
-    gangs: list[list[Place]], sizes: list[int]
+    gangs: list[list[PodRequest]], sizes: list[int]
 ) -> None:
     nodes = tuple(
         Node(name=f"n{n}", gpus={GPU: size}, labels={"site": ("ann", "bob")[n % 2]})

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainyard.scheduling.packing import Rooms
+from trainyard.scheduling.packing import NodeCapacityIndex
 
 NAMES = [f"n{index}" for index in range(6)]
 
@@ -41,7 +41,7 @@ def test_after_any_changes_it_packs_as_if_it_looked_at_every_node(
     changes: list[tuple[str, int]],
     workers: list[int],
 ) -> None:
-    rooms = Rooms(free, nodes, gpus)
+    rooms = NodeCapacityIndex(free, nodes, gpus)
     for name, now in [*changes, (NAMES[0], free[NAMES[0]])]:
         for wanted in workers:
             expected = {n: free[n] // gpus for n in nodes if free[n] >= gpus}
@@ -52,10 +52,10 @@ def test_after_any_changes_it_packs_as_if_it_looked_at_every_node(
 
 
 def test_of_equal_nodes_the_first_by_name() -> None:
-    assert Rooms({"b": 4, "a": 4, "c": 2}, frozenset("abc"), 2).pack(2) == [("a", 2)]
-    assert Rooms({"b": 4, "a": 4, "c": 2}, frozenset("abc"), 2).pack(1) == [("c", 1)]
+    assert NodeCapacityIndex({"b": 4, "a": 4, "c": 2}, frozenset("abc"), 2).pack(2) == [("a", 2)]
+    assert NodeCapacityIndex({"b": 4, "a": 4, "c": 2}, frozenset("abc"), 2).pack(1) == [("c", 1)]
 
 
 def test_a_node_that_others_hold_beyond_its_capacity_has_no_room() -> None:
-    rooms = Rooms({"a": -3}, frozenset("a"), 2)
+    rooms = NodeCapacityIndex({"a": -3}, frozenset("a"), 2)
     assert (rooms.total, rooms.pack(1)) == (0, [])

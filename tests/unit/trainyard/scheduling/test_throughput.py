@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
-from trainyard.scheduling.request import Demand, PastChange, Throughput
-from trainyard.scheduling.throughput import Curve, Proposal, Settings, measured, propose
+from trainyard.scheduling.request import JobRequest, PastChange, Throughput
+from trainyard.scheduling.throughput import Curve, Proposal, SchedulerSettings, measured, propose
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
-SETTINGS = Settings()
+SETTINGS = SchedulerSettings()
 
 
 def figure(workers: int, speed: float, steps: int = 100, local_batch: int = 64) -> Throughput:
@@ -29,7 +29,7 @@ def minutes_ago(minutes: float) -> datetime:
     return NOW - timedelta(minutes=minutes)
 
 
-def job(here: int, speeds: dict[int, float], **fields: Any) -> Demand:
+def job(here: int, speeds: dict[int, float], **fields: Any) -> JobRequest:
     """A steady job with `here` workers, measured at the sizes in `speeds`, long left alone."""
     defaults: dict[str, Any] = {
         "max_workers": 8,
@@ -40,14 +40,14 @@ def job(here: int, speeds: dict[int, float], **fields: Any) -> Demand:
         "profile": tuple(figure(workers, speed) for workers, speed in speeds.items()),
     }
     key = Key("DistributedJob", "team", "a")
-    return Demand(key=key, created_at=NOW, admitted_workers=here, **{**defaults, **fields})
+    return JobRequest(key=key, created_at=NOW, admitted_workers=here, **{**defaults, **fields})
 
 
 def change(before: int, after: int, minutes: float) -> PastChange:
     return PastChange(from_workers=before, to_workers=after, decided_at=minutes_ago(minutes))
 
 
-def decide(demand: Demand) -> Proposal:
+def decide(demand: JobRequest) -> Proposal:
     return propose(demand, NOW, SETTINGS)
 
 
@@ -202,8 +202,8 @@ def test_a_wish_to_grow_is_held_back(
 ) -> None:
     proposal = decide(job(2, {1: 100, 2: 190}, **fields))
     assert (proposal.workers, proposal.reason) == (2, reason)
-    again_at = None if again_in is None else NOW + timedelta(seconds=again_in)
-    assert proposal.again_at == again_at
+    requeue_at = None if again_in is None else NOW + timedelta(seconds=again_in)
+    assert proposal.requeue_at == requeue_at
 
 
 def test_changes_older_than_an_hour_and_admissions_do_not_count() -> None:
@@ -219,12 +219,12 @@ def test_the_smallest_growth_worth_while_can_pay_even_if_linear() -> None:
 def test_a_growth_that_cannot_pay_is_not_tried() -> None:
     proposal = decide(job(32, {16: 1600, 32: 3200}, max_workers=33))
     assert (proposal.workers, proposal.reason) == (32, Reason.STEADY)
-    assert "expected to bring 1.03×" in proposal.because
+    assert "expected to bring 1.03×" in proposal.explanation
 
 
 def test_the_reason_holds_the_figures() -> None:
     proposal = decide(job(2, {1: 410, 2: 750}))
-    assert proposal.because == "1→2 paid 1.83× (410→750 samples/s, minGain 1.05)"
+    assert proposal.explanation == "1→2 paid 1.83× (410→750 samples/s, minGain 1.05)"
     assert proposal.curve is not None
     assert proposal.curve.speedup(2, 4) == pytest.approx(1.708, abs=0.001)
 
@@ -232,7 +232,7 @@ def test_the_reason_holds_the_figures() -> None:
 def test_a_steady_job_says_when_it_tries_again() -> None:
     history = (change(2, 1, 29.9),)
     proposal = decide(job(1, {1: 100, 2: 101}, history=history))
-    assert proposal.because == (
+    assert proposal.explanation == (
         "1→2 brought 1.01× (100→101 samples/s, minGain 1.05); not again before 12:00:06"
     )
-    assert proposal.again_at == NOW + timedelta(seconds=6)
+    assert proposal.requeue_at == NOW + timedelta(seconds=6)

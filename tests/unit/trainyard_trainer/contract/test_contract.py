@@ -6,25 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainyard_trainer.contract import (
-    TERMINATION_BYTES,
-    Goal,
-    JobConfig,
-    LastWords,
-    Plan,
-    Result,
-    Target,
-)
+from trainyard_trainer.contract.config import Direction, JobConfig, Target
+from trainyard_trainer.contract.env import TERMINATION_BYTES
+from trainyard_trainer.contract.exits import Result, TerminationMessage
+from trainyard_trainer.contract.plan import Plan
 
 text = st.text(max_size=6000)
 
 
 @given(error=text, traceback=text, step=st.none() | st.integers(0, 10**12))
 def test_last_words_fit_and_come_back(error: str, traceback: str, step: int | None) -> None:
-    words = LastWords(result=Result.FAILED, error=error, traceback=traceback, step=step)
+    words = TerminationMessage(result=Result.FAILED, error=error, traceback=traceback, step=step)
     message = words.encode()
     assert len(message.encode()) <= TERMINATION_BYTES
-    again = LastWords.decode(message)
+    again = TerminationMessage.decode(message)
     assert again is not None
     assert again.step == step
     assert traceback.endswith(again.traceback)
@@ -33,7 +28,7 @@ def test_last_words_fit_and_come_back(error: str, traceback: str, step: int | No
 
 @pytest.mark.parametrize("message", ["", "Killed", "[]", "{}", '{"result": "Odd"}', "null", "3"])
 def test_other_last_words_are_not_taken_for_ours(message: str) -> None:
-    assert LastWords.decode(message) is None
+    assert TerminationMessage.decode(message) is None
 
 
 @given(
@@ -69,7 +64,7 @@ def test_a_configuration_comes_back_as_it_was() -> None:
     config = JobConfig(
         task="m:C",
         args={"hidden": 3, "name": "ö"},
-        target=Target(metric="eval/loss", goal=0.5, mode=Goal.MIN),
+        target=Target(metric="eval/loss", value=0.5, direction=Direction.MIN),
         durable=True,
     )
     assert JobConfig.decode(config.encode()) == config
@@ -83,11 +78,16 @@ def test_a_wrong_configuration_is_refused(body: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "value", "reached"),
-    [(Goal.MAX, 0.9, True), (Goal.MAX, 0.8, False), (Goal.MIN, 0.9, True), (Goal.MIN, 1.0, False)],
+    [
+        (Direction.MAX, 0.9, True),
+        (Direction.MAX, 0.8, False),
+        (Direction.MIN, 0.9, True),
+        (Direction.MIN, 1.0, False),
+    ],
 )
-def test_a_target_is_reached_from_its_side(mode: Goal, value: float, reached: bool) -> None:
-    assert Target(metric="m", goal=0.9, mode=mode).reached(value) is reached
+def test_a_target_is_reached_from_its_side(mode: Direction, value: float, reached: bool) -> None:
+    assert Target(metric="m", value=0.9, direction=mode).reached(value) is reached
 
 
 def test_nan_reaches_no_target() -> None:
-    assert not Target(metric="m", goal=0.0).reached(float("nan"))
+    assert not Target(metric="m", value=0.0).reached(float("nan"))

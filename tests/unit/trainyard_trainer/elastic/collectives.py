@@ -13,7 +13,7 @@ from tests.unit.trainyard_trainer.membership.world import (
     react,
     tell,
 )
-from trainyard_trainer.contract import Result
+from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership import events as nouns
 from trainyard_trainer.membership import participant
 from trainyard_trainer.membership.participant import Votes
@@ -27,14 +27,14 @@ def turn_entered(world: World, index: int) -> World:
     me = worker.me
     assert me.view is not None
     is_prepared = me.pending is not None and (
-        me.ident not in me.pending.idents or is_built(world, me.pending)
+        me.member_id not in me.pending.member_ids or is_built(world, me.pending)
     )
     me = participant.vote(me, is_prepared=is_prepared)
     worker = replace(worker, me=me)
     vote = me.ballot.id if me.ballot is not None else None
     assert me.view is not None
     collective = ("turn", me.view.id, me.progress)
-    entered = world.entered | {(collective, me.ident, vote)}
+    entered = world.entered | {(collective, me.member_id, vote)}
     return put(replace(world, entered=entered), index, replace(worker, waiting=collective))
 
 
@@ -43,10 +43,10 @@ def transfer_entered(world: World, index: int) -> World:
     view = worker.me.view
     assert view is not None
     collective = ("transfer", view.id)
-    world = replace(world, entered=world.entered | {(collective, worker.me.ident, None)})
-    if view.source == worker.me.ident:
+    world = replace(world, entered=world.entered | {(collective, worker.me.member_id, None)})
+    if view.source == worker.me.member_id:
         progress, lineage = worker.me.progress, worker.lineage
-        if view.birth:
+        if view.initial:
             progress, lineage = world.stored or (0, (("birth", view.id),))
             worker = replace(worker, lineage=lineage)
         world = replace(world, sources=world.sources | {(view.id, progress, lineage)})
@@ -56,7 +56,7 @@ def transfer_entered(world: World, index: int) -> World:
 def has_all(world: World, collective: tuple[Any, ...]) -> bool:
     view = next(v for v in world.views if v.id == collective[1])
     inside = {ident for c, ident, _ in world.entered if c == collective}
-    return inside >= set(view.idents)
+    return inside >= set(view.member_ids)
 
 
 def completed(world: World, index: int) -> World:
@@ -74,7 +74,7 @@ def completed(world: World, index: int) -> World:
         return put(world, index, _halted(worker))
     cast = [Votes.of(vote, 0) for c, _, vote in world.entered if c == collective]
     summed = Votes(**{n: sum(getattr(v, n) for v in cast) for n in Votes.__dataclass_fields__})
-    step = participant.switch(me, summed.agreed_view(len(view.seats)))
+    step = participant.switch(me, summed.agreed_view(len(view.members)))
     return react(put(world, index, worker), index, step)
 
 
@@ -84,11 +84,11 @@ def _adopt(world: World, worker: Worker) -> Worker:
     (progress, lineage), *others = [(p, n) for v, p, n in world.sources if v == view.id]
     if others:
         raise Violation(f"{view} has had two different sources")
-    is_source = view.source == worker.me.ident
+    is_source = view.source == worker.me.member_id
     if is_source or worker.me.progress < 0 or view.after is None:
         if worker.me.progress > progress:
             raise Violation(
-                f"{worker.me.ident} was at {worker.me.progress}, set back to {progress}"
+                f"{worker.me.member_id} was at {worker.me.progress}, set back to {progress}"
             )
         return replace(worker, lineage=lineage, me=replace(worker.me, progress=progress))
     return worker
@@ -98,7 +98,7 @@ def begun(world: World, index: int, worker: Worker) -> World:
     me = participant.begin(worker.me, worker.me.progress)
     assert me.view is not None
     worker = replace(worker, me=me, building=None)
-    began = nouns.Began(ident=me.ident, view=me.view, progress=me.progress)
+    began = nouns.Began(ident=me.member_id, view=me.view, progress=me.progress)
     worker = tell(worker, began)
     return put(world, index, _halted(worker) if me.progress == LAST_TURN else worker)
 
@@ -107,7 +107,7 @@ def _halted(worker: Worker) -> Worker:
     me = participant.halt(worker.me)
     worker = replace(worker, me=me, building=None)
     finished = nouns.Halted(
-        ident=me.ident, result=Result.COMPLETE, progress=me.progress, digest=digest(worker)
+        ident=me.member_id, result=Result.COMPLETE, progress=me.progress, digest=digest(worker)
     )
     return tell(worker, finished)
 
@@ -116,5 +116,5 @@ def can_fail(world: World, worker: Worker) -> bool:
     """Whether a wait may raise: a member's process is gone, so its connections are closed."""
     view = worker.me.view
     assert view is not None
-    alive = {w.me.ident for w in world.workers if w.alive}
-    return not alive >= set(view.idents)
+    alive = {w.me.member_id for w in world.workers if w.alive}
+    return not alive >= set(view.member_ids)

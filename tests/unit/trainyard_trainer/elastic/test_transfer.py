@@ -6,11 +6,12 @@ from typing import Any, cast
 
 import torch
 
-from trainyard_trainer.contract import JobConfig, Plan
-from trainyard_trainer.elastic.transfer import make_state
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.plan import Plan
+from trainyard_trainer.elastic.transfer import initialize_state
 from trainyard_trainer.tasks.digits import Digits
 from trainyard_trainer.training.replica import Replica
-from trainyard_trainer.transport.link import Link
+from trainyard_trainer.transport.link import CoordinatorConnection
 
 CONFIG = JobConfig(task="trainyard_trainer.tasks.digits:Digits")
 
@@ -34,7 +35,7 @@ def replica(plan: Plan | None = None) -> Replica:
 def resumed(stored: Plan, offered: Plan | None) -> Plan | None:
     fresh = replica()
     link: Any = Keeping(replica(stored).encode())
-    make_state(fresh, cast(Link, link), offered)
+    initialize_state(fresh, cast(CoordinatorConnection, link), offered)
     return fresh.plan
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainyard_trainer.contract.federated import FederatedMetric, PartyState, Refusal
+from trainyard_trainer.contract.federated import FederatedMetric, PartyState, RefusalReason
 from trainyard_trainer.federated.aggregation.strategies import STRATEGIES
 
 DOCS = Path(__file__).parents[4] / "docs"
@@ -24,7 +24,7 @@ def test_the_documented_metrics_of_federations_exist() -> None:
     assert sorted(told) == sorted(METRICS)
 
 
-@pytest.mark.parametrize("word", [*Refusal, *STRATEGIES])
+@pytest.mark.parametrize("word", [*RefusalReason, *STRATEGIES])
 def test_every_refusal_and_strategy_is_documented(word: str) -> None:
     assert re.search(rf"^\|[^|]*`{word}`[^|]*\|", (DOCS / "federation.md").read_text(), re.M)
 

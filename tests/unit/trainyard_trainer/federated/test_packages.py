@@ -11,10 +11,10 @@ import typer
 from trainyard_trainer.cli import parse_party
 from trainyard_trainer.contract.federated import FederatedConfig, PartyConfig
 from trainyard_trainer.federated.party import client as room
-from trainyard_trainer.federated.party.client import Away, Courier
+from trainyard_trainer.federated.party.client import AggregatorClient, AggregatorUnavailable
 from trainyard_trainer.federated.server.aggregator import Aggregator
-from trainyard_trainer.federated.server.http import Server
-from trainyard_trainer.runtime.exits import Ending, TaskInvalid, WireMismatch
+from trainyard_trainer.federated.server.http import AggregatorServer
+from trainyard_trainer.runtime.exits import TaskInvalid, TrainerError, WireMismatch
 from trainyard_trainer.transport.tls import Credentials
 
 CONFIG = FederatedConfig(task="m:C", parties=(PartyConfig(name="a"),))
@@ -31,14 +31,16 @@ async def test_a_party_of_another_release_ends_with_both_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     none = Credentials(namespace="n", job="j", directory=str(tmp_path / "none"))
-    server = Server(Aggregator(CONFIG, 1, tmp_path / "state"), none)
+    server = AggregatorServer(Aggregator(CONFIG, 1, tmp_path / "state"), none)
     async with server.serving("127.0.0.1", 0) as port:
-        courier = Courier(f"127.0.0.1:{port}", "a", none)
+        courier = AggregatorClient(f"127.0.0.1:{port}", "a", none)
         announcement = await asyncio.to_thread(courier.poll, ready=False)
         assert announcement is not None
-        assert (announcement.term, announcement.work.task) == (1, "m:C")
-        with pytest.raises(Away, match="is no party"):
-            await asyncio.to_thread(Courier(f"127.0.0.1:{port}", "b", none).poll, ready=False)
+        assert (announcement.term, announcement.config.task) == (1, "m:C")
+        with pytest.raises(AggregatorUnavailable, match="is no party"):
+            await asyncio.to_thread(
+                AggregatorClient(f"127.0.0.1:{port}", "b", none).poll, ready=False
+            )
         monkeypatch.setattr(room, "WIRE_VERSION", 2)
         with pytest.raises(
             WireMismatch, match="the party speaks wire version 2, this aggregator 1"
@@ -49,21 +51,21 @@ async def test_a_party_of_another_release_ends_with_both_versions(
 
 async def test_a_party_does_not_follow_a_term_that_was_replaced(tmp_path: Path) -> None:
     none = Credentials(namespace="n", job="j", directory=str(tmp_path / "none"))
-    server = Server(Aggregator(CONFIG, 3, tmp_path / "state"), none)
+    server = AggregatorServer(Aggregator(CONFIG, 3, tmp_path / "state"), none)
     async with server.serving("127.0.0.1", 0) as port:
-        courier = Courier(f"127.0.0.1:{port}", "a", none)
+        courier = AggregatorClient(f"127.0.0.1:{port}", "a", none)
         courier.term = 4
-        with pytest.raises(Away, match="it has term 3; term 4 has replaced it"):
+        with pytest.raises(AggregatorUnavailable, match="it has term 3; term 4 has replaced it"):
             await asyncio.to_thread(courier.poll, ready=False)
         courier.close()
         # A quorum, here of one, knows of a higher term: the old aggregator gives way.
-        assert isinstance(server.aggregator.ended.exception(), Ending)
+        assert isinstance(server.aggregator.ended.exception(), TrainerError)
 
 
 def test_plain_http_is_for_loopback(tmp_path: Path) -> None:
     none = Credentials(namespace="n", job="j", directory=str(tmp_path))
-    with pytest.raises(Ending, match="plain HTTP is for loopback"):
-        Courier("aggregator.example:7430", "a", none)
+    with pytest.raises(TrainerError, match="plain HTTP is for loopback"):
+        AggregatorClient("aggregator.example:7430", "a", none)
 
 
 async def test_a_strategy_that_is_unknown_ends_the_aggregator(tmp_path: Path) -> None:

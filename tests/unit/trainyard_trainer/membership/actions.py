@@ -24,7 +24,7 @@ from tests.unit.trainyard_trainer.membership.world import (
     take,
     tell,
 )
-from trainyard_trainer.contract import Result
+from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership import events as nouns
 from trainyard_trainer.membership import participant
 from trainyard_trainer.membership.events import Joined
@@ -45,13 +45,13 @@ def successors(world: World) -> Iterator[tuple[str, World]]:
 def steps(world: World) -> Iterator[tuple[str, World]]:
     """What happens without faults."""
     for index, worker in enumerate(world.workers):
-        name = worker.me.ident
+        name = worker.me.member_id
         if world.registry is not None and worker.outbox:
             yield f"coordinator hears {name}", _hear(world, index)
         if worker.alive:
             yield from ((f"{name} {what}", new) for what, new in _moves(world, index, worker))
     if world.registry is None:
-        learning = Registry(term=world.term + 1, minimum=1, wanted=3, learning_until=1.0)
+        learning = Registry(term=world.term + 1, minimum=1, desired=3, learning_until=1.0)
         yield "coordinator restarts", replace(world, registry=learning, term=world.term + 1)
     elif _may_settle(world):
         now = max(LATER, (world.registry.learning_until or 0.0) + 1.0)
@@ -86,7 +86,7 @@ def _moves(world: World, index: int, worker: Worker) -> Iterator[tuple[str, Worl
     elif worker.inbox:
         yield "listens", take(world, index)
     if worker.connected and not worker.warm:
-        warm = tell(replace(worker, warm=True), nouns.Warm(ident=worker.me.ident))
+        warm = tell(replace(worker, warm=True), nouns.Warm(ident=worker.me.member_id))
         yield "is warm", put(world, index, warm)
     yield from _trains(world, index, worker)
 
@@ -121,18 +121,18 @@ def faults(world: World) -> Iterator[tuple[str, World]]:
     for index, worker in enumerate(world.workers):
         if not worker.alive:
             continue
-        lost = (nouns.Lost(ident=worker.me.ident),) if worker.connected else ()
+        lost = (nouns.Lost(ident=worker.me.member_id),) if worker.connected else ()
         dead = replace(worker, alive=False, connected=False, greeted=False, inbox=(), waiting=None)
         yield (
-            f"{worker.me.ident} dies",
+            f"{worker.me.member_id} dies",
             put(left, index, replace(dead, outbox=worker.outbox + lost)),
         )
         if worker.connected:
             cut_off = replace(worker, connected=False, greeted=False, inbox=(), outbox=lost)
-            yield f"{worker.me.ident} is cut off", put(left, index, cut_off)
+            yield f"{worker.me.member_id} is cut off", put(left, index, cut_off)
         if worker.connected and not worker.leaving:
-            leaving = tell(replace(worker, leaving=True), nouns.Leaving(ident=worker.me.ident))
-            yield f"{worker.me.ident} leaves", put(left, index, leaving)
+            leaving = tell(replace(worker, leaving=True), nouns.Leaving(ident=worker.me.member_id))
+            yield f"{worker.me.member_id} leaves", put(left, index, leaving)
 
 
 # --- what must hold -------------------------------------------------------------------------------
@@ -146,14 +146,14 @@ def check(world: World) -> None:
         me = worker.me
         assert me.view is not None
         if not me.is_member:
-            raise Violation(f"{me.ident} steps in {me.view.id}, which is not its own")
+            raise Violation(f"{me.member_id} steps in {me.view.id}, which is not its own")
         if me.view not in world.views:
-            raise Violation(f"{me.ident} steps in another {me.view.id} than was announced")
+            raise Violation(f"{me.member_id} steps in another {me.view.id} than was announced")
         turns = [entry for entry in worker.lineage if entry[0] != "birth"]
         if [view for _, view in turns] != sorted(view for _, view in turns):
-            raise Violation(f"{me.ident} has committed in a lower view after a higher one")
+            raise Violation(f"{me.member_id} has committed in a lower view after a higher one")
         if [turn for turn, _ in turns] != list(range(1, me.progress + 1)):
-            raise Violation(f"{me.ident} is at {me.progress} by {worker.lineage}")
+            raise Violation(f"{me.member_id} is at {me.progress} by {worker.lineage}")
         other = states.setdefault((me.view.id, me.progress), worker.lineage)
         if other != worker.lineage:
             raise Violation(f"two states in {me.view.id} at {me.progress}")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from trainyard_trainer.contract import Result
+from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership import participant as worker
 from trainyard_trainer.membership.decisions import START_SETTLE_SECONDS, step
 from trainyard_trainer.membership.events import (
@@ -21,7 +21,7 @@ from trainyard_trainer.membership.events import (
     Leaving,
     Lost,
     Member,
-    Seat,
+    MemberAddress,
     Stop,
     Stopped,
     Tick,
@@ -38,7 +38,7 @@ class Coordinator:
     """A registry, its clock and the commands it has given."""
 
     def __init__(self, wanted: int, minimum: int = 1, term: int = 1) -> None:
-        self.registry = Registry(term=term, minimum=minimum, wanted=wanted, grace=10.0)
+        self.registry = Registry(term=term, minimum=minimum, desired=wanted, grace=10.0)
         self.now = 0.0
         self.said: list[Command] = []
 
@@ -54,7 +54,7 @@ class Coordinator:
 
     def idents(self) -> tuple[str, ...]:
         """The members of the view announced last."""
-        return self.announced.idents
+        return self.announced.member_ids
 
     @property
     def announced(self) -> View:
@@ -62,18 +62,20 @@ class Coordinator:
 
     def join(self, *names: str) -> None:
         for name in names:
-            self.hear(Joined(member=Member(seat=Seat(ident=name))), Warm(ident=name))
+            self.hear(
+                Joined(member=Member(address=MemberAddress(member_id=name))), Warm(ident=name)
+            )
 
     def begin(self, progress: int = 0) -> None:
         """All members begin the view announced last."""
         view = self.announced
-        for ident in view.idents:
+        for ident in view.member_ids:
             self.hear(Began(ident=ident, view=view, progress=progress))
 
     def stopped(self, ident: str, progress: int, digest: str = "") -> Stopped:
         member = self.registry.members[ident]
         return Stopped(
-            ident=ident, heard=member.heard, view=member.view, progress=progress, digest=digest
+            ident=ident, heard=member.announced, view=member.view, progress=progress, digest=digest
         )
 
 
@@ -94,7 +96,7 @@ def test_the_first_view_waits_for_the_plan_then_for_the_minimum() -> None:
     assert coordinator.hear(Tick(), after=START_SETTLE_SECONDS / 2) == []
     coordinator.hear(Tick(), after=START_SETTLE_SECONDS)
     assert coordinator.idents() == ("a", "b")
-    assert coordinator.announced.birth
+    assert coordinator.announced.initial
 
 
 def test_the_first_view_forms_at_once_when_all_are_there() -> None:
@@ -139,7 +141,7 @@ def test_the_last_to_leave_is_collected_from() -> None:
     assert said == [Dismiss(to="a", result=Result.LEFT)]
     coordinator.join("b")
     coordinator.hear(Tick(), after=START_SETTLE_SECONDS)
-    assert coordinator.announced.birth
+    assert coordinator.announced.initial
 
 
 def test_survivors_adopt_the_state_of_the_furthest() -> None:
@@ -148,7 +150,7 @@ def test_survivors_adopt_the_state_of_the_furthest() -> None:
     coordinator.hear(coordinator.stopped("a", 6, "x"))
     coordinator.hear(coordinator.stopped("b", 7, "y"))
     view = coordinator.announced
-    assert (view.idents, view.source, view.transfer) == (("a", "b"), "b", True)
+    assert (view.member_ids, view.source, view.transfer) == (("a", "b"), "b", True)
     assert view.after is None
 
 
@@ -193,7 +195,7 @@ def test_the_only_one_with_state_is_waited_for_before_starting_afresh() -> None:
     assert coordinator.hear(Tick(), after=5.0) == []
     coordinator.hear(Joined(member=replace(member, progress=9), view=view))
     assert coordinator.registry.view == view
-    assert not coordinator.announced.birth
+    assert not coordinator.announced.initial
 
 
 def test_the_only_one_with_state_is_not_waited_for_for_ever() -> None:
@@ -202,7 +204,7 @@ def test_the_only_one_with_state_is_not_waited_for_for_ever() -> None:
     coordinator.join("b")
     coordinator.hear(Tick(), after=20.0)
     assert coordinator.idents() == ("b",)
-    assert coordinator.announced.birth
+    assert coordinator.announced.initial
 
 
 def test_a_later_coordinator_learns_the_view_from_its_members() -> None:
@@ -231,7 +233,7 @@ def test_what_a_lost_worker_was_asked_for_is_asked_of_another() -> None:
 def test_a_job_suspended_before_it_began_dismisses_its_workers() -> None:
     coordinator = Coordinator(wanted=2)
     coordinator.hear(Wanted(workers=0))
-    coordinator.hear(Joined(member=Member(seat=Seat(ident="a"))))
+    coordinator.hear(Joined(member=Member(address=MemberAddress(member_id="a"))))
     assert coordinator.said == [Dismiss(to="a", result=Result.SUSPENDED)]
     coordinator.hear(Wanted(workers=1))
     coordinator.join("b")
@@ -245,7 +247,7 @@ def view(number: int, *names: str, after: int | None = None) -> View:
     before = None if after is None else ViewId(term=1, number=after)
     return View(
         id=ViewId(term=1, number=number),
-        seats=tuple(Seat(ident=name) for name in names),
+        members=tuple(MemberAddress(member_id=name) for name in names),
         source=names[0],
         transfer=True,
         after=before,
@@ -253,16 +255,16 @@ def view(number: int, *names: str, after: int | None = None) -> View:
 
 
 def stepping(in_view: View) -> Participant:
-    me = Participant(ident="a", view=in_view, mode=Mode.ENTERING, term=1, heard=in_view.id)
+    me = Participant(member_id="a", view=in_view, mode=Mode.ENTERING, term=1, announced=in_view.id)
     return worker.begin(me, 4)
 
 
 def test_a_switch_goes_to_the_view_voted_for_and_not_to_a_newer_one() -> None:
     me = stepping(view(1, "a", "b"))
     second, third = view(2, "a", "b", "c", after=1), view(3, "a", "b", after=1)
-    me, _ = worker.hear_view(me, second)
+    me, _ = worker.receive_view(me, second)
     me = worker.vote(me, is_prepared=True)
-    me, _ = worker.hear_view(me, third)
+    me, _ = worker.receive_view(me, third)
     me, reaction = worker.switch(worker.commit(me), second.id)
     assert reaction is Reaction.ENTER
     assert me.view == second
@@ -288,15 +290,15 @@ def test_only_equal_votes_agree(votes: list[int], agreed: int | None) -> None:
 
 
 def test_views_of_a_lower_term_are_ignored() -> None:
-    me = worker.hear_term(stepping(view(1, "a", "b")), 2)
-    _, reaction = worker.hear_view(me, view(9, "a", after=1))
+    me = worker.receive_term(stepping(view(1, "a", "b")), 2)
+    _, reaction = worker.receive_view(me, view(9, "a", after=1))
     assert reaction is Reaction.NOTHING
 
 
 def test_who_cannot_follow_a_view_says_so() -> None:
-    me, reaction = worker.hear_view(stepping(view(1, "a", "b")), view(2, "a"))
+    me, reaction = worker.receive_view(stepping(view(1, "a", "b")), view(2, "a"))
     assert (me.mode, reaction) == (Mode.STOPPED, Reaction.REPORT)
-    me, reaction = worker.hear_view(me, view(3, "a", "b", after=1))
+    me, reaction = worker.receive_view(me, view(3, "a", "b", after=1))
     assert (me.mode, reaction) == (Mode.STOPPED, Reaction.REPORT)
-    me, reaction = worker.hear_view(me, view(4, "a"))
+    me, reaction = worker.receive_view(me, view(4, "a"))
     assert (me.mode, reaction) == (Mode.ENTERING, Reaction.ENTER)

@@ -10,10 +10,10 @@ leads to.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainyard_trainer.contract import Result
+from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership import decisions, participant
 from trainyard_trainer.membership import events as nouns
-from trainyard_trainer.membership.events import Joined, Member, Seat, View, ViewId
+from trainyard_trainer.membership.events import Joined, Member, MemberAddress, View, ViewId
 from trainyard_trainer.membership.participant import Mode, Participant, Reaction
 from trainyard_trainer.membership.registry import Registry
 
@@ -66,8 +66,8 @@ class Violation(AssertionError):
 
 def start(count: int, faults: int) -> World:
     """A coordinator and `count` processes that have not yet connected."""
-    workers = tuple(Worker(me=Participant(ident=f"{n}/0")) for n in "abcd"[:count])
-    first = Registry(term=1, minimum=1, wanted=count)
+    workers = tuple(Worker(me=Participant(member_id=f"{n}/0")) for n in "abcd"[:count])
+    first = Registry(term=1, minimum=1, desired=count)
     return World(registry=first, term=1, workers=workers, faults=faults)
 
 
@@ -76,7 +76,7 @@ def key(world: World) -> Any:
     known = world.registry
     members = None if known is None else tuple(known.members.values())
     rest = None if known is None else replace(known, members={})
-    flat = None if rest is None else (rest.wanted, rest.view, rest.pending, rest.number)
+    flat = None if rest is None else (rest.desired, rest.view, rest.pending, rest.number)
     more = None if rest is None else (rest.learning_until, rest.collecting, rest.collected)
     closed = None if rest is None else rest.closed
     live = frozenset(e for e in world.entered if _is_awaited(world, e[0]))
@@ -126,7 +126,7 @@ def _send(world: World, command: nouns.Command) -> World:
 
 def _index(world: World, ident: str) -> int | None:
     for index, worker in enumerate(world.workers):
-        if worker.me.ident == ident:
+        if worker.me.member_id == ident:
             return index
     return None
 
@@ -157,9 +157,9 @@ def _report(worker: Worker) -> Worker:
     return tell(
         worker,
         nouns.Stopped(
-            ident=me.ident,
-            heard=me.heard,
-            view=me.based.id if me.based else None,
+            ident=me.member_id,
+            heard=me.announced,
+            view=me.state_view.id if me.state_view else None,
             progress=me.progress,
             digest=digest(worker),
         ),
@@ -173,9 +173,9 @@ def react(world: World, index: int, step: tuple[Participant, Reaction]) -> World
         return put(world, index, _report(worker))
     if reaction is Reaction.PREPARE:
         assert me.pending is not None
-        if me.ident in me.pending.idents:
+        if me.member_id in me.pending.member_ids:
             worker = replace(worker, building=me.pending.id)
-            built = world.built | {(me.pending.id, me.ident)}
+            built = world.built | {(me.pending.id, me.member_id)}
             return put(replace(world, built=built), index, worker)
     if reaction is Reaction.ENTER:
         return _enter(world, index, worker)
@@ -187,31 +187,31 @@ def _enter(world: World, index: int, worker: Worker) -> World:
     assert view is not None
     worker = replace(worker, waiting=None, building=view.id)
     if not worker.me.is_member:
-        worker = tell(worker, nouns.Lost(ident=worker.me.ident, left_for=view.id))
+        worker = tell(worker, nouns.Lost(ident=worker.me.member_id, left_for=view.id))
         gone = replace(_cut_off(worker), alive=False, dismissed=Result.LEFT)
         return put(world, index, gone)
-    return put(replace(world, built=world.built | {(view.id, worker.me.ident)}), index, worker)
+    return put(replace(world, built=world.built | {(view.id, worker.me.member_id)}), index, worker)
 
 
 def is_built(world: World, view: View) -> bool:
-    return all((view.id, ident) in world.built for ident in view.idents)
+    return all((view.id, ident) in world.built for ident in view.member_ids)
 
 
 def hello(worker: Worker) -> Joined:
     me = worker.me
     halted = Result.COMPLETE if me.mode is Mode.HALTED else None
     member = Member(
-        seat=Seat(ident=me.ident),
+        address=MemberAddress(member_id=me.member_id),
         ready_at=0.0 if worker.warm else None,
-        view=me.based.id if me.based else None,
-        heard=me.heard,
+        view=me.state_view.id if me.state_view else None,
+        announced=me.announced,
         progress=me.progress,
         digest=digest(worker) if me.is_stopped or halted else "",
         stopped=me.is_stopped,
         leaving=worker.leaving,
         halted=halted,
     )
-    return Joined(member=member, view=me.based)
+    return Joined(member=member, view=me.state_view)
 
 
 def take(world: World, index: int) -> World:
@@ -221,20 +221,20 @@ def take(world: World, index: int) -> World:
     world = put(world, index, worker)
     match command:
         case ("term", term):
-            me = participant.hear_term(worker.me, term)
+            me = participant.receive_term(worker.me, term)
             return put(world, index, replace(worker, me=me))
         case nouns.Announce():
-            return react(world, index, participant.hear_view(worker.me, command.view))
+            return react(world, index, participant.receive_view(worker.me, command.view))
         case nouns.Stop():
-            return react(world, index, participant.hear_stop(worker.me))
+            return react(world, index, participant.receive_stop(worker.me))
         case nouns.Fence():
-            name, _, number = worker.me.ident.partition("/")
+            name, _, number = worker.me.member_id.partition("/")
             me = participant.reset(worker.me, f"{name}/{int(number) + 1}")
             fresh = Worker(me=me, warm=True, leaving=worker.leaving)
             return put(world, index, fresh)
         case nouns.Collect():
             stored = (worker.me.progress, worker.lineage)
-            worker = tell(worker, nouns.Collected(ident=worker.me.ident))
+            worker = tell(worker, nouns.Collected(ident=worker.me.member_id))
             return put(replace(world, stored=stored), index, worker)
         case nouns.Dismiss():
             gone = replace(

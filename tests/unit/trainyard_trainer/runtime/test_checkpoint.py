@@ -4,31 +4,37 @@ from pathlib import Path
 
 import pytest
 
-from trainyard_trainer.runtime.checkpoint import MANIFEST, STATE, Manifest, Store, checksum
+from trainyard_trainer.runtime.checkpoint import (
+    MANIFEST,
+    STATE,
+    CheckpointManifest,
+    CheckpointStore,
+    checksum,
+)
 from trainyard_trainer.runtime.exits import Fenced, StateUnusable
 
 
-def save(store: Store, step: int, data: bytes = b"state") -> Path:
+def save(store: CheckpointStore, step: int, data: bytes = b"state") -> Path:
     spool = store.open_spool()
     (spool / STATE).write_bytes(data)
     digest = checksum(spool / STATE)
-    manifest = Manifest(term=store.term, step=step, sha256=digest, size=len(data))
+    manifest = CheckpointManifest(term=store.term, step=step, sha256=digest, size=len(data))
     return store.keep_checkpoint(spool, manifest)
 
 
-def newest_step(store: Store) -> int | None:
+def newest_step(store: CheckpointStore) -> int | None:
     found = store.newest()
     return None if found is None else found[1].step
 
 
 def test_the_newest_checkpoint_is_found_again(tmp_path: Path) -> None:
-    save(Store(tmp_path, 1), 10)
-    save(Store(tmp_path, 1), 9)
-    assert newest_step(Store(tmp_path, 2)) == 10
+    save(CheckpointStore(tmp_path, 1), 10)
+    save(CheckpointStore(tmp_path, 1), 9)
+    assert newest_step(CheckpointStore(tmp_path, 2)) == 10
 
 
 def test_only_so_many_are_kept(tmp_path: Path) -> None:
-    store = Store(tmp_path, 1, keep=2)
+    store = CheckpointStore(tmp_path, 1, keep=2)
     for step in range(5):
         save(store, step)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
@@ -54,7 +60,7 @@ def test_only_so_many_are_kept(tmp_path: Path) -> None:
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, damage: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Store(tmp_path, 1)
+    store = CheckpointStore(tmp_path, 1)
     save(store, 1)
     path = save(store, 2)
     assert callable(damage)
@@ -64,18 +70,18 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
 
 
 def test_half_a_checkpoint_is_none_and_is_swept_away(tmp_path: Path) -> None:
-    spool = Store(tmp_path, 1).open_spool()
+    spool = CheckpointStore(tmp_path, 1).open_spool()
     (spool / STATE).write_bytes(b"half")
-    store = Store(tmp_path, 2)
+    store = CheckpointStore(tmp_path, 2)
     assert newest_step(store) is None
     assert not spool.exists()
 
 
 def test_a_lower_term_can_neither_claim_nor_write(tmp_path: Path) -> None:
-    old = Store(tmp_path, 1)
-    Store(tmp_path, 2)
+    old = CheckpointStore(tmp_path, 1)
+    CheckpointStore(tmp_path, 2)
     with pytest.raises(Fenced):
-        Store(tmp_path, 1)
+        CheckpointStore(tmp_path, 1)
     with pytest.raises(Fenced):
         save(old, 5)
 
@@ -83,4 +89,4 @@ def test_a_lower_term_can_neither_claim_nor_write(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateUnusable, match="file"):
-        Store(tmp_path / "file", 1)
+        CheckpointStore(tmp_path / "file", 1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trainyard_trainer.runtime.exits import TaskInvalid
-from trainyard_trainer.tasks.tables import packaged, read, standardised
+from trainyard_trainer.tasks.tables import packaged, read, standardized
 
 
 def written(folder: Path, text: str) -> Path:
@@ -63,6 +63,6 @@ def test_a_file_or_package_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_standardising_uses_the_given_rows_alone() -> None:
     features = np.array([[1.0, 7.0], [3.0, 7.0], [1000.0, 7.5]])
-    scaled = standardised(features, np.array([0, 1]))
+    scaled = standardized(features, np.array([0, 1]))
     assert scaled[:2].tolist() == [[-1, 0], [1, 0]]
     assert scaled[2].tolist() == [998, 0]

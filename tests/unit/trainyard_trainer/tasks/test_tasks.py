@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from trainyard_trainer.cli import parse_argument, parse_target
-from trainyard_trainer.contract import Exit, Goal, JobConfig
+from trainyard_trainer.contract.config import Direction, JobConfig
+from trainyard_trainer.contract.exits import Exit
 from trainyard_trainer.local import run
 from trainyard_trainer.tasks.advection import initial_fields, simulate
 
@@ -87,5 +88,5 @@ def test_the_simulation_keeps_what_it_must_keep() -> None:
 def test_arguments_are_json_where_they_are_any() -> None:
     assert parse_argument("hidden=3") == ("hidden", 3)
     assert parse_argument("name=three") == ("name", "three")
-    assert parse_target("eval/loss<=0.5").mode is Goal.MIN
-    assert parse_target("eval/accuracy=0.97").goal == 0.97
+    assert parse_target("eval/loss<=0.5").direction is Direction.MIN
+    assert parse_target("eval/accuracy=0.97").value == 0.97

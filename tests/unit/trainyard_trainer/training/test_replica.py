@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.processes.tasks import Line
-from trainyard_trainer.contract import JobConfig, Plan, Target
+from trainyard_trainer.contract.config import JobConfig, Target
+from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.runtime.exits import TaskFailed, TaskInvalid
 from trainyard_trainer.task import Task
-from trainyard_trainer.training.replica import Replica, Work, build
+from trainyard_trainer.training.replica import Contribution, Replica, build
 from trainyard_trainer.training.snapshot import model_tensors
 
 CONFIG = JobConfig(task="", batch_size=16, epochs=2, seed=3)
@@ -60,7 +61,7 @@ def turn(replicas: list[Replica]) -> None:
         for mine, all_of_them in zip(work.gradients, summed, strict=True):
             assert isinstance(all_of_them, Tensor)
             mine.copy_(all_of_them)
-        replica.commit(totals, Work(totals=work.totals, buffers=works[0].buffers))
+        replica.commit(totals, Contribution(totals=work.totals, buffers=works[0].buffers))
 
 
 def train(replicas: list[Replica], turns: int = 20) -> Replica:
@@ -127,7 +128,7 @@ def test_the_plan_in_force_travels_with_the_state() -> None:
 
 
 def test_training_ends_at_the_target() -> None:
-    config = replace(CONFIG, epochs=50, target=Target(metric="eval/open", goal=0.0))
+    config = replace(CONFIG, epochs=50, target=Target(metric="eval/open", value=0.0))
     replica = make(Line(), config)
     while not replica.is_over:
         turn([replica])
@@ -137,7 +138,7 @@ def test_training_ends_at_the_target() -> None:
 
 
 def test_a_target_that_is_never_evaluated_is_refused_with_those_that_are() -> None:
-    config = replace(CONFIG, target=Target(metric="eval/accuracy", goal=1.0))
+    config = replace(CONFIG, target=Target(metric="eval/accuracy", value=1.0))
     with pytest.raises(TaskInvalid, match="eval/loss, eval/open"):
         make(Line(), config)
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from trainyard_trainer.contract import JobConfig, Result
-from trainyard_trainer.membership.events import Seat, View, ViewId
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.membership.events import MemberAddress, View, ViewId
 from trainyard_trainer.transport import messages
 
-SEAT = Seat(ident="w/1", address="10.0.0.1:999", node="n")
-VIEW = View(id=ViewId(term=1, number=2), seats=(SEAT,), source="w/1", transfer=True)
+SEAT = MemberAddress(member_id="w/1", address="10.0.0.1:999", node="n")
+VIEW = View(id=ViewId(term=1, number=2), members=(SEAT,), source="w/1", transfer=True)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def fill_slots(layout: Layout, strategy: Strategy, slots: Bytes) -> None:
         slots[start : start + entry.size].view(DTYPES[entry.dtype]).fill(first)
 
 
-def fold(
+def aggregate(
     layout: Layout,
     strategy: Strategy,
     updates: Sequence[Update],

@@ -120,7 +120,7 @@ Strategy = FedAvg
 STRATEGIES: Mapping[str, type[Strategy]] = {cls.__name__: cls for cls in (FedAvg, FedProx, FedAdam)}
 
 
-def make(asked: contract.Strategy) -> Strategy:
+def make(asked: contract.StrategyConfig) -> Strategy:
     """The strategy of this name and arguments; raises TaskInvalid that names the field."""
     if (cls := STRATEGIES.get(asked.name)) is None:
         known = ", ".join(STRATEGIES)

@@ -11,15 +11,15 @@ from typing import Final
 
 import numpy as np
 
-from trainyard_trainer.contract.federated import Refusal
+from trainyard_trainer.contract.federated import RefusalReason
 from trainyard_trainer.federated.protocol.layout import FLOATS, Bytes, Layout, Segment, widen
-from trainyard_trainer.federated.protocol.wire import Refused
+from trainyard_trainer.federated.protocol.wire import UpdateRefused
 
 BLOCK_BYTES: Final = 1 << 20
 """A multiple of every dtype's size, so that no number is cut in two."""
 
 
-class Inspector:
+class UpdateValidator:
     """Judges the tensors of one update in order."""
 
     def __init__(self, layout: Layout, base: Bytes | None) -> None:
@@ -33,7 +33,7 @@ class Inspector:
         """The Euclidean distance of its floats from the base, so far."""
         return math.sqrt(self._squares)
 
-    def take(self, block: Bytes) -> None:
+    def feed(self, block: Bytes) -> None:
         """Judge the next bytes, whole numbers all; raises Refused for NaN or an infinity."""
         start, stop = self._offset, self._offset + len(block)
         for segment in self._layout.segments:
@@ -57,5 +57,5 @@ class Inspector:
             if not finite.all():
                 bad = first + int(finite.argmin()) * (len(stored) // len(values))
                 name = self._layout.at(bad).name[:100]
-                raise Refused(Refusal.NOT_FINITE, f"{name} holds NaN or an infinity")
+                raise UpdateRefused(RefusalReason.NOT_FINITE, f"{name} holds NaN or an infinity")
             return float(np.square(moved.astype(np.float64)).sum())

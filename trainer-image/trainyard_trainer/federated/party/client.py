@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from trainyard_trainer.contract import WIRE_VERSION
+from trainyard_trainer.contract.env import WIRE_VERSION
 from trainyard_trainer.contract.federated import (
     PATH_EVALUATION,
     PATH_MODEL,
@@ -27,13 +27,13 @@ from trainyard_trainer.contract.federated import (
 from trainyard_trainer.federated.protocol.layout import HEADER_BYTES, LENGTH_BYTES, Layout, parse
 from trainyard_trainer.federated.protocol.messages import (
     MESSAGE_BYTES,
-    Announcement,
-    Note,
-    Report,
-    Verdict,
+    EvaluationReport,
+    RoundAnnouncement,
+    UpdateMetadata,
+    UploadResult,
 )
 from trainyard_trainer.federated.protocol.wire import CHECKSUM_BYTES, trailer
-from trainyard_trainer.runtime.exits import Ending, WireMismatch
+from trainyard_trainer.runtime.exits import TrainerError, WireMismatch
 from trainyard_trainer.transport.tls import Credentials, is_loopback
 
 CHUNK_BYTES: Final = 4 << 20
@@ -42,15 +42,15 @@ TIMEOUT_SECONDS: Final = 60.0
 INIT_BYTES: Final = 1 << 40
 
 
-class Away(Exception):
+class AggregatorUnavailable(Exception):
     """The aggregator cannot be reached, or does not answer as it should."""
 
 
-class Forbidden(Ending):
+class Forbidden(TrainerError):
     """The aggregator does not know this party, or its certificate is another's."""
 
 
-class Courier:
+class AggregatorClient:
     """The connection of one party with its aggregator; made anew after each error."""
 
     def __init__(self, aggregator: str, party: str, credentials: Credentials) -> None:
@@ -58,7 +58,7 @@ class Courier:
         host, _, port = aggregator.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         if not credentials.exist and not is_loopback(self._host):
-            raise Ending(
+            raise TrainerError(
                 f"no certificates in {credentials.directory}: plain HTTP is for loopback, "
                 f"and the aggregator is at {aggregator}"
             )
@@ -67,23 +67,25 @@ class Courier:
         self.term = 0
         """The highest seen."""
 
-    def poll(self, *, ready: bool) -> Announcement | None:
+    def poll(self, *, ready: bool) -> RoundAnnouncement | None:
         """What to do, or None when there is nothing; without `ready` it is answered at once."""
         with self._request("GET", PATH_ROUND, {"ready": int(ready)}) as response:
             if response.status == 204:
                 return None
             body = response.read(MESSAGE_BYTES + 1)
         try:
-            announcement = msgspec.json.decode(body, type=Announcement)
+            announcement = msgspec.json.decode(body, type=RoundAnnouncement)
         except msgspec.MsgspecError as error:
-            raise Away(f"the announcement cannot be read: {error}") from None
+            raise AggregatorUnavailable(f"the announcement cannot be read: {error}") from None
         if announcement.wire != WIRE_VERSION:
             raise WireMismatch(
                 f"the aggregator speaks wire version {announcement.wire}, this party "
                 f"{WIRE_VERSION}: use images of the same release"
             )
         if announcement.term < self.term:
-            raise Away(f"it has term {announcement.term}; term {self.term} has replaced it")
+            raise AggregatorUnavailable(
+                f"it has term {announcement.term}; term {self.term} has replaced it"
+            )
         self.term = announcement.term
         return announcement
 
@@ -94,17 +96,17 @@ class Courier:
             _fill(response, into)
             checksum = zlib.crc32(into, checksum)
             if response.read(CHECKSUM_BYTES + 1) != trailer(checksum):
-                raise Away("the model was damaged on its way")
+                raise AggregatorUnavailable("the model was damaged on its way")
 
     def download_file(self) -> bytes:
         """The job's starting model, a safetensors file of anybody's."""
         with self._request("GET", PATH_MODEL) as response:
             body = response.read()
         if len(body) < CHECKSUM_BYTES or body[-4:] != trailer(zlib.crc32(body[:-4])):
-            raise Away("the model was damaged on its way")
+            raise AggregatorUnavailable("the model was damaged on its way")
         return body[:-CHECKSUM_BYTES]
 
-    def upload(self, layout: Layout, data: memoryview, note: Note) -> Verdict:
+    def upload(self, layout: Layout, data: memoryview, note: UpdateMetadata) -> UploadResult:
         """Send an update; the aggregator's verdict."""
         header = layout.header(msgspec.to_builtins(note))
         fields = {"round": note.round, "term": note.term}
@@ -120,9 +122,9 @@ class Courier:
             connection.send(trailer(checksum))
 
         with self._request("PUT", PATH_UPDATE, fields, size=size, send=send) as response:
-            return msgspec.json.decode(response.read(MESSAGE_BYTES), type=Verdict)
+            return msgspec.json.decode(response.read(MESSAGE_BYTES), type=UploadResult)
 
-    def report(self, report: Report) -> None:
+    def report(self, report: EvaluationReport) -> None:
         """Say how the global model does here."""
         body = msgspec.json.encode(report)
         with self._request(
@@ -130,7 +132,7 @@ class Courier:
         ) as response:
             response.read(MESSAGE_BYTES)
 
-    def farewell(self) -> None:
+    def leave(self) -> None:
         """Leave, so that nobody waits."""
         self.close()
         with self._request("DELETE", PATH_ROUND, timeout=2.0) as response:
@@ -170,7 +172,7 @@ class Courier:
             response.read()  # To its end, so that the connection can be used again.
         except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
             self.close()
-            raise Away(f"{type(error).__name__}: {error}") from None
+            raise AggregatorUnavailable(f"{type(error).__name__}: {error}") from None
         except BaseException:
             self.close()
             raise
@@ -191,11 +193,11 @@ class Courier:
         start = response.read(LENGTH_BYTES)
         length = int.from_bytes(start, "little")
         if len(start) < LENGTH_BYTES or length > HEADER_BYTES:
-            raise Away("the model's header is none")
+            raise AggregatorUnavailable("the model's header is none")
         text = response.read(length)
         found, _ = parse(text)
         if difference := layout.difference(found):
-            raise Ending(f"the global model is not this party's: it {difference}")
+            raise TrainerError(f"the global model is not this party's: it {difference}")
         return zlib.crc32(text, zlib.crc32(start))
 
 
@@ -204,7 +206,7 @@ def _fill(response: http.client.HTTPResponse, into: memoryview) -> None:
     while done < len(into):
         count = response.readinto(into[done : done + CHUNK_BYTES])
         if not count:
-            raise Away("the model ended early")
+            raise AggregatorUnavailable("the model ended early")
         done += count
 
 
@@ -214,4 +216,4 @@ def _fail(response: http.client.HTTPResponse) -> None:
         raise WireMismatch(text)
     if response.status == 403:
         raise Forbidden(text)
-    raise Away(f"it answers {response.status}: {text}")
+    raise AggregatorUnavailable(f"it answers {response.status}: {text}")

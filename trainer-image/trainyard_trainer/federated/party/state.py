@@ -30,7 +30,7 @@ DTYPES: Final = {
 }
 
 
-class State:
+class ModelState:
     """Parameters and buffers of a model, flat."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -18,18 +18,18 @@ import msgspec
 import torch
 from torch import Tensor
 
-from trainyard_trainer.contract import JobConfig, Target
-from trainyard_trainer.federated.party.state import State
-from trainyard_trainer.federated.protocol.messages import Work
+from trainyard_trainer.contract.config import JobConfig, Target
+from trainyard_trainer.federated.party.state import ModelState
+from trainyard_trainer.federated.protocol.messages import TrainConfig
 from trainyard_trainer.runtime.exits import TaskInvalid
 from trainyard_trainer.task import Party, load
 from trainyard_trainer.training.cursor import Cursor
-from trainyard_trainer.training.loop import blaming_the_task
+from trainyard_trainer.training.loop import task_failures
 from trainyard_trainer.training.replica import Replica, build, refuse_unsupported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class TrainingOutcome:
     """What came of a party's round."""
 
     samples: int
@@ -38,14 +38,14 @@ class Trained:
     """Mean over the round, weighted as the samples are."""
 
 
-class Learner:
+class LocalTrainer:
     """One party's model and data; it stays from round to round."""
 
-    def __init__(self, work: Work, party: Party, device: torch.device) -> None:
+    def __init__(self, work: TrainConfig, party: Party, device: torch.device) -> None:
         """Build and warm up the Task; raises TaskInvalid or TaskFailed."""
         self.work, self._party = work, party
         # The goal is the aggregator's business; that the metric exists is checked here.
-        target = Target(metric=work.target, goal=math.inf) if work.target else None
+        target = Target(metric=work.target, value=math.inf) if work.target else None
         config = JobConfig(
             task=work.task,
             args=work.args,
@@ -54,12 +54,12 @@ class Learner:
             seed=work.seed,
             target=target,
         )
-        with blaming_the_task():
+        with task_failures():
             task = load(work.task, work.args, party)
         self._replica: Replica = build(task, config, device)
         self._job = config
-        self.state = State(self._replica.model)
-        with blaming_the_task():
+        self.state = ModelState(self._replica.model)
+        with task_failures():
             self._begin(1)  # What the optimiser refuses is known before the first round.
 
     @property
@@ -68,7 +68,7 @@ class Learner:
         data = self._replica.eval_data
         return 0 if data is None else len(data)
 
-    def adopt(self, work: Work) -> None:
+    def adopt(self, work: TrainConfig) -> None:
         """Take over what may change between rounds; other arguments would need another Task."""
         self.work = msgspec.structs.replace(self.work, lr=work.lr)
 
@@ -81,21 +81,21 @@ class Learner:
         self.state.unpack()
         if self._replica.eval_data is None:
             return {}
-        with blaming_the_task():
+        with task_failures():
             self._replica.is_evaluating = True
             work = self._replica.compute(0, 1)
             self._replica.commit(work.totals, work)
         return dict(self._replica.metrics)
 
-    def train(self, number: int) -> Trained:
+    def train(self, number: int) -> TrainingOutcome:
         """Train the global model for round `number`; `state` then holds the result."""
         self.state.unpack()
-        with blaming_the_task():
+        with task_failures():
             trained = self._train(number)
         self.state.pack()
         return trained
 
-    def _train(self, number: int) -> Trained:
+    def _train(self, number: int) -> TrainingOutcome:
         replica = self._replica
         self._begin(number)
         anchor = [p.detach().clone() for p in replica.gradients.params] if self._mu else []
@@ -108,14 +108,16 @@ class Learner:
             losses += replica.loss * float(work.totals[0])
             samples += float(work.totals[0])
         loss = losses / samples
-        return Trained(samples=len(replica.train_data), loss=loss if math.isfinite(loss) else None)
+        return TrainingOutcome(
+            samples=len(replica.train_data), loss=loss if math.isfinite(loss) else None
+        )
 
     def _begin(self, number: int) -> None:
         """Make all that is fresh in a round."""
         replica, seed = self._replica, derive(self.work.seed, number, self._party.name)
         replica.config = replace(self._job, seed=seed)
         replica.cursor = Cursor(seed=seed, size=len(replica.train_data))
-        replica.turn = replica.step = 0
+        replica.iteration = replica.step = 0
         replica.optimizer = self._optimizer()
         replica.scheduler = replica.task.scheduler(replica.optimizer)
         refuse_unsupported(replica)

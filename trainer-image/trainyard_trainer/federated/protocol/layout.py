@@ -51,7 +51,7 @@ UNTRAINED: Final = "untrained"
 """The key under which the names stand that no optimiser trains: the model's buffers."""
 
 
-class Malformed(ValueError):
+class MalformedLayout(ValueError):
     """A header that is none, or beyond the limits; the message says what is wrong."""
 
 
@@ -166,11 +166,11 @@ def parse(text: bytes) -> tuple[Layout, dict[str, Any]]:
         metadata = fields.pop("__metadata__")
         document, untrained = json.loads(metadata[DOCUMENT]), json.loads(metadata[UNTRAINED])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Malformed(f"the header cannot be read: {type(error).__name__}") from None
+        raise MalformedLayout(f"the header cannot be read: {type(error).__name__}") from None
     if not isinstance(document, dict) or not isinstance(untrained, list):
-        raise Malformed("the header's document is no JSON object")
+        raise MalformedLayout("the header's document is no JSON object")
     if len(fields) > TENSORS:
-        raise Malformed(f"the header names {len(fields)} tensors; {TENSORS} are the most")
+        raise MalformedLayout(f"the header names {len(fields)} tensors; {TENSORS} are the most")
     averaged = {name for name in untrained if isinstance(name, str)}
     layout = Layout(tuple(_entry(name, value, averaged) for name, value in fields.items()))
     _check_order(layout, fields)
@@ -180,25 +180,25 @@ def parse(text: bytes) -> tuple[Layout, dict[str, Any]]:
 def _entry(name: str, value: Any, averaged: set[str]) -> Entry:
     shown = name[:100]
     if len(name) > NAME_LENGTH or not isinstance(value, dict):
-        raise Malformed(f"{shown!r} is no tensor's description")
+        raise MalformedLayout(f"{shown!r} is no tensor's description")
     dtype, shape = value.get("dtype"), value.get("shape")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise Malformed(f"{shown} has the dtype {str(dtype)[:20]!r}; use {', '.join(DTYPES)}")
+        raise MalformedLayout(f"{shown} has the dtype {str(dtype)[:20]!r}; use {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > DIMENSIONS:
-        raise Malformed(f"{shown} has no shape of at most {DIMENSIONS} dimensions")
+        raise MalformedLayout(f"{shown} has no shape of at most {DIMENSIONS} dimensions")
     if not all(type(n) is int and 0 <= n <= MODEL_BYTES for n in shape):
-        raise Malformed(f"{shown} has a shape that is none")
+        raise MalformedLayout(f"{shown} has a shape that is none")
     return Entry(name=name, dtype=dtype, shape=tuple(shape), trained=name not in averaged)
 
 
 def _check_order(layout: Layout, fields: Mapping[str, Any]) -> None:
     if layout.size > MODEL_BYTES:
-        raise Malformed(f"the tensors have {layout.size} bytes; {MODEL_BYTES} are the most")
+        raise MalformedLayout(f"the tensors have {layout.size} bytes; {MODEL_BYTES} are the most")
     for entry, start in layout.places():
         if fields[entry.name].get("data_offsets") != [start, start + entry.size]:
-            raise Malformed(f"{entry.name[:100]} does not lie where the one before it ends")
+            raise MalformedLayout(f"{entry.name[:100]} does not lie where the one before it ends")
     if Layout.of(layout.entries) != layout:
-        raise Malformed("the tensors are not sorted by dtype, trained ones first")
+        raise MalformedLayout("the tensors are not sorted by dtype, trained ones first")
 
 
 def _rank(entry: Entry) -> tuple[int, bool]:

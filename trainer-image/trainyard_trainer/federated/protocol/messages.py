@@ -11,10 +11,11 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from trainyard_trainer.contract import WIRE_VERSION, Result
-from trainyard_trainer.contract.federated import Refusal
-from trainyard_trainer.federated.protocol.wire import Refused
-from trainyard_trainer.federated.rounds.events import Ask
+from trainyard_trainer.contract.env import WIRE_VERSION
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.contract.federated import RefusalReason
+from trainyard_trainer.federated.protocol.wire import UpdateRefused
+from trainyard_trainer.federated.rounds.events import Instruction
 
 MESSAGE_BYTES: Final = 1 << 20
 """The longest message; a Task's arguments are the largest part of one."""
@@ -25,7 +26,7 @@ Count = Annotated[int, Meta(ge=0, le=1 << 62)]
 Metrics = Annotated[dict[Name, float | None], Meta(max_length=METRICS)]
 
 
-class Work(Struct, frozen=True, kw_only=True):
+class TrainConfig(Struct, frozen=True, kw_only=True):
     """How a party trains: what must be equal for an update to be the same."""
 
     task: str
@@ -44,14 +45,14 @@ class Work(Struct, frozen=True, kw_only=True):
     """The metric that the target is set on, which the Task must have."""
 
 
-class Announcement(Struct, frozen=True, kw_only=True):
+class RoundAnnouncement(Struct, frozen=True, kw_only=True):
     """The answer to a party that asks what to do."""
 
     term: Count
-    ask: Ask
+    instruction: Instruction
     round: Count
     """The round in flight."""
-    work: Work
+    config: TrainConfig
     wire: Count = WIRE_VERSION
     seconds: float = 0.0
     """Until the deadline; durations, for clocks of different machines do not agree."""
@@ -63,7 +64,7 @@ class Announcement(Struct, frozen=True, kw_only=True):
     """How it ended, with `Ask.END`."""
 
 
-class Note(Struct, frozen=True, kw_only=True):
+class UpdateMetadata(Struct, frozen=True, kw_only=True):
     """The document in an update's header."""
 
     term: Count
@@ -76,14 +77,14 @@ class Note(Struct, frozen=True, kw_only=True):
     """Mean training loss over the round."""
 
 
-class Verdict(Struct, frozen=True, kw_only=True):
+class UploadResult(Struct, frozen=True, kw_only=True):
     """The answer to an update."""
 
-    refusal: Refusal | None = None
+    refusal: RefusalReason | None = None
     message: str = ""
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class EvaluationReport(Struct, frozen=True, kw_only=True):
     """A party's evaluation of the model of `round`."""
 
     term: Count
@@ -93,15 +94,17 @@ class Report(Struct, frozen=True, kw_only=True):
     metrics: Metrics = {}
 
 
-def read_note(document: dict[str, Any]) -> Note:
+def read_metadata(document: dict[str, Any]) -> UpdateMetadata:
     """An update's document; raises Refused."""
     try:
-        note = msgspec.convert(document, Note)
+        note = msgspec.convert(document, UpdateMetadata)
     except msgspec.ValidationError as error:
-        raise Refused(Refusal.HEADER, f"its header's document is wrong: {error}") from None
+        raise UpdateRefused(
+            RefusalReason.HEADER, f"its header's document is wrong: {error}"
+        ) from None
     if not (math.isfinite(note.weight) and note.weight > 0 and note.samples > 0):
-        raise Refused(
-            Refusal.WEIGHT,
+        raise UpdateRefused(
+            RefusalReason.WEIGHT,
             f"its weight is {note.weight} for {note.samples} samples; both must be above 0",
         )
     return note

@@ -14,22 +14,22 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Final
 
-from trainyard_trainer.contract.federated import Refusal
+from trainyard_trainer.contract.federated import RefusalReason
 from trainyard_trainer.federated.protocol.layout import (
     HEADER_BYTES,
     LENGTH_BYTES,
     Layout,
-    Malformed,
+    MalformedLayout,
     parse,
 )
 
 CHECKSUM_BYTES: Final = 4
 
 
-class Refused(Exception):
+class UpdateRefused(Exception):
     """An update that is not taken, with the reason that metrics count it under."""
 
-    def __init__(self, refusal: Refusal, message: str) -> None:
+    def __init__(self, refusal: RefusalReason, message: str) -> None:
         """`message` says in a sentence what is wrong with the update."""
         super().__init__(message)
         self.refusal = refusal
@@ -40,7 +40,7 @@ def trailer(checksum: int) -> bytes:
     return checksum.to_bytes(CHECKSUM_BYTES, "little")
 
 
-class Body:
+class TransferParser:
     """Takes a body apart."""
 
     def __init__(self) -> None:
@@ -73,14 +73,18 @@ class Body:
             yield piece
         self._tail += data[: CHECKSUM_BYTES + 1]
         if len(self._tail) > CHECKSUM_BYTES:
-            raise Refused(Refusal.SIZE, "more bytes came than the header announced")
+            raise UpdateRefused(RefusalReason.SIZE, "more bytes came than the header announced")
 
     def close(self) -> None:
         """The body has ended; raises Refused when it is not whole."""
         if self.layout is None or self._left or len(self._tail) < CHECKSUM_BYTES:
-            raise Refused(Refusal.SIZE, "the body ended before all that its header announced")
+            raise UpdateRefused(
+                RefusalReason.SIZE, "the body ended before all that its header announced"
+            )
         if bytes(self._tail) != trailer(self._checksum):
-            raise Refused(Refusal.CHECKSUM, "the body does not have the checksum at its end")
+            raise UpdateRefused(
+                RefusalReason.CHECKSUM, "the body does not have the checksum at its end"
+            )
 
     def _take_header(self, data: memoryview) -> memoryview:
         """Gather the header; the bytes after it."""
@@ -89,8 +93,8 @@ class Body:
             return data
         length = int.from_bytes(self._head[:LENGTH_BYTES], "little")
         if length > HEADER_BYTES:
-            raise Refused(
-                Refusal.HEADER, f"its header has {length} bytes; {HEADER_BYTES} are the most"
+            raise UpdateRefused(
+                RefusalReason.HEADER, f"its header has {length} bytes; {HEADER_BYTES} are the most"
             )
         data = self._gather(data, LENGTH_BYTES + length)
         if len(self._head) == LENGTH_BYTES + length:
@@ -105,8 +109,8 @@ class Body:
     def _begin(self) -> None:
         try:
             self.layout, self.document = parse(bytes(self._head[LENGTH_BYTES:]))
-        except Malformed as error:
-            raise Refused(Refusal.HEADER, str(error)) from None
+        except MalformedLayout as error:
+            raise UpdateRefused(RefusalReason.HEADER, str(error)) from None
         self.header_size, self._left = len(self._head), self.layout.size
         self._checksum = zlib.crc32(self._head)
         self._head.clear()

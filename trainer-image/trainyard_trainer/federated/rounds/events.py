@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from trainyard_trainer.contract import Result
-from trainyard_trainer.contract.federated import Rounds
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.contract.federated import RoundsConfig
 
 
-class Phase(StrEnum):
+class RoundPhase(StrEnum):
     """Where the federation stands."""
 
     WAITING = "Waiting"
@@ -31,7 +31,7 @@ class Phase(StrEnum):
     ENDED = "Ended"
 
 
-class Ask(StrEnum):
+class Instruction(StrEnum):
     """What a party is asked to do."""
 
     WAIT = "Wait"
@@ -44,7 +44,7 @@ class Ask(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class AcceptedUpdate:
     """A verified update, as far as the rounds care."""
 
     samples: int
@@ -65,21 +65,21 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Open:
+class OpenRound:
     """Announce a round; who polls is told."""
 
     round: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Initialise:
+class Initialize:
     """Make this party's upload the model of round 0 and store it; then call `stored`."""
 
     party: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fold:
+class Aggregate:
     """Fold these parties' updates into the model of `round` and store it; then call `stored`."""
 
     round: int
@@ -87,7 +87,7 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GiveUp:
+class AbandonRound:
     """A round came to its deadline without a quorum; it is announced anew when there is one."""
 
     round: int
@@ -116,21 +116,21 @@ class End:
     result: Result
 
 
-Command = Open | Initialise | Fold | GiveUp | KeepBest | Finish | End
+Command = OpenRound | Initialize | Aggregate | AbandonRound | KeepBest | Finish | End
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class RoundSettings:
     """What a round is announced with; a Plan may change it for the rounds to come."""
 
-    rounds: Rounds
+    rounds: RoundsConfig
     parties: tuple[str, ...]
     """Who may take part."""
     expected: frozenset[str] = frozenset()
     """Who should be there at the start: the parties that have pods."""
 
 
-def ranked(parties: Collection[str], seed: int, round_: int) -> Sequence[str]:
+def shuffled(parties: Collection[str], seed: int, round_: int) -> Sequence[str]:
     """The parties in an order that is random over rounds and the same for whoever computes it."""
 
     def lot(name: str) -> tuple[bytes, str]:

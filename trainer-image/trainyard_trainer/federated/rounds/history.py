@@ -12,14 +12,14 @@ from typing import Any, Final
 
 import msgspec
 
-from trainyard_trainer.contract import Goal, Target
+from trainyard_trainer.contract.config import Direction, Target
 
 LENGTH: Final = 1_000
 """Rounds kept in the history; the oldest are forgotten, counts and the best round are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
+class RoundRecord:
     """A round that is over."""
 
     round: int
@@ -44,12 +44,12 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class FederationHistory:
     """All that the rounds' state is, but for the round in flight."""
 
     round: int = -1
     """The last one whose model is safe; -1 before the initial model."""
-    history: tuple[Past, ...] = ()
+    history: tuple[RoundRecord, ...] = ()
     best: Best | None = None
     contributors: tuple[str, ...] = ()
     """Whose updates are in the last model."""
@@ -61,17 +61,19 @@ class Record:
     """Samples trained on in all folded rounds."""
     generation: int = 0
     """Of the newest Plan."""
-    leadership: int = 0
+    fencing_token: int = 0
     """The highest seen in a Plan."""
     task: dict[str, Any] = field(default_factory=dict)
     """The task and its arguments that the model belongs to."""
 
     @property
-    def last(self) -> Past:
+    def last(self) -> RoundRecord:
         """The round whose model is in force."""
         return self.history[-1]
 
-    def folded(self, past: Past, samples: Mapping[str, int], local_epochs: int) -> Record:
+    def aggregated(
+        self, past: RoundRecord, samples: Mapping[str, int], local_epochs: int
+    ) -> FederationHistory:
         """The record after a round to which these parties contributed."""
         counts = self.contributions
         return replace(
@@ -84,12 +86,12 @@ class Record:
             trained=self.trained + local_epochs * sum(samples.values()),
         )
 
-    def evaluated(self, metrics: Mapping[str, float]) -> Record:
+    def evaluated(self, metrics: Mapping[str, float]) -> FederationHistory:
         """The record with the evaluation of the model in force."""
         past = replace(self.last, metrics=dict(metrics))
         return replace(self, history=(*self.history[:-1], past))
 
-    def judged(self, value: float | None, mode: Goal) -> Record:
+    def judged(self, value: float | None, mode: Direction) -> FederationHistory:
         """The record after the model in force has shown `value`; the best one is the first best."""
         if value is None or not math.isfinite(value):
             return self
@@ -106,8 +108,8 @@ class Record:
         return self.round - since >= patience
 
 
-def _better(value: float, than: float, mode: Goal) -> bool:
-    return value > than if mode is Goal.MAX else value < than
+def _better(value: float, than: float, mode: Direction) -> bool:
+    return value > than if mode is Direction.MAX else value < than
 
 
 def is_reached(target: Target | None, metrics: Mapping[str, float]) -> bool:
@@ -116,11 +118,11 @@ def is_reached(target: Target | None, metrics: Mapping[str, float]) -> bool:
     return target is not None and value is not None and target.reached(value)
 
 
-def encode(record: Record) -> bytes:
+def encode(record: FederationHistory) -> bytes:
     """The record as JSON."""
     return msgspec.json.encode(record)
 
 
-def decode(text: bytes) -> Record:
+def decode(text: bytes) -> FederationHistory:
     """The record of which `encode` made `text`; raises ValueError for anything else."""
-    return msgspec.json.decode(text, type=Record)
+    return msgspec.json.decode(text, type=FederationHistory)

@@ -13,47 +13,48 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from trainyard_trainer.contract import Goal, Result, Target
+from trainyard_trainer.contract.config import Direction, Target
+from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.federated import PartyState
 from trainyard_trainer.federated.rounds.events import (
-    Ask,
+    AbandonRound,
+    AcceptedUpdate,
+    Aggregate,
     Command,
-    Delivery,
     End,
     Evaluation,
     Finish,
-    Fold,
-    GiveUp,
-    Initialise,
+    Initialize,
+    Instruction,
     KeepBest,
-    Open,
-    Phase,
-    Terms,
+    OpenRound,
+    RoundPhase,
+    RoundSettings,
     mean,
-    ranked,
+    shuffled,
 )
-from trainyard_trainer.federated.rounds.history import Past, Record, is_reached
+from trainyard_trainer.federated.rounds.history import FederationHistory, RoundRecord, is_reached
 
 GATHER_SECONDS: Final = 3.0
 """After an aggregator's start its first round waits until this long nobody new has come."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Course:
+class RoundMachine:
     """The state of the rounds; its methods take an event and return the commands that follow."""
 
-    terms: Terms
+    terms: RoundSettings
     target: Target | None = None
     seed: int = 0
     local_epochs: int = 1
-    record: Record = field(default_factory=Record)
+    record: FederationHistory = field(default_factory=FederationHistory)
     lost: int = 0
     """Rounds given up."""
-    phase: Phase = Phase.WAITING
+    phase: RoundPhase = RoundPhase.WAITING
     result: Result | None = None
     present: set[str] = field(default_factory=set)
-    asked: set[str] = field(default_factory=set)
-    delivered: dict[str, Delivery] = field(default_factory=dict)
+    instructed: set[str] = field(default_factory=set)
+    accepted_updates: dict[str, AcceptedUpdate] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     """Of the model in force."""
@@ -79,25 +80,25 @@ class Course:
             self.present.add(party)
             if self._gathered_until is not None:
                 self._gathered_until = now + GATHER_SECONDS
-        if self.phase is Phase.OPEN and party in self._chosen():
-            self.asked.add(party)
-        if self.phase is Phase.FINAL:
-            self.asked.add(party)
+        if self.phase is RoundPhase.OPEN and party in self._chosen():
+            self.instructed.add(party)
+        if self.phase is RoundPhase.FINAL:
+            self.instructed.add(party)
         return self._advance(now)
 
     def left(self, party: str, now: float) -> list[Command]:
         """A party has said goodbye, or was not heard of for long while it had nothing to do."""
         self.present.discard(party)
-        if party not in self.delivered:
-            self.asked.discard(party)
-        if self.phase is Phase.OPEN:
-            self.asked |= self._chosen()  # Where a fraction is asked, another takes its place.
+        if party not in self.accepted_updates:
+            self.instructed.discard(party)
+        if self.phase is RoundPhase.OPEN:
+            self.instructed |= self._chosen()  # Where a fraction is asked, another takes its place.
         return self._advance(now)
 
-    def accepted(self, party: str, delivery: Delivery, now: float) -> list[Command]:
+    def accepted(self, party: str, delivery: AcceptedUpdate, now: float) -> list[Command]:
         """A party's update of the round in flight is verified and safe in the spool."""
         if self.awaits(party):
-            self.delivered[party] = delivery
+            self.accepted_updates[party] = delivery
         return self._advance(now)
 
     def refuse(self, party: str, now: float) -> list[Command]:
@@ -112,27 +113,27 @@ class Course:
             self.evaluations[party] = found
         return self._advance(now)
 
-    def stored(self, record: Record, now: float) -> list[Command]:
+    def stored(self, record: FederationHistory, now: float) -> list[Command]:
         """The model of the round in flight is safe, and with it this record (see `outcome`)."""
-        if self.phase is Phase.STORING:
+        if self.phase is RoundPhase.STORING:
             self.seconds = now - self.opened
             self.record = record
             self._reset()
-            self.phase = Phase.WAITING
+            self.phase = RoundPhase.WAITING
         return self._advance(now)
 
     def finished(self, now: float) -> list[Command]:
         """The result is safe."""
-        self.phase, self.result = Phase.ENDED, Result.COMPLETE
+        self.phase, self.result = RoundPhase.ENDED, Result.COMPLETE
         self.attempt += 1
         return [End(result=Result.COMPLETE), *self._advance(now)]
 
-    def planned(self, terms: Terms, suspend: bool, now: float) -> list[Command]:
+    def planned(self, terms: RoundSettings, suspend: bool, now: float) -> list[Command]:
         """A Plan has come; the round in flight keeps the terms it was announced with."""
         self.terms, self.suspend = terms, suspend
         self.present &= set(terms.parties)
         if not suspend and self.result is Result.SUSPENDED:
-            self.phase, self.result = Phase.WAITING, None
+            self.phase, self.result = RoundPhase.WAITING, None
             self.present.clear()  # They were let go; others will come.
             self._gathered_until = now + GATHER_SECONDS
             self.attempt += 1
@@ -152,58 +153,62 @@ class Course:
     def wakes_at(self, now: float) -> float:
         """When `tick` should be called, at the latest."""
         times = [math.inf]
-        if self.phase in (Phase.INITIAL, Phase.OPEN, Phase.FINAL):
+        if self.phase in (RoundPhase.INITIAL, RoundPhase.OPEN, RoundPhase.FINAL):
             times.append(self.deadline)
         if self._gathered_until is not None and self._gathered_until > now:
             times.append(self._gathered_until)
         return min(times)
 
-    def ask(self, party: str) -> Ask:
+    def instruction(self, party: str) -> Instruction:
         """What `party` is to do now."""
-        if self.phase is Phase.ENDED:
-            return Ask.END
-        if party not in self.asked or party in self.delivered or party in self.refused:
-            return Ask.WAIT
+        if self.phase is RoundPhase.ENDED:
+            return Instruction.END
+        if party not in self.instructed or party in self.accepted_updates or party in self.refused:
+            return Instruction.WAIT
         match self.phase:
-            case Phase.INITIAL:
-                return Ask.INITIAL
-            case Phase.OPEN:
-                return Ask.TRAIN
-            case Phase.FINAL if party not in self.evaluations:
-                return Ask.EVALUATE
-        return Ask.WAIT
+            case RoundPhase.INITIAL:
+                return Instruction.INITIAL
+            case RoundPhase.OPEN:
+                return Instruction.TRAIN
+            case RoundPhase.FINAL if party not in self.evaluations:
+                return Instruction.EVALUATE
+        return Instruction.WAIT
 
     def awaits(self, party: str) -> bool:
         """Whether an upload of `party` would be taken."""
-        return self.ask(party) in (Ask.INITIAL, Ask.TRAIN)
+        return self.instruction(party) in (Instruction.INITIAL, Instruction.TRAIN)
 
     def state_of(self, party: str) -> PartyState:
         """What a party is doing."""
-        if party in self.delivered:
+        if party in self.accepted_updates:
             return PartyState.DELIVERED
         if party in self.refused:
             return PartyState.REFUSED
-        if self.ask(party) in (Ask.INITIAL, Ask.TRAIN, Ask.EVALUATE):
+        if self.instruction(party) in (
+            Instruction.INITIAL,
+            Instruction.TRAIN,
+            Instruction.EVALUATE,
+        ):
             return PartyState.TRAINING
         return PartyState.IDLE if party in self.present else PartyState.ABSENT
 
-    def outcome(self, now: float) -> Record:
+    def outcome(self, now: float) -> FederationHistory:
         """The record that goes with the model of the round in flight."""
         if self.round == 0:
-            return self.record.folded(Past(round=0, seconds=now - self.opened), {}, 0)
-        given = [self.delivered[name] for name in sorted(self.delivered)]
+            return self.record.aggregated(RoundRecord(round=0, seconds=now - self.opened), {}, 0)
+        given = [self.accepted_updates[name] for name in sorted(self.accepted_updates)]
         known = [(found.samples, found.loss) for found in given if found.loss is not None]
         total = sum(count for count, _ in known)
-        past = Past(
+        past = RoundRecord(
             round=self.round,
             parties=len(given),
             samples=sum(found.samples for found in given),
             loss=math.fsum(count * loss for count, loss in known) / total if total else None,
             seconds=now - self.opened,
         )
-        samples = {name: found.samples for name, found in self.delivered.items()}
-        record = self.record.folded(past, samples, self.local_epochs)
-        return record.judged(past.loss, Goal.MIN) if self.target is None else record
+        samples = {name: found.samples for name, found in self.accepted_updates.items()}
+        record = self.record.aggregated(past, samples, self.local_epochs)
+        return record.judged(past.loss, Direction.MIN) if self.target is None else record
 
     # --- transitions ----------------------------------------------------------------------------
 
@@ -215,87 +220,89 @@ class Course:
 
     def _next(self, now: float) -> Command | None:
         match self.phase:
-            case Phase.WAITING:
+            case RoundPhase.WAITING:
                 return self._next_waiting(now)
-            case Phase.INITIAL:
+            case RoundPhase.INITIAL:
                 return self._next_initial(now)
-            case Phase.OPEN:
+            case RoundPhase.OPEN:
                 return self._next_open(now)
-            case Phase.FINAL:
+            case RoundPhase.FINAL:
                 return self._next_final(now)
         return None
 
     def _next_waiting(self, now: float) -> Command | None:
         if self.suspend:
-            self.phase, self.result = Phase.ENDED, Result.SUSPENDED
+            self.phase, self.result = RoundPhase.ENDED, Result.SUSPENDED
             self.attempt += 1
             return End(result=Result.SUSPENDED)
         if self._is_over():
-            return self._begin(Phase.FINAL, self.present, now)
+            return self._begin(RoundPhase.FINAL, self.present, now)
         if not self._is_gathered(now):
             return None
         self._gathered_until = None
         if self.record.round < 0:
             first = min(self.present - self.refused, default=None) or min(self.present)
             self.refused.discard(first)
-            return self._begin(Phase.INITIAL, {first}, now)
+            return self._begin(RoundPhase.INITIAL, {first}, now)
         self.refused.clear()
-        return self._begin(Phase.OPEN, {*self._chosen(), *self.delivered}, now)
+        return self._begin(RoundPhase.OPEN, {*self._chosen(), *self.accepted_updates}, now)
 
-    def _begin(self, phase: Phase, asked: Collection[str], now: float) -> Open:
-        self.phase, self.asked = phase, set(asked)
+    def _begin(self, phase: RoundPhase, asked: Collection[str], now: float) -> OpenRound:
+        self.phase, self.instructed = phase, set(asked)
         self.opened, self.deadline = now, now + self.terms.rounds.deadline_seconds
         self.attempt += 1
-        return Open(round=self.round)
+        return OpenRound(round=self.round)
 
     def _next_initial(self, now: float) -> Command | None:
-        if self.delivered:
-            self.phase = Phase.STORING
-            return Initialise(party=next(iter(self.delivered)))
-        if self.asked - self.refused and now < self.deadline:
+        if self.accepted_updates:
+            self.phase = RoundPhase.STORING
+            return Initialize(party=next(iter(self.accepted_updates)))
+        if self.instructed - self.refused and now < self.deadline:
             return None
         # Another one, or the same in its second attempt: any party has the same initial model.
-        return self._give_up() if now >= self.deadline else self._ask_another(now)
+        return self._abandon() if now >= self.deadline else self._instruct_another(now)
 
-    def _ask_another(self, now: float) -> Command | None:
+    def _instruct_another(self, now: float) -> Command | None:
         others = self.present - self.refused
         if not others:
             return None
         deadline = self.deadline
-        command = self._begin(Phase.INITIAL, {min(others)}, now)
+        command = self._begin(RoundPhase.INITIAL, {min(others)}, now)
         self.deadline = deadline
         return command
 
     def _next_open(self, now: float) -> Command | None:
         if self._has_target_verdict():
             return self._finish()
-        is_heard = bool(self.evaluations) and self.evaluations.keys() >= self.asked - self.refused
+        is_heard = (
+            bool(self.evaluations) and self.evaluations.keys() >= self.instructed - self.refused
+        )
         if is_heard and not self.is_evaluated:
             return self._conclude() or self._next_open(now)
-        is_answered = self.delivered.keys() | self.refused >= self.asked
-        has_quorum = len(self.delivered) >= max(1, self.terms.rounds.min_parties)
+        is_answered = self.accepted_updates.keys() | self.refused >= self.instructed
+        has_quorum = len(self.accepted_updates) >= max(1, self.terms.rounds.min_parties)
         if now < self.deadline and not (is_answered and has_quorum):
             return None
         if not has_quorum:
-            return self._give_up()
+            return self._abandon()
         if not self.is_evaluated:
             return self._conclude() or self._next_open(now)
         self._drop_silent()
-        self.phase = Phase.STORING
-        return Fold(round=self.round, parties=tuple(sorted(self.delivered)))
+        self.phase = RoundPhase.STORING
+        return Aggregate(round=self.round, parties=tuple(sorted(self.accepted_updates)))
 
-    def _give_up(self) -> GiveUp:
+    def _abandon(self) -> AbandonRound:
         self._drop_silent()
         self.lost += 1
-        self.phase, self.asked = Phase.WAITING, set()
-        return GiveUp(round=self.round, had=len(self.delivered))
+        self.phase, self.instructed = RoundPhase.WAITING, set()
+        return AbandonRound(round=self.round, had=len(self.accepted_updates))
 
     def _drop_silent(self) -> None:
         """Who was asked and did not answer has to show that it is there."""
-        self.present -= self.asked - self.delivered.keys() - self.refused
+        self.present -= self.instructed - self.accepted_updates.keys() - self.refused
 
     def _next_final(self, now: float) -> Command | None:
-        is_heard = bool(self.asked) and self.evaluations.keys() >= self.asked
+        is_heard = bool(self.instructed) and self.evaluations.keys() >= self.instructed
         if not (is_heard and self._is_gathered(now)) and now < self.deadline:
             return None
         if not self.is_evaluated and (command := self._conclude()) is not None:
@@ -310,7 +317,7 @@ class Course:
             return None
         before = self.record.best
         value = self.record.last.metrics.get(self.target.metric)
-        self.record = self.record.judged(value, self.target.mode)
+        self.record = self.record.judged(value, self.target.direction)
         return None if self.record.best == before else KeepBest(round=self.record.round)
 
     def _has_target_verdict(self) -> bool:
@@ -329,22 +336,24 @@ class Course:
         return is_last or is_stale
 
     def _finish(self) -> Finish:
-        self.phase = Phase.STORING
-        self.asked = set()
+        self.phase = RoundPhase.STORING
+        self.instructed = set()
         best = self.record.best
         is_best = self.target is not None and best is not None
         return Finish(round=best.round if is_best and best else self.record.round)
 
     def _reset(self) -> None:
-        self.asked, self.refused = set(), set()
-        self.delivered, self.evaluations = {}, {}
+        self.instructed, self.refused = set(), set()
+        self.accepted_updates, self.evaluations = {}, {}
         self.is_evaluated = False
         self.deadline = math.inf
 
     # --- who ------------------------------------------------------------------------------------
 
     def _has_quorum(self) -> bool:
-        return len(self.present | self.delivered.keys()) >= max(1, self.terms.rounds.min_parties)
+        return len(self.present | self.accepted_updates.keys()) >= max(
+            1, self.terms.rounds.min_parties
+        )
 
     def _is_gathered(self, now: float) -> bool:
         if not self.present or not self._has_quorum():
@@ -357,4 +366,4 @@ class Course:
         """Of those present, who is asked: a function of (seed, round) and of who they are."""
         share = math.ceil(self.terms.rounds.fraction * len(self.present) - 1e-9)
         count = max(share, self.terms.rounds.min_parties)
-        return set(ranked(self.present, self.seed, self.round)[:count])
+        return set(shuffled(self.present, self.seed, self.round)[:count])

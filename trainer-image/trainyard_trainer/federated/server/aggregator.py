@@ -16,36 +16,40 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from trainyard_trainer.contract import Result
+from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.federated import (
     FederatedConfig,
     FederatedPlan,
     PartyConfig,
-    Refusal,
+    RefusalReason,
 )
 from trainyard_trainer.federated.aggregation.aggregate import Update
 from trainyard_trainer.federated.aggregation.strategies import make
-from trainyard_trainer.federated.protocol.messages import Announcement, Note, Report
+from trainyard_trainer.federated.protocol.messages import (
+    EvaluationReport,
+    RoundAnnouncement,
+    UpdateMetadata,
+)
 from trainyard_trainer.federated.rounds.events import (
-    Ask,
+    AbandonRound,
+    AcceptedUpdate,
+    Aggregate,
     Command,
-    Delivery,
     End,
     Evaluation,
     Finish,
-    Fold,
-    GiveUp,
-    Initialise,
+    Initialize,
+    Instruction,
     KeepBest,
-    Open,
-    Phase,
-    Terms,
+    OpenRound,
+    RoundPhase,
+    RoundSettings,
 )
-from trainyard_trainer.federated.rounds.history import Record
-from trainyard_trainer.federated.rounds.machine import Course
-from trainyard_trainer.federated.server.payloads import summary, work_of
-from trainyard_trainer.federated.server.spool import Draft, Spool, Upload
-from trainyard_trainer.federated.server.store import Archive
+from trainyard_trainer.federated.rounds.history import FederationHistory
+from trainyard_trainer.federated.rounds.machine import RoundMachine
+from trainyard_trainer.federated.server.payloads import summary, train_config_of
+from trainyard_trainer.federated.server.spool import Spool, SpooledUpdate, UpdateUpload
+from trainyard_trainer.federated.server.store import RoundStore
 from trainyard_trainer.runtime.exits import Fenced, StateUnusable
 
 log = logging.getLogger(__name__)
@@ -54,14 +58,14 @@ SILENCE_SECONDS: Final = 10.0
 """Who has nothing to do and does not ask for so long has gone."""
 REPEATS: Final = 3
 """So often an update that was damaged on its way may be sent again in a round."""
-DISPERSAL_SECONDS: Final = 10.0
+DRAIN_SECONDS: Final = 10.0
 """When all is over, parties get so long to hear of it."""
 READING_SECONDS: Final = 15.0
 """And so long whoever reads the metrics, to read the last ones: three of its usual intervals."""
 
 
 @dataclass(slots=True)
-class Contact:
+class PartyConnection:
     """What is known of a party beside its part in the rounds."""
 
     heard_at: float = -math.inf
@@ -86,15 +90,15 @@ class Aggregator:
         self.config, self.term = config, term
         self.strategy = make(config.strategy)
         try:
-            self.archive = Archive(directory, term, self.strategy)
+            self.archive = RoundStore(directory, term, self.strategy)
             self._spool = Spool(self.archive.spool())
-            lost = 0 if self.archive.result else self.archive.sit()
+            lost = 0 if self.archive.result else self.archive.mark_in_progress()
         except OSError as error:
             raise StateUnusable(
                 f"the state directory {directory} cannot be used: {error}"
             ) from error
         self.parties: dict[str, PartyConfig] = {}
-        self.course = Course(
+        self.course = RoundMachine(
             terms=self._terms(config.rounds, config.parties),
             target=config.target,
             seed=config.seed,
@@ -103,13 +107,15 @@ class Aggregator:
             lost=lost,
         )
         if self.archive.result:
-            self.course.phase, self.course.result = Phase.ENDED, Result.COMPLETE
+            self.course.phase, self.course.result = RoundPhase.ENDED, Result.COMPLETE
         self.init = self.archive.find_init(config.init) if self.archive.model is None else None
         self.plan: FederatedPlan | None = None
-        self.contacts: dict[str, Contact] = {name: Contact() for name in self.parties}
+        self.contacts: dict[str, PartyConnection] = {
+            name: PartyConnection() for name in self.parties
+        }
         self.refusals: Counter[tuple[str, str]] = Counter()
         """By party and reason."""
-        self._drafts: dict[str, tuple[Note, Draft, Upload]] = {}
+        self._drafts: dict[str, tuple[UpdateMetadata, SpooledUpdate, UpdateUpload]] = {}
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._waiting: set[asyncio.Future[None]] = set()
         self._is_sitting = True
@@ -122,7 +128,7 @@ class Aggregator:
         self._is_read = False
         """Whether anybody reads the metrics."""
         self._end_read = asyncio.Event()
-        if self.course.phase is Phase.ENDED:
+        if self.course.phase is RoundPhase.ENDED:
             self.closed.set()
 
     @property
@@ -170,7 +176,7 @@ class Aggregator:
             text = f"{len(higher)} parties know of term {highest}; this one has {self.term}"
             self.ended.set_exception(Fenced(text))
 
-    def accept(self, party: str, upload: Upload) -> None:
+    def accept(self, party: str, upload: UpdateUpload) -> None:
         """An update has come whole and verified; raises Refused when it is not."""
         note, draft = upload.close()
         contact = self.contacts[party]
@@ -178,24 +184,29 @@ class Aggregator:
         contact.received += draft.size
         self._drop(party)
         self._drafts[party] = note, draft, upload
-        delivery = Delivery(
+        delivery = AcceptedUpdate(
             samples=note.samples, weight=note.weight, loss=note.loss, at=contact.seconds
         )
         log.info("update of %s for round %d: norm %.4g", party, note.round, upload.norm)
         self.apply(self.course.accepted(party, delivery, self.now))
 
-    def refuse(self, party: str, refusal: Refusal) -> None:
+    def refuse(self, party: str, refusal: RefusalReason) -> None:
         """An update was refused; one that was only damaged on its way may be sent again."""
         contact = self.contacts[party]
-        if refusal is Refusal.ROUND and self.course.phase in (Phase.STORING, Phase.ENDED):
+        if refusal is RefusalReason.ROUND and self.course.phase in (
+            RoundPhase.STORING,
+            RoundPhase.ENDED,
+        ):
             return  # The target was reached meanwhile: nothing is wrong with the party.
         self.refusals[party, refusal.value] += 1
-        contact.damaged += refusal in (Refusal.SIZE, Refusal.CHECKSUM)
-        may_repeat = refusal in (Refusal.SIZE, Refusal.CHECKSUM) and contact.damaged <= REPEATS
-        if refusal is not Refusal.ROUND and not may_repeat:
+        contact.damaged += refusal in (RefusalReason.SIZE, RefusalReason.CHECKSUM)
+        may_repeat = (
+            refusal in (RefusalReason.SIZE, RefusalReason.CHECKSUM) and contact.damaged <= REPEATS
+        )
+        if refusal is not RefusalReason.ROUND and not may_repeat:
             self.apply(self.course.refuse(party, self.now))
 
-    def evaluate(self, party: str, report: Report) -> None:
+    def evaluate(self, party: str, report: EvaluationReport) -> None:
         """A party has evaluated a model."""
         metrics = {k: v for k, v in report.metrics.items() if v is not None and math.isfinite(v)}
         found = Evaluation(samples=report.samples, metrics=metrics)
@@ -206,7 +217,7 @@ class Aggregator:
         self.plan = plan
         terms = self._terms(plan.rounds, plan.parties)
         for name in self.parties:
-            self.contacts.setdefault(name, Contact())
+            self.contacts.setdefault(name, PartyConnection())
         if self.course.result is Result.SUSPENDED and not plan.suspend:
             self.closed.clear()
             self._end_read.clear()
@@ -214,39 +225,39 @@ class Aggregator:
                 contact.told_end = False
         self.apply(self.course.planned(terms, plan.suspend, self.now))
 
-    def spool(self) -> Upload:
+    def spool(self) -> UpdateUpload:
         """Where the next update goes."""
         model = self.archive.model
         layout, base = (model.layout, model.data) if model is not None else (None, None)
-        return Upload(self._spool, layout, base)
+        return UpdateUpload(self._spool, layout, base)
 
     # --- questions ------------------------------------------------------------------------------
 
-    def announcement(self, party: str) -> Announcement:
+    def announcement(self, party: str) -> RoundAnnouncement:
         """What `party` is told now."""
         course, model = self.course, self.archive.model
-        ask = course.ask(party)
-        if ask is Ask.END:
+        ask = course.instruction(party)
+        if ask is Instruction.END:
             self.contacts[party].told_end = True
-        return Announcement(
+        return RoundAnnouncement(
             term=self.term,
-            ask=ask,
+            instruction=ask,
             round=course.round,
-            work=work_of(self.config, self.strategy.local, self.parties[party]),
+            config=train_config_of(self.config, self.strategy.local, self.parties[party]),
             seconds=max(0.0, course.deadline - self.now) if course.deadline < math.inf else 0.0,
             model=model.sha256 if model is not None else "init" if self.init else "",
             evaluate=not course.is_evaluated and party not in course.evaluations,
             result=course.result,
         )
 
-    def _terms(self, rounds: Any, parties: tuple[PartyConfig, ...]) -> Terms:
+    def _terms(self, rounds: Any, parties: tuple[PartyConfig, ...]) -> RoundSettings:
         self.parties = {party.name: party for party in parties}
         expected = frozenset(party.name for party in parties if not party.external)
-        return Terms(rounds=rounds, parties=tuple(self.parties), expected=expected)
+        return RoundSettings(rounds=rounds, parties=tuple(self.parties), expected=expected)
 
     # --- work -----------------------------------------------------------------------------------
 
-    async def work(self) -> None:
+    async def train_config(self) -> None:
         """Carry out commands for ever; what goes wrong ends the process."""
         sweep = asyncio.create_task(self._sweep())
         try:
@@ -266,14 +277,16 @@ class Aggregator:
 
     async def _execute(self, command: Command) -> None:
         match command:
-            case Open(round=number):
+            case OpenRound(round=number):
                 await self._open()
-                log.info("%s of round %d asks %s", self.course.phase, number, self.course.asked)
-            case Initialise(party=party):
-                await self._initialise(party)
-            case Fold(parties=parties):
-                await self._fold(parties)
-            case GiveUp(round=number, had=had):
+                log.info(
+                    "%s of round %d asks %s", self.course.phase, number, self.course.instructed
+                )
+            case Initialize(party=party):
+                await self._initialize(party)
+            case Aggregate(parties=parties):
+                await self._aggregate(parties)
+            case AbandonRound(round=number, had=had):
                 log.warning("round %d given up at its deadline with %d updates", number, had)
                 await self._mark(is_open=True)
             case KeepBest():
@@ -298,20 +311,20 @@ class Aggregator:
         await asyncio.to_thread(self.archive.mark, self.course.lost, is_open=is_open)
         self._is_sitting = is_open
 
-    async def _initialise(self, party: str) -> None:
+    async def _initialize(self, party: str) -> None:
         _, draft, upload = self._drafts[party]
         record = self._next_record()
-        await asyncio.to_thread(self.archive.initialise, upload.layout, draft.read(), record)
+        await asyncio.to_thread(self.archive.initialize, upload.layout, draft.read(), record)
         self._close_round(record)
 
-    async def _fold(self, parties: tuple[str, ...]) -> None:
+    async def _aggregate(self, parties: tuple[str, ...]) -> None:
         record = self._next_record()
         held = {name: self._drafts[name] for name in parties}
         updates = [
             Update(party=name, weight=note.weight, data=draft.read())
             for name, (note, draft, _) in held.items()
         ]
-        await asyncio.to_thread(self.archive.fold, updates, record)
+        await asyncio.to_thread(self.archive.aggregate, updates, record)
         past = record.last
         log.info("round %d: %d parties, loss %s", past.round, past.parties, past.loss)
         self._close_round(record)
@@ -321,15 +334,15 @@ class Aggregator:
         await asyncio.to_thread(self.archive.finish, number, {**told, "finished_at": time.time()})
         self.apply(self.course.finished(self.now))
 
-    def _next_record(self) -> Record:
+    def _next_record(self) -> FederationHistory:
         """The record that goes with the model of the round in flight."""
         record, plan = self.course.outcome(self.now), self.plan
         if plan is None:
             return record
-        leadership = max(record.leadership, plan.leadership)
-        return replace(record, generation=plan.generation, leadership=leadership)
+        fencing_token = max(record.fencing_token, plan.fencing_token)
+        return replace(record, generation=plan.generation, fencing_token=fencing_token)
 
-    def _close_round(self, record: Record) -> None:
+    def _close_round(self, record: FederationHistory) -> None:
         for party in list(self._drafts):
             self._drop(party)
         self.apply(self.course.stored(record, self.now))
@@ -344,14 +357,14 @@ class Aggregator:
             await asyncio.sleep(SILENCE_SECONDS / 4)
             for name in list(self.course.present):
                 contact = self.contacts[name]
-                is_free = self.course.ask(name) is Ask.WAIT and not contact.polls
+                is_free = self.course.instruction(name) is Instruction.WAIT and not contact.polls
                 if is_free and self.now - contact.heard_at > SILENCE_SECONDS:
                     self.apply(self.course.left(name, self.now))
 
-    async def dispersed(self) -> None:
+    async def wait_for_parties(self) -> None:
         """Wait until the rounds have ended and all who were there know."""
         await self.closed.wait()
-        end = self.now + DISPERSAL_SECONDS
+        end = self.now + DRAIN_SECONDS
         while self.now < end and any(
             not self.contacts[name].told_end for name in self.course.present
         ):

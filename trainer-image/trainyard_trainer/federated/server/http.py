@@ -19,30 +19,28 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from trainyard_trainer.contract import (
-    PATH_HEALTH,
-    PATH_METRICS,
-    PATH_PLAN,
-    WIRE_VERSION,
-    Role,
-)
+from trainyard_trainer.contract.env import PATH_HEALTH, PATH_METRICS, PATH_PLAN, WIRE_VERSION, Role
 from trainyard_trainer.contract.federated import (
     PATH_EVALUATION,
     PATH_MODEL,
     PATH_ROUND,
     PATH_UPDATE,
     FederatedPlan,
-    Refusal,
+    RefusalReason,
 )
 from trainyard_trainer.federated.protocol.layout import HEADER_BYTES
-from trainyard_trainer.federated.protocol.messages import MESSAGE_BYTES, Report, Verdict
-from trainyard_trainer.federated.protocol.wire import Refused, trailer
-from trainyard_trainer.federated.rounds.events import Ask
+from trainyard_trainer.federated.protocol.messages import (
+    MESSAGE_BYTES,
+    EvaluationReport,
+    UploadResult,
+)
+from trainyard_trainer.federated.protocol.wire import UpdateRefused, trailer
+from trainyard_trainer.federated.rounds.events import Instruction
 from trainyard_trainer.federated.server.aggregator import Aggregator
 from trainyard_trainer.federated.server.metrics import AggregatorMetrics
-from trainyard_trainer.federated.server.spool import Upload
+from trainyard_trainer.federated.server.spool import UpdateUpload
 from trainyard_trainer.runtime import checkpoint
-from trainyard_trainer.runtime.exits import Ending, StateUnusable
+from trainyard_trainer.runtime.exits import StateUnusable, TrainerError
 from trainyard_trainer.runtime.exposition import CONTENT_TYPE
 from trainyard_trainer.transport.tls import Credentials, names
 
@@ -62,7 +60,7 @@ HEADER_LIMIT: Final = 16 << 10
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Server:
+class AggregatorServer:
     """Serves one aggregator."""
 
     def __init__(self, aggregator: Aggregator, credentials: Credentials) -> None:
@@ -79,8 +77,10 @@ class Server:
         """
         secure = self.credentials.exist
         if not secure and host != "127.0.0.1":
-            raise Ending(f"no certificates in {self.credentials.directory}: refusing plain HTTP")
-        app = web.Application(middlewares=[self._authorise], client_max_size=MESSAGE_BYTES)
+            raise TrainerError(
+                f"no certificates in {self.credentials.directory}: refusing plain HTTP"
+            )
+        app = web.Application(middlewares=[self._authorize], client_max_size=MESSAGE_BYTES)
         app.router.add_get(PATH_METRICS, self._metrics)
         app.router.add_get(PATH_HEALTH, self._health)
         app.router.add_put(PATH_PLAN, self._plan)
@@ -100,7 +100,7 @@ class Server:
         await runner.setup()
         context = self.credentials.server() if secure else None
         await web.TCPSite(runner, host, port, ssl_context=context).start()
-        work = asyncio.create_task(self.aggregator.work())
+        work = asyncio.create_task(self.aggregator.train_config())
         try:
             yield runner.addresses[0][1]
         finally:
@@ -111,7 +111,7 @@ class Server:
     # --- who ------------------------------------------------------------------------------------
 
     @web.middleware
-    async def _authorise(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self.credentials.exist and request.path != PATH_HEALTH:
             transport = request.transport
             found = names(transport.get_extra_info("peercert") if transport else None)
@@ -168,13 +168,13 @@ class Server:
         """What is in force, when `plan` must not replace it."""
         known, record = self.aggregator.plan, self.aggregator.course.record
         generation = max(known.generation if known else 0, record.generation)
-        leadership = max(known.leadership if known else 0, record.leadership)
+        token = max(known.fencing_token if known else 0, record.fencing_token)
         # A new operator sends its predecessor's Plan again, in its own name.
-        same = known is not None and replace(plan, leadership=known.leadership) == known
+        same = known is not None and replace(plan, fencing_token=known.fencing_token) == known
         is_changed = known is not None and known.generation == plan.generation and not same
-        if plan.generation >= generation and plan.leadership >= leadership and not is_changed:
+        if plan.generation >= generation and plan.fencing_token >= token and not is_changed:
             return None
-        return {"generation": generation, "leadership": leadership}
+        return {"generation": generation, "fencingToken": token}
 
     # --- parties --------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Server:
             raise web.HTTPTooManyRequests(text=f"{party} waits on {POLLS} connections already")
         contact.polls += 1
         try:
-            while aggregator.course.ask(party) is Ask.WAIT and aggregator.now < end:
+            while aggregator.course.instruction(party) is Instruction.WAIT and aggregator.now < end:
                 await aggregator.changed(end - aggregator.now)
         except asyncio.CancelledError:
             if contact.polls == 1:
@@ -204,7 +204,7 @@ class Server:
         finally:
             contact.polls -= 1
             contact.heard_at = aggregator.now
-        return aggregator.course.ask(party) is not Ask.WAIT
+        return aggregator.course.instruction(party) is not Instruction.WAIT
 
     async def _leave(self, request: web.Request) -> web.Response:
         aggregator, party = self.aggregator, request.query["party"]
@@ -243,25 +243,25 @@ class Server:
         self._uploads[party] = task
         try:
             await self._take(request, party)
-        except Refused as refused:
+        except UpdateRefused as refused:
             await self._drain(request)
             return self._refuse(party, refused)
         finally:
             if self._uploads.get(party) is task:
                 del self._uploads[party]
-        return _verdict(Verdict())
+        return _verdict(UploadResult())
 
     async def _take(self, request: web.Request, party: str) -> None:
         """Stream an update into the spool; raises Refused, and then leaves nothing."""
         aggregator, course = self.aggregator, self.aggregator.course
         number = _number(request, "round")
         term = _number(request, "term")
-        if term == aggregator.term and number == course.round and party in course.delivered:
+        if term == aggregator.term and number == course.round and party in course.accepted_updates:
             await self._drain(request)
             return  # The answer to it was lost on its way.
         if term != aggregator.term or number != course.round or not course.awaits(party):
-            raise Refused(
-                Refusal.ROUND,
+            raise UpdateRefused(
+                RefusalReason.ROUND,
                 f"it is of round {number} of term {term}; awaited is "
                 f"{course.round if course.awaits(party) else 'none'} of term {aggregator.term}",
             )
@@ -273,7 +273,9 @@ class Server:
             aggregator.accept(party, upload)
         except TimeoutError:
             upload.discard()
-            raise Refused(Refusal.ROUND, "it was not whole by the deadline of its round") from None
+            raise UpdateRefused(
+                RefusalReason.ROUND, "it was not whole by the deadline of its round"
+            ) from None
         except StateUnusable as error:
             upload.discard()
             aggregator.fail(error)
@@ -282,21 +284,23 @@ class Server:
             upload.discard()
             raise
 
-    async def _stream(self, request: web.Request, upload: Upload) -> None:
+    async def _stream(self, request: web.Request, upload: UpdateUpload) -> None:
         async for chunk in request.content.iter_chunked(checkpoint.CHUNK_BYTES):
             if len(chunk) > THREAD_BYTES:
                 await asyncio.to_thread(upload.feed, chunk)
             else:
                 upload.feed(chunk)
 
-    def _check(self, upload: Upload, number: int) -> None:
+    def _check(self, upload: UpdateUpload, number: int) -> None:
         """Raise Refused when the round has closed meanwhile, or the header is of another one."""
         note = upload.note
         is_same = self.aggregator.course.round == number
         if note is not None and (note.term, note.round) != (self.aggregator.term, number):
-            raise Refused(Refusal.ROUND, f"its header is of round {note.round}, term {note.term}")
+            raise UpdateRefused(
+                RefusalReason.ROUND, f"its header is of round {note.round}, term {note.term}"
+            )
         if not is_same:
-            raise Refused(Refusal.ROUND, f"round {number} has closed")
+            raise UpdateRefused(RefusalReason.ROUND, f"round {number} has closed")
 
     async def _drain(self, request: web.Request) -> None:
         """Read on, so that the party hears the answer; give up on what is larger than a model."""
@@ -310,15 +314,15 @@ class Server:
                     if limit < 0:
                         return
 
-    def _refuse(self, party: str, refused: Refused) -> web.Response:
+    def _refuse(self, party: str, refused: UpdateRefused) -> web.Response:
         aggregator = self.aggregator
         log.warning("an update of %s is refused (%s): %s", party, refused.refusal, refused)
         aggregator.refuse(party, refused.refusal)
-        return _verdict(Verdict(refusal=refused.refusal, message=str(refused)), 422)
+        return _verdict(UploadResult(refusal=refused.refusal, message=str(refused)), 422)
 
     async def _evaluation(self, request: web.Request) -> web.Response:
         try:
-            report = msgspec.json.decode(await _text(request), type=Report)
+            report = msgspec.json.decode(await _text(request), type=EvaluationReport)
         except msgspec.MsgspecError as error:
             raise web.HTTPBadRequest(text=f"the evaluation is wrong: {error}") from None
         if report.term == self.aggregator.term:
@@ -335,7 +339,7 @@ async def _text(request: web.Request) -> str:
         raise web.HTTPRequestTimeout(text="the body did not come") from None
 
 
-def _verdict(verdict: Verdict, status: int = 200) -> web.Response:
+def _verdict(verdict: UploadResult, status: int = 200) -> web.Response:
     return web.json_response(body=msgspec.json.encode(verdict), status=status)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 
-from trainyard_trainer.contract import Metric
 from trainyard_trainer.contract.federated import FederatedMetric
+from trainyard_trainer.contract.metrics import Metric
 from trainyard_trainer.federated.server.aggregator import Aggregator
 from trainyard_trainer.runtime.exposition import Exposition, evaluation, info, outcome
 

@@ -6,13 +6,15 @@ from dataclasses import asdict
 from typing import Any
 
 from trainyard_trainer.contract.federated import FederatedConfig, PartyConfig
-from trainyard_trainer.federated.protocol.messages import Work
-from trainyard_trainer.federated.rounds.history import Record
+from trainyard_trainer.federated.protocol.messages import TrainConfig
+from trainyard_trainer.federated.rounds.history import FederationHistory
 
 
-def work_of(config: FederatedConfig, local: dict[str, float], party: PartyConfig) -> Work:
+def train_config_of(
+    config: FederatedConfig, local: dict[str, float], party: PartyConfig
+) -> TrainConfig:
     """The local training of a party; `local` is what the strategy adds to it."""
-    return Work(
+    return TrainConfig(
         task=config.task,
         args={**config.args, **party.args},
         seed=config.seed,
@@ -25,7 +27,9 @@ def work_of(config: FederatedConfig, local: dict[str, float], party: PartyConfig
     )
 
 
-def summary(config: FederatedConfig, record: Record, round_: int, lost: int) -> dict[str, Any]:
+def summary(
+    config: FederatedConfig, record: FederationHistory, round_: int, lost: int
+) -> dict[str, Any]:
     """What result.json says of the model of `round_`, but for the model itself and the time."""
     chosen = next((past for past in record.history if past.round == round_), record.last)
     return {

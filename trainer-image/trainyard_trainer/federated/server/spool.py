@@ -15,18 +15,18 @@ from typing import Final
 
 import numpy as np
 
-from trainyard_trainer.contract.federated import Refusal
-from trainyard_trainer.federated.aggregation.validation import BLOCK_BYTES, Inspector
+from trainyard_trainer.contract.federated import RefusalReason
+from trainyard_trainer.federated.aggregation.validation import BLOCK_BYTES, UpdateValidator
 from trainyard_trainer.federated.protocol.layout import Bytes, Layout
-from trainyard_trainer.federated.protocol.messages import Note, read_note
-from trainyard_trainer.federated.protocol.wire import Body, Refused
+from trainyard_trainer.federated.protocol.messages import UpdateMetadata, read_metadata
+from trainyard_trainer.federated.protocol.wire import TransferParser, UpdateRefused
 from trainyard_trainer.runtime.exits import StateUnusable
 
 MEMORY_BYTES: Final = 64 << 20
 """For all updates together; a round of 16 small models fits, a large model goes to disk."""
 
 
-class Draft:
+class SpooledUpdate:
     """The tensors of one update."""
 
     def __init__(self, spool: Spool, size: int) -> None:
@@ -101,17 +101,17 @@ class Spool:
         self._free += size
 
 
-class Upload:
+class UpdateUpload:
     """One update, from its first byte to a verified draft."""
 
     def __init__(self, spool: Spool, expected: Layout | None, base: Bytes | None) -> None:
         """`expected` is the model's layout and `base` the model; None for the initial model."""
         self._spool, self._expected, self._base = spool, expected, base
-        self._body = Body()
+        self._body = TransferParser()
         self._block = bytearray()
-        self._inspector: Inspector | None = None
-        self._draft: Draft | None = None
-        self.note: Note | None = None
+        self._inspector: UpdateValidator | None = None
+        self._draft: SpooledUpdate | None = None
+        self.note: UpdateMetadata | None = None
 
     @property
     def layout(self) -> Layout:
@@ -132,7 +132,7 @@ class Upload:
             while len(self._block) >= BLOCK_BYTES:
                 self._flush(BLOCK_BYTES)
 
-    def close(self) -> tuple[Note, Draft]:
+    def close(self) -> tuple[UpdateMetadata, SpooledUpdate]:
         """All bytes have come: the update; raises Refused."""
         self._body.close()
         self._begin()
@@ -151,16 +151,16 @@ class Upload:
         """Judge the header, once."""
         if self._draft is not None:
             return
-        self.note = read_note(self._body.document)
+        self.note = read_metadata(self._body.document)
         if self._expected is not None and (found := self._expected.difference(self.layout)):
-            raise Refused(Refusal.SHAPE, f"it {found}")
-        self._inspector = Inspector(self.layout, self._base)
-        self._draft = Draft(self._spool, self.layout.size)
+            raise UpdateRefused(RefusalReason.SHAPE, f"it {found}")
+        self._inspector = UpdateValidator(self.layout, self._base)
+        self._draft = SpooledUpdate(self._spool, self.layout.size)
 
     def _flush(self, size: int) -> None:
         block = bytes(self._block[:size])
         del self._block[:size]
         assert self._inspector is not None  # noqa: S101 -- set by `_begin`
         assert self._draft is not None  # noqa: S101 -- set by `_begin`
-        self._inspector.take(np.frombuffer(block, np.uint8))
+        self._inspector.feed(np.frombuffer(block, np.uint8))
         self._draft.write(block)

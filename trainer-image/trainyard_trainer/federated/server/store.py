@@ -21,8 +21,13 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE, STATE_DIR
-from trainyard_trainer.federated.aggregation.aggregate import Update, fill_slots, fold, slot_layout
+from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE, STATE_DIR
+from trainyard_trainer.federated.aggregation.aggregate import (
+    Update,
+    aggregate,
+    fill_slots,
+    slot_layout,
+)
 from trainyard_trainer.federated.aggregation.strategies import Strategy
 from trainyard_trainer.federated.protocol.layout import (
     HEADER_BYTES,
@@ -31,22 +36,27 @@ from trainyard_trainer.federated.protocol.layout import (
     Layout,
     parse,
 )
-from trainyard_trainer.federated.rounds.history import Best, Record
+from trainyard_trainer.federated.rounds.history import Best, FederationHistory
 from trainyard_trainer.runtime import checkpoint
-from trainyard_trainer.runtime.checkpoint import CHUNK_BYTES, STATE, Manifest, Store
+from trainyard_trainer.runtime.checkpoint import (
+    CHUNK_BYTES,
+    STATE,
+    CheckpointManifest,
+    CheckpointStore,
+)
 from trainyard_trainer.runtime.exits import TaskInvalid
 
 RECORD: Final = "record.json"
 SLOTS: Final = "slots.safetensors"
 BEST: Final = "best.json"
-SITTING: Final = "sitting.json"
+IN_PROGRESS: Final = "sitting.json"
 """There while rounds are in flight: a term that finds it knows that the last one did not end."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a round's `record.json`."""
 
-    record: Record
+    record: FederationHistory
     slots: str = ""
     """SHA-256 of the strategy's state; empty without any."""
 
@@ -66,15 +76,15 @@ class Model:
     """Of the file."""
 
 
-class Archive:
+class RoundStore:
     """A federation's state directory under one term."""
 
     def __init__(self, directory: Path, term: int, strategy: Strategy) -> None:
         """Claim `directory`; raises Fenced or StateUnusable."""
-        self.store = Store(directory, term, keep=2)
+        self.store = CheckpointStore(directory, term, keep=2)
         self.directory, self._strategy = directory, strategy
         self.model: Model | None = None
-        self.record = Record()
+        self.record = FederationHistory()
         self.result = self._result()
         """The content of result.json, once the federation is complete."""
         self._resume()
@@ -104,9 +114,9 @@ class Archive:
 
     # --- terms ----------------------------------------------------------------------------------
 
-    def sit(self) -> int:
+    def mark_in_progress(self) -> int:
         """Say that rounds are in flight; how many were lost so far, those of a crash included."""
-        path = self.directory / SITTING
+        path = self.directory / IN_PROGRESS
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             found = json.loads(path.read_bytes())
             lost = int(found["lost"]) + bool(found["open"])
@@ -118,11 +128,11 @@ class Archive:
     def mark(self, lost: int, *, is_open: bool) -> None:
         """Keep the number of rounds lost, and whether one may be in flight."""
         text = json.dumps({"lost": lost, "open": is_open})
-        checkpoint.write_atomically(self.directory / SITTING, text.encode())
+        checkpoint.write_atomically(self.directory / IN_PROGRESS, text.encode())
 
     # --- rounds ---------------------------------------------------------------------------------
 
-    def initialise(self, layout: Layout, data: Bytes, record: Record) -> None:
+    def initialize(self, layout: Layout, data: Bytes, record: FederationHistory) -> None:
         """Make a party's upload the model of round 0."""
         folder = self.store.open_spool()
         self._write(folder / STATE, layout, {"round": 0})[:] = data
@@ -131,7 +141,7 @@ class Archive:
             fill_slots(layout, self._strategy, self._write(folder / SLOTS, slots, {}))
         self._keep(folder, layout, record)
 
-    def fold(self, updates: Sequence[Update], record: Record) -> None:
+    def aggregate(self, updates: Sequence[Update], record: FederationHistory) -> None:
         """Fold `updates` into the model in force, and make that the model of `record.round`."""
         assert self.model is not None  # noqa: S101 -- no round opens before there is one
         layout, folder = self.model.layout, self.store.open_spool()
@@ -140,7 +150,7 @@ class Archive:
         if slot_layout(layout, self._strategy).entries:
             shutil.copyfile(self.model.path.parent / SLOTS, folder / SLOTS)
             slots = _map(folder / SLOTS, "r+")[1]
-        fold(layout, self._strategy, updates, base=self.model.data, slots=slots, out=out)
+        aggregate(layout, self._strategy, updates, base=self.model.data, slots=slots, out=out)
         self._keep(folder, layout, record)
 
     def _write(self, path: Path, layout: Layout, document: dict[str, Any]) -> Bytes:
@@ -153,13 +163,15 @@ class Archive:
                 os.posix_fallocate(file.fileno(), file.tell(), layout.size)
         return _map(path, "r+")[1]
 
-    def _keep(self, folder: Path, layout: Layout, record: Record) -> None:
-        summary, checksum, size = _summarise(folder / STATE)
+    def _keep(self, folder: Path, layout: Layout, record: FederationHistory) -> None:
+        summary, checksum, size = _summarize(folder / STATE)
         has_slots = (folder / SLOTS).exists()
-        slots = _summarise(folder / SLOTS)[0] if has_slots else ""
+        slots = _summarize(folder / SLOTS)[0] if has_slots else ""
         stored = msgspec.json.encode(Stored(record=record, slots=slots))
         checkpoint.write_atomically(folder / RECORD, stored)
-        manifest = Manifest(term=self.store.term, step=record.round, sha256=summary, size=size)
+        manifest = CheckpointManifest(
+            term=self.store.term, step=record.round, sha256=summary, size=size
+        )
         path = self.store.keep_checkpoint(folder, manifest) / STATE
         self.record = record
         self.model = Model(
@@ -184,7 +196,7 @@ class Archive:
         path, manifest = newest
         stored = msgspec.json.decode((path.parent / RECORD).read_bytes(), type=Stored)
         layout, data = _map(path, "r")
-        summary, checksum, size = _summarise(path)
+        summary, checksum, size = _summarize(path)
         self.model = Model(
             path=path, layout=layout, data=data, sha256=summary, checksum=checksum, size=size
         )
@@ -246,7 +258,7 @@ def _map(path: Path, mode: Any) -> tuple[Layout, Bytes]:
     return layout, np.memmap(path, np.uint8, mode, offset=LENGTH_BYTES + length)
 
 
-def _summarise(path: Path) -> tuple[str, int, int]:
+def _summarize(path: Path) -> tuple[str, int, int]:
     """SHA-256, CRC-32 and size of a file, which is durable when this returns."""
     summary, checksum, size = hashlib.sha256(), 0, 0
     with path.open("rb+") as file:

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from tests.unit.trainyard_trainer.federated.models import EVERY, FLAT, random_model
 from trainyard_trainer.federated.aggregation import aggregate as room
-from trainyard_trainer.federated.aggregation.aggregate import Update, fill_slots, fold, slot_layout
+from trainyard_trainer.federated.aggregation.aggregate import (
+    Update,
+    aggregate,
+    fill_slots,
+    slot_layout,
+)
 from trainyard_trainer.federated.aggregation.strategies import FedAdam, FedAvg, Strategy
 from trainyard_trainer.federated.protocol.layout import Bytes, Entry, Layout, narrow, widen
 
@@ -29,7 +34,7 @@ def run(
     out = np.full(layout.size, 0xAA, np.uint8)
     base = random_model(layout, 99) if base is None else base
     slots = np.empty(0, np.uint8) if slots is None else slots
-    fold(layout, strategy, updates, base=base, slots=slots, out=out)
+    aggregate(layout, strategy, updates, base=base, slots=slots, out=out)
     return out
 
 

@@ -6,7 +6,12 @@ from numpy.typing import NDArray
 
 from tests.unit.trainyard_trainer.federated.models import FLAT, random_model
 from trainyard_trainer.contract import federated as contract
-from trainyard_trainer.federated.aggregation.aggregate import Update, fill_slots, fold, slot_layout
+from trainyard_trainer.federated.aggregation.aggregate import (
+    Update,
+    aggregate,
+    fill_slots,
+    slot_layout,
+)
 from trainyard_trainer.federated.aggregation.strategies import STRATEGIES, make
 from trainyard_trainer.runtime.exits import TaskInvalid
 
@@ -14,7 +19,7 @@ every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
 def rounds(name: str, order: list[str], count: int = 3) -> NDArray[np.uint8]:
-    strategy = make(contract.Strategy(name=name))
+    strategy = make(contract.StrategyConfig(name=name))
     slots = np.empty(slot_layout(FLAT, strategy).size, np.uint8)
     fill_slots(FLAT, strategy, slots)
     base = random_model(FLAT, 0)
@@ -26,7 +31,7 @@ def rounds(name: str, order: list[str], count: int = 3) -> NDArray[np.uint8]:
             )
             for party in order
         ]
-        fold(FLAT, strategy, updates, base=base, slots=slots, out=out)
+        aggregate(FLAT, strategy, updates, base=base, slots=slots, out=out)
         base = out
     return base
 
@@ -38,7 +43,7 @@ def test_a_strategy_gives_the_same_model_in_any_order(name: str) -> None:
 
 @every_strategy
 def test_a_strategy_moves_towards_what_all_parties_say(name: str) -> None:
-    strategy = make(contract.Strategy(name=name))
+    strategy = make(contract.StrategyConfig(name=name))
     slots = np.empty(slot_layout(FLAT, strategy).size, np.uint8)
     fill_slots(FLAT, strategy, slots)
     goal = np.full(FLAT.size // 4, 2.0, "<f4")
@@ -49,20 +54,20 @@ def test_a_strategy_moves_towards_what_all_parties_say(name: str) -> None:
             Update(party=p, weight=1.0, data=(base + (goal - base) / 2).view(np.uint8))
             for p in "ab"
         ]
-        fold(FLAT, strategy, updates, base=base.view(np.uint8), slots=slots, out=out)
+        aggregate(FLAT, strategy, updates, base=base.view(np.uint8), slots=slots, out=out)
         base = out.view("<f4").copy()
     assert np.abs(base - goal).max() < 0.5
 
 
 @every_strategy
 def test_a_strategy_keeps_finite_numbers_finite(name: str) -> None:
-    strategy = make(contract.Strategy(name=name))
+    strategy = make(contract.StrategyConfig(name=name))
     slots = np.empty(slot_layout(FLAT, strategy).size, np.uint8)
     fill_slots(FLAT, strategy, slots)
     base = np.zeros(FLAT.size, np.uint8)
     out = np.empty_like(base)
     same = [Update(party="a", weight=1e-30, data=base), Update(party="b", weight=1e30, data=base)]
-    fold(FLAT, strategy, same, base=base, slots=slots, out=out)
+    aggregate(FLAT, strategy, same, base=base, slots=slots, out=out)
     assert (out.view("<f4") == 0).all()
 
 
@@ -86,9 +91,9 @@ def test_a_wrong_strategy_is_refused_by_field(
     name: str, args: dict[str, object], says: str
 ) -> None:
     with pytest.raises(TaskInvalid, match=says):
-        make(contract.Strategy(name=name, args=args))
+        make(contract.StrategyConfig(name=name, args=args))
 
 
 def test_parties_are_told_what_they_do_differently() -> None:
-    assert make(contract.Strategy(name="FedProx", args={"mu": 0.5})).local == {"mu": 0.5}
-    assert make(contract.Strategy(name="FedAvg")).local == {}
+    assert make(contract.StrategyConfig(name="FedProx", args={"mu": 0.5})).local == {"mu": 0.5}
+    assert make(contract.StrategyConfig(name="FedAvg")).local == {}

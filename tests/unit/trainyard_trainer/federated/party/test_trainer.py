@@ -8,21 +8,23 @@ import pytest
 import torch
 
 from tests.unit.trainyard_trainer.federated.models import random_model
-from trainyard_trainer.federated.party.trainer import Learner
-from trainyard_trainer.federated.protocol.messages import Work
+from trainyard_trainer.federated.party.trainer import LocalTrainer
+from trainyard_trainer.federated.protocol.messages import TrainConfig
 from trainyard_trainer.runtime.exits import TaskInvalid
 from trainyard_trainer.task import Party
 
 
-def learner(name: str = "a", args: dict[str, Any] | None = None, **work: Any) -> Learner:
+def learner(name: str = "a", args: dict[str, Any] | None = None, **work: Any) -> LocalTrainer:
     asked: dict[str, Any] = {"seed": 3, "batch_size": 8, "local_epochs": 1, **work}
     task = "tests.unit.trainyard_trainer.federated.tasks:Slope"
-    made = Learner(Work(task=task, args=args or {}, **asked), Party(name=name), torch.device("cpu"))
+    made = LocalTrainer(
+        TrainConfig(task=task, args=args or {}, **asked), Party(name=name), torch.device("cpu")
+    )
     made.state.pack()
     return made
 
 
-def trained(made: Learner, number: int = 1, start: int | None = None) -> bytes:
+def trained(made: LocalTrainer, number: int = 1, start: int | None = None) -> bytes:
     if start is not None:
         made.state.memory[:] = random_model(made.state.layout, start)
     made.train(number)

@@ -16,7 +16,7 @@ from trainyard_trainer.federated.protocol.layout import (
     DTYPES,
     Entry,
     Layout,
-    Malformed,
+    MalformedLayout,
     narrow,
     parse,
     widen,
@@ -71,7 +71,7 @@ def test_a_hostile_header_is_refused(change: dict[str, Any]) -> None:
     layout = Layout.of([Entry(name=name, dtype="F32", shape=(1,)) for name in "ab"])
     fields = json.loads(layout.header({})[8:])
     fields["b"] = {**fields["b"], **change}
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedLayout):
         parse(json.dumps(fields).encode())
 
 
@@ -80,13 +80,13 @@ def test_a_hostile_header_is_refused(change: dict[str, Any]) -> None:
     [b"", b"[]", b"3", b"{}", b"\xff", b"[" * 100_000, b'{"__metadata__": {"trainyard": "{"}}'],
 )
 def test_what_is_no_header_is_refused(text: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedLayout):
         parse(text)
 
 
 @given(st.binary(max_size=300))
 def test_random_bytes_are_no_header(text: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedLayout):
         parse(text)
 
 
@@ -94,7 +94,7 @@ def test_tensors_out_of_order_are_refused() -> None:
     wrong = Layout(
         (Entry(name="a", dtype="I8", shape=(8,)), Entry(name="b", dtype="F32", shape=()))
     )
-    with pytest.raises(Malformed, match="not sorted by dtype"):
+    with pytest.raises(MalformedLayout, match="not sorted by dtype"):
         parse(wrong.header({})[8:])
 
 

@@ -5,118 +5,125 @@ from typing import Any
 
 import pytest
 
-from trainyard_trainer.contract import Goal, Result, Target
-from trainyard_trainer.contract.federated import PartyState, Rounds
+from trainyard_trainer.contract.config import Direction, Target
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.contract.federated import PartyState, RoundsConfig
 from trainyard_trainer.federated.rounds.events import (
-    Ask,
+    AbandonRound,
+    AcceptedUpdate,
+    Aggregate,
     Command,
-    Delivery,
     Evaluation,
     Finish,
-    Fold,
-    GiveUp,
-    Initialise,
+    Initialize,
+    Instruction,
     KeepBest,
-    Open,
-    Phase,
-    Terms,
+    OpenRound,
+    RoundPhase,
+    RoundSettings,
     mean,
-    ranked,
+    shuffled,
 )
-from trainyard_trainer.federated.rounds.machine import GATHER_SECONDS, Course
+from trainyard_trainer.federated.rounds.machine import GATHER_SECONDS, RoundMachine
 
-TARGET = Target(metric="eval/accuracy", goal=0.9)
+TARGET = Target(metric="eval/accuracy", value=0.9)
 
 
-def terms(names: str, **rounds: Any) -> Terms:
+def terms(names: str, **rounds: Any) -> RoundSettings:
     asked = {"max": 5, "min_parties": 2, "deadline_seconds": 100.0, **rounds}
-    return Terms(rounds=Rounds(**asked), parties=tuple(names), expected=frozenset(names))
+    return RoundSettings(
+        rounds=RoundsConfig(**asked), parties=tuple(names), expected=frozenset(names)
+    )
 
 
-def started(names: str = "abc", target: Target | None = None, **rounds: Any) -> Course:
+def started(names: str = "abc", target: Target | None = None, **rounds: Any) -> RoundMachine:
     """A course whose first round is open, and to which all parties belong."""
-    course = Course(terms=terms(names, **rounds), target=target)
+    course = RoundMachine(terms=terms(names, **rounds), target=target)
     for name in names:
         course.joined(name, 0.0)
-    assert course.accepted("a", delivery(), 0.0) == [Initialise(party="a")]
-    assert store(course, 0.0) == [Open(round=1)]
+    assert course.accepted("a", delivery(), 0.0) == [Initialize(party="a")]
+    assert store(course, 0.0) == [OpenRound(round=1)]
     return course
 
 
-def delivery(**values: Any) -> Delivery:
-    return Delivery(**{"samples": 10, "weight": 10.0, "loss": 1.0, **values})
+def delivery(**values: Any) -> AcceptedUpdate:
+    return AcceptedUpdate(**{"samples": 10, "weight": 10.0, "loss": 1.0, **values})
 
 
-def deliver(course: Course, names: str, now: float, **values: Any) -> list[Command]:
+def deliver(course: RoundMachine, names: str, now: float, **values: Any) -> list[Command]:
     return [c for name in names for c in course.accepted(name, delivery(**values), now)]
 
 
-def store(course: Course, now: float) -> list[Command]:
+def store(course: RoundMachine, now: float) -> list[Command]:
     return course.stored(course.outcome(now), now)
 
 
-def evaluate(course: Course, names: str, value: float, now: float = 0.0) -> list[Command]:
+def evaluate(course: RoundMachine, names: str, value: float, now: float = 0.0) -> list[Command]:
     found = Evaluation(samples=5, metrics={"eval/accuracy": value})
     number = course.record.round
     return [c for name in names for c in course.evaluate(name, number, found, now)]
 
 
 def test_the_first_round_waits_for_all_who_are_expected() -> None:
-    course = Course(terms=terms("abc"))
+    course = RoundMachine(terms=terms("abc"))
     assert course.joined("b", 0.0) == []
     assert course.joined("c", 1.0) == []
     assert course.wakes_at(1.0) == 1.0 + GATHER_SECONDS
-    assert course.joined("a", 2.0) == [Open(round=0)]
-    assert [course.ask(name) for name in "abc"] == [Ask.INITIAL, Ask.WAIT, Ask.WAIT]
+    assert course.joined("a", 2.0) == [OpenRound(round=0)]
+    assert [course.instruction(name) for name in "abc"] == [
+        Instruction.INITIAL,
+        Instruction.WAIT,
+        Instruction.WAIT,
+    ]
 
 
 def test_the_first_round_does_not_wait_for_ever_for_one() -> None:
-    course = Course(terms=terms("abc"))
+    course = RoundMachine(terms=terms("abc"))
     course.joined("b", 0.0)
     course.joined("c", 1.0)
     assert course.tick(1.0 + GATHER_SECONDS - 0.1) == []
-    assert course.tick(1.0 + GATHER_SECONDS) == [Open(round=0)]
-    assert course.ask("b") is Ask.INITIAL
+    assert course.tick(1.0 + GATHER_SECONDS) == [OpenRound(round=0)]
+    assert course.instruction("b") is Instruction.INITIAL
 
 
 def test_without_a_quorum_nothing_begins() -> None:
-    course = Course(terms=terms("abc", min_parties=2))
+    course = RoundMachine(terms=terms("abc", min_parties=2))
     course.joined("a", 0.0)
     assert course.tick(1e9) == []
-    assert course.phase is Phase.WAITING
+    assert course.phase is RoundPhase.WAITING
 
 
 def test_a_stranger_is_nobody() -> None:
     course = started()
     assert course.joined("x", 0.0) == []
-    assert course.ask("x") is Ask.WAIT
+    assert course.instruction("x") is Instruction.WAIT
     assert course.accepted("x", delivery(), 0.0) == []
-    assert "x" not in course.delivered
+    assert "x" not in course.accepted_updates
 
 
 def test_another_is_asked_for_the_initial_model_when_the_first_leaves_or_is_refused() -> None:
-    course = Course(terms=terms("abc"))
+    course = RoundMachine(terms=terms("abc"))
     for name in "abc":
         course.joined(name, 0.0)
-    assert course.left("a", 1.0) == [Open(round=0)]
-    assert course.ask("b") is Ask.INITIAL
-    assert course.refuse("b", 2.0) == [Open(round=0)]
-    assert course.ask("c") is Ask.INITIAL
+    assert course.left("a", 1.0) == [OpenRound(round=0)]
+    assert course.instruction("b") is Instruction.INITIAL
+    assert course.refuse("b", 2.0) == [OpenRound(round=0)]
+    assert course.instruction("c") is Instruction.INITIAL
     assert course.deadline == 100.0
-    assert course.tick(100.0)[0] == GiveUp(round=0, had=0)
+    assert course.tick(100.0)[0] == AbandonRound(round=0, had=0)
     assert course.lost == 1
 
 
 def test_a_round_closes_when_all_have_answered() -> None:
     course = started()
     assert deliver(course, "ab", 5.0) == []
-    assert course.refuse("c", 6.0) == [Fold(round=1, parties=("a", "b"))]
+    assert course.refuse("c", 6.0) == [Aggregate(round=1, parties=("a", "b"))]
     assert course.state_of("c") is PartyState.REFUSED
-    assert store(course, 8.0) == [Open(round=2)]
+    assert store(course, 8.0) == [OpenRound(round=2)]
     assert course.record.last.seconds == 8.0
     assert course.record.contributors == ("a", "b")
     assert course.record.contributions == {"a": 1, "b": 1}
-    assert [course.ask(name) for name in "abc"] == [Ask.TRAIN] * 3
+    assert [course.instruction(name) for name in "abc"] == [Instruction.TRAIN] * 3
 
 
 def test_a_round_closes_at_its_deadline_with_a_quorum() -> None:
@@ -124,28 +131,34 @@ def test_a_round_closes_at_its_deadline_with_a_quorum() -> None:
     deliver(course, "ab", 5.0)
     assert course.tick(99.9) == []
     assert course.wakes_at(99.9) == 100.0
-    assert course.tick(100.0) == [Fold(round=1, parties=("a", "b"))]
-    assert store(course, 101.0) == [Open(round=2)]
-    assert course.ask("c") is Ask.WAIT, "who has not answered must show that it is there"
+    assert course.tick(100.0) == [Aggregate(round=1, parties=("a", "b"))]
+    assert store(course, 101.0) == [OpenRound(round=2)]
+    assert course.instruction("c") is Instruction.WAIT, (
+        "who has not answered must show that it is there"
+    )
     course.joined("c", 102.0)
-    assert course.ask("c") is Ask.TRAIN
+    assert course.instruction("c") is Instruction.TRAIN
 
 
 def test_a_round_without_a_quorum_is_given_up_and_announced_anew() -> None:
     course = started()
     deliver(course, "a", 5.0)
-    assert course.tick(100.0) == [GiveUp(round=1, had=1)]
-    assert (course.lost, course.phase, course.record.round) == (1, Phase.WAITING, 0)
-    assert course.joined("b", 130.0) == [Open(round=1)]
+    assert course.tick(100.0) == [AbandonRound(round=1, had=1)]
+    assert (course.lost, course.phase, course.record.round) == (1, RoundPhase.WAITING, 0)
+    assert course.joined("b", 130.0) == [OpenRound(round=1)]
     assert course.deadline == 230.0
-    assert [course.ask(name) for name in "abc"] == [Ask.WAIT, Ask.TRAIN, Ask.WAIT]
-    assert deliver(course, "b", 140.0) == [Fold(round=1, parties=("a", "b"))]
+    assert [course.instruction(name) for name in "abc"] == [
+        Instruction.WAIT,
+        Instruction.TRAIN,
+        Instruction.WAIT,
+    ]
+    assert deliver(course, "b", 140.0) == [Aggregate(round=1, parties=("a", "b"))]
 
 
 def test_a_party_that_says_goodbye_is_not_waited_for() -> None:
     course = started()
     deliver(course, "ab", 5.0)
-    assert course.left("c", 6.0) == [Fold(round=1, parties=("a", "b"))]
+    assert course.left("c", 6.0) == [Aggregate(round=1, parties=("a", "b"))]
 
 
 def test_a_party_that_comes_back_within_a_round_is_asked_again() -> None:
@@ -153,18 +166,18 @@ def test_a_party_that_comes_back_within_a_round_is_asked_again() -> None:
     deliver(course, "a", 5.0)
     course.left("c", 6.0)
     course.joined("c", 7.0)
-    assert course.ask("c") is Ask.TRAIN
+    assert course.instruction("c") is Instruction.TRAIN
     deliver(course, "b", 8.0)
-    assert course.phase is Phase.OPEN
-    assert deliver(course, "c", 9.0) == [Fold(round=1, parties=("a", "b", "c"))]
+    assert course.phase is RoundPhase.OPEN
+    assert deliver(course, "c", 9.0) == [Aggregate(round=1, parties=("a", "b", "c"))]
 
 
 def test_below_the_quorum_a_refusal_does_not_close_a_round() -> None:
     course = started("ab")
     deliver(course, "a", 5.0)
     assert course.refuse("b", 6.0) == []
-    assert course.tick(100.0)[0] == GiveUp(round=1, had=1)
-    assert course.ask("b") is Ask.TRAIN, "and it may try again"
+    assert course.tick(100.0)[0] == AbandonRound(round=1, had=1)
+    assert course.instruction("b") is Instruction.TRAIN, "and it may try again"
 
 
 def test_an_update_counts_once() -> None:
@@ -172,19 +185,19 @@ def test_an_update_counts_once() -> None:
     deliver(course, "aab", 5.0)
     course.refuse("a", 6.0)
     assert course.state_of("a") is PartyState.DELIVERED
-    assert deliver(course, "c", 7.0) == [Fold(round=1, parties=("a", "b", "c"))]
+    assert deliver(course, "c", 7.0) == [Aggregate(round=1, parties=("a", "b", "c"))]
     assert deliver(course, "abc", 8.0) == []
-    assert store(course, 9.0) == [Open(round=2)]
+    assert store(course, 9.0) == [OpenRound(round=2)]
     assert store(course, 9.0) == [], "nothing is being stored any more"
     assert course.record.round == 1
 
 
 def test_a_fraction_is_asked_and_who_leaves_is_replaced() -> None:
     course = started("abcdefgh", fraction=0.5)
-    asked = {name for name in "abcdefgh" if course.ask(name) is Ask.TRAIN}
-    assert asked == set(ranked("abcdefgh", 0, 1)[:4])
+    asked = {name for name in "abcdefgh" if course.instruction(name) is Instruction.TRAIN}
+    assert asked == set(shuffled("abcdefgh", 0, 1)[:4])
     course.left(min(asked), 1.0)
-    others = {name for name in "abcdefgh" if course.ask(name) is Ask.TRAIN}
+    others = {name for name in "abcdefgh" if course.instruction(name) is Instruction.TRAIN}
     # Half of seven is four.
     assert len(others) == 4
     assert min(asked) not in others
@@ -192,27 +205,27 @@ def test_a_fraction_is_asked_and_who_leaves_is_replaced() -> None:
 
 def test_the_quorum_is_asked_however_small_the_fraction() -> None:
     course = started("abcdefgh", fraction=0.01, min_parties=3)
-    assert sum(course.ask(name) is Ask.TRAIN for name in "abcdefgh") == 3
+    assert sum(course.instruction(name) is Instruction.TRAIN for name in "abcdefgh") == 3
 
 
 def test_rounds_draw_different_parties() -> None:
-    draws = {tuple(sorted(ranked("abcdefgh", 3, number)[:4])) for number in range(20)}
+    draws = {tuple(sorted(shuffled("abcdefgh", 3, number)[:4])) for number in range(20)}
     assert len(draws) > 5
-    assert ranked("hgfedcba", 3, 1) == ranked("abcdefgh", 3, 1)
+    assert shuffled("hgfedcba", 3, 1) == shuffled("abcdefgh", 3, 1)
 
 
 def test_the_last_round_is_evaluated_before_the_end() -> None:
     course = started("ab", max=1)
     deliver(course, "ab", 5.0)
-    assert store(course, 6.0) == [Open(round=2)]
-    assert course.phase is Phase.FINAL
-    assert course.ask("a") is Ask.EVALUATE
+    assert store(course, 6.0) == [OpenRound(round=2)]
+    assert course.phase is RoundPhase.FINAL
+    assert course.instruction("a") is Instruction.EVALUATE
     assert evaluate(course, "a", 0.5) == []
-    assert course.ask("a") is Ask.WAIT
+    assert course.instruction("a") is Instruction.WAIT
     assert evaluate(course, "b", 0.7) == [Finish(round=1)]
     assert course.record.last.metrics == {"eval/accuracy": 0.6}
     course.finished(8.0)
-    assert (course.result, course.ask("a")) == (Result.COMPLETE, Ask.END)
+    assert (course.result, course.instruction("a")) == (Result.COMPLETE, Instruction.END)
 
 
 def test_the_last_evaluation_is_waited_for_only_so_long() -> None:
@@ -252,7 +265,9 @@ def test_the_best_model_is_the_result() -> None:
 
 
 def test_a_falling_metric_can_be_the_target() -> None:
-    course = started("ab", target=Target(metric="eval/accuracy", goal=0.1, mode=Goal.MIN))
+    course = started(
+        "ab", target=Target(metric="eval/accuracy", value=0.1, direction=Direction.MIN)
+    )
     assert evaluate(course, "ab", 0.2) == [KeepBest(round=0)]
     deliver(course, "ab", 5.0)
     store(course, 6.0)
@@ -265,23 +280,23 @@ def test_a_falling_metric_can_be_the_target() -> None:
 def test_without_a_target_patience_goes_by_the_loss() -> None:
     course = started("ab", patience=2, max=50)
     for loss in (1.0, 0.5, 0.6, 0.5):
-        assert course.phase is Phase.OPEN
+        assert course.phase is RoundPhase.OPEN
         deliver(course, "ab", 5.0, loss=loss)
         store(course, 6.0)
-    assert (course.phase, course.record.round) == (Phase.FINAL, 4)
+    assert (course.phase, course.record.round) == (RoundPhase.FINAL, 4)
 
 
 def test_a_suspension_lets_the_round_in_flight_close() -> None:
     course = started("ab")
     assert course.planned(course.terms, True, 1.0) == []
-    assert deliver(course, "ab", 5.0) == [Fold(round=1, parties=("a", "b"))]
+    assert deliver(course, "ab", 5.0) == [Aggregate(round=1, parties=("a", "b"))]
     store(course, 6.0)
     assert (course.result, course.record.round) == (Result.SUSPENDED, 1)
-    assert course.ask("a") is Ask.END
+    assert course.instruction("a") is Instruction.END
     course.planned(course.terms, False, 10.0)
-    assert (course.result, course.ask("a")) == (None, Ask.WAIT)
+    assert (course.result, course.instruction("a")) == (None, Instruction.WAIT)
     course.joined("a", 11.0)
-    assert course.joined("b", 12.0) == [Open(round=2)]
+    assert course.joined("b", 12.0) == [OpenRound(round=2)]
 
 
 def test_a_suspension_gives_a_round_up_at_its_deadline() -> None:
@@ -296,13 +311,13 @@ def test_a_plan_changes_the_rounds_to_come() -> None:
     course.planned(terms("abc", max=2, deadline_seconds=7.0), False, 1.0)
     assert course.deadline == 100.0
     course.joined("c", 2.0)
-    assert course.ask("c") is Ask.TRAIN
+    assert course.instruction("c") is Instruction.TRAIN
     deliver(course, "abc", 5.0)
     store(course, 6.0)
     assert course.deadline == 13.0
     deliver(course, "abc", 8.0)
     store(course, 9.0)
-    assert course.phase is Phase.FINAL
+    assert course.phase is RoundPhase.FINAL
 
 
 def test_a_course_goes_on_from_its_record() -> None:
@@ -310,10 +325,10 @@ def test_a_course_goes_on_from_its_record() -> None:
     evaluate(before, "ab", 0.3)
     deliver(before, "ab", 5.0)
     store(before, 6.0)
-    after = Course(terms=before.terms, target=TARGET, record=before.record)
+    after = RoundMachine(terms=before.terms, target=TARGET, record=before.record)
     after.joined("b", 50.0)
-    assert after.joined("a", 51.0) == [Open(round=2)]
-    assert after.ask("a") is Ask.TRAIN
+    assert after.joined("a", 51.0) == [OpenRound(round=2)]
+    assert after.instruction("a") is Instruction.TRAIN
     assert evaluate(after, "ab", 0.5, 52.0) == [KeepBest(round=1)]
 
 
@@ -321,8 +336,8 @@ def test_after_its_last_round_a_restarted_course_waits_for_evaluations() -> None
     before = started("ab", max=1)
     deliver(before, "ab", 5.0)
     store(before, 6.0)
-    after = Course(terms=before.terms, record=before.record)
-    assert after.tick(0.0) == [Open(round=2)]
+    after = RoundMachine(terms=before.terms, record=before.record)
+    assert after.tick(0.0) == [OpenRound(round=2)]
     after.joined("a", 1.0)
     assert evaluate(after, "a", 0.4, 2.0) == []
     after.joined("b", 3.0)

@@ -4,22 +4,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from trainyard_trainer.contract import Target
-from trainyard_trainer.contract.federated import Rounds
+from trainyard_trainer.contract.config import Target
+from trainyard_trainer.contract.federated import RoundsConfig
 from trainyard_trainer.federated.rounds.events import (
-    Ask,
+    AbandonRound,
+    AcceptedUpdate,
+    Aggregate,
     Command,
-    Delivery,
     End,
     Evaluation,
     Finish,
-    Fold,
-    GiveUp,
-    Initialise,
-    Phase,
-    Terms,
+    Initialize,
+    Instruction,
+    RoundPhase,
+    RoundSettings,
 )
-from trainyard_trainer.federated.rounds.machine import Course
+from trainyard_trainer.federated.rounds.machine import RoundMachine
 
 PARTIES = "abcde"
 party = st.sampled_from(PARTIES)
@@ -36,16 +36,18 @@ class World(RuleBasedStateMachine):
         has_target=st.booleans(),
     )
     def begin(self, quorum: int, fraction: float, patience: int | None, has_target: bool) -> None:
-        rounds = Rounds(
+        rounds = RoundsConfig(
             max=4,
             min_parties=quorum,
             fraction=fraction,
             patience=patience,
             deadline_seconds=DEADLINE,
         )
-        self.terms = Terms(rounds=rounds, parties=tuple(PARTIES), expected=frozenset(PARTIES))
-        self.target = Target(metric="m", goal=0.9) if has_target else None
-        self.course = Course(terms=self.terms, target=self.target)
+        self.terms = RoundSettings(
+            rounds=rounds, parties=tuple(PARTIES), expected=frozenset(PARTIES)
+        )
+        self.target = Target(metric="m", value=0.9) if has_target else None
+        self.course = RoundMachine(terms=self.terms, target=self.target)
         self.now, self.folded = 0.0, [-1]
         self.work: list[Command] = []
         self.finished = 0
@@ -53,15 +55,15 @@ class World(RuleBasedStateMachine):
     def see(self, commands: list[Command]) -> None:
         for command in commands:
             match command:
-                case Fold(round=number, parties=parties):
+                case Aggregate(round=number, parties=parties):
                     assert number == self.folded[-1] + 1, "a round is folded once, in its turn"
                     assert len(parties) >= self.course.terms.rounds.min_parties
-                    assert set(parties) == self.course.delivered.keys()
+                    assert set(parties) == self.course.accepted_updates.keys()
                     self.work.append(command)
-                case Initialise() | Finish():
+                case Initialize() | Finish():
                     self.work.append(command)
-                case GiveUp():
-                    delivered = len(self.course.delivered)
+                case AbandonRound():
+                    delivered = len(self.course.accepted_updates)
                     assert delivered < self.course.terms.rounds.min_parties
                 case End():
                     assert not self.work or isinstance(self.work[-1], Finish)
@@ -77,10 +79,12 @@ class World(RuleBasedStateMachine):
     @rule(name=party)
     def delivers(self, name: str) -> None:
         was_awaited = self.course.awaits(name)
-        before = dict(self.course.delivered)
-        self.see(self.course.accepted(name, Delivery(samples=3, weight=3.0, loss=1.0), self.now))
-        if not was_awaited and self.course.delivered:
-            assert self.course.delivered == before
+        before = dict(self.course.accepted_updates)
+        self.see(
+            self.course.accepted(name, AcceptedUpdate(samples=3, weight=3.0, loss=1.0), self.now)
+        )
+        if not was_awaited and self.course.accepted_updates:
+            assert self.course.accepted_updates == before
 
     @rule(name=party)
     def is_refused(self, name: str) -> None:
@@ -99,8 +103,8 @@ class World(RuleBasedStateMachine):
 
     @rule(suspend=st.booleans(), quorum=st.integers(1, 4))
     def is_planned(self, suspend: bool, quorum: int) -> None:
-        rounds = Rounds(max=4, min_parties=quorum, deadline_seconds=DEADLINE)
-        terms = Terms(rounds=rounds, parties=tuple(PARTIES), expected=frozenset(PARTIES))
+        rounds = RoundsConfig(max=4, min_parties=quorum, deadline_seconds=DEADLINE)
+        terms = RoundSettings(rounds=rounds, parties=tuple(PARTIES), expected=frozenset(PARTIES))
         self.see(self.course.planned(terms, suspend, self.now))
 
     @precondition(lambda self: self.work)
@@ -117,16 +121,16 @@ class World(RuleBasedStateMachine):
     @rule()
     def the_aggregator_is_killed(self) -> None:
         """What was not stored is gone; its successor goes on from the record."""
-        if self.course.phase is Phase.ENDED or self.finished:
+        if self.course.phase is RoundPhase.ENDED or self.finished:
             return
         record = self.course.record
         self.work.clear()
-        self.course = Course(terms=self.terms, target=self.target, record=record)
+        self.course = RoundMachine(terms=self.terms, target=self.target, record=record)
 
     @invariant()
     def no_round_outlives_its_deadline(self) -> None:
         if hasattr(self, "course"):
-            open_ = self.course.phase in (Phase.INITIAL, Phase.OPEN, Phase.FINAL)
+            open_ = self.course.phase in (RoundPhase.INITIAL, RoundPhase.OPEN, RoundPhase.FINAL)
             assert not open_ or self.now <= self.course.deadline
             assert not open_ or self.course.wakes_at(self.now) <= self.course.deadline
 
@@ -139,8 +143,11 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def only_who_is_asked_is_asked(self) -> None:
-        if hasattr(self, "course") and self.course.phase in (Phase.WAITING, Phase.STORING):
-            assert {self.course.ask(name) for name in PARTIES} == {Ask.WAIT}
+        if hasattr(self, "course") and self.course.phase in (
+            RoundPhase.WAITING,
+            RoundPhase.STORING,
+        ):
+            assert {self.course.instruction(name) for name in PARTIES} == {Instruction.WAIT}
 
     def teardown(self) -> None:
         """With all parties well, the federation always comes to its end."""
@@ -153,12 +160,12 @@ class World(RuleBasedStateMachine):
                 self.see(self.course.joined(name, self.now))
                 if self.course.awaits(name):
                     self.delivers(name)
-                if self.course.ask(name) is Ask.EVALUATE:
+                if self.course.instruction(name) is Instruction.EVALUATE:
                     self.evaluates(name, 0.5, 0)
             self.see(self.course.tick(self.now))
             while self.work:
                 self.work_is_done()
-        assert self.course.phase is Phase.ENDED
+        assert self.course.phase is RoundPhase.ENDED
 
 
 World.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

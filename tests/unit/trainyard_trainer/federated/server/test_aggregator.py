@@ -10,28 +10,28 @@ from typing import Any
 import pytest
 
 from tests.unit.trainyard_trainer.federated.models import FLAT, body, note, random_model
-from trainyard_trainer.contract import Result
+from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.federated import (
     FederatedConfig,
     FederatedPlan,
     PartyConfig,
-    Refusal,
-    Rounds,
+    RefusalReason,
+    RoundsConfig,
 )
-from trainyard_trainer.federated.rounds.events import Ask
+from trainyard_trainer.federated.rounds.events import Instruction
 from trainyard_trainer.federated.server.aggregator import REPEATS, Aggregator
 from trainyard_trainer.runtime.exits import StateUnusable
 
 PARTIES = (PartyConfig(name="a"), PartyConfig(name="b"))
 CONFIG = FederatedConfig(
-    task="m:C", parties=PARTIES, rounds=Rounds(max=3, min_parties=2), durable=True
+    task="m:C", parties=PARTIES, rounds=RoundsConfig(max=3, min_parties=2), durable=True
 )
 
 
 @asynccontextmanager
 async def working(folder: Path, term: int = 1) -> AsyncIterator[Aggregator]:
     aggregator = Aggregator(CONFIG, term, folder)
-    work = asyncio.create_task(aggregator.work())
+    work = asyncio.create_task(aggregator.train_config())
     try:
         yield aggregator
     finally:
@@ -45,9 +45,9 @@ def join(aggregator: Aggregator) -> None:
         aggregator.apply(aggregator.course.joined(party.name, aggregator.now))
 
 
-async def until_asked(aggregator: Aggregator, party: str, ask: Ask) -> None:
+async def until_asked(aggregator: Aggregator, party: str, ask: Instruction) -> None:
     async with asyncio.timeout(30):
-        while aggregator.course.ask(party) is not ask:
+        while aggregator.course.instruction(party) is not ask:
             assert not aggregator.ended.done(), aggregator.ended.exception()
             await aggregator.changed(0.05)
 
@@ -67,7 +67,7 @@ async def play(aggregator: Aggregator, rounds: int) -> None:
         deliver(aggregator, "a")
     for _ in range(rounds):
         for party in "ab":
-            await until_asked(aggregator, party, Ask.TRAIN)
+            await until_asked(aggregator, party, Instruction.TRAIN)
             deliver(aggregator, party)
 
 
@@ -75,7 +75,7 @@ async def test_an_aggregator_that_was_suspended_has_lost_no_round(tmp_path: Path
     plan = FederatedPlan(generation=1, parties=PARTIES, rounds=CONFIG.rounds, suspend=True)
     async with working(tmp_path) as aggregator:
         await play(aggregator, 1)
-        await until_asked(aggregator, "a", Ask.TRAIN)
+        await until_asked(aggregator, "a", Instruction.TRAIN)
         aggregator.follow(plan)
         await play(aggregator, 1)
         await aggregator.closed.wait()
@@ -96,7 +96,7 @@ async def test_a_suspended_aggregator_that_goes_on_can_lose_a_round(tmp_path: Pa
         aggregator.follow(replace(plan, generation=2, suspend=False))
         assert not aggregator.closed.is_set()
         await play(aggregator, 1)
-        await until_asked(aggregator, "a", Ask.TRAIN)
+        await until_asked(aggregator, "a", Instruction.TRAIN)
     async with working(tmp_path, 2) as successor:
         assert (successor.course.record.round, successor.course.lost) == (1, 1)
         assert successor.course.record.generation == 2
@@ -113,7 +113,7 @@ async def test_what_goes_wrong_while_storing_ends_the_process(
         def fail(*_: Any) -> None:
             raise error
 
-        monkeypatch.setattr(aggregator.archive, "initialise", fail)
+        monkeypatch.setattr(aggregator.archive, "initialize", fail)
         await play(aggregator, 0)
         async with asyncio.timeout(30):
             with pytest.raises(becomes):
@@ -123,12 +123,12 @@ async def test_what_goes_wrong_while_storing_ends_the_process(
 async def test_a_damaged_update_may_be_repeated_so_often(tmp_path: Path) -> None:
     async with working(tmp_path) as aggregator:
         await play(aggregator, 0)
-        await until_asked(aggregator, "a", Ask.TRAIN)
+        await until_asked(aggregator, "a", Instruction.TRAIN)
         for _ in range(REPEATS):
-            aggregator.refuse("a", Refusal.CHECKSUM)
-            assert aggregator.course.ask("a") is Ask.TRAIN
-        aggregator.refuse("a", Refusal.CHECKSUM)
-        assert aggregator.course.ask("a") is Ask.WAIT
+            aggregator.refuse("a", RefusalReason.CHECKSUM)
+            assert aggregator.course.instruction("a") is Instruction.TRAIN
+        aggregator.refuse("a", RefusalReason.CHECKSUM)
+        assert aggregator.course.instruction("a") is Instruction.WAIT
         assert aggregator.refusals == {("a", "ChecksumMismatch"): REPEATS + 1}
 
 

@@ -9,17 +9,19 @@ from typing import Any
 import aiohttp
 import pytest
 
-from trainyard_trainer.contract import PATH_PLAN, JobConfig, Plan
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import PATH_PLAN
 from trainyard_trainer.contract.federated import (
     PATH_ROUND,
     FederatedConfig,
     FederatedPlan,
     PartyConfig,
-    Rounds,
+    RoundsConfig,
 )
+from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.coordinator.server import Coordinator
 from trainyard_trainer.federated.server.aggregator import Aggregator
-from trainyard_trainer.federated.server.http import Server
+from trainyard_trainer.federated.server.http import AggregatorServer
 from trainyard_trainer.transport.tls import Credentials
 
 PARTIES = (PartyConfig(name="a"), PartyConfig(name="b", args={"k": 1}, lr=0.5))
@@ -37,22 +39,22 @@ async def distributed(folder: Path) -> AsyncIterator[str]:
 @contextlib.asynccontextmanager
 async def federated(folder: Path) -> AsyncIterator[str]:
     credentials = Credentials(namespace="n", job="j", directory=str(folder / "none"))
-    room = Server(Aggregator(CONFIG, 1, folder / "state"), credentials)
+    room = AggregatorServer(Aggregator(CONFIG, 1, folder / "state"), credentials)
     async with room.serving("127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 
 
-def plan_of(kind: Any, generation: int, leadership: int, *, other: bool = False) -> str:
+def plan_of(kind: Any, generation: int, fencing_token: int, *, other: bool = False) -> str:
     if kind is distributed:
         plan: Plan | FederatedPlan = Plan(
-            generation=generation, leadership=leadership, workers=2 if other else 1
+            generation=generation, fencing_token=fencing_token, workers=2 if other else 1
         )
     else:
         plan = FederatedPlan(
             generation=generation,
-            leadership=leadership,
+            fencing_token=fencing_token,
             parties=PARTIES,
-            rounds=Rounds(max=20 if other else 10),
+            rounds=RoundsConfig(max=20 if other else 10),
         )
     return plan.encode()
 
@@ -67,14 +69,14 @@ async def test_plans_of_replaced_operators_and_old_ones_are_refused(
             async with session.put(url + PATH_PLAN, data=text) as answer:
                 return answer.status, await answer.json()
 
-        in_force = {"generation": 3, "leadership": 7}
+        in_force = {"generation": 3, "fencingToken": 7}
         assert (await put(plan_of(kind, 3, 7)))[0] == 200
         assert await put(plan_of(kind, 2, 7)) == (409, in_force)
         assert await put(plan_of(kind, 9, 6)) == (409, in_force)
         assert await put(plan_of(kind, 3, 7, other=True)) == (409, in_force)
         assert (await put(plan_of(kind, 3, 7)))[0] == 200
         assert (await put(plan_of(kind, 3, 8)))[0] == 200, "the same, of the next operator"
-        assert await put(plan_of(kind, 4, 7)) == (409, {"generation": 3, "leadership": 8})
+        assert await put(plan_of(kind, 4, 7)) == (409, {"generation": 3, "fencingToken": 8})
         assert (await put(plan_of(kind, 4, 8, other=True)))[0] == 200
         assert (await put(plan_of(kind, 4, 8)[:-1]))[0] == 400
         assert (await put(plan_of(kind, 5, 8).replace('"wire": 1', '"wire": 2')))[0] == 400
@@ -99,7 +101,7 @@ def test_rounds_that_nobody_could_follow_are_refused(change: dict[str, Any], say
 
 def test_a_configuration_comes_back_as_it_was() -> None:
     assert FederatedConfig.decode(CONFIG.encode()) == CONFIG
-    plan = FederatedPlan(generation=1, parties=PARTIES, rounds=Rounds(max=3))
+    plan = FederatedPlan(generation=1, parties=PARTIES, rounds=RoundsConfig(max=3))
     assert FederatedPlan.decode(plan.encode()) == plan
 
 
@@ -108,9 +110,9 @@ async def test_a_party_is_told_its_own_arguments(tmp_path: Path) -> None:
         query = {"party": "b", "wire": "1", "term": "0", "ready": "0"}
         async with session.get(url + PATH_ROUND, params=query) as answer:
             told = await answer.json()
-        assert told["work"]["args"] == {"j": 2, "k": 1}
-        assert told["work"]["lr"] == 0.5
-        assert (told["term"], told["ask"]) == (1, "Wait")
+        assert told["config"]["args"] == {"j": 2, "k": 1}
+        assert told["config"]["lr"] == 0.5
+        assert (told["term"], told["instruction"]) == (1, "Wait")
 
 
 @pytest.mark.parametrize(

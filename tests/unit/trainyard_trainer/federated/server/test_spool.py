@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.trainyard_trainer.federated.models import EVERY, FLAT, body, note, random_model
-from trainyard_trainer.contract.federated import Refusal
-from trainyard_trainer.federated.aggregation.validation import Inspector
+from trainyard_trainer.contract.federated import RefusalReason
+from trainyard_trainer.federated.aggregation.validation import UpdateValidator
 from trainyard_trainer.federated.protocol.layout import Bytes, Entry, Layout, widen
-from trainyard_trainer.federated.protocol.wire import Refused
-from trainyard_trainer.federated.server.spool import Spool, Upload
+from trainyard_trainer.federated.protocol.wire import UpdateRefused
+from trainyard_trainer.federated.server.spool import Spool, UpdateUpload
 from trainyard_trainer.runtime.exits import StateUnusable
 
 BASE = random_model(FLAT, 0)
@@ -33,41 +33,57 @@ HALF = Layout.of(
     [Entry(name="w", dtype="F16", shape=(7, 3)), Entry(name="b", dtype="F16", shape=(3,))]
 )
 
-BAD: dict[str, tuple[bytes, Refusal, str]] = {
-    "NaN": (body(FLAT, with_value(float("nan")), note()), Refusal.NOT_FINITE, "w holds NaN"),
-    "infinity": (body(FLAT, with_value(-np.inf, 22), note()), Refusal.NOT_FINITE, "b holds NaN"),
+BAD: dict[str, tuple[bytes, RefusalReason, str]] = {
+    "NaN": (body(FLAT, with_value(float("nan")), note()), RefusalReason.NOT_FINITE, "w holds NaN"),
+    "infinity": (
+        body(FLAT, with_value(-np.inf, 22), note()),
+        RefusalReason.NOT_FINITE,
+        "b holds NaN",
+    ),
     "a tensor too few": (
         body(SMALLER, random_model(SMALLER, 1), note()),
-        Refusal.SHAPE,
+        RefusalReason.SHAPE,
         "it lacks b",
     ),
-    "another shape": (body(TURNED, random_model(TURNED, 1), note()), Refusal.SHAPE, r"not F32\[7"),
-    "another dtype": (body(HALF, random_model(HALF, 1), note()), Refusal.SHAPE, "w as F16"),
-    "no weight": (body(FLAT, BASE, note(weight=0)), Refusal.WEIGHT, "weight is 0"),
-    "a negative weight": (body(FLAT, BASE, note(weight=-2.5)), Refusal.WEIGHT, "weight is -2.5"),
+    "another shape": (
+        body(TURNED, random_model(TURNED, 1), note()),
+        RefusalReason.SHAPE,
+        r"not F32\[7",
+    ),
+    "another dtype": (body(HALF, random_model(HALF, 1), note()), RefusalReason.SHAPE, "w as F16"),
+    "no weight": (body(FLAT, BASE, note(weight=0)), RefusalReason.WEIGHT, "weight is 0"),
+    "a negative weight": (
+        body(FLAT, BASE, note(weight=-2.5)),
+        RefusalReason.WEIGHT,
+        "weight is -2.5",
+    ),
     "a weight that is none": (
         body(FLAT, BASE, note(weight=float("nan"))),
-        Refusal.WEIGHT,
+        RefusalReason.WEIGHT,
         "weight is nan",
     ),
-    "no samples": (body(FLAT, BASE, note(samples=0)), Refusal.WEIGHT, "for 0 samples"),
-    "a weight in words": (body(FLAT, BASE, note(weight="1")), Refusal.HEADER, "document is wrong"),
-    "no round": (body(FLAT, BASE, {"weight": 1.0}), Refusal.HEADER, "document is wrong"),
-    "a byte changed": (body(FLAT, BASE, note())[:-1] + b"!", Refusal.CHECKSUM, "checksum"),
-    "half of it": (body(FLAT, BASE, note())[:-20], Refusal.SIZE, "ended before"),
-    "too much": (body(FLAT, BASE, note()) + b"more", Refusal.SIZE, "more bytes"),
-    "an oversized header": (b"\xff" * 8, Refusal.HEADER, "are the most"),
-    "no header": (b"\x02" + bytes(7) + b"[]", Refusal.HEADER, "cannot be read"),
+    "no samples": (body(FLAT, BASE, note(samples=0)), RefusalReason.WEIGHT, "for 0 samples"),
+    "a weight in words": (
+        body(FLAT, BASE, note(weight="1")),
+        RefusalReason.HEADER,
+        "document is wrong",
+    ),
+    "no round": (body(FLAT, BASE, {"weight": 1.0}), RefusalReason.HEADER, "document is wrong"),
+    "a byte changed": (body(FLAT, BASE, note())[:-1] + b"!", RefusalReason.CHECKSUM, "checksum"),
+    "half of it": (body(FLAT, BASE, note())[:-20], RefusalReason.SIZE, "ended before"),
+    "too much": (body(FLAT, BASE, note()) + b"more", RefusalReason.SIZE, "more bytes"),
+    "an oversized header": (b"\xff" * 8, RefusalReason.HEADER, "are the most"),
+    "no header": (b"\x02" + bytes(7) + b"[]", RefusalReason.HEADER, "cannot be read"),
 }
 
 
 def send(spool: Spool, whole: bytes, step: int = 7) -> Any:
-    upload = Upload(spool, FLAT, BASE)
+    upload = UpdateUpload(spool, FLAT, BASE)
     try:
         for start in range(0, len(whole), step):
             upload.feed(whole[start : start + step])
         return upload.close()
-    except Refused:
+    except UpdateRefused:
         upload.discard()
         raise
 
@@ -75,10 +91,10 @@ def send(spool: Spool, whole: bytes, step: int = 7) -> Any:
 @pytest.mark.parametrize("memory", [0, 1 << 20], ids=["disk", "memory"])
 @pytest.mark.parametrize(("whole", "refusal", "says"), BAD.values(), ids=BAD)
 def test_a_bad_update_is_refused_and_leaves_nothing(
-    tmp_path: Path, whole: bytes, refusal: Refusal, says: str, memory: int
+    tmp_path: Path, whole: bytes, refusal: RefusalReason, says: str, memory: int
 ) -> None:
     spool = Spool(tmp_path, memory)
-    with pytest.raises(Refused, match=says) as refused:
+    with pytest.raises(UpdateRefused, match=says) as refused:
         send(spool, whole)
     assert refused.value.refusal is refusal
     assert list(tmp_path.iterdir()) == []
@@ -114,7 +130,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr("trainyard_trainer.federated.server.spool.os.urandom", bytes)
     (tmp_path / f"update-{bytes(8).hex()}").symlink_to("/dev/full")
-    upload = Upload(Spool(tmp_path, 0), FLAT, BASE)
+    upload = UpdateUpload(Spool(tmp_path, 0), FLAT, BASE)
     upload.feed(body(FLAT, BASE, note()))
     draft = upload.close()[1]
     with pytest.raises(StateUnusable, match=r"cannot be kept in the state directory: .*No space"):
@@ -125,7 +141,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(
 
 def test_an_empty_model_is_a_model(tmp_path: Path) -> None:
     empty = Layout.of([])
-    upload = Upload(Spool(tmp_path, 0), empty, np.empty(0, np.uint8))
+    upload = UpdateUpload(Spool(tmp_path, 0), empty, np.empty(0, np.uint8))
     upload.feed(body(empty, np.empty(0, np.uint8), note()))
     assert upload.close()[1].read().size == 0
 
@@ -133,9 +149,9 @@ def test_an_empty_model_is_a_model(tmp_path: Path) -> None:
 @given(st.integers(0, 2**32), st.sampled_from([8, 16, 64, 1 << 20]))
 def test_the_norm_is_the_distance_from_the_base(seed: int, block: int) -> None:
     base, data = random_model(EVERY, seed), random_model(EVERY, seed + 1)
-    inspector = Inspector(EVERY, base)
+    inspector = UpdateValidator(EVERY, base)
     for start in range(0, len(data), block):
-        inspector.take(data[start : start + block])
+        inspector.feed(data[start : start + block])
     squares = 0.0
     for entry, start in EVERY.places():
         if entry.dtype in ("F64", "F32", "F16", "BF16"):
@@ -147,6 +163,6 @@ def test_the_norm_is_the_distance_from_the_base(seed: int, block: int) -> None:
 
 def test_finite_numbers_whose_squares_are_not_are_taken() -> None:
     huge = np.full(24, 3e38, "<f4").view(np.uint8)
-    inspector = Inspector(FLAT, BASE)
-    inspector.take(huge)
+    inspector = UpdateValidator(FLAT, BASE)
+    inspector.feed(huge)
     assert inspector.norm == pytest.approx(3e38 * 24**0.5)

@@ -11,31 +11,31 @@ import pytest
 import safetensors.numpy
 
 from tests.unit.trainyard_trainer.federated.models import FLAT, random_model
-from trainyard_trainer.contract import MODEL_FILE, RESULT_FILE
+from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE
 from trainyard_trainer.federated.aggregation.aggregate import Update
 from trainyard_trainer.federated.aggregation.strategies import FedAdam, FedAvg, Strategy
-from trainyard_trainer.federated.rounds.history import Best, Past, Record
+from trainyard_trainer.federated.rounds.history import Best, FederationHistory, RoundRecord
 from trainyard_trainer.federated.server import store as room
-from trainyard_trainer.federated.server.store import Archive
+from trainyard_trainer.federated.server.store import RoundStore
 from trainyard_trainer.runtime import checkpoint
 from trainyard_trainer.runtime.exits import Fenced
 
 
-def folded(archive: Archive, number: int) -> None:
+def folded(archive: RoundStore, number: int) -> None:
     updates = [Update(party=p, weight=1.0, data=random_model(FLAT, number + ord(p))) for p in "ab"]
-    record = archive.record.folded(Past(round=number, parties=2), {"a": 3, "b": 4}, 1)
-    archive.fold(updates, record)
+    record = archive.record.aggregated(RoundRecord(round=number, parties=2), {"a": 3, "b": 4}, 1)
+    archive.aggregate(updates, record)
 
 
-def begun(directory: Path, term: int = 1, strategy: Strategy | None = None) -> Archive:
-    archive = Archive(directory, term, strategy or FedAvg())
+def begun(directory: Path, term: int = 1, strategy: Strategy | None = None) -> RoundStore:
+    archive = RoundStore(directory, term, strategy or FedAvg())
     if archive.model is None:
-        record = Record().folded(Past(round=0), {}, 0)
-        archive.initialise(FLAT, random_model(FLAT, 0), record)
+        record = FederationHistory().aggregated(RoundRecord(round=0), {}, 0)
+        archive.initialize(FLAT, random_model(FLAT, 0), record)
     return archive
 
 
-def model_of(archive: Archive) -> list[float]:
+def model_of(archive: RoundStore) -> list[float]:
     assert archive.model is not None
     return list(archive.model.data.view("<f4"))
 
@@ -64,7 +64,7 @@ class Crash(BaseException):
     """The process ends here."""
 
 
-CRASHES = ["_write", "fold", "_summarise", "write_atomically", "keep_checkpoint", "rename"]
+CRASHES = ["_write", "aggregate", "_summarize", "write_atomically", "keep_checkpoint", "rename"]
 
 
 @pytest.mark.parametrize("place", CRASHES)
@@ -81,9 +81,9 @@ def test_a_crash_anywhere_in_a_fold_costs_that_fold_alone(
 
     with monkeypatch.context() as broken:
         owner: Any = {
-            "_write": Archive,
+            "_write": RoundStore,
             "write_atomically": checkpoint,
-            "keep_checkpoint": checkpoint.Store,
+            "keep_checkpoint": checkpoint.CheckpointStore,
             "rename": Path,
         }.get(place, room)
         broken.setattr(owner, place, crash)
@@ -127,7 +127,7 @@ def test_a_lower_term_neither_begins_nor_stores(tmp_path: Path) -> None:
     old = begun(tmp_path, 1)
     begun(tmp_path, 2)
     with pytest.raises(Fenced):
-        Archive(tmp_path, 1, FedAvg())
+        RoundStore(tmp_path, 1, FedAvg())
     with pytest.raises(Fenced):
         folded(old, 1)
     with pytest.raises(Fenced):
@@ -177,22 +177,22 @@ def test_links_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_crash_counts_as_a_round_lost_and_an_orderly_end_does_not(tmp_path: Path) -> None:
-    assert begun(tmp_path, 1).sit() == 0
+    assert begun(tmp_path, 1).mark_in_progress() == 0
     second = begun(tmp_path, 2)
-    assert second.sit() == 1
+    assert second.mark_in_progress() == 1
     second.mark(4, is_open=True)
     third = begun(tmp_path, 3)
-    assert third.sit() == 5
+    assert third.mark_in_progress() == 5
     third.mark(5, is_open=False)
-    assert begun(tmp_path, 4).sit() == 5
+    assert begun(tmp_path, 4).mark_in_progress() == 5
 
 
 def test_a_record_survives_as_it_was(tmp_path: Path) -> None:
     archive = begun(tmp_path)
-    past = Past(round=1, parties=2, samples=7, loss=0.5, metrics={"eval/accuracy": 0.25})
-    record = archive.record.folded(past, {"a": 3, "b": 4}, 2)
-    record = replace(record, generation=4, leadership=9, best=Best(round=1, value=0.5))
+    past = RoundRecord(round=1, parties=2, samples=7, loss=0.5, metrics={"eval/accuracy": 0.25})
+    record = archive.record.aggregated(past, {"a": 3, "b": 4}, 2)
+    record = replace(record, generation=4, fencing_token=9, best=Best(round=1, value=0.5))
     updates = [Update(party="a", weight=1.0, data=random_model(FLAT, 1))]
-    archive.fold(updates, record)
+    archive.aggregate(updates, record)
     assert begun(tmp_path, 2).record == record
     assert record.trained == 14

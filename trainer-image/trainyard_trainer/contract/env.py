@@ -1,0 +1,77 @@
+"""What a pod finds around it: environment variables, paths, ports, and who certificates name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+WIRE_VERSION: Final = 1
+"""Raised by each change that an older peer would misread; a mismatch becomes a condition."""
+
+# Environment. World size is never here: a pod knows its job, its name and its coordinator, and
+# learns all else from the coordinator.
+ENV_NAMESPACE: Final = "TRAINYARD_NAMESPACE"
+ENV_JOB: Final = "TRAINYARD_JOB"
+ENV_POD: Final = "TRAINYARD_POD"
+ENV_POD_IP: Final = "TRAINYARD_POD_IP"
+ENV_NODE: Final = "TRAINYARD_NODE"
+ENV_COORDINATOR: Final = "TRAINYARD_COORDINATOR"
+"""`host:port` of the coordinator; given to workers and parties."""
+ENV_PARTY: Final = "TRAINYARD_PARTY"
+"""The party's name; given to parties."""
+ENV_TERM: Final = "TRAINYARD_TERM"
+"""The coordinator's attempt number, a positive integer; given to the coordinator."""
+ENV_CONFIG: Final = "TRAINYARD_CONFIG"
+"""The job's configuration as JSON (`JobConfig`, `FederatedConfig`); given to the coordinator."""
+ENV_STATE: Final = "TRAINYARD_STATE"
+"""The job's own folder below `STATE_DIR`; jobs may share a claim, and a job that is created anew
+under an old name must not take the old one's result for its own."""
+ENV_WIRE: Final = "TRAINYARD_WIRE"
+"""The operator's `WIRE_VERSION`."""
+
+COORDINATOR_PORT: Final = 7430
+"""HTTPS with client certificates: metrics, Plans, members, state."""
+
+# Paths inside the pods.
+TLS_DIR: Final = "/var/run/trainyard/tls"
+TLS_CA: Final = f"{TLS_DIR}/ca.crt"
+TLS_CERT: Final = f"{TLS_DIR}/tls.crt"
+TLS_KEY: Final = f"{TLS_DIR}/tls.key"
+STATE_DIR: Final = "/var/lib/trainyard"
+"""Checkpoints and results: the claim, or an emptyDir that dies with the coordinator."""
+DATA_DIR: Final = "/var/lib/trainyard-data"
+"""A party's own data, read-only; there only where the party names a claim."""
+TERMINATION_LOG: Final = "/dev/termination-log"
+TERMINATION_BYTES: Final = 4096
+"""Kubernetes cuts a termination message here."""
+
+MODEL_FILE: Final = "model.safetensors"
+RESULT_FILE: Final = "result.json"
+
+# HTTP paths of the coordinator.
+PATH_METRICS: Final = "/metrics"
+PATH_HEALTH: Final = "/healthz"
+PATH_PLAN: Final = "/v1/plan"
+PATH_MEMBER: Final = "/v1/member"
+"""WebSocket: one per worker, for as long as it is a member."""
+PATH_STATE: Final = "/v1/state"
+"""Streamed checkpoints and models, both ways."""
+
+
+class Role(StrEnum):
+    """Who a certificate speaks for; the last part of its URI name."""
+
+    OPERATOR = "operator"
+    COORDINATOR = "coordinator"
+    WORKER = "worker"
+    PARTY = "party"
+    """A participant of a federation; its certificate names it besides."""
+
+
+def identity(namespace: str, job: str, role: Role, member: str = "") -> str:
+    """The URI subject alternative name that binds a certificate to namespace, job and role.
+
+    `member` is the party's name: parties do not trust each other, so each has a name of its own.
+    """
+    name = f"trainyard://{namespace}/{job}/{role}"
+    return f"{name}/{member}" if member else name
