@@ -58,20 +58,20 @@ def coordinator(
     tls: Tls = TLS_DIR,
     last_words: LastWords = TERMINATION_LOG,
 ) -> None:
-    """Coordinate one job, as its environment says; what the operator's coordinator pods run."""
+    """Coordinate one job, configured by the environment; run by coordinator pods."""
     from trainyard_trainer.coordinator import pod
 
-    place = pod.ServeOptions(port=port, state=state, tls=tls, last_words=last_words)
-    raise typer.Exit(pod.run(os.environ, place))
+    options = pod.ServeOptions(port=port, state=state, tls=tls, last_words=last_words)
+    raise typer.Exit(pod.run(os.environ, options))
 
 
 @app.command()
 def worker(tls: Tls = TLS_DIR, last_words: LastWords = TERMINATION_LOG) -> None:
-    """Work on one job, as its environment says; what the operator's worker pods run."""
+    """Train in one job, configured by the environment; run by worker pods."""
     exit_at_once_on_sigterm(last_words)
-    from trainyard_trainer.elastic import worker as room
+    from trainyard_trainer.elastic import worker as process
 
-    room.run(os.environ, started=STARTED, tls=tls, last_words=last_words)
+    process.run(os.environ, started=STARTED, tls=tls, last_words=last_words)
 
 
 @app.command()
@@ -81,12 +81,12 @@ def aggregator(
     tls: Tls = TLS_DIR,
     last_words: LastWords = TERMINATION_LOG,
 ) -> None:
-    """Aggregate one federation, as its environment says; what the operator's pods run."""
+    """Aggregate one federation, configured by the environment; run by aggregator pods."""
     from trainyard_trainer.coordinator.pod import ServeOptions
-    from trainyard_trainer.federated.server import process as pod
+    from trainyard_trainer.federated.server import process
 
-    place = ServeOptions(port=port, state=state, tls=tls, last_words=last_words)
-    raise typer.Exit(pod.run(os.environ, place))
+    options = ServeOptions(port=port, state=state, tls=tls, last_words=last_words)
+    raise typer.Exit(process.run(os.environ, options))
 
 
 @app.command()
@@ -95,11 +95,11 @@ def party(
     last_words: LastWords = TERMINATION_LOG,
     data: Annotated[str, typer.Option(help="Folder of the party's own data.")] = DATA_DIR,
 ) -> None:
-    """Take part in one federation, as the environment says; what the operator's pods run."""
+    """Take part in one federation, configured by the environment; run by party pods."""
     exit_at_once_on_sigterm(last_words)
-    from trainyard_trainer.federated.party import process as room
+    from trainyard_trainer.federated.party import process
 
-    raise typer.Exit(room.run(os.environ, tls=tls, last_words=last_words, data=data))
+    raise typer.Exit(process.run(os.environ, tls=tls, last_words=last_words, data=data))
 
 
 @app.command()
@@ -107,10 +107,10 @@ def export(
     state: Annotated[str, typer.Option(help="The job's state directory.")] = STATE,
 ) -> None:
     """Write the final model and its result to standard output, as a tar archive."""
-    from trainyard_trainer import export as room
+    from trainyard_trainer import export as archive
 
-    if refusal := room.export(Path(state), sys.stdout.buffer):
-        typer.echo(refusal, err=True)
+    if error := archive.export(Path(state), sys.stdout.buffer):
+        typer.echo(error, err=True)
         raise typer.Exit(1)
 
 

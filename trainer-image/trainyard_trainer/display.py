@@ -26,7 +26,7 @@ class TrainingState:
 
     @classmethod
     def of(cls, source: Any) -> TrainingState:
-        """The state of a Replica, or of a worker's Report."""
+        """The state of a Replica, or of a worker's progress report."""
         epoch = source.cursor.epochs if hasattr(source, "cursor") else source.epoch
         return cls(epoch=epoch, step=source.step, loss=source.loss, metrics=source.metrics)
 
@@ -68,7 +68,7 @@ class Lines:
         self._printed, self._step = 0.0, 0
 
     def show(self, state: TrainingState) -> None:
-        """Print a line when the last one is old enough and there is something new to say."""
+        """Print a line when the last one is old enough and there is progress to show."""
         now = time.monotonic()
         if state.step > self._step and now - self._printed >= LINE_SECONDS:
             self._printed, self._step = now, state.step

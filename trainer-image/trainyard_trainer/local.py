@@ -1,6 +1,6 @@
 """Training on this machine, without Kubernetes: in one process, or with a coordinator and workers.
 
-It stands apart from the pods' rooms, and uses the same ones: a Task that runs here runs there.
+It runs the same code as the pods do, so a Task that runs here runs there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOOK_SECONDS = 0.2
 
 
 def run(config: JobConfig, workers: int, output: Path | None) -> Exit:
-    """Train, say how it went, and write model and result to `output` when there is one."""
+    """Train, print a summary, and write model and result to `output` if given."""
     try:
         with showing(config.epochs) as display:
             if workers:
@@ -44,8 +44,8 @@ def run(config: JobConfig, workers: int, output: Path | None) -> Exit:
             else:
                 model, result = run_alone(config, display)
     except Exception as error:
-        code, words = describe(error)
-        print(words.error, words.traceback, sep="\n", file=sys.stderr)
+        code, message = describe(error)
+        print(message.error, message.traceback, sep="\n", file=sys.stderr)
         return code
     print(summary(result))
     if output is not None:
@@ -56,7 +56,7 @@ def run(config: JobConfig, workers: int, output: Path | None) -> Exit:
 
 
 def run_alone(config: JobConfig, display: Display) -> tuple[bytes, dict[str, Any]]:
-    """Train in this process: the model file, and what result.json says."""
+    """Train in this process; returns the model file and the content of result.json."""
     from trainyard_trainer.task import load
     from trainyard_trainer.training import loop
     from trainyard_trainer.training.device import choose_device

@@ -1,7 +1,7 @@
-"""The class that a user's training code follows, and how one is loaded by name.
+"""The class that users subclass for their training code, and how it is loaded by name.
 
-It stands apart from the engine because it is all that a user needs to read: a Task says what is
-trained on what, and knows nothing of workers. Only `model` and `train_data` have no default.
+A Task defines what is trained on what, and knows nothing of workers: it is all that a user needs to
+read. Only `model` and `train_data` have no default.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Task:
     """Set before anything is asked of a Task in a federation: whose data it should load."""
 
     def model(self) -> nn.Module:
-        """The model, freshly initialised; PyTorch's generator is seeded before."""
+        """The model, freshly initialized; PyTorch's generator is seeded before the call."""
         raise NotImplementedError
 
     def train_data(self) -> Data:
@@ -128,12 +128,12 @@ class Task:
     def summary(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """The metrics reported, from the means of `metrics` and `loss` over all held-out samples.
 
-        Override it for what is no mean, a ratio or a root.
+        Override it for a metric that is not a mean, such as a ratio or a root.
         """
         return means
 
     def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser; any of `torch.optim` but LBFGS."""
+        """The optimizer; any of `torch.optim` but LBFGS."""
         return torch.optim.AdamW(params, lr=1e-3)
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler | None:  # noqa: ARG002
@@ -173,7 +173,7 @@ def _pick(use: str, module: Any, class_name: str) -> type[Task]:
         return found
     tasks = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Task)]
     names = ", ".join(sorted(n for n in tasks if n != "Task")) or "no Task"
-    what = "no class" if found is None else "something that is no Task called"
+    what = "no class" if found is None else "something other than a Task called"
     raise TaskInvalid(
         f"task.entrypoint is {use!r}, but {module.__name__} has {what} {class_name!r}; "
         f"it has {names}"

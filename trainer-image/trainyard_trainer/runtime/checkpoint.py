@@ -1,9 +1,9 @@
 """Checkpoints and results on disk: safetensors files with a JSON manifest, written atomically.
 
-It stands apart, and works on bytes alone, because the coordinator keeps them and never imports
-torch. A checkpoint is a folder `checkpoints/STEP-TERM` with `state.safetensors` and
-`manifest.json`; it is made under another name and renamed when all of it is on disk, so a folder
-of that name is whole, and its checksum says so again when it is read. Nothing is ever unpickled.
+It works on bytes alone, because the coordinator keeps them and never imports torch. A checkpoint is
+a folder `checkpoints/STEP-TERM` with `state.safetensors` and `manifest.json`. It is written under
+another name and renamed when all of it is on disk, so a folder of that name is complete, and its
+checksum is verified when it is read. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHUNK_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointManifest:
-    """What a checkpoint says of itself."""
+    """What a checkpoint holds, as its manifest.json describes it."""
 
     term: int
     """Of the coordinator that wrote it."""
@@ -123,7 +123,7 @@ def verify(folder: Path) -> CheckpointManifest:
     try:
         manifest = CheckpointManifest(**values)
     except TypeError as error:
-        raise ValueError(f"its manifest is not one: {error}") from None
+        raise ValueError(f"its manifest is invalid: {error}") from None
     if checksum(folder / STATE) != manifest.sha256:
         raise ValueError("its state file does not have the manifest's checksum")
     return manifest
@@ -175,12 +175,12 @@ def document(path: Path, key: str) -> dict[str, object]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(100 << 20, path.stat().st_size):
-            raise ValueError("the file is no safetensors file")
+            raise ValueError("not a safetensors file")
         header = json.loads(file.read(length))
     text = header.get("__metadata__", {}).get(key) if isinstance(header, dict) else None
     if text is None:
         raise ValueError(f"the file's metadata has no {key!r}")
     found = json.loads(text)
     if not isinstance(found, dict):
-        raise ValueError(f"the file's {key!r} is no JSON object")
+        raise ValueError(f"the file's {key!r} is not a JSON object")
     return found

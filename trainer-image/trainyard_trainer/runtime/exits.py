@@ -1,7 +1,6 @@
-"""How a trainer process ends: its exit codes as exceptions, and its last words.
+"""How a trainer process ends: its exit codes as exceptions, and its termination message.
 
-It stands apart from the command line because every room raises these, and free of torch because
-the coordinator does too.
+Free of torch, because the coordinator raises these as well.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def check_wire(environ: Mapping[str, str]) -> None:
 
 
 def describe(error: BaseException) -> tuple[Exit, TerminationMessage]:
-    """The exit code and the last words for an exception that ends the process."""
+    """The exit code and termination message for an exception that ends the process."""
     code = error.code if isinstance(error, TrainerError) else Exit.INTERNAL
     sentence = str(error) or type(error).__name__
     if not isinstance(error, TrainerError):
@@ -75,14 +74,14 @@ def describe(error: BaseException) -> tuple[Exit, TerminationMessage]:
     return code, TerminationMessage(result=Result.FAILED, error=sentence, traceback=trace)
 
 
-def write_termination_message(path: str, words: TerminationMessage) -> None:
-    """Write the termination message; a place that cannot be written is not worth failing for."""
+def write_termination_message(path: str, message: TerminationMessage) -> None:
+    """Write the termination message; a path that cannot be written to is ignored."""
     with contextlib.suppress(OSError):
-        Path(path).write_text(words.encode(), encoding="utf-8")
+        Path(path).write_text(message.encode(), encoding="utf-8")
 
 
 def exit_at_once_on_sigterm(last_words: str) -> None:
-    """Until there is anything to hand over, a request to end is followed at once."""
+    """Exit on SIGTERM without delay, for as long as there is no state to hand over."""
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
         write_termination_message(last_words, TerminationMessage(result=Result.LEFT))

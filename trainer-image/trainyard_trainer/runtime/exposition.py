@@ -1,4 +1,4 @@
-"""What the metrics of both kinds of job have in common: made afresh for each scrape."""
+"""The part of the metrics that both kinds of job share; rendered anew for each scrape."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Exposition(Collector):
 
 
 def info(task: str) -> Family:
-    """Who speaks: the operator reads the rest only if it knows the wire version."""
+    """Wire version, release and task; the operator checks the wire version first."""
     labels = {"wire": str(WIRE_VERSION), "version": __version__, "task": task}
     return InfoMetricFamily(Metric.INFO.removesuffix("_info"), "The trainer.", value=labels)
 
 
 def evaluation(metrics: Mapping[str, float | None]) -> Family:
-    """The last evaluation, by metric; NaN where the task could not say."""
+    """The last evaluation, by metric; NaN where the task returned no finite value."""
     family = GaugeMetricFamily(Metric.EVAL, "The last evaluation.", labels=["metric"])
     for name, value in metrics.items():
         family.add_metric([name], float("nan") if value is None else value)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def run_until_signalled(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, ended by SIGTERM as by Ctrl-C: what was begun is ended before the process."""
+    """`asyncio.run`, ended by SIGTERM as by Ctrl-C: running work is cancelled and awaited first."""
 
     async def cancellable() -> T:
         task = asyncio.current_task()
@@ -36,7 +36,7 @@ class Processes:
     """The processes of one run, by name; all of them end with the context."""
 
     def __init__(self, folder: Path) -> None:
-        """In `folder` they find their certificates, and leave their last words."""
+        """`folder` holds their certificates and receives their termination messages."""
         self._folder = folder
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
@@ -73,17 +73,17 @@ class Processes:
         )
 
     def check(self) -> None:
-        """Raise Ending with a process' own last words when it has failed."""
+        """Raise TrainerError with the termination message of a process that has failed."""
         for name, process in self._running.items():
             if process.returncode not in (None, 0):
                 raise self._failure(name, process.returncode)
 
     def _failure(self, name: str, code: int) -> TrainerError:
         path = self._termination_message_of(name)
-        words = TerminationMessage.decode(path.read_text()) if path.exists() else None
-        if words is not None and words.result is Result.FAILED:
-            trace = f"\n{words.traceback}" if words.traceback else ""
-            failure = TrainerError(f"{name}: {words.error}{trace}")
+        message = TerminationMessage.decode(path.read_text()) if path.exists() else None
+        if message is not None and message.result is Result.FAILED:
+            trace = f"\n{message.traceback}" if message.traceback else ""
+            failure = TrainerError(f"{name}: {message.error}{trace}")
         else:
             failure = TrainerError(f"{name} ended with code {code}")
         if code in tuple(Exit):
@@ -91,4 +91,4 @@ class Processes:
         return failure
 
     def _termination_message_of(self, name: str) -> Path:
-        return self._folder / f"{name.replace(' ', '-')}.words"
+        return self._folder / f"{name.replace(' ', '-')}.termination"

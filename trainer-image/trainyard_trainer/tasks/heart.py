@@ -44,7 +44,7 @@ of Zurich and Basel, and the V.A. Medical Center; with what the data set calls t
 class Heart(SiteClassifier):
     """Logistic regression on one hospital's patients, or on all four's.
 
-    Each hospital standardises its features by its own training rows. Nobody else's enter, and it
+    Each hospital standardizes its features by its own training rows. Nobody else's enter, and it
     takes out what differs between laboratories: Switzerland wrote 0 for every cholesterol.
     """
 
@@ -70,7 +70,7 @@ class Heart(SiteClassifier):
         return read(path, COLUMNS)
 
     def encode(self, table: Table, train: NDArray[np.intp]) -> Matrix:
-        """Numbers and indicators, standardised by the rows `train`."""
+        """Numbers and indicators, standardized by the rows `train`."""
         columns = [table.numbers(name)[:, None] for name in NUMBERS]
         columns += [table.indicators(name, levels) for name, levels in LEVELS.items()]
         return standardized(np.concatenate(columns, axis=1), train)

@@ -1,8 +1,7 @@
-"""Tasks whose data lie at several sites: a party trains on its own, whoever is none on all.
+"""Tasks with data from several sites: a party trains on its own, a DistributedJob on all of them.
 
-Apart from the tasks because what they share is the rule of who uses what, which must hold for each
-of them: a party trains on no other site's rows, and no figure that is computed of several sites'
-rows (a mean, a deviation, a split) goes into what it trains on.
+All of these tasks follow one rule: a party trains on no other site's rows, and no figure computed
+from several sites' rows (a mean, a deviation, a split) goes into what it trains on.
 """
 
 from __future__ import annotations

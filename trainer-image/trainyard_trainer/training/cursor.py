@@ -1,8 +1,8 @@
 """Which samples a step trains on: a replicated cursor over a seeded permutation, and its audit.
 
-It stands apart, and is pure, because all the promises about samples rest on it: the batch of a step
-is a function of the cursor and the view alone, so no worker asks anybody, and every sample is seen
-exactly once an epoch through any history of joins, leaves and crashes.
+The batch of a step is a pure function of the cursor and the view, so workers need no communication
+to agree on it, and every sample is seen exactly once an epoch through any history of joins, leaves
+and crashes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HALF_BITS: Final = 32
 
 
 def mix(words: Words) -> Words:
-    """Mix 64-bit words, each input bit into all output bits (splitmix64's finaliser, Steele 2014).
+    """Mix 64-bit words, each input bit into all output bits (the finalizer of splitmix64, Steele 2014).
 
     Takes and returns uint64 of any shape; arithmetic is modulo 2**64.
     """
@@ -61,14 +61,14 @@ def permute(positions: Positions, size: int, seed: int, epoch: int) -> Positions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """How far training has come in its data; the same on every worker after every step."""
+    """The position of training in its data; equal on all workers after every step."""
 
     seed: int
     size: int
     """Samples in the data set."""
     epoch: int = 0
     position: int = 0
-    """Positions of this epoch's permutation that were handed out."""
+    """Positions of this epoch's permutation that have been handed out."""
     debt: tuple[int, ...] = ()
     """Positions handed out but not trained on; they come first in the next batch."""
 
@@ -85,8 +85,8 @@ class Cursor:
     def advance(self, batch_size: int, lost: Iterable[int] = ()) -> Cursor:
         """The cursor after the step whose batch `batch(batch_size)` was.
 
-        `lost` are those of its positions that nobody trained on, and that become debt: the epoch
-        ends only when they are worked off. (A step that is tried again whole loses none.)
+        `lost` are the positions of that batch that no worker trained on. They become debt, and the
+        epoch ends only when the debt is worked off. (A step that is retried whole loses none.)
         """
         owed = min(batch_size, len(self.debt))
         end = min(self.size, self.position + batch_size - owed)
@@ -124,16 +124,16 @@ def halves(word: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What was really fed, counted in every committed step and checked at each epoch's end."""
+    """Counts the samples of every committed step and checks them at the end of each epoch."""
 
     fed: int = 0
-    """Samples fed in this epoch."""
+    """Samples trained on in this epoch."""
     mixed: int = 0
     """Sum of their fingerprints, modulo 2**64."""
     epochs: int = 0
     """Epochs audited."""
     wrong: int = 0
-    """Samples found missing or repeated at the ends of epochs; at least 1 for a bad one."""
+    """Samples found missing or repeated at the ends of epochs; at least 1 for a bad epoch."""
 
     def add(self, fed: int, low: int, high: int) -> Audit:
         """The audit after a step that fed `fed` samples with these sums of fingerprint halves."""

@@ -1,7 +1,7 @@
 """Gradients in flat buffers, one per dtype, that collectives reduce in place.
 
-It stands apart because a broken collective may go on writing into its buffer for a while: then the
-buffer is left to it, and the gradients move to a fresh one.
+A collective that failed may go on writing into its buffer for a while, so the gradients then move to
+fresh buffers (`renew`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Gradients:
         self.renew()
 
     def renew(self) -> None:
-        """Leave the buffers to whatever still writes to them, and take fresh ones of zeros."""
+        """Abandon the buffers to operations that may still write to them; start with new zeros."""
         self.flat = []
         views: dict[nn.Parameter, Tensor] = {}
         for dtype in dict.fromkeys(p.dtype for p in self.params):
@@ -39,12 +39,12 @@ class Gradients:
             param.grad = view
 
     def zero(self) -> None:
-        """Set all gradients to zero, so that a parameter no batch used has one too."""
+        """Set all gradients to zero, so that parameters that no batch used have one too."""
         for flat in self.flat:
             flat.zero_()
 
     def check(self) -> None:
-        """Raise TaskInvalid when the task has put other gradients in the place of ours."""
+        """Raise TaskInvalid when the task has replaced the gradients by its own."""
         for param, view in zip(self.params, self._views, strict=True):
             if param.grad is not view:
                 kind = "sparse" if param.grad is not None and param.grad.is_sparse else "own"

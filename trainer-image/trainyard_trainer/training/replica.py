@@ -1,8 +1,8 @@
-"""One worker's copy of the training state, and the two things it does with it: compute and commit.
+"""One worker's copy of the training state, with its two operations: compute and commit.
 
-It stands apart from membership: a replica knows its rank and how many there are for one turn, adds
-its share to the turn's sums, and commits what the sums of all say. Whatever it commits is a
-function of those sums and of state that all replicas share, so replicas stay equal bit for bit.
+A replica is told its rank and the world size for one iteration, contributes its share, and commits
+the sums over all replicas. What it commits is a function of those sums and of state that all
+replicas share, so replicas stay equal bit for bit.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from trainyard_trainer.training.cursor import (
 from trainyard_trainer.training.gradients import Gradients
 
 TRAIN_SUMS: Final = ("samples", "low", "high", "weight", "loss")
-"""The sums of a training turn: samples, halves of their fingerprints, weight, weighted loss."""
+"""The totals of a training step: samples, halves of their fingerprints, weight, weighted loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
-    """One worker's contribution to a turn, to be summed over all."""
+    """One worker's contribution to an iteration, to be summed over all workers."""
 
     totals: Tensor
     """float64 vector: `TRAIN_SUMS`, or the samples and the metrics' sums of an evaluation."""
     gradients: list[Tensor] = field(default_factory=list)
     """Flat buffers, reduced in place."""
     buffers: list[Tensor] = field(default_factory=list)
-    """Copies of the model's buffers; rank 0, which always has samples, sends its own to all."""
+    """Copies of the model's buffers; rank 0, which always has samples, broadcasts its own."""
 
 
 class Replica:
-    """Model, optimiser, scheduler, cursor and audit: what every worker has in common."""
+    """Model, optimizer, scheduler, cursor and audit: the state that all workers share."""
 
     def __init__(self, task: Task, config: JobConfig, device: torch.device) -> None:
         """Build the task's model and data; raises TaskInvalid for what is not supported."""
@@ -71,7 +71,7 @@ class Replica:
         self.is_over = False
         self.plan: Plan | None = None
         self.notes: dict[str, Any] = {}
-        """What travels with the state but is each worker's own measurement, outside the digest."""
+        """Each worker's own measurements: saved with the state, but not part of its digest."""
         self.metric_names: list[str] = []
         self._buffers_before: list[Tensor] = []
         everything = np.arange(self.cursor.size, dtype=np.int64)
@@ -85,7 +85,7 @@ class Replica:
     # --- compute -----------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """One forward and backward pass on a few samples, so that the first turn finds all warm.
+        """One forward and backward pass on a few samples, so that the first iteration starts warm.
 
         Changes no state. Raises TaskInvalid for gradients that cannot be reduced.
         """
@@ -103,13 +103,13 @@ class Replica:
         self.undo()
 
     def compute(self, rank: int, size: int) -> Contribution:
-        """This worker's part of the turn that comes next."""
+        """This worker's contribution to the next iteration."""
         if self.is_evaluating:
             return self._compute_evaluation(rank, size)
         positions = self.cursor.batch(self.batch_size)
         ids = self.cursor.ids(share(positions, rank, size))
         self._buffers_before = self._copy_buffers()
-        # A function of shared state, so that a turn that is tried again draws the same numbers.
+        # A function of shared state, so that a retried iteration draws the same numbers.
         words = np.array([self.config.seed & (2**63 - 1), self.iteration, rank], dtype=np.uint64)
         torch.manual_seed(int(mix(mix(mix(words[:1]) ^ words[1:2]) ^ words[2:])[0] >> np.uint64(1)))
         weight, loss = self._backward(ids, 1.0 / len(positions))
@@ -165,7 +165,7 @@ class Replica:
     # --- commit ------------------------------------------------------------------------------
 
     def commit(self, totals: Tensor, work: Contribution) -> None:
-        """Take the turn's sums over all workers into the state; ends the turn."""
+        """Apply the iteration's totals over all workers to the state."""
         sums = totals.tolist()
         if self.is_evaluating:
             self._commit_evaluation(sums)
@@ -210,13 +210,13 @@ class Replica:
     def _check_target(self) -> None:
         target = self.config.target
         if target is not None and target.metric not in self.metrics:
-            has = ", ".join(sorted(self.metrics)) or "nothing, for want of eval_data"
+            has = ", ".join(sorted(self.metrics)) or "nothing, since it has no eval_data"
             raise TaskInvalid(
                 f"training.target.metric is {target.metric!r}, but the task evaluates {has}"
             )
 
     def undo(self) -> None:
-        """Forget the turn that was computed and not committed, if there is one."""
+        """Undo the effects of an iteration that was computed but not committed."""
         self._set_buffers(self._buffers_before)
         self._buffers_before = []
         self.gradients.renew()
@@ -280,7 +280,7 @@ class Replica:
             raise TaskInvalid(f"training.init: {error}") from None
 
     def digest(self) -> str:
-        """A short digest of the state: equal on all workers after the same turn."""
+        """A short digest of the state: equal on all workers after the same iteration."""
         tensors, _ = self.tensors()
         return f"{self.iteration}-{snapshot.digest(tensors)}"
 
@@ -318,7 +318,7 @@ def move(batch: Any, device: torch.device) -> Any:
 def refuse_unsupported(replica: Replica) -> None:
     """Raise TaskInvalid for what elastic training cannot do, each with its reason."""
     if isinstance(replica.optimizer, torch.optim.LBFGS):
-        raise TaskInvalid("LBFGS evaluates the loss several times a step: use another optimiser")
+        raise TaskInvalid("LBFGS evaluates the loss several times a step: use another optimizer")
     if isinstance(replica.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise TaskInvalid("ReduceLROnPlateau needs a metric each step: use another scheduler")
     if replica.task.autocast is torch.float16:

@@ -16,7 +16,7 @@ def final_model(replica: Replica) -> bytes:
 
 
 def result(replica: Replica) -> dict[str, Any]:
-    """What result.json says of a finished training."""
+    """The content of result.json for a finished training."""
     born = replica.notes.get("born_at", time.time())
     return {
         "task": replica.config.task,

@@ -1,8 +1,7 @@
 """Training state as one safetensors file in memory, and back.
 
-It stands apart because joins, checkpoints and final models all use it: what a survivor broadcasts
-to a joiner is byte for byte what a checkpoint holds. Tensors keep their names and dtypes; all else
-is JSON in the file's own metadata, so that nothing is ever pickled.
+What a survivor broadcasts to a joiner is byte for byte what a checkpoint holds. Tensors keep their
+names and dtypes; everything else is JSON in the file's metadata, so that nothing is ever pickled.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def encode(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> bytes:
 
 
 def decode(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the document of a file; raises ValueError for another's."""
+    """The tensors, on the CPU, and the document; raises ValueError for a file without one."""
     length = int.from_bytes(data[:HEADER_BYTES], "little")
     header = json.loads(data[HEADER_BYTES : HEADER_BYTES + length])
     text = header.get("__metadata__", {}).get(DOCUMENT)
@@ -42,7 +41,7 @@ def flatten(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
     """`tree` as JSON, each tensor in it moved to `tensors` under a name that starts with `prefix`.
 
     Keeps tuples and dictionaries with keys of any type apart from their JSON likenesses. Raises
-    TypeError for a value that JSON cannot say.
+    TypeError for a value that JSON cannot represent.
     """
     match tree:
         case Tensor():
@@ -81,7 +80,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy `tensors` into the model; raises ValueError that says what does not fit."""
+    """Copy `tensors` into the model; raises ValueError naming what does not fit."""
     mine = model_tensors(model)
     if missing := sorted(mine.keys() - tensors.keys()):
         raise ValueError(f"{source} lacks {', '.join(missing[:5])}, which the model has")

@@ -1,6 +1,6 @@
-"""A worker's measurements of its own steps: throughput by configuration, stalls, what it reports.
+"""A worker's measurements of its own steps: throughput by configuration, and stalls.
 
-It stands apart, and is pure (times are arguments), because decisions of the scheduler rest on it.
+Pure: times are arguments. The scheduler's decisions rest on these figures.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Meter:
 
     profile: Profile = field(default_factory=Profile)
     last_commit: float | None = None
-    """When the last turn was committed, on the caller's steady clock."""
+    """When the last iteration was committed, on the caller's steady clock."""
     _steps: deque[float] = field(default_factory=lambda: deque(maxlen=NORMAL_STEPS))
     _window: Window = Window()
     _configuration: Configuration | None = None
@@ -134,7 +134,7 @@ class Meter:
             self._window = Window()
 
     def skip(self, now: float) -> None:
-        """What came until `now` was no step: an evaluation, or the first turn after a rescale."""
+        """Leave out the time until `now`: an evaluation, or the first iteration after a rescale."""
         self.last_commit = now
 
     def normal_step(self) -> float:
