@@ -23,19 +23,25 @@ demo-down: .venv ## End the demo's cluster
 	@$(PYTHON) -m tests.demo down
 
 .PHONY: test
-test: check test-all ## Run every check and every test, against a real cluster
+test: check test-all ## Run the checks and the tests, against a real cluster
 
 .PHONY: test-all
 test-all: .venv
 	@$(PYTHON) -m tools.localcluster prepare
 	@$(PYTHON) -m pytest
 
+# MINUTES draws those that fit into so long, by SEED; without it all of them run.
+.PHONY: test-long
+test-long: .venv ## Run what takes hours, or is built on first use
+	@$(PYTHON) -m tools.localcluster prepare
+	@$(PYTHON) -m pytest -m long $(if $(MINUTES),--long-minutes $(MINUTES) --long-seed '$(SEED)')
+
 .PHONY: test-quick
-test-quick: .venv ## Run the checks' and pure rooms' tests alone
+test-quick: .venv ## Run the tests that need no cluster
 	@$(PYTHON) -m pytest tests/unit
 
 .PHONY: check
-check: .venv ## Lint, types, and the dependencies between rooms
+check: .venv ## Lint, types, and the dependencies between packages
 	@ruff check .
 	@ruff format --check .
 	@mypy

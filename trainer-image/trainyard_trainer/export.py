@@ -15,7 +15,7 @@ FILES = (RESULT_FILE, MODEL_FILE)
 
 
 def export(directory: Path, stream: BinaryIO) -> str:
-    """Write both files to `stream`; returns an error message if there is no final model, else ""."""
+    """Write both files to `stream`; returns an error if there is no final model, else ""."""
     missing = [name for name in FILES if not (directory / name).is_file()]
     if missing:
         return f"{directory} has no {' and no '.join(missing)}: training has not ended yet"

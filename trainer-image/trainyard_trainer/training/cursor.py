@@ -23,7 +23,7 @@ HALF_BITS: Final = 32
 
 
 def mix(words: Words) -> Words:
-    """Mix 64-bit words, each input bit into all output bits (the finalizer of splitmix64, Steele 2014).
+    """Mix 64-bit words, each input bit into all output bits (splitmix64 finalizer, Steele 2014).
 
     Takes and returns uint64 of any shape; arithmetic is modulo 2**64.
     """

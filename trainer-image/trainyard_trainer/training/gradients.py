@@ -1,7 +1,7 @@
 """Gradients in flat buffers, one per dtype, that collectives reduce in place.
 
-A collective that failed may go on writing into its buffer for a while, so the gradients then move to
-fresh buffers (`renew`).
+A collective that failed may go on writing into its buffer for a while, so the gradients then move
+to fresh buffers (`renew`).
 """
 
 from __future__ import annotations
