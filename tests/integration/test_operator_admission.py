@@ -67,8 +67,8 @@ async def test_a_gang_starts_whole_or_not_at_all(yard: Yard) -> None:
     await yard.add_nodes(3, 3)
     await yard.submit("digits", 3, gpus=2, minimum=3, maximum=3)
     told = (
-        "needs 3 × 2 nvidia.com/gpu (min); 2 nodes could hold such a worker by size, labels and "
-        "taints, 2 of them in all even if empty"
+        "needs 3 × 2 nvidia.com/gpu (min); 2 nodes match by size, labels and taints, "
+        "with capacity for 2 workers when empty"
     )
     await waits(yard, "digits", "NoSuchNodes", told)
     assert await yard.pods() == []
@@ -131,9 +131,7 @@ async def test_as_many_start_as_fit_and_the_rest_follow(yard: Yard) -> None:
 async def test_a_cordoned_node_takes_nobody(yard: Yard) -> None:
     [node] = await yard.add_nodes(8, is_cordoned=True)
     await yard.submit("digits", 1)
-    told = (
-        "needs 1 × 1 nvidia.com/gpu (min); 0 free on 0 nodes; 1 node that could hold it not ready"
-    )
+    told = "needs 1 × 1 nvidia.com/gpu (min); 0 free on 0 nodes; 1 matching node is not ready"
     await waits(yard, "digits", "WaitingForGPUs", told)
     await yard.patch_node(node, {"spec": {"unschedulable": None}})
     await yard.until_phase("digits", "Running")
@@ -161,7 +159,7 @@ async def test_a_lost_nodes_workers_wait_for_another(yard: Yard, kubelet: Kubele
     for pod in lost:
         await kubelet.remove(pod)
     job = await yard.until("digits", lambda job: scaling(job)["reason"] == "NoFreeGPUs")
-    assert "of 4 workers find no free GPUs any more, given up at" in scaling(job)["message"]
+    assert "of 4 workers can no longer get GPUs, giving up at" in scaling(job)["message"]
     assert phase(job) == "Rescaling"
     await yard.add_nodes(2)
     job = await yard.until_phase("digits", "Running")

@@ -1,4 +1,4 @@
-"""Demands and clusters for the tests of the scheduler, and a world that follows decisions."""
+"""Requests and clusters for the tests of the scheduler, and what decisions change in them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from typing import Any
 
 from trainyard.api.cluster import Cluster, GpuPod, Node
 from trainyard.api.names import Key
+from trainyard.api.reasons import Reason
+from trainyard.api.status import Change, Measurement
 from trainyard.scheduling.allocation import allocate
-from trainyard.scheduling.request import Allocation, Decision, JobRequest, PastChange, Throughput
+from trainyard.scheduling.basis import AtMaximum
+from trainyard.scheduling.capacity import Availability, PodShape
+from trainyard.scheduling.decision import Allocation, Decision
+from trainyard.scheduling.facts import GpuRequest, SizeKept, WorkersWaiting
+from trainyard.scheduling.request import JobRequest
 
 GPU = "nvidia.com/gpu"
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -20,24 +26,24 @@ def key(name: str) -> Key:
     return Key("DistributedJob", "team", name)
 
 
-def figure(workers: int, speed: float, steps: int = 100) -> Throughput:
-    return Throughput(
-        nodes=1, workers=workers, local_batch=64, samples_per_second=speed, steps=steps
+def measurement(workers: int, speed: float, steps: int = 100, local_batch: int = 64) -> Measurement:
+    return Measurement(
+        nodes=1, workers=workers, local_batch=local_batch, samples_per_second=speed, steps=steps
     )
 
 
 def job(
-    name: str, here: int = 0, *, speeds: dict[int, float] | None = None, **fields: Any
+    name: str, admitted: int = 0, *, speeds: dict[int, float] | None = None, **fields: Any
 ) -> JobRequest:
-    """A job of 1-GPU workers: waiting, or with `here` workers steady for five hours."""
+    """A job of 1-GPU workers: waiting, or with `admitted` workers steady for five hours."""
     long_ago = NOW - timedelta(hours=5)
-    defaults: dict[str, Any] = {"max_workers": 8, "start_workers": max(1, here)}
-    if here:
+    defaults: dict[str, Any] = {"max_workers": 8, "start_workers": max(1, admitted)}
+    if admitted:
         defaults |= {"admitted_at": long_ago, "decided_at": long_ago, "is_running": True}
         defaults |= {"measured_at": NOW}
-    profile = tuple(figure(size, speed) for size, speed in (speeds or {}).items())
+    profile = tuple(measurement(size, speed) for size, speed in (speeds or {}).items())
     defaults |= {"created_at": long_ago, "profile": profile, **fields}
-    return JobRequest(key=key(name), admitted_workers=here, **defaults)
+    return JobRequest(key=key(name), admitted_workers=admitted, **defaults)
 
 
 def pods(name: str, node: str, count: int, gpus: int = 1) -> tuple[GpuPod, ...]:
@@ -50,30 +56,49 @@ def pods(name: str, node: str, count: int, gpus: int = 1) -> tuple[GpuPod, ...]:
 
 
 def cluster(*gpus: int, bound: Iterable[GpuPod] = ()) -> Cluster:
-    nodes = tuple(Node(name=f"n{place}", gpus={GPU: count}) for place, count in enumerate(gpus))
+    nodes = tuple(Node(name=f"n{index}", gpus={GPU: count}) for index, count in enumerate(gpus))
     return Cluster(nodes=nodes, pods=tuple(bound))
 
 
-def decide(where: Cluster, *jobs: JobRequest) -> dict[str, Decision]:
-    return {k.name: decision for k, decision in allocate(jobs, where, NOW).items()}
+def decision(workers: int, reason: Reason = Reason.GROW_PAYS, **fields: Any) -> Decision:
+    """A decision for tests in which the facts behind it do not matter."""
+    facts = SizeKept(workers=workers, basis=AtMaximum(workers=workers), shortage=None)
+    values: dict[str, Any] = {"recommended": workers, "facts": facts, **fields}
+    return Decision(workers=workers, reason=reason, **values)
 
 
-def follow(jobs: Iterable[JobRequest], allocation: Allocation) -> tuple[JobRequest, ...]:
+def waiting(jobs_ahead: int) -> WorkersWaiting:
+    """The facts of a job that waits for one GPU behind so many others."""
+    return WorkersWaiting(
+        minimum=GpuRequest(workers=1, shape=PodShape(resource=GPU, gpus=1)),
+        availability=Availability(free_gpus=0, nodes=0, jobs_ahead=jobs_ahead),
+        unready_nodes=0,
+    )
+
+
+def decide(snapshot: Cluster, *jobs: JobRequest) -> dict[str, Decision]:
+    return {k.name: decision for k, decision in allocate(jobs, snapshot, NOW).items()}
+
+
+def apply_all(jobs: Iterable[JobRequest], allocation: Allocation) -> tuple[JobRequest, ...]:
     """The jobs with the decisions in force, as a reconcile records them."""
-    return tuple(_followed(one, allocation[one.key]) for one in jobs)
+    return tuple(_applied(job, allocation[job.key]) for job in jobs)
 
 
-def _followed(one: JobRequest, decision: Decision) -> JobRequest:
-    if decision.workers == one.admitted_workers:
-        return one
-    change = PastChange(
-        from_workers=one.admitted_workers, to_workers=decision.workers, decided_at=NOW
+def _applied(request: JobRequest, decision: Decision) -> JobRequest:
+    if decision.workers == request.admitted_workers:
+        return request
+    change = Change(
+        from_=request.admitted_workers,
+        to=decision.workers,
+        reason=decision.reason,
+        decided_at=NOW,
     )
     return replace(
-        one,
+        request,
         admitted_workers=decision.workers,
-        admitted_at=one.admitted_at or NOW,
+        admitted_at=request.admitted_at or NOW,
         decided_at=NOW,
         is_running=False,
-        history=(*one.history, change),
+        history=(*request.history, change),
     )

@@ -39,7 +39,7 @@ from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.state import JobState
 from trainyard.render.events import event, events_for
 from trainyard.render.trainer_config import AnyPlan, numbered, plan_of
-from trainyard.scheduling.assignment import apply_report, initial_assignment, refuse_start, release
+from trainyard.scheduling.assignment import apply_report, back_off, initial_assignment, release
 from trainyard.scheduling.conversion import wants_gpus
 from trainyard_trainer.contract.env import Role
 
@@ -134,8 +134,8 @@ def _settle_scaling(
     state: JobState, verdict: DesiredState, services: Dependencies, now: datetime
 ) -> None:
     if verdict.refuse_start:
-        pause = services.options.timeouts.start_backoff
-        state.scaling = refuse_start(state.scaling, pause, verdict.release, now)
+        delay = services.options.timeouts.start_backoff
+        state.scaling = back_off(state.scaling, delay, verdict.release, now)
         # What its pods waited for may be a Secret that somebody deleted.
         state.children_until = state.children_until and now
     elif verdict.release and (state.scaling.desired or not state.scaling.reason):

@@ -22,7 +22,8 @@ from trainyard.render.events import decision_event
 from trainyard.scheduling.allocation import SchedulerSettings, allocate
 from trainyard.scheduling.assignment import apply_decision, is_significant_change
 from trainyard.scheduling.conversion import wants_gpus
-from trainyard.scheduling.request import Allocation, Decision, JobRequest
+from trainyard.scheduling.decision import Allocation, Decision
+from trainyard.scheduling.request import JobRequest
 
 log = logging.getLogger(__name__)
 

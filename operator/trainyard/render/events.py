@@ -16,7 +16,7 @@ from trainyard.api.conditions import Condition
 from trainyard.api.federation import FederatedJobStatus, PartyStatus
 from trainyard.api.jobs import Assignment, Job, Status
 from trainyard.api.status import DistributedJobStatus, ScalingStatus
-from trainyard.scheduling.request import Decision
+from trainyard.scheduling.decision import Decision
 
 _REPORTED_CONDITIONS = {
     ("Accepted", "False"): "Warning",

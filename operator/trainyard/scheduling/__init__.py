@@ -1,5 +1,6 @@
-"""PURE rules over all jobs: what is admitted, who gets which GPUs, and why.
+"""PURE rules over all jobs: which are admitted, how many GPUs each gets, and why.
 
-No clock, no randomness, no I/O and no logging: all that a rule needs comes as an argument, `now`
-included, and what it decides goes out as a value with a reason in it.
+No clock, no randomness, no I/O and no logging: rules take everything as arguments, `now` included,
+and return values. A decision carries a reason for programs and the facts behind it; `explain` makes
+sentences for people from the facts, and nothing else does.
 """

@@ -1,10 +1,13 @@
-"""What a job is assigned: the scheduler's decisions in `status.scaling` or `status.admission`."""
+"""What is assigned to a job: decisions and measurements in its status.
+
+`status.scaling` of a DistributedJob, `status.admission` of a FederatedJob.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -19,6 +22,7 @@ from trainyard.api.jobs import (
     assignment_of,
     whole_seconds,
 )
+from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod
 from trainyard.api.podset import group_pods
 from trainyard.api.reasons import Reason
@@ -26,44 +30,50 @@ from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
 from trainyard.api.status import Change, Measurement, ScalingStatus
 from trainyard.scheduling.conversion import wants_gpus
-from trainyard.scheduling.request import Decision
+from trainyard.scheduling.decision import Decision
 
-_H = TypeVar("_H", bound=Assignment)
+_AssignmentT = TypeVar("_AssignmentT", bound=Assignment)
 
-HISTORY = 20
-PROFILE = 64
-SETTLED_STEPS = 5
-"""Steps that a throughput needs behind it before a speed-up is called measured."""
+MAX_HISTORY: Final = 20
+MAX_PROFILE: Final = 64
+MIN_STEPS: Final = 5
+"""Steps behind a measurement before a speed-up is computed from it."""
 
 
 def initial_assignment(job: Job, pods: tuple[Pod, ...]) -> Assignment:
-    """What a restarted operator takes as decided: the status, else what it finds running."""
-    held = assignment_of(job)
-    if held.desired or is_true(job.status.conditions, Type.ADMITTED):
-        return held
-    found = group_pods(pods, job.uid).members
-    if not found or not wants_gpus(job):
-        return held
-    # The status of its start was never written, and any of its pods may be missing still: they
-    # are a gang.
-    changes: dict[str, Any] = {
-        "reason": Reason.ADMITTED,
-        "message": "Found running.",
-        "decided_at": whole_seconds(min(pod.created_at for pod in found.values())),
-    }
+    """The assignment as a restarted operator finds it: in the status, else from running pods.
+
+    If the status of its start was never written, any of its pods may be missing still: they are a
+    gang.
+    """
+    assignment = assignment_of(job)
+    if assignment.desired or is_true(job.status.conditions, Type.ADMITTED):
+        return assignment
+    members = group_pods(pods, job.uid).members
+    if not members or not wants_gpus(job):
+        return assignment
+    return msgspec.structs.replace(
+        assignment,
+        reason=Reason.ADMITTED,
+        message="Found running.",
+        decided_at=whole_seconds(min(pod.created_at for pod in members.values())),
+        **_size_found(job, members),
+    )
+
+
+def _size_found(job: Job, members: Iterable[MemberId]) -> dict[str, Any]:
     match job:
         case DistributedJob():
-            # The highest index says how large it was at least.
-            seen = max((index for index in found if isinstance(index, int)), default=0)
-            meant = max(job.spec.workers.min, seen + 1)
-            changes |= {"desired": meant, "recommended": meant}
+            # It had at least as many workers as the highest index says.
+            highest = max((index for index in members if isinstance(index, int)), default=0)
+            desired = max(job.spec.workers.min, highest + 1)
+            return {"desired": desired, "recommended": desired}
         case FederatedJob():
-            changes |= {"parties": [party.name for party in job.spec.local_parties]}
-    return msgspec.structs.replace(held, **changes)
+            return {"parties": [party.name for party in job.spec.local_parties]}
 
 
 def apply_decision(job: Job, before: Assignment, decision: Decision, now: datetime) -> Assignment:
-    """What the job holds after a decision."""
+    """The assignment after a decision."""
     match job:
         case DistributedJob():
             assert isinstance(before, ScalingStatus)  # noqa: S101 - of this kind of job
@@ -73,34 +83,25 @@ def apply_decision(job: Job, before: Assignment, decision: Decision, now: dateti
             return _record_admission(before, decision, now)
 
 
-def _record_admission(
-    before: AdmissionStatus, decision: Decision, now: datetime
-) -> AdmissionStatus:
-    told = msgspec.structs.replace(before, reason=decision.reason, message=decision.message)
-    if decision.reason is Reason.START_TIMED_OUT and decision.requeue_at is not None:
-        return msgspec.structs.replace(told, cooldown_until=whole_seconds(decision.requeue_at))
-    if decision.parties == before.assigned:
-        return told
-    return msgspec.structs.replace(
-        told, parties=list(decision.parties), decided_at=whole_seconds(now), cooldown_until=None
-    )
-
-
 def is_significant_change(before: Assignment, after: Assignment) -> bool:
-    """Whether a decision changed more than its sentence.
+    """Whether more changed than the explanation.
 
-    Why a job keeps what it holds is part of the sentence; why it waits is what people wait for.
+    The reason is part of the explanation while the job has an assignment, and significant while
+    it waits.
     """
     return _comparable(before) != _comparable(after)
 
 
-def _comparable(held: Assignment) -> tuple[object, ...]:
-    recommended = held.recommended if isinstance(held, ScalingStatus) else held.desired
-    return held.assigned, recommended, "" if held.assigned else held.reason
+def _comparable(assignment: Assignment) -> tuple[object, ...]:
+    recommended = assignment.desired
+    if isinstance(assignment, ScalingStatus):
+        recommended = assignment.recommended
+    reason = "" if assignment.assigned else assignment.reason
+    return assignment.assigned, recommended, reason
 
 
-def release(before: _H, reason: str, message: str) -> _H:
-    """What a job holds that holds nothing any more."""
+def release(before: _AssignmentT, reason: str, message: str) -> _AssignmentT:
+    """The assignment after releasing all resources."""
     if isinstance(before, AdmissionStatus):
         return msgspec.structs.replace(before, parties=[], reason=reason, message=message)
     return msgspec.structs.replace(
@@ -108,22 +109,17 @@ def release(before: _H, reason: str, message: str) -> _H:
     )
 
 
-def refuse_start(before: _H, pause: timedelta, message: str, now: datetime) -> _H:
-    """What a gang holds that did not start in time and stands back."""
+def back_off(before: _AssignmentT, delay: timedelta, message: str, now: datetime) -> _AssignmentT:
+    """The assignment of a job whose start timed out: released, and queued again after the delay."""
     released = release(before, Reason.START_TIMED_OUT, message)
-    return msgspec.structs.replace(released, cooldown_until=whole_seconds(now + pause))
-
-
-def apply_report(before: Assignment, report: CoordinatorReport) -> Assignment:
-    """What a report adds to the decision that it measures."""
-    return record_report(before, report) if isinstance(before, ScalingStatus) else before
+    return msgspec.structs.replace(released, cooldown_until=whole_seconds(now + delay))
 
 
 def record_decision(
     before: ScalingStatus, decision: Decision, spec: Scaling, now: datetime
 ) -> ScalingStatus:
     """The status after a decision; a changed number of workers also enters the history."""
-    told = msgspec.structs.replace(
+    after = msgspec.structs.replace(
         before,
         desired=decision.workers,
         recommended=decision.recommended,
@@ -131,9 +127,9 @@ def record_decision(
         message=decision.message,
     )
     if decision.reason is Reason.START_TIMED_OUT and decision.requeue_at is not None:
-        return msgspec.structs.replace(told, cooldown_until=whole_seconds(decision.requeue_at))
+        return msgspec.structs.replace(after, cooldown_until=whole_seconds(decision.requeue_at))
     if decision.workers == before.desired:
-        return told
+        return after
     expected = None if decision.expected_speedup is None else round(decision.expected_speedup, 3)
     change = Change(
         from_=before.desired,
@@ -143,30 +139,48 @@ def record_decision(
         expected_speedup=expected,
     )
     return msgspec.structs.replace(
-        told,
+        after,
         expected_speedup=expected,
         measured_speedup=None,
         decided_at=whole_seconds(now),
         cooldown_until=whole_seconds(now + parse_duration(spec.cooldown)),
-        history=[*before.history, change][-HISTORY:],
+        history=[*before.history, change][-MAX_HISTORY:],
     )
+
+
+def _record_admission(
+    before: AdmissionStatus, decision: Decision, now: datetime
+) -> AdmissionStatus:
+    after = msgspec.structs.replace(before, reason=decision.reason, message=decision.message)
+    if decision.reason is Reason.START_TIMED_OUT and decision.requeue_at is not None:
+        return msgspec.structs.replace(after, cooldown_until=whole_seconds(decision.requeue_at))
+    if decision.parties == before.assigned:
+        return after
+    return msgspec.structs.replace(
+        after, parties=list(decision.parties), decided_at=whole_seconds(now), cooldown_until=None
+    )
+
+
+def apply_report(before: Assignment, report: CoordinatorReport) -> Assignment:
+    """The assignment after a coordinator's report: parties of a federation are not measured."""
+    return record_report(before, report) if isinstance(before, ScalingStatus) else before
 
 
 def record_report(before: ScalingStatus, report: CoordinatorReport) -> ScalingStatus:
     """The status with what was measured: profile, cost of the last rescale, and the speed-up."""
-    profile = _merge(before.profile, report.profile)
-    history, measured = list(before.history), before.measured_speedup
+    profile = _merge_profiles(before.profile, report.profile)
+    history, speedup = list(before.history), before.measured_speedup
     if history and history[-1].measured_speedup is None:
         last = history[-1]
-        measured = measured_speedup(profile, last.from_, last.to)
-        if measured is not None:
-            history[-1] = msgspec.structs.replace(last, measured_speedup=measured)
+        speedup = measured_speedup(profile, last.from_, last.to)
+        if speedup is not None:
+            history[-1] = msgspec.structs.replace(last, measured_speedup=speedup)
     return msgspec.structs.replace(
         before,
         current=report.active_workers,
         profile=profile,
         history=history,
-        measured_speedup=measured,
+        measured_speedup=speedup,
         stall_seconds=_rounded(report.stall_seconds),
         cost_gpu_seconds=_rounded(report.cost_gpu_seconds),
     )
@@ -179,22 +193,25 @@ def measured_speedup(profile: Iterable[Measurement], before: int, after: int) ->
 
 
 def _throughput(profile: Iterable[Measurement], workers: int) -> float | None:
-    rows = [m for m in profile if m.workers == workers and m.steps >= SETTLED_STEPS]
+    rows = [m for m in profile if m.workers == workers and m.steps >= MIN_STEPS]
     steps = sum(m.steps for m in rows)
     return sum(m.samples_per_second * m.steps for m in rows) / steps if steps else None
 
 
-def _merge(old: Iterable[Measurement], new: Iterable[Measurement]) -> list[Measurement]:
-    """Newer figures replace older ones of the same configuration, as a restarted coordinator
-    knows only what it has seen itself."""
+def _merge_profiles(old: Iterable[Measurement], new: Iterable[Measurement]) -> list[Measurement]:
+    """Replace measurements of the same configuration by newer ones.
+
+    A restarted coordinator knows only what it has measured itself, so a few steps do not replace a
+    good measurement.
+    """
     merged = {(m.nodes, m.workers, m.local_batch): m for m in old}
     for m in new:
-        place = (m.nodes, m.workers, m.local_batch)
-        if place not in merged or m.steps >= min(SETTLED_STEPS, merged[place].steps):
-            merged[place] = msgspec.structs.replace(
-                m, samples_per_second=round(m.samples_per_second, 2)
-            )
-    return sorted(merged.values(), key=lambda m: (m.workers, m.nodes, m.local_batch))[-PROFILE:]
+        configuration = (m.nodes, m.workers, m.local_batch)
+        known = merged.get(configuration)
+        if known is None or m.steps >= min(MIN_STEPS, known.steps):
+            rounded = round(m.samples_per_second, 2)
+            merged[configuration] = msgspec.structs.replace(m, samples_per_second=rounded)
+    return sorted(merged.values(), key=lambda m: (m.workers, m.nodes, m.local_batch))[-MAX_PROFILE:]
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -1,8 +1,8 @@
 """Which accelerators are free, and how many workers of one shape fit on them.
 
-It stands apart because reservations, admission and growth must count the same GPUs once: they
-share one ledger per allocation. Where a pod really goes is kube-scheduler's choice; the ledger
-packs jobs on few nodes, as their affinity asks, to know that a placement exists.
+Reservations, admission and growth share one ledger per allocation, so that they count the same
+GPUs once. Where a pod really goes is kube-scheduler's choice; the ledger packs jobs on few nodes,
+as their affinity asks, to know that a placement exists.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from trainyard.api.cluster import Cluster, Node, Toleration
 from trainyard.scheduling.packing import NodeCapacityIndex
 from trainyard.scheduling.request import JobRequest, PodRequest
 
-_REPELLING: Final = frozenset({"NoSchedule", "NoExecute"})
-_NOWHERE: Final[frozenset[str]] = frozenset()
-_MOST_ROOMS: Final = 64
-"""Shapes followed at a time: each costs a little with every place taken."""
+_BLOCKING_EFFECTS: Final = frozenset({"NoSchedule", "NoExecute"})
+_NO_NODES: Final[frozenset[str]] = frozenset()
+_MAX_INDEXES: Final = 64
+"""Indexes kept at a time: each costs a little with every worker placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodShape:
-    """What a worker asks of a node; jobs of equal shape compete for the same places."""
+    """What a worker requests of a node; jobs of equal shape compete for the same nodes."""
 
     resource: str
     gpus: int
@@ -42,13 +42,13 @@ class PodShape:
         )
 
     @classmethod
-    def of_place(cls, place: PodRequest) -> Self:
+    def of_pod(cls, pod: PodRequest) -> Self:
         """The shape of one party of a gang."""
         return cls(
-            resource=place.resource,
-            gpus=place.gpus,
-            selector=tuple(sorted(place.node_selector.items())),
-            tolerations=place.tolerations,
+            resource=pod.resource,
+            gpus=pod.gpus,
+            selector=tuple(sorted(pod.node_selector.items())),
+            tolerations=pod.tolerations,
         )
 
 
@@ -60,18 +60,18 @@ def matches(node: Node, shape: PodShape) -> bool:
         and all(
             any(toleration.tolerates(taint) for toleration in shape.tolerations)
             for taint in node.taints
-            if taint.effect in _REPELLING
+            if taint.effect in _BLOCKING_EFFECTS
         )
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateNodes:
-    """The nodes that a shape can have, whatever runs on them at the moment."""
+    """The nodes that match a shape, whatever runs on them at the moment."""
 
     matching: int
-    """Nodes that could ever hold such a worker, ready or not."""
-    usable: frozenset[str]
+    """Number of nodes that could ever hold such a worker, ready or not."""
+    ready: frozenset[str]
     """Names of those that are ready."""
     capacity: int
     """Workers that all matching nodes would hold if they were empty."""
@@ -79,14 +79,34 @@ class CandidateNodes:
     """Workers that the ready ones would hold if they were empty."""
 
 
-class Ledger:
-    """GPUs not spoken for, node by node, while one allocation is worked out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Availability:
+    """What a shape can have now."""
 
-    The only thing in these rules that changes; it is made and dropped inside one `allocate`.
-    Answers are remembered until the next change, as most jobs ask what others asked before.
+    free_gpus: int
+    """Free accelerators on the ready nodes that match."""
+    nodes: int
+    """Number of those nodes that have any free."""
+    jobs_ahead: int
+    """Waiting jobs that have reserved any of those nodes."""
+
+
+class Ledger:
+    """Free GPUs, node by node, while one allocation is worked out.
+
+    The only mutable object of these rules; it is made and dropped inside one `allocate`.
+    Answers are cached until the next change, as many jobs have equal shapes.
     """
 
-    __slots__ = ("_claims", "_closed", "_free", "_grounds", "_nodes", "_rooms", "_totals")
+    __slots__ = (
+        "_candidates",
+        "_free",
+        "_indexes",
+        "_nodes",
+        "_reservations",
+        "_reserved",
+        "_totals",
+    )
 
     def __init__(self, cluster: Cluster) -> None:
         self._nodes = sorted(cluster.nodes, key=lambda node: node.name)
@@ -97,125 +117,125 @@ class Ledger:
         for pod in cluster.pods:
             if pod.node in (free := self._free.get(pod.resource, {})):
                 free[pod.node] -= pod.gpus
-        self._closed: dict[str, frozenset[str]] = {}
-        self._claims: Counter[tuple[str, frozenset[str]]] = Counter()
-        self._grounds: dict[PodShape, CandidateNodes] = {}
-        self._rooms: dict[tuple[PodShape, frozenset[str]], NodeCapacityIndex] = {}
+        self._reserved: dict[str, frozenset[str]] = {}
+        self._reservations: Counter[tuple[str, frozenset[str]]] = Counter()
+        self._candidates: dict[PodShape, CandidateNodes] = {}
+        self._indexes: dict[tuple[PodShape, frozenset[str]], NodeCapacityIndex] = {}
         self._totals: dict[PodShape, tuple[int, int]] = {}
 
-    def ground(self, shape: PodShape) -> CandidateNodes:
-        """The nodes that the shape can have."""
-        if shape not in self._grounds:
-            self._grounds[shape] = _ground(self._nodes, shape)
-        return self._grounds[shape]
+    def candidates(self, shape: PodShape) -> CandidateNodes:
+        """The nodes that match the shape."""
+        if shape not in self._candidates:
+            self._candidates[shape] = _candidates(self._nodes, shape)
+        return self._candidates[shape]
 
-    def slots(self, shape: PodShape, *, with_claimed: bool = False) -> int:
-        """How many workers of the shape fit now, by default without the claimed nodes."""
-        without = _NOWHERE if with_claimed else self._closed.get(shape.resource, _NOWHERE)
-        return self._rooms_for(shape, without).total
+    def slots(self, shape: PodShape, *, include_reserved: bool = False) -> int:
+        """How many workers of the shape fit now, by default outside reserved nodes."""
+        reserved = self._reserved.get(shape.resource, _NO_NODES)
+        return self._index(shape, _NO_NODES if include_reserved else reserved).total
 
-    def free(self, shape: PodShape) -> tuple[int, int]:
-        """Free GPUs on the nodes that the shape could use, and the number of nodes with any."""
+    def availability(self, shape: PodShape) -> Availability:
+        """What is free on the nodes that match, and how many jobs wait for them."""
+        ready = self.candidates(shape).ready
         if shape not in self._totals:
             free = self._free.get(shape.resource, {})
-            gpus = [free[name] for name in self.ground(shape).usable if free[name] > 0]
+            gpus = [free[name] for name in ready if free[name] > 0]
             self._totals[shape] = sum(gpus), len(gpus)
-        return self._totals[shape]
-
-    def claims(self, shape: PodShape) -> int:
-        """How many jobs have claimed nodes that the shape could use."""
-        usable = self.ground(shape).usable
-        return sum(
+        free_gpus, nodes = self._totals[shape]
+        ahead = sum(
             count
-            for (resource, nodes), count in self._claims.items()
-            if resource == shape.resource and not nodes.isdisjoint(usable)
+            for (resource, reserved), count in self._reservations.items()
+            if resource == shape.resource and not reserved.isdisjoint(ready)
         )
+        return Availability(free_gpus=free_gpus, nodes=nodes, jobs_ahead=ahead)
 
-    def take(self, shape: PodShape, workers: int, *, avoid: frozenset[str] = _NOWHERE) -> int:
-        """Place up to `workers` outside claimed and avoided nodes; returns how many found room."""
-        without = self._closed.get(shape.resource, _NOWHERE)
-        rooms = self._rooms_for(shape, avoid | without if avoid else without)
-        chosen = rooms.pack(workers) if workers > 0 else []
+    def take(self, shape: PodShape, workers: int, *, avoid: frozenset[str] = _NO_NODES) -> int:
+        """Place up to `workers` outside reserved and avoided nodes; returns how many fitted."""
+        reserved = self._reserved.get(shape.resource, _NO_NODES)
+        index = self._index(shape, avoid | reserved if avoid else reserved)
+        chosen = index.pack(workers) if workers > 0 else []
         free = self._free.get(shape.resource, {})
         for name, count in chosen:
             free[name] -= count * shape.gpus
-            for (other, _), known in self._rooms.items():
+            for (other, _), known in self._indexes.items():
                 if other.resource == shape.resource:
-                    known.change(name, free[name])
+                    known.update(name, free[name])
         if chosen:
             self._totals.clear()
         return sum(count for _, count in chosen)
 
     def take_gang(self, shapes: Mapping[PodShape, int]) -> tuple[PodShape, ...]:
-        """Place all of a gang or none; returns the shapes that found too little room.
+        """Place all of a gang or nothing; returns the shapes that did not fit.
 
-        The choosiest go first, as others can go elsewhere. That is no proof: a gang whose shapes
-        share nodes in an odd way may find no room where a search would.
+        The most constrained go first, as others can go elsewhere. That is no proof: a gang whose
+        shapes share nodes in an odd way may not fit where a search would find a placement.
         """
         before = {resource: dict(free) for resource, free in self._free.items()}
-        short = []
-        for shape in sorted(shapes, key=self._choosiness):
+        unplaced = []
+        for shape in sorted(shapes, key=self._most_constrained_first):
             if self.take(shape, shapes[shape]) < shapes[shape]:
-                short.append(shape)
-        if short:
+                unplaced.append(shape)
+        if unplaced:
             self._free = before
-            self._rooms.clear()
+            self._indexes.clear()
             self._totals.clear()
-        return tuple(short)
+        return tuple(unplaced)
 
     def emptied(self, *, only_ready: bool = False) -> Ledger:
-        """The same nodes with nothing on them, by default as if all were ready."""
+        """A ledger of the same nodes without pods, by default as if all were ready."""
         nodes = self._nodes if only_ready else [replace(n, is_ready=True) for n in self._nodes]
         return Ledger(Cluster(nodes=tuple(nodes)))
 
-    def _choosiness(self, shape: PodShape) -> tuple[int, int, tuple[tuple[str, str], ...]]:
-        return len(self.ground(shape).usable), -shape.gpus, shape.selector
+    def reserve(self, shape: PodShape) -> None:
+        """Keep every node that the shape could use for a waiting job: no later one is placed."""
+        ready = self.candidates(shape).ready
+        reserved = self._reserved.get(shape.resource, _NO_NODES)
+        self._reservations[shape.resource, ready] += 1
+        if not ready <= reserved:
+            self._reserved[shape.resource] = reserved | ready
 
-    def claim(self, shape: PodShape) -> None:
-        """Keep every node that the shape could use for a job that waits: no later one gets in."""
-        usable = self.ground(shape).usable
-        closed = self._closed.get(shape.resource, _NOWHERE)
-        self._claims[shape.resource, usable] += 1
-        if not usable <= closed:
-            self._closed[shape.resource] = closed | usable
+    def _most_constrained_first(
+        self, shape: PodShape
+    ) -> tuple[int, int, tuple[tuple[str, str], ...]]:
+        return len(self.candidates(shape).ready), -shape.gpus, shape.selector
 
-    def _rooms_for(self, shape: PodShape, without: frozenset[str]) -> NodeCapacityIndex:
-        """Workers that fit now by node."""
-        question = (shape, without)
-        if question not in self._rooms:
-            if len(self._rooms) >= _MOST_ROOMS:
-                self._rooms.clear()
+    def _index(self, shape: PodShape, excluded: frozenset[str]) -> NodeCapacityIndex:
+        key = (shape, excluded)
+        if key not in self._indexes:
+            if len(self._indexes) >= _MAX_INDEXES:
+                self._indexes.clear()
             free = self._free.get(shape.resource, {})
-            self._rooms[question] = NodeCapacityIndex(
-                free, self.ground(shape).usable - without, shape.gpus
-            )
-        return self._rooms[question]
+            nodes = self.candidates(shape).ready - excluded
+            self._indexes[key] = NodeCapacityIndex(free, nodes, shape.gpus)
+        return self._indexes[key]
 
 
-def entangled(
-    short: Iterable[PodShape], shapes: Iterable[PodShape], ledger: Ledger
+def contending(
+    unplaced: Iterable[PodShape], shapes: Iterable[PodShape], ledger: Ledger
 ) -> set[PodShape]:
-    """Of the shapes those that compete with the short ones, at first or at second hand.
+    """The unplaced shapes, and those that share nodes with them directly or through others.
 
-    What stands on nodes of its own, another site or pool, is no matter to them.
+    A shape with nodes of its own, at another site or in another pool, does not contend.
     """
-    found, left = set(short), set(shapes)
-    grown = bool(found)
-    while grown:
+    found, left = set(unplaced), set(shapes)
+    has_grown = bool(found)
+    while has_grown:
         left -= found
-        reached = {(s.resource, name) for s in found for name in ledger.ground(s).usable}
-        more = {s for s in left if any((s.resource, n) in reached for n in ledger.ground(s).usable)}
+        shared = {(s.resource, name) for s in found for name in ledger.candidates(s).ready}
+        more = {
+            s for s in left if any((s.resource, n) in shared for n in ledger.candidates(s).ready)
+        }
         found |= more
-        grown = bool(more)
+        has_grown = bool(more)
     return found
 
 
-def _ground(nodes: Iterable[Node], shape: PodShape) -> CandidateNodes:
+def _candidates(nodes: Iterable[Node], shape: PodShape) -> CandidateNodes:
     matching = [node for node in nodes if matches(node, shape)]
     ready = [node for node in matching if node.is_ready]
     return CandidateNodes(
         matching=len(matching),
-        usable=frozenset(node.name for node in ready),
+        ready=frozenset(node.name for node in ready),
         capacity=sum(node.gpus[shape.resource] // shape.gpus for node in matching),
         ready_capacity=sum(node.gpus[shape.resource] // shape.gpus for node in ready),
     )

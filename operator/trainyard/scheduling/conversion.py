@@ -1,4 +1,4 @@
-"""From a job and its pods to what it asks of the scheduler."""
+"""From a job, its assignment and its report to its request."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.api.status import ScalingStatus
 from trainyard.api.validation import validate
-from trainyard.scheduling.request import JobRequest, PastChange, PodRequest, Throughput
+from trainyard.scheduling.request import JobRequest, PodRequest
 
 
 def wants_gpus(job: Job) -> bool:
-    """Whether the scheduler has anything to decide for this job."""
+    """Whether the scheduler decides for this job."""
     return (
         job.is_ours
         and not job.is_deleting
@@ -36,20 +36,26 @@ def wants_gpus(job: Job) -> bool:
 
 
 def request_of(
-    job: Job, held: Assignment, report: CoordinatorReport | None, priorities: Mapping[str, int]
+    job: Job,
+    assignment: Assignment,
+    report: CoordinatorReport | None,
+    priorities: Mapping[str, int],
 ) -> JobRequest:
-    """The job's side of `allocate`; call only when `wants_gpus`."""
+    """The job's request to `allocate`; to be called only if `wants_gpus`.
+
+    `priorities` are the values of the cluster's priority classes by name.
+    """
     match job:
         case DistributedJob():
-            assert isinstance(held, ScalingStatus)  # noqa: S101 - of this kind of job
-            return _workers_request(job, held, report, priorities)
+            assert isinstance(assignment, ScalingStatus)  # noqa: S101 - of this kind of job
+            return _workers_request(job, assignment, report, priorities)
         case FederatedJob():
-            assert isinstance(held, AdmissionStatus)  # noqa: S101 - of this kind of job
-            return _parties_request(job, held, priorities)
+            assert isinstance(assignment, AdmissionStatus)  # noqa: S101 - of this kind of job
+            return _parties_request(job, assignment, priorities)
 
 
 def _parties_request(
-    job: FederatedJob, held: AdmissionStatus, priorities: Mapping[str, int]
+    job: FederatedJob, admission: AdmissionStatus, priorities: Mapping[str, int]
 ) -> JobRequest:
     parties = job.spec.local_parties
     return JobRequest(
@@ -62,11 +68,11 @@ def _parties_request(
         max_workers=len(parties),
         start_workers=len(parties),
         policy="Manual",
-        admitted_workers=len(held.parties),
-        admitted_parties=held.assigned,
-        admitted_at=held.decided_at if held.parties else None,
-        refused_until=_refused_until(held),
-        decided_at=held.decided_at,
+        admitted_workers=len(admission.parties),
+        admitted_parties=admission.assigned,
+        admitted_at=admission.decided_at if admission.parties else None,
+        backoff_until=_backoff_until(admission),
+        decided_at=admission.decided_at,
     )
 
 
@@ -108,53 +114,35 @@ def _workers_request(
         admitted_workers=scaling.desired,
         admitted_at=scaling.decided_at if scaling.desired else None,
         is_running=_is_steady(job, scaling, report),
-        refused_until=_refused_until(scaling),
+        backoff_until=_backoff_until(scaling),
         decided_at=scaling.decided_at,
         measured_at=report.at if report else None,
-        profile=tuple(
-            Throughput(
-                nodes=m.nodes,
-                workers=m.workers,
-                local_batch=m.local_batch,
-                samples_per_second=m.samples_per_second,
-                steps=m.steps,
-            )
-            for m in scaling.profile
-        ),
-        history=tuple(
-            PastChange(
-                from_workers=c.from_,
-                to_workers=c.to,
-                decided_at=c.decided_at,
-                expected_speedup=c.expected_speedup,
-                measured_speedup=c.measured_speedup,
-            )
-            for c in scaling.history
-        ),
+        profile=tuple(scaling.profile),
+        history=tuple(scaling.history),
     )
 
 
 def tolerations_of(spec: DistributedJobSpec) -> tuple[Toleration, ...]:
-    """What workers tolerate: the accelerator's own taint, and what the template adds."""
+    """Tolerations of workers: the template's, and one of the accelerator's own taint."""
     workers = spec.workers
     return _tolerations(workers.template.tolerations, workers.gpus, workers.gpu_resource)
 
 
 def _tolerations(
-    asked: list[dict[str, Any]], gpus: int, gpu_resource: str
+    template: list[dict[str, Any]], gpus: int, gpu_resource: str
 ) -> tuple[Toleration, ...]:
-    found = [
+    tolerations = [
         Toleration(
             key=t.get("key", ""),
             operator=t.get("operator", "Equal"),
             value=t.get("value", ""),
             effect=t.get("effect", ""),
         )
-        for t in asked
+        for t in template
     ]
     if gpus:
-        found.append(Toleration(key=gpu_resource, operator="Exists"))
-    return tuple(found)
+        tolerations.append(Toleration(key=gpu_resource, operator="Exists"))
+    return tuple(tolerations)
 
 
 def _is_steady(
@@ -168,5 +156,5 @@ def _is_steady(
     )
 
 
-def _refused_until(scaling: Assignment) -> datetime | None:
-    return scaling.cooldown_until if scaling.reason == Reason.START_TIMED_OUT else None
+def _backoff_until(assignment: Assignment) -> datetime | None:
+    return assignment.cooldown_until if assignment.reason == Reason.START_TIMED_OUT else None

@@ -1,7 +1,6 @@
 """The queue for federations: a gang of unlike parties starts together, or waits together.
 
-It stands apart from `admission`, which knows workers that are all alike, and keeps its order: what
-waits claims every node that it could use.
+It keeps the order of `admission`: a waiting gang reserves every node that it could use.
 """
 
 from __future__ import annotations
@@ -14,65 +13,70 @@ from trainyard.api.cluster import Cluster
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.capacity import Ledger, PodShape
-from trainyard.scheduling.request import Decision, JobRequest, PodRequest
+from trainyard.scheduling.decision import Decision
+from trainyard.scheduling.facts import (
+    Facts,
+    PartiesAdmitted,
+    PartiesAssigned,
+    PartiesWaiting,
+    StartTimedOut,
+    WaitingParty,
+)
+from trainyard.scheduling.request import JobRequest, PodRequest
 
-_NAMED = 5
-"""Parties that a sentence names."""
 
-
-def shapes_of(places: Sequence[PodRequest]) -> Counter[PodShape]:
-    """How many of the places have which shape; those without GPUs ask for nothing."""
-    return Counter(PodShape.of_place(place) for place in places if place.gpus)
+def gang_shapes(gang: Sequence[PodRequest]) -> Counter[PodShape]:
+    """Number of pods by shape; pods without GPUs are left out."""
+    return Counter(PodShape.of_pod(pod) for pod in gang if pod.gpus)
 
 
 def admit_gang(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
-    """Admit all parties at once, or say which of them wait for what."""
-    if job.refused_until is not None and job.refused_until > now:
+    """Admit all parties at once, or keep all waiting."""
+    if job.backoff_until is not None and job.backoff_until > now:
         return Decision(
             workers=0,
             recommended=0,
             reason=Reason.START_TIMED_OUT,
-            message=f"its last start did not run in time; it queues again at "
-            f"{job.refused_until:%H:%M:%S}",
-            requeue_at=job.refused_until,
+            facts=StartTimedOut(minimum=None, requeue_at=job.backoff_until),
+            requeue_at=job.backoff_until,
         )
-    shapes = shapes_of(job.gang)
+    shapes = gang_shapes(job.gang)
     if unplaced := ledger.emptied().take_gang(shapes) if shapes else ():
-        return _waits(job, ledger, unplaced, Reason.NO_SUCH_NODES)
-    if short := ledger.take_gang(shapes):
-        decision = _waits(job, ledger, short, Reason.WAITING_FOR_GPUS)
+        return _wait(job, ledger, unplaced, Reason.NO_SUCH_NODES)
+    if unplaced := ledger.take_gang(shapes):
+        decision = _wait(job, ledger, unplaced, Reason.WAITING_FOR_GPUS)
         if not ledger.emptied(only_ready=True).take_gang(shapes):
             for shape in shapes:
-                ledger.claim(shape)
+                ledger.reserve(shape)
         return decision
-    names = tuple(place.party for place in job.gang)
-    message = f"admitted with {_counted(len(names))}: {_needs(job.gang)}"
-    return _holds(names, Reason.ADMITTED, message)
+    parties = tuple(pod.party for pod in job.gang)
+    facts = PartiesAdmitted(parties=len(parties), gpus=_gpus_by_resource(job.gang))
+    return _assign(parties, Reason.ADMITTED, facts)
 
 
 def extend_gang(job: JobRequest, ledger: Ledger) -> Decision:
-    """An admitted gang keeps what it has; parties that joined later get room as there is some."""
-    held = set(job.admitted_parties)
-    joined: list[PodRequest] = []
+    """Keep the parties of an admitted gang, and add those that joined later as far as they fit."""
+    assigned = set(job.admitted_parties)
+    added: list[PodRequest] = []
     waiting: list[PodRequest] = []
-    for place in job.gang:
-        if place.party in held:
+    for pod in job.gang:
+        if pod.party in assigned:
             continue
-        fits = not place.gpus or ledger.take(PodShape.of_place(place), 1)
-        (joined if fits else waiting).append(place)
-    names = tuple(p.party for p in job.gang if p.party in held or p in joined)
-    here = f"{_counted(len(names))} have room" if len(names) != 1 else "1 party has room"
+        fits = not pod.gpus or ledger.take(PodShape.of_pod(pod), 1)
+        (added if fits else waiting).append(pod)
+    parties = tuple(p.party for p in job.gang if p.party in assigned or p in added)
+    facts = PartiesAssigned(
+        parties=len(parties),
+        added=tuple(pod.party for pod in added),
+        waiting=_waiting_parties(waiting, ledger),
+    )
     if waiting:
-        message = f"{here}; {_who_waits(waiting, ledger)}"
-        return _holds(names, Reason.NO_FREE_GPUS, message)
-    if joined:
-        named = ", ".join(place.party for place in joined[:_NAMED])
-        return _holds(names, Reason.PARTY_ADDED, f"{here}, {named} among them since now")
-    return _holds(names, Reason.STEADY, here)
+        return _assign(parties, Reason.NO_FREE_GPUS, facts)
+    return _assign(parties, Reason.PARTY_ADDED if added else Reason.STEADY, facts)
 
 
 def bound_parties(cluster: Cluster) -> dict[Key, frozenset[str]]:
-    """The parties whose pod holds a node, by job."""
+    """The parties whose pod is bound to a node, by job."""
     found: dict[Key, set[str]] = {}
     for key, pod in cluster.holders():
         if pod.party:
@@ -81,66 +85,53 @@ def bound_parties(cluster: Cluster) -> dict[Key, frozenset[str]]:
 
 
 def unbound_shapes(job: JobRequest, bound: Collection[str]) -> Counter[PodShape]:
-    """What admitted parties still need that no pod of theirs holds."""
-    held = set(job.admitted_parties) - set(bound)
-    return shapes_of([place for place in job.gang if place.party in held])
+    """What the assigned parties need whose pods are not bound to a node yet."""
+    unbound = set(job.admitted_parties) - set(bound)
+    return gang_shapes([pod for pod in job.gang if pod.party in unbound])
 
 
-def _holds(parties: tuple[str, ...], reason: Reason, message: str) -> Decision:
+def _assign(parties: tuple[str, ...], reason: Reason, facts: Facts) -> Decision:
     return Decision(
         workers=len(parties),
         recommended=len(parties),
         parties=parties,
         reason=reason,
-        message=message,
+        facts=facts,
     )
 
 
-def _waits(
-    job: JobRequest, ledger: Ledger, short: Collection[PodShape], reason: Reason
+def _wait(
+    job: JobRequest, ledger: Ledger, unplaced: Collection[PodShape], reason: Reason
 ) -> Decision:
-    places = [place for place in job.gang if place.gpus and PodShape.of_place(place) in short]
+    waiting = [pod for pod in job.gang if pod.gpus and PodShape.of_pod(pod) in unplaced]
     is_in_queue = reason is Reason.WAITING_FOR_GPUS and all(
-        ledger.slots(shape, with_claimed=True) >= count
-        for shape, count in shapes_of(places).items()
+        ledger.slots(shape, include_reserved=True) >= count
+        for shape, count in gang_shapes(waiting).items()
     )
-    message = f"all {len(job.gang)} parties start together; {_who_waits(places, ledger)}"
     return Decision(
         workers=0,
         recommended=0,
         reason=Reason.WAITING_IN_QUEUE if is_in_queue else reason,
-        message=message,
+        facts=PartiesWaiting(parties=len(job.gang), waiting=_waiting_parties(waiting, ledger)),
     )
 
 
-def _who_waits(places: Sequence[PodRequest], ledger: Ledger) -> str:
-    """Which parties lack what: `party a waits for 1 × nvidia.com/gpu; 0 free on 0 nodes`."""
-    told = []
-    for place in places[:_NAMED]:
-        shape = PodShape.of_place(place)
-        gpus, nodes = ledger.free(shape)
-        before = ledger.claims(shape)
-        queue = f", {before} before it" if before else ""
-        matching = ledger.ground(shape).matching
-        where = f"{gpus} free on {nodes} of {matching} that could hold it{queue}"
-        told.append(f"party {place.party} waits for {_need(place)} ({where})")
-    more = len(places) - len(told)
-    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
+def _waiting_parties(pods: Sequence[PodRequest], ledger: Ledger) -> tuple[WaitingParty, ...]:
+    availability = {shape: ledger.availability(shape) for shape in gang_shapes(pods)}
+    return tuple(
+        WaitingParty(
+            party=pod.party,
+            shape=(shape := PodShape.of_pod(pod)),
+            matching_nodes=ledger.candidates(shape).matching,
+            availability=availability[shape],
+        )
+        for pod in pods
+    )
 
 
-def _need(place: PodRequest) -> str:
-    selector = ",".join(f"{key}={value}" for key, value in sorted(place.node_selector.items()))
-    where = f" with selector {selector}" if selector else ""
-    return f"{place.gpus} {place.resource}{where}"
-
-
-def _needs(gang: Sequence[PodRequest]) -> str:
+def _gpus_by_resource(gang: Sequence[PodRequest]) -> tuple[tuple[str, int], ...]:
     gpus = Counter[str]()
-    for place in gang:
-        if place.gpus:
-            gpus[place.resource] += place.gpus
-    return ", ".join(f"{count} {name}" for name, count in sorted(gpus.items())) or "no GPU"
-
-
-def _counted(number: int) -> str:
-    return "1 party" if number == 1 else f"{number} parties"
+    for pod in gang:
+        if pod.gpus:
+            gpus[pod.resource] += pod.gpus
+    return tuple(sorted(gpus.items()))

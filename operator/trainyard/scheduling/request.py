@@ -1,8 +1,4 @@
-"""What the scheduler knows of a job, and what it answers: the two sides of `allocate`.
-
-They stand apart from the rules so that every rule, the first (`Throughput`) and the later ones,
-speaks of the same values.
-"""
+"""What the scheduler knows of a job."""
 
 from __future__ import annotations
 
@@ -13,40 +9,17 @@ from typing import Literal
 
 from trainyard.api.cluster import Toleration
 from trainyard.api.names import Key
-from trainyard.api.reasons import Reason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Throughput:
-    """Samples per second, measured at steady state in one configuration."""
-
-    nodes: int
-    workers: int
-    local_batch: int
-    samples_per_second: float
-    steps: int
-    """Steps behind the figure; few steps are no measurement."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PastChange:
-    """An earlier decision of this job that was carried out."""
-
-    from_workers: int
-    to_workers: int
-    decided_at: datetime
-    expected_speedup: float | None = None
-    measured_speedup: float | None = None
+from trainyard.api.status import Change, Measurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodRequest:
-    """What one party of a gang asks of a node."""
+    """What the pod of one party of a gang requests of a node."""
 
     party: str
     resource: str = "nvidia.com/gpu"
     gpus: int = 0
-    """0 for a party on the CPU: it asks for nothing."""
+    """0 for a party on CPUs: it always fits."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
 
@@ -67,10 +40,10 @@ class JobRequest:
     min_workers: int = 1
     max_workers: int = 1
     gang: tuple[PodRequest, ...] = ()
-    """The parties of a federation, each with a place of its own; empty for a job of equal workers,
-    and what is said of workers then counts for nothing."""
+    """The parties of a federation, each with a request of its own; the request of workers does not
+    count then. Empty for a job of equal workers."""
     start_workers: int = 1
-    """`spec.workers.replicas`: the starting size; under `Manual` the size that is wanted now."""
+    """`spec.workers.replicas`: the starting size; under `Manual` the desired size."""
     policy: Literal["Manual", "Throughput", "Goodput"] = "Throughput"
     mode: Literal["Apply", "Recommend"] = "Apply"
     min_gain: float = 1.05
@@ -81,43 +54,26 @@ class JobRequest:
     admitted_workers: int = 0
     """The number of workers (or parties) now in force; 0 while the job waits."""
     admitted_parties: tuple[str, ...] = ()
-    """Those of the gang that have room."""
+    """The assigned parties of the gang."""
     admitted_at: datetime | None = None
     is_running: bool = False
     """Whether all admitted workers train together; no policy changes a job that is not steady."""
-    refused_until: datetime | None = None
-    """A gang that did not start in time stands back until then."""
+    backoff_until: datetime | None = None
+    """When a job whose start timed out is queued again."""
     decided_at: datetime | None = None
     """When the number of workers last changed."""
     measured_at: datetime | None = None
-    """When the coordinator was last read; None before the first time."""
-    profile: tuple[Throughput, ...] = ()
-    history: tuple[PastChange, ...] = ()
-    """Carried-out changes, oldest first."""
+    """When the coordinator's metrics were last read; None before the first time."""
+    profile: tuple[Measurement, ...] = ()
+    history: tuple[Change, ...] = ()
+    """Changes of the number of workers, oldest first."""
 
     @property
     def assigned(self) -> int | tuple[str, ...]:
-        """What the job holds; compared to see whether it changed meanwhile."""
+        """What is assigned to the job; compared to detect a change in the meantime."""
         return self.admitted_parties if self.gang else self.admitted_workers
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """How many workers a job should have now, and why."""
-
-    workers: int
-    """0 keeps the job waiting."""
-    parties: tuple[str, ...] = ()
-    """Those of a gang that have room."""
-    recommended: int
-    """What the policy would choose; differs from `workers` only under `mode: Recommend`."""
-    reason: Reason
-    message: str
-    """One sentence with the figures behind it."""
-    expected_speedup: float | None = None
-    """Samples per second after ÷ before that a change should bring."""
-    requeue_at: datetime | None = None
-    """When time alone may change this decision; None when only events can."""
-
-
-Allocation = Mapping[Key, Decision]
+    @property
+    def requested_workers(self) -> int:
+        """`start_workers` within the bounds."""
+        return max(self.min_workers, min(self.start_workers, self.max_workers))

@@ -10,13 +10,14 @@ import pytest
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi
 from tests.support.jobs import KEY, make_job
+from tests.support.requests import decision, waiting
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.reconcile import scheduler as scheduler_module
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.job import job_state
 from trainyard.reconcile.scheduler import Scheduler
-from trainyard.scheduling.request import Decision
+from trainyard.scheduling.decision import Decision
 
 CPU = {"workers": {"min": 1, "max": 2, "gpus": 0}}
 
@@ -46,13 +47,11 @@ async def test_what_a_waiting_job_waits_for_is_told_anew_when_it_changes(
     services: Dependencies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was not: "5 jobs before it" stood there long after that was wrong."""
-    sentences = iter(["5 jobs before it", "4 jobs before it", "4 jobs before it"])
+    jobs_ahead = iter([5, 4, 4])
 
     def allocate(*_: Any, **__: Any) -> dict[Key, Decision]:
-        said = next(sentences)
-        return {
-            KEY: Decision(workers=0, recommended=0, reason=Reason.WAITING_FOR_GPUS, message=said)
-        }
+        facts = waiting(next(jobs_ahead))
+        return {KEY: decision(0, Reason.WAITING_FOR_GPUS, facts=facts)}
 
     monkeypatch.setattr(scheduler_module, "allocate", allocate)
     touched: list[Key] = []
@@ -74,7 +73,7 @@ async def test_why_a_job_keeps_its_workers_is_told_with_the_next_status(
     reasons = iter([Reason.ADMITTED, Reason.STEADY])
 
     def allocate(*_: Any, **__: Any) -> dict[Key, Decision]:
-        return {KEY: Decision(workers=1, recommended=1, reason=next(reasons), message="")}
+        return {KEY: decision(1, next(reasons))}
 
     monkeypatch.setattr(scheduler_module, "allocate", allocate)
     touched: list[Key] = []
@@ -106,8 +105,7 @@ async def test_a_job_that_gave_its_gpus_back_meanwhile_does_not_get_them_again(
 
     def allocate(*_: Any, **__: Any) -> dict[Key, Decision]:
         state.scaling = msgspec.structs.replace(state.scaling, desired=0, reason="StartTimedOut")
-        kept = Decision(workers=1, recommended=1, reason=Reason.STEADY, message="stays at 1")
-        return {KEY: kept}
+        return {KEY: decision(1, Reason.STEADY)}
 
     monkeypatch.setattr(scheduler_module, "allocate", allocate)
     touched: list[Key] = []
@@ -128,8 +126,7 @@ async def test_a_job_that_changed_meanwhile_is_left_to_the_next_tick(
                 services.cache.put_job(make_job({**CPU, "suspend": True}, resourceVersion="8"))
             case _:
                 services.cache.put_job(make_job(CPU, uid="another", resourceVersion="9"))
-        made = Decision(workers=2, recommended=2, reason=Reason.ADMITTED, message="admitted")
-        return {KEY: made}
+        return {KEY: decision(2, Reason.ADMITTED)}
 
     monkeypatch.setattr(scheduler_module, "allocate", allocate)
     touched: list[Key] = []

@@ -8,10 +8,9 @@ import msgspec
 import pytest
 
 from tests.support.jobs import NOW, admitted, at, condition, make_job
-from trainyard.api.reasons import Reason
+from tests.support.requests import decision
 from trainyard.api.status import Change, DistributedJobStatus, ScalingStatus
 from trainyard.render.events import EventSpec, decision_event, event, events_for
-from trainyard.scheduling.request import Decision
 
 
 def status(*conditions: dict[str, Any], **fields: Any) -> DistributedJobStatus:
@@ -92,9 +91,7 @@ def test_a_measured_speedup_is_told_beside_the_expected_one() -> None:
 def test_a_decision_is_told_when(
     before: ScalingStatus, workers: int, recommended: int, expected: str | None
 ) -> None:
-    made = Decision(
-        workers=workers, recommended=recommended, reason=Reason.GROW_PAYS, message="why"
-    )
+    made = decision(workers, recommended=recommended)
     notice = decision_event(before, made)
     assert (notice.reason if notice else None) == expected
 

@@ -1,4 +1,4 @@
-"""The queue: its order, who starts, and what the others are told."""
+"""The queue: its order, which jobs start, and why the others wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.admission import admit, queue_position
 from trainyard.scheduling.capacity import Ledger
-from trainyard.scheduling.request import Decision, JobRequest
+from trainyard.scheduling.decision import Decision
+from trainyard.scheduling.request import JobRequest
 
 GPU = "nvidia.com/gpu"
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -29,12 +30,12 @@ def cluster(*gpus: int, pods: tuple[GpuPod, ...] = (), **fields: Any) -> Cluster
     return Cluster(nodes=tuple(nodes), pods=pods)
 
 
-def stranger(node: str, gpus: int) -> GpuPod:
+def notebook(node: str, gpus: int) -> GpuPod:
     return GpuPod(namespace="other", name="notebook", resource=GPU, gpus=gpus, node=node)
 
 
-def admit_all(where: Cluster, *jobs: JobRequest) -> dict[str, Decision]:
-    ledger = Ledger(where)
+def admit_all(snapshot: Cluster, *jobs: JobRequest) -> dict[str, Decision]:
+    ledger = Ledger(snapshot)
     return {j.key.name: admit(j, ledger, NOW) for j in sorted(jobs, key=queue_position)}
 
 
@@ -47,7 +48,7 @@ def test_the_queue_goes_by_priority_then_age_then_key() -> None:
 @pytest.mark.parametrize(
     ("gpus", "fields", "workers"),
     [
-        pytest.param((8,), {"start_workers": 4, "max_workers": 8}, 4, id="what it starts with"),
+        pytest.param((8,), {"start_workers": 4, "max_workers": 8}, 4, id="as requested"),
         pytest.param((3,), {"start_workers": 4, "max_workers": 8}, 3, id="as many as fit"),
         pytest.param((8,), {"start_workers": 9, "max_workers": 2}, 2, id="no more than its max"),
         pytest.param((8,), {"min_workers": 3, "max_workers": 4}, 3, id="no fewer than its min"),
@@ -55,7 +56,7 @@ def test_the_queue_goes_by_priority_then_age_then_key() -> None:
         pytest.param((), {"gpus_per_worker": 0, "start_workers": 5, "max_workers": 8}, 5, id="CPU"),
     ],
 )
-def test_a_job_that_fits_starts_with(
+def test_a_job_that_fits_starts(
     gpus: tuple[int, ...], fields: dict[str, Any], workers: int
 ) -> None:
     fields = {"max_workers": 2, **fields}
@@ -64,27 +65,27 @@ def test_a_job_that_fits_starts_with(
     assert decision.recommended == workers
 
 
-def test_a_job_whose_gang_does_not_fit_waits_and_says_for_what() -> None:
-    where = cluster(8, 2, pods=(stranger("n0", 7),), labels={"zone": "a"})
+def test_a_job_whose_minimum_does_not_fit_waits_and_names_what_it_needs() -> None:
+    snapshot = cluster(8, 2, pods=(notebook("n0", 7),), labels={"zone": "a"})
     large = job("b", min_workers=4, max_workers=4, gpus_per_worker=2, node_selector={"zone": "a"})
-    decision = admit_all(where, large, job("a", age=5, min_workers=5, max_workers=5))["b"]
+    decision = admit_all(snapshot, large, job("a", age=5, min_workers=5, max_workers=5))["b"]
     assert (decision.workers, decision.reason) == (0, Reason.WAITING_FOR_GPUS)
     assert decision.message == (
         "needs 4 × 2 nvidia.com/gpu with selector zone=a (min); 3 free on 2 nodes; 1 job before it"
     )
 
 
-def test_gpus_scattered_over_nodes_are_no_room_for_a_large_worker() -> None:
-    where = cluster(4, 4, pods=(stranger("n0", 2), stranger("n1", 2)))
-    decision = admit_all(where, job("a", gpus_per_worker=4))["a"]
+def test_gpus_scattered_over_nodes_do_not_fit_a_large_worker() -> None:
+    snapshot = cluster(4, 4, pods=(notebook("n0", 2), notebook("n1", 2)))
+    decision = admit_all(snapshot, job("a", gpus_per_worker=4))["a"]
     assert decision.reason is Reason.WAITING_FOR_GPUS
     assert decision.message.endswith("4 free on 2 nodes")
 
 
 def test_a_small_job_does_not_pass_a_large_one_on_nodes_that_both_could_use() -> None:
-    where = cluster(4, pods=(stranger("n0", 2),))
+    snapshot = cluster(4, pods=(notebook("n0", 2),))
     large = job("large", age=9, min_workers=4, max_workers=4)
-    decisions = admit_all(where, large, job("small"), job("urgent", priority=1))
+    decisions = admit_all(snapshot, large, job("small"), job("urgent", priority=1))
     assert decisions["urgent"].reason is Reason.ADMITTED
     assert decisions["large"].reason is Reason.WAITING_FOR_GPUS
     assert decisions["small"].reason is Reason.WAITING_IN_QUEUE
@@ -93,19 +94,19 @@ def test_a_small_job_does_not_pass_a_large_one_on_nodes_that_both_could_use() ->
 
 def test_a_small_job_passes_a_large_one_on_nodes_that_the_large_one_could_not_use() -> None:
     small_node = Node(name="m", gpus={GPU: 1})
-    held = cluster(4, pods=(stranger("n0", 3),))
-    where = Cluster(nodes=(*held.nodes, small_node), pods=held.pods)
+    busy = cluster(4, pods=(notebook("n0", 3),))
+    snapshot = Cluster(nodes=(*busy.nodes, small_node), pods=busy.pods)
     large = job("large", age=9, gpus_per_worker=4)
-    decisions = admit_all(where, large, job("first"), job("second"))
+    decisions = admit_all(snapshot, large, job("first"), job("second"))
     assert decisions["first"].reason is Reason.ADMITTED
     assert decisions["second"].reason is Reason.WAITING_IN_QUEUE
 
 
-def test_other_resources_and_cpu_jobs_are_not_held_up() -> None:
+def test_other_resources_and_cpu_jobs_are_not_blocked() -> None:
     amd = Node(name="amd", gpus={"amd.com/gpu": 1})
-    where = Cluster(nodes=(*cluster(4).nodes, amd), pods=(stranger("n0", 1),))
+    snapshot = Cluster(nodes=(*cluster(4).nodes, amd), pods=(notebook("n0", 1),))
     decisions = admit_all(
-        where,
+        snapshot,
         job("large", age=9, min_workers=4, max_workers=4),
         job("other", resource="amd.com/gpu"),
         job("cpu", gpus_per_worker=0),
@@ -114,14 +115,14 @@ def test_other_resources_and_cpu_jobs_are_not_held_up() -> None:
     assert decisions["other"].reason is decisions["cpu"].reason is Reason.ADMITTED
 
 
-def test_a_job_that_fits_on_no_cluster_like_this_says_so_and_holds_up_nobody() -> None:
+def test_a_job_too_large_for_the_cluster_says_so_and_blocks_nobody() -> None:
     decisions = admit_all(
         cluster(4, 4), job("huge", age=9, min_workers=3, max_workers=3, gpus_per_worker=4), job("a")
     )
     assert decisions["huge"].reason is Reason.NO_SUCH_NODES
     assert decisions["huge"].message == (
-        "needs 3 × 4 nvidia.com/gpu (min); 2 nodes could hold such a worker by size, labels and "
-        "taints, 2 of them in all even if empty"
+        "needs 3 × 4 nvidia.com/gpu (min); 2 nodes match by size, labels and taints, "
+        "with capacity for 2 workers when empty"
     )
     assert decisions["a"].reason is Reason.ADMITTED
 
@@ -133,30 +134,30 @@ def test_a_job_that_fits_on_no_cluster_like_this_says_so_and_holds_up_nobody() -
         pytest.param({"taints": (Taint(key="dedicated"),)}, id="taints"),
     ],
 )
-def test_nodes_that_repel_the_job_are_no_nodes(fields: dict[str, Any]) -> None:
+def test_nodes_that_do_not_match_do_not_count(fields: dict[str, Any]) -> None:
     decisions = admit_all(cluster(4, **fields), job("a", node_selector={"zone": "a"}))
     assert decisions["a"].reason is Reason.NO_SUCH_NODES
 
 
-def test_a_job_for_nodes_that_are_not_ready_waits_but_holds_up_nobody() -> None:
-    resting = Node(name="big", gpus={GPU: 8}, is_ready=False)
-    where = Cluster(nodes=(*cluster(2).nodes, resting))
-    decisions = admit_all(where, job("large", age=9, min_workers=4, max_workers=4), job("a"))
+def test_a_job_for_nodes_that_are_not_ready_waits_and_blocks_nobody() -> None:
+    unready = Node(name="big", gpus={GPU: 8}, is_ready=False)
+    snapshot = Cluster(nodes=(*cluster(2).nodes, unready))
+    decisions = admit_all(snapshot, job("large", age=9, min_workers=4, max_workers=4), job("a"))
     assert decisions["large"].reason is Reason.WAITING_FOR_GPUS
-    assert decisions["large"].message.endswith("1 node that could hold it not ready")
+    assert decisions["large"].message.endswith("1 matching node is not ready")
     assert decisions["a"].reason is Reason.ADMITTED
 
 
 @pytest.mark.parametrize(
     ("seconds", "reason"),
     [
-        pytest.param(30, Reason.START_TIMED_OUT, id="until then it stands back"),
+        pytest.param(30, Reason.START_TIMED_OUT, id="it backs off until then"),
         pytest.param(0, Reason.ADMITTED, id="then it queues again"),
     ],
 )
-def test_a_gang_that_did_not_start_in_time_stands_back(seconds: int, reason: Reason) -> None:
+def test_a_job_whose_start_timed_out_backs_off(seconds: int, reason: Reason) -> None:
     until = NOW + timedelta(seconds=seconds)
-    decisions = admit_all(cluster(1), job("late", age=9, refused_until=until), job("next"))
+    decisions = admit_all(cluster(1), job("late", age=9, backoff_until=until), job("next"))
     assert decisions["late"].reason is reason
     if reason is Reason.START_TIMED_OUT:
         assert decisions["late"].requeue_at == until

@@ -1,4 +1,4 @@
-"""The scheduler as a whole: who keeps, who starts, who grows."""
+"""The scheduler as a whole: which jobs keep their workers, which start, and which grow."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainyard.api.cluster import Cluster, Node
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.allocation import SchedulerSettings, allocate
 
-# --- Workers in force ---
+# --- Admitted workers ---
 
 
-def test_an_admitted_job_keeps_its_workers_whoever_comes() -> None:
+def test_an_admitted_job_keeps_its_workers_whatever_jobs_come() -> None:
     decisions = decide(
         cluster(4, bound=pods("old", "n0", 4)),
         job("old", 4, speeds={4: 400}, max_workers=4),
@@ -26,27 +26,27 @@ def test_an_admitted_job_keeps_its_workers_whoever_comes() -> None:
     assert decisions["urgent"].reason is Reason.WAITING_FOR_GPUS
 
 
-def test_gpus_of_workers_without_a_node_yet_are_kept_for_them() -> None:
+def test_gpus_are_kept_for_workers_without_a_node() -> None:
     fresh = job("fresh", 3, decided_at=NOW, is_running=False)
     decisions = decide(cluster(4, bound=pods("fresh", "n0", 1)), fresh, job("new", start_workers=4))
     assert decisions["new"].workers == 1
 
 
-def test_reservations_go_where_no_waiting_job_could_go() -> None:
+def test_kept_gpus_are_where_no_waiting_job_could_go() -> None:
     zoned = Node(name="a", gpus={GPU: 1}, labels={"zone": "a"})
-    where = Cluster(nodes=(zoned, *cluster(2).nodes))
+    snapshot = Cluster(nodes=(zoned, *cluster(2).nodes))
     fresh = job("fresh", 1, decided_at=NOW, is_running=False)
-    decisions = decide(where, fresh, job("new", node_selector={"zone": "a"}))
+    decisions = decide(snapshot, fresh, job("new", node_selector={"zone": "a"}))
     assert decisions["new"].reason is Reason.ADMITTED
 
 
 @pytest.mark.parametrize(
-    ("here", "fields", "workers", "reason"),
+    ("admitted", "fields", "workers", "reason"),
     [
         pytest.param(4, {"max_workers": 2}, 2, Reason.BOUNDS_CHANGED, id="max fell"),
         pytest.param(2, {"min_workers": 3}, 3, Reason.BOUNDS_CHANGED, id="min rose"),
         pytest.param(
-            2, {"min_workers": 9, "max_workers": 9}, 6, Reason.BOUNDS_CHANGED, id="min: what fits"
+            2, {"min_workers": 9, "max_workers": 9}, 6, Reason.BOUNDS_CHANGED, id="min: in part"
         ),
         pytest.param(
             4, {"max_workers": 2, "is_running": False}, 2, Reason.BOUNDS_CHANGED, id="not running"
@@ -55,7 +55,7 @@ def test_reservations_go_where_no_waiting_job_could_go() -> None:
             4, {"max_workers": 2, "mode": "Recommend"}, 2, Reason.BOUNDS_CHANGED, id="Recommend"
         ),
         pytest.param(
-            2, {"policy": "Manual", "start_workers": 2}, 2, Reason.STEADY, id="Manual: as asked"
+            2, {"policy": "Manual", "start_workers": 2}, 2, Reason.STEADY, id="Manual: as requested"
         ),
         pytest.param(
             2, {"policy": "Manual", "start_workers": 4}, 4, Reason.REQUESTED, id="Manual: more"
@@ -64,29 +64,29 @@ def test_reservations_go_where_no_waiting_job_could_go() -> None:
             4, {"policy": "Manual", "start_workers": 1}, 1, Reason.REQUESTED, id="Manual: fewer"
         ),
         pytest.param(
-            4, {"policy": "Manual", "start_workers": 8}, 6, Reason.REQUESTED, id="Manual: what fits"
+            4, {"policy": "Manual", "start_workers": 8}, 6, Reason.REQUESTED, id="Manual: in part"
         ),
         pytest.param(
             2, {"mode": "Recommend", "start_workers": 3}, 3, Reason.REQUESTED, id="Recommend: more"
         ),
         pytest.param(
-            6, {"policy": "Manual", "start_workers": 8}, 6, Reason.NO_FREE_GPUS, id="Manual: full"
+            6, {"policy": "Manual", "start_workers": 8}, 6, Reason.NO_FREE_GPUS, id="Manual: none"
         ),
         pytest.param(2, {"policy": "Goodput"}, 2, Reason.STEADY, id="Goodput: not yet"),
     ],
 )  # fmt: skip
-def test_people_are_followed_as_far_as_gpus_go(
-    here: int, fields: dict[str, Any], workers: int, reason: Reason
+def test_requests_of_people_are_met_as_far_as_gpus_go(
+    admitted: int, fields: dict[str, Any], workers: int, reason: Reason
 ) -> None:
-    where = cluster(6, bound=pods("a", "n0", here))
-    decision = decide(where, job("a", here, speeds={here: 100}, **fields))["a"]
+    snapshot = cluster(6, bound=pods("a", "n0", admitted))
+    decision = decide(snapshot, job("a", admitted, speeds={admitted: 100}, **fields))["a"]
     assert (decision.workers, decision.reason) == (workers, reason)
 
 
-def test_a_request_that_does_not_fit_says_what_is_missing() -> None:
-    where = cluster(6, bound=pods("a", "n0", 4))
-    asked = job("a", 4, policy="Manual", start_workers=8)
-    assert decide(where, asked)["a"].message == (
+def test_a_request_that_fits_in_part_names_what_is_missing() -> None:
+    snapshot = cluster(6, bound=pods("a", "n0", 4))
+    request = job("a", 4, policy="Manual", start_workers=8)
+    assert decide(snapshot, request)["a"].message == (
         "workers.replicas asks for 8 and 2 × 1 nvidia.com/gpu fit: growing 4→6; "
         "2 × 1 nvidia.com/gpu short of 8, 0 free on 0 nodes"
     )
@@ -99,12 +99,12 @@ def test_a_request_that_does_not_fit_says_what_is_missing() -> None:
     ("age", "fields", "workers", "reason"),
     [
         pytest.param(600, {}, 3, Reason.SHRINK_NODES_LOST, id="an old decision shrinks at once"),
-        pytest.param(60, {}, 3, Reason.SHRINK_NODES_LOST, id="a fresh one after its grace"),
+        pytest.param(60, {}, 3, Reason.SHRINK_NODES_LOST, id="a fresh one after the grace"),
         pytest.param(59, {}, 4, Reason.NO_FREE_GPUS, id="not before"),
         pytest.param(600, {"min_workers": 4}, 4, Reason.MEASURING, id="never below its minimum"),
     ],
 )
-def test_workers_that_find_no_gpus_any_more_are_given_up(
+def test_workers_that_can_no_longer_get_gpus_are_given_up(
     age: int, fields: dict[str, Any], workers: int, reason: Reason
 ) -> None:
     decided_at = NOW - timedelta(seconds=age)
@@ -116,21 +116,21 @@ def test_workers_that_find_no_gpus_any_more_are_given_up(
 
 
 @pytest.mark.parametrize("is_ready", [True, False])
-def test_a_leaving_pod_makes_room_for_its_successor_unless_its_node_is_lost(
+def test_a_terminating_pods_gpu_goes_to_its_successor_unless_its_node_is_lost(
     is_ready: bool,
 ) -> None:
-    """It counted as held on a dead node, so that a newcomer got the GPU that was still missing."""
-    here = cluster(2, 1, bound=pods("a", "n0", 1))
+    """It counted as bound on a dead node, so that a new job got the GPU that was still missing."""
+    alive = cluster(2, 1, bound=pods("a", "n0", 1))
     dead = Node(name="n2", gpus={GPU: 1}, is_ready=is_ready)
-    leaving = replace(pods("a", "n2", 2)[1], is_leaving=True)
+    terminating = replace(pods("a", "n2", 2)[1], is_leaving=True)
     taken = pods("b", "n1", 1)
-    where = Cluster(nodes=(*here.nodes, dead), pods=(*here.pods, leaving, *taken))
-    decisions = decide(where, job("a", 2, min_workers=2, is_running=False), job("new"))
+    snapshot = Cluster(nodes=(*alive.nodes, dead), pods=(*alive.pods, terminating, *taken))
+    decisions = decide(snapshot, job("a", 2, min_workers=2, is_running=False), job("new"))
     expected = Reason.ADMITTED if is_ready else Reason.WAITING_FOR_GPUS
     assert decisions["new"].reason is expected
 
 
-def test_a_job_below_its_minimum_for_lost_nodes_comes_before_newcomers() -> None:
+def test_a_job_that_lost_its_minimum_comes_before_waiting_jobs() -> None:
     lost = job("a", 4, is_running=False, min_workers=4)
     decisions = decide(cluster(3, bound=pods("a", "n0", 2)), lost, job("new", priority=9))
     assert decisions["new"].reason is Reason.WAITING_FOR_GPUS
@@ -140,9 +140,9 @@ def test_a_job_below_its_minimum_for_lost_nodes_comes_before_newcomers() -> None
 # --- Growth ---
 
 
-def test_a_growth_tells_the_whole_story() -> None:
-    where = cluster(5, bound=pods("a", "n0", 2))
-    decision = decide(where, job("a", 2, speeds={1: 410, 2: 750}))["a"]
+def test_a_growth_is_explained_in_full() -> None:
+    snapshot = cluster(5, bound=pods("a", "n0", 2))
+    decision = decide(snapshot, job("a", 2, speeds={1: 410, 2: 750}))["a"]
     assert (decision.workers, decision.recommended, decision.reason) == (4, 4, Reason.GROW_PAYS)
     assert decision.message == (
         "1→2 paid 1.83× (410→750 samples/s, minGain 1.05) and 2 × 1 nvidia.com/gpu fit: "
@@ -151,36 +151,36 @@ def test_a_growth_tells_the_whole_story() -> None:
     assert decision.expected_speedup == pytest.approx(1.708, abs=0.001)
 
 
-def test_a_growth_takes_what_is_there() -> None:
-    where = cluster(5, bound=pods("a", "n0", 4))
-    decision = decide(where, job("a", 4, speeds={2: 200, 4: 390}))["a"]
+def test_a_growth_takes_what_fits() -> None:
+    snapshot = cluster(5, bound=pods("a", "n0", 4))
+    decision = decide(snapshot, job("a", 4, speeds={2: 200, 4: 390}))["a"]
     assert (decision.workers, decision.reason) == (5, Reason.GROW_PAYS)
 
 
-def test_a_growth_without_gpus_says_so() -> None:
-    where = cluster(2, bound=pods("a", "n0", 2))
-    decision = decide(where, job("a", 2, speeds={1: 410, 2: 750}))["a"]
+def test_a_growth_without_gpus_names_what_it_needs() -> None:
+    snapshot = cluster(2, bound=pods("a", "n0", 2))
+    decision = decide(snapshot, job("a", 2, speeds={1: 410, 2: 750}))["a"]
     assert (decision.workers, decision.reason) == (2, Reason.NO_FREE_GPUS)
     assert decision.message.endswith("to grow it needs 1 × 1 nvidia.com/gpu; 0 free on 0 nodes")
 
 
-def test_too_few_gpus_to_pay_are_left_alone() -> None:
-    where = cluster(33, bound=pods("a", "n0", 32))
-    decision = decide(where, job("a", 32, speeds={16: 1600, 32: 3200}, max_workers=64))["a"]
+def test_gpus_too_few_to_pay_are_not_taken() -> None:
+    snapshot = cluster(33, bound=pods("a", "n0", 32))
+    decision = decide(snapshot, job("a", 32, speeds={16: 1600, 32: 3200}, max_workers=64))["a"]
     assert (decision.workers, decision.reason) == (32, Reason.NO_FREE_GPUS)
 
 
-def test_recommend_leaves_the_workers_and_says_what_it_would_do() -> None:
-    where = cluster(5, bound=pods("a", "n0", 2))
-    decision = decide(where, job("a", 2, speeds={1: 410, 2: 750}, mode="Recommend"))["a"]
+def test_recommend_keeps_the_workers_and_explains_the_change() -> None:
+    snapshot = cluster(5, bound=pods("a", "n0", 2))
+    decision = decide(snapshot, job("a", 2, speeds={1: 410, 2: 750}, mode="Recommend"))["a"]
     assert (decision.workers, decision.recommended, decision.reason) == (2, 4, Reason.GROW_PAYS)
     assert "would be growing 2→4, expected 1.71×" in decision.message
 
 
 def test_recommendations_take_no_gpus() -> None:
-    where = cluster(3, bound=[*pods("a", "n0", 1), *pods("b", "n0", 1)])
+    snapshot = cluster(3, bound=[*pods("a", "n0", 1), *pods("b", "n0", 1)])
     decisions = decide(
-        where,
+        snapshot,
         job("a", 1, speeds={1: 100}, mode="Recommend"),
         job("b", 1, speeds={1: 100}),
     )
@@ -188,27 +188,27 @@ def test_recommendations_take_no_gpus() -> None:
     assert decisions["b"].workers == 2
 
 
-def test_a_recommended_shrink_gives_no_gpus_away() -> None:
-    where = cluster(2, bound=pods("a", "n0", 1))
-    decisions = decide(where, job("a", 2, speeds={1: 100, 2: 101}, mode="Recommend"), job("new"))
+def test_a_recommended_shrink_frees_no_gpus() -> None:
+    snapshot = cluster(2, bound=pods("a", "n0", 1))
+    decisions = decide(snapshot, job("a", 2, speeds={1: 100, 2: 101}, mode="Recommend"), job("new"))
     assert (decisions["a"].workers, decisions["a"].recommended) == (2, 1)
     assert decisions["new"].reason is Reason.WAITING_FOR_GPUS
 
 
-def test_waiting_jobs_come_before_growth_and_what_a_blocked_one_waits_for_is_not_eaten() -> None:
-    where = cluster(4, bound=pods("a", "n0", 1))
+def test_waiting_jobs_come_before_growth_and_keep_their_reservations() -> None:
+    snapshot = cluster(4, bound=pods("a", "n0", 1))
     growing = job("a", 1, speeds={1: 100}, priority=9)
-    assert decide(where, growing, job("b", min_workers=3, max_workers=3))["b"].workers == 3
-    decisions = decide(where, growing, job("b", min_workers=4, max_workers=4))
+    assert decide(snapshot, growing, job("b", min_workers=3, max_workers=3))["b"].workers == 3
+    decisions = decide(snapshot, growing, job("b", min_workers=4, max_workers=4))
     assert decisions["b"].reason is Reason.WAITING_FOR_GPUS
     assert decisions["a"].reason is Reason.NO_FREE_GPUS
     assert decisions["a"].message.endswith("3 free on 1 node; 1 job before it")
 
 
-def test_growth_goes_to_whom_it_speeds_up_most_per_gpu() -> None:
-    where = cluster(6, bound=[*pods("flat", "n0", 2), *pods("steep", "n0", 2)])
+def test_growth_goes_to_the_job_that_it_speeds_up_most_per_gpu() -> None:
+    snapshot = cluster(6, bound=[*pods("flat", "n0", 2), *pods("steep", "n0", 2)])
     decisions = decide(
-        where,
+        snapshot,
         job("flat", 2, speeds={1: 5000, 2: 6000}, priority=1),
         job("steep", 2, speeds={1: 10, 2: 19}),
     )
@@ -216,9 +216,9 @@ def test_growth_goes_to_whom_it_speeds_up_most_per_gpu() -> None:
 
 
 def test_equal_gains_go_to_the_job_with_fewer_gpus_per_worker() -> None:
-    where = cluster(5, bound=[*pods("wide", "n0", 1, gpus=2), *pods("narrow", "n0", 1)])
+    snapshot = cluster(5, bound=[*pods("wide", "n0", 1, gpus=2), *pods("narrow", "n0", 1)])
     decisions = decide(
-        where,
+        snapshot,
         job("wide", 1, speeds={1: 10}, gpus_per_worker=2, priority=1),
         job("narrow", 1, speeds={1: 10}),
     )
@@ -226,30 +226,30 @@ def test_equal_gains_go_to_the_job_with_fewer_gpus_per_worker() -> None:
 
 
 def test_equal_gains_go_to_the_first_in_the_queue_one_by_one() -> None:
-    where = cluster(7, bound=[*pods("a", "n0", 2), *pods("b", "n0", 2)])
+    snapshot = cluster(7, bound=[*pods("a", "n0", 2), *pods("b", "n0", 2)])
     jobs = [job(name, 2, speeds={1: 10, 2: 19}) for name in ("b", "a")]
-    decisions = decide(where, *jobs)
+    decisions = decide(snapshot, *jobs)
     assert (decisions["a"].workers, decisions["b"].workers) == (4, 3)
 
 
-def test_people_who_ask_come_before_policies() -> None:
-    where = cluster(4, bound=[*pods("a", "n0", 1), *pods("b", "n0", 1)])
+def test_requests_of_people_come_before_policies() -> None:
+    snapshot = cluster(4, bound=[*pods("a", "n0", 1), *pods("b", "n0", 1)])
     decisions = decide(
-        where,
+        snapshot,
         job("a", 1, speeds={1: 10}, priority=9),
         job("b", 1, policy="Manual", start_workers=3),
     )
     assert (decisions["b"].workers, decisions["a"].workers) == (3, 1)
 
 
-def test_cpu_jobs_grow_without_counting() -> None:
+def test_cpu_jobs_always_fit() -> None:
     decision = decide(cluster(), job("a", 2, speeds={1: 10, 2: 19}, gpus_per_worker=0))["a"]
     assert decision.workers == 4
 
 
-def test_the_settings_are_the_callers() -> None:
-    where = cluster(4, bound=pods("a", "n0", 1))
+def test_the_caller_passes_the_settings() -> None:
+    snapshot = cluster(4, bound=pods("a", "n0", 1))
     old = job("a", 1, speeds={1: 100}, measured_at=NOW - timedelta(seconds=30))
-    assert allocate([old], where, NOW)[old.key].reason is Reason.METRICS_STALE
+    assert allocate([old], snapshot, NOW)[old.key].reason is Reason.METRICS_STALE
     patient = SchedulerSettings(stale_after=timedelta(minutes=1))
-    assert allocate([old], where, NOW, settings=patient)[old.key].workers == 2
+    assert allocate([old], snapshot, NOW, settings=patient)[old.key].workers == 2

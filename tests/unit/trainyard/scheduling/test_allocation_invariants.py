@@ -1,4 +1,4 @@
-"""What holds for every decision over every cluster, whatever the jobs are."""
+"""Properties of every decision, whatever the cluster and the jobs are."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.support.requests import GPU, NOW, figure, follow, key, pods
+from tests.support.requests import GPU, NOW, apply_all, key, measurement, pods
 from trainyard.api.cluster import Cluster, GpuPod, Node
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
+from trainyard.api.status import Change
 from trainyard.scheduling.allocation import allocate
 from trainyard.scheduling.capacity import PodShape, matches
-from trainyard.scheduling.request import JobRequest, PastChange
+from trainyard.scheduling.request import JobRequest
 
 _ZONES = st.sampled_from(["a", "b"])
 
@@ -27,8 +28,8 @@ _ZONES = st.sampled_from(["a", "b"])
 def _clusters(draw: st.DrawFn) -> tuple[Node, ...]:
     sizes = draw(st.lists(st.tuples(st.integers(0, 5), _ZONES, st.integers(0, 9)), max_size=4))
     return tuple(
-        Node(name=f"n{n}", gpus={GPU: gpus}, labels={"zone": zone}, is_ready=luck > 0)
-        for n, (gpus, zone, luck) in enumerate(sizes)
+        Node(name=f"n{n}", gpus={GPU: gpus}, labels={"zone": zone}, is_ready=chance > 0)
+        for n, (gpus, zone, chance) in enumerate(sizes)
     )
 
 
@@ -39,14 +40,14 @@ _SPEEDS = st.one_of(
 
 
 @st.composite
-def _demands(draw: st.DrawFn, name: str) -> JobRequest:
+def _requests(draw: st.DrawFn, name: str) -> JobRequest:
     low = draw(st.integers(1, 3))
     high = low + draw(st.integers(0, 5))
     long_ago = NOW - timedelta(seconds=draw(st.integers(1, 4000)))
-    here = draw(st.just(0) | st.integers(1, 6))
-    sizes = draw(st.sets(st.integers(1, 8), max_size=4)) | {here}
+    admitted = draw(st.just(0) | st.integers(1, 6))
+    sizes = draw(st.sets(st.integers(1, 8), max_size=4)) | {admitted}
     history = [
-        PastChange(from_workers=a, to_workers=b, decided_at=long_ago - timedelta(minutes=age))
+        Change(from_=a, to=b, reason="", decided_at=long_ago - timedelta(minutes=age))
         for a, b, age in draw(
             st.lists(
                 st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(0, 60)), max_size=3
@@ -64,74 +65,71 @@ def _demands(draw: st.DrawFn, name: str) -> JobRequest:
         start_workers=draw(st.integers(low, high)),
         policy=draw(st.sampled_from(["Manual", "Throughput", "Throughput"])),
         mode=draw(st.sampled_from(["Apply", "Apply", "Recommend"])),
-        admitted_workers=here,
-        admitted_at=long_ago if here else None,
-        is_running=draw(st.booleans()) if here else False,
-        refused_until=draw(st.sampled_from([None, None, NOW + timedelta(minutes=1)])),
-        decided_at=long_ago if here else None,
+        admitted_workers=admitted,
+        admitted_at=long_ago if admitted else None,
+        is_running=draw(st.booleans()) if admitted else False,
+        backoff_until=draw(st.sampled_from([None, None, NOW + timedelta(minutes=1)])),
+        decided_at=long_ago if admitted else None,
         measured_at=NOW - timedelta(seconds=draw(st.integers(0, 20))),
-        profile=tuple(figure(size, draw(_SPEEDS)) for size in sorted(sizes) if size),
+        profile=tuple(measurement(size, draw(_SPEEDS)) for size in sorted(sizes) if size),
         history=tuple(history),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class Snapshot:
     jobs: tuple[JobRequest, ...]
     cluster: Cluster
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> Scene:
-    """A cluster, strangers, and jobs whose pods are bound, as far as they fit, or some not yet."""
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    """A cluster, foreign pods, and jobs of which some or all pods are bound, as far as they fit."""
     nodes = draw(_clusters())
-    jobs = [draw(_demands(f"j{n}")) for n in range(draw(st.integers(1, 5)))]
+    jobs = [draw(_requests(f"j{n}")) for n in range(draw(st.integers(1, 5)))]
     free = {node.name: node.gpus[GPU] for node in nodes}
     bound: list[GpuPod] = []
     for node in nodes:
-        held = draw(st.integers(0, 2))
-        bound.append(GpuPod(namespace="x", name=node.name, resource=GPU, gpus=held, node=node.name))
-        free[node.name] -= held
-    for one in jobs:
-        for n in range(draw(st.integers(0, one.admitted_workers)) if one.gpus_per_worker else 0):
-            homes = [x for x in nodes if matches(x, PodShape.of(one))]
-            home = next((x for x in homes if free[x.name] >= one.gpus_per_worker), None)
-            if home is not None:
-                free[home.name] -= one.gpus_per_worker
-                gpus = one.gpus_per_worker
-                bound.extend(
-                    replace(pod, name=f"{n}") for pod in pods(one.key.name, home.name, 1, gpus)
-                )
-    return Scene(jobs=tuple(jobs), cluster=Cluster(nodes=nodes, pods=tuple(bound)))
+        used = draw(st.integers(0, 2))
+        bound.append(GpuPod(namespace="x", name=node.name, resource=GPU, gpus=used, node=node.name))
+        free[node.name] -= used
+    for job in jobs:
+        for n in range(draw(st.integers(0, job.admitted_workers)) if job.gpus_per_worker else 0):
+            gpus = job.gpus_per_worker
+            matching = (node.name for node in nodes if matches(node, PodShape.of(job)))
+            name = next((name for name in matching if free[name] >= gpus), None)
+            if name is not None:
+                free[name] -= gpus
+                bound.extend(replace(pod, name=f"{n}") for pod in pods(job.key.name, name, 1, gpus))
+    return Snapshot(jobs=tuple(jobs), cluster=Cluster(nodes=nodes, pods=tuple(bound)))
 
 
-def is_placeable(jobs: Sequence[JobRequest], where: Cluster) -> bool:
-    """Whether workers without a node can all be placed: every way is tried."""
-    free = {node.name: node.gpus[GPU] for node in where.nodes if node.is_ready}
-    held: dict[Key | None, int] = {}
-    for pod in where.pods:
-        held[pod.job] = held.get(pod.job, 0) + 1
+def is_placeable(jobs: Sequence[JobRequest], cluster: Cluster) -> bool:
+    """Whether all workers without a node can be placed, by exhaustive search."""
+    free = {node.name: node.gpus[GPU] for node in cluster.nodes if node.is_ready}
+    bound: dict[Key | None, int] = {}
+    for pod in cluster.pods:
+        bound[pod.job] = bound.get(pod.job, 0) + 1
         if pod.node in free:
             free[pod.node] -= pod.gpus
     names = sorted(free)
-    wanted: list[tuple[int, tuple[int, ...]]] = []
-    for one in jobs:
-        shape = PodShape.of(one)
-        homes = tuple(
-            names.index(n.name) for n in where.nodes if n.name in free and matches(n, shape)
+    workers: list[tuple[int, tuple[int, ...]]] = []
+    for job in jobs:
+        shape = PodShape.of(job)
+        matching = tuple(
+            names.index(n.name) for n in cluster.nodes if n.name in free and matches(n, shape)
         )
-        missing = one.admitted_workers - held.get(one.key, 0) if one.gpus_per_worker else 0
-        wanted += [(one.gpus_per_worker, homes)] * missing
+        missing = job.admitted_workers - bound.get(job.key, 0) if job.gpus_per_worker else 0
+        workers += [(job.gpus_per_worker, matching)] * missing
 
     @cache
     def fits(index: int, left: tuple[int, ...]) -> bool:
-        if index == len(wanted):
+        if index == len(workers):
             return True
-        gpus, homes = wanted[index]
+        gpus, matching = workers[index]
         return any(
-            left[home] >= gpus
-            and fits(index + 1, (*left[:home], left[home] - gpus, *left[home + 1 :]))
-            for home in homes
+            left[n] >= gpus and fits(index + 1, (*left[:n], left[n] - gpus, *left[n + 1 :]))
+            for n in matching
         )
 
     return fits(0, tuple(free[name] for name in names))
@@ -141,69 +139,74 @@ many = settings(max_examples=200, deadline=None)
 
 
 @many
-@given(scenes())
-def test_every_job_gets_an_answer_within_its_bounds(scene: Scene) -> None:
-    allocation = allocate(scene.jobs, scene.cluster, NOW)
-    assert set(allocation) == {one.key for one in scene.jobs}
-    for one in scene.jobs:
-        decision = allocation[one.key]
-        lowest = min(one.min_workers, one.admitted_workers)
-        assert lowest <= decision.workers <= one.max_workers
+@given(snapshots())
+def test_every_job_gets_a_decision_within_its_bounds(snapshot: Snapshot) -> None:
+    allocation = allocate(snapshot.jobs, snapshot.cluster, NOW)
+    assert set(allocation) == {job.key for job in snapshot.jobs}
+    for job in snapshot.jobs:
+        decision = allocation[job.key]
+        lowest = min(job.min_workers, job.admitted_workers)
+        assert lowest <= decision.workers <= job.max_workers
         assert decision.message
-        assert decision.workers == decision.recommended or one.mode == "Recommend"
+        assert decision.workers == decision.recommended or job.mode == "Recommend"
         assert decision.requeue_at is None or decision.requeue_at > NOW
 
 
 @many
-@given(scenes())
-def test_what_is_decided_has_a_placement_of_whole_workers_on_every_node(scene: Scene) -> None:
-    assume(is_placeable(scene.jobs, scene.cluster))
-    decided = follow(scene.jobs, allocate(scene.jobs, scene.cluster, NOW))
-    assert is_placeable(decided, scene.cluster)
+@given(snapshots())
+def test_decided_workers_can_all_be_placed(snapshot: Snapshot) -> None:
+    assume(is_placeable(snapshot.jobs, snapshot.cluster))
+    decided = apply_all(snapshot.jobs, allocate(snapshot.jobs, snapshot.cluster, NOW))
+    assert is_placeable(decided, snapshot.cluster)
 
 
 @many
-@given(scenes())
-def test_deciding_again_on_the_result_changes_nothing(scene: Scene) -> None:
-    first = allocate(scene.jobs, scene.cluster, NOW)
-    second = allocate(follow(scene.jobs, first), scene.cluster, NOW)
+@given(snapshots())
+def test_deciding_again_on_the_result_changes_nothing(snapshot: Snapshot) -> None:
+    first = allocate(snapshot.jobs, snapshot.cluster, NOW)
+    second = allocate(apply_all(snapshot.jobs, first), snapshot.cluster, NOW)
     assert {k: d.workers for k, d in second.items()} == {k: d.workers for k, d in first.items()}
 
 
 @many
-@given(scenes(), st.randoms())
-def test_the_order_of_the_input_does_not_matter(scene: Scene, random: Any) -> None:
+@given(snapshots(), st.randoms())
+def test_the_order_of_the_input_does_not_matter(snapshot: Snapshot, random: Any) -> None:
     jobs, nodes, bound = (
-        random.sample(x, len(x)) for x in (scene.jobs, scene.cluster.nodes, scene.cluster.pods)
+        random.sample(x, len(x))
+        for x in (snapshot.jobs, snapshot.cluster.nodes, snapshot.cluster.pods)
     )
     shuffled = Cluster(nodes=tuple(nodes), pods=tuple(bound))
-    assert allocate(jobs, shuffled, NOW) == allocate(scene.jobs, scene.cluster, NOW)
+    assert allocate(jobs, shuffled, NOW) == allocate(snapshot.jobs, snapshot.cluster, NOW)
 
 
 @many
-@given(scenes(), st.data())
-def test_a_higher_priority_is_not_passed_by_an_equal_job(scene: Scene, data: st.DataObject) -> None:
-    lower = data.draw(st.sampled_from(scene.jobs))
-    lower = replace(lower, admitted_workers=0, refused_until=None)
+@given(snapshots(), st.data())
+def test_a_higher_priority_is_not_overtaken_by_an_equal_job(
+    snapshot: Snapshot, data: st.DataObject
+) -> None:
+    lower = data.draw(st.sampled_from(snapshot.jobs))
+    lower = replace(lower, admitted_workers=0, backoff_until=None)
     higher = replace(lower, key=key("higher"), priority=lower.priority + 1)
-    others = tuple(one for one in scene.jobs if one.key != lower.key)
-    allocation = allocate((*others, lower, higher), scene.cluster, NOW)
+    others = tuple(job for job in snapshot.jobs if job.key != lower.key)
+    allocation = allocate((*others, lower, higher), snapshot.cluster, NOW)
     assert allocation[higher.key].workers or not allocation[lower.key].workers
 
 
 @many
-@given(scenes())
-def test_no_policy_changes_a_job_that_is_not_steady(scene: Scene) -> None:
-    decided = allocate(scene.jobs, scene.cluster, NOW)
-    for one in scene.jobs:
-        is_fresh = one.measured_at is not None and NOW - one.measured_at < timedelta(seconds=15)
+@given(snapshots())
+def test_no_policy_changes_a_job_that_is_not_steady(snapshot: Snapshot) -> None:
+    decided = allocate(snapshot.jobs, snapshot.cluster, NOW)
+    for job in snapshot.jobs:
+        is_fresh = job.measured_at is not None and NOW - job.measured_at < timedelta(seconds=15)
         if (
-            one.admitted_workers
-            and one.policy == "Throughput"
-            and not (one.is_running and is_fresh)
+            job.admitted_workers
+            and job.policy == "Throughput"
+            and not (job.is_running and is_fresh)
         ):
-            decision = decided[one.key]
-            not_the_policys = [Reason.BOUNDS_CHANGED, Reason.SHRINK_NODES_LOST]
-            if one.mode == "Recommend":
-                not_the_policys.append(Reason.REQUESTED)
-            assert decision.workers == one.admitted_workers or decision.reason in not_the_policys
+            decision = decided[job.key]
+            by_people_or_cluster = [Reason.BOUNDS_CHANGED, Reason.SHRINK_NODES_LOST]
+            if job.mode == "Recommend":
+                by_people_or_cluster.append(Reason.REQUESTED)
+            assert (
+                decision.workers == job.admitted_workers or decision.reason in by_people_or_cluster
+            )

@@ -1,4 +1,4 @@
-"""Two hours of the scheduler in a closed loop with jobs whose speed it cannot see."""
+"""Two hours of the scheduler in a closed loop with jobs whose true speed it does not know."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from tests.support.requests import GPU, NOW, figure, job, pods
+from tests.support.requests import GPU, NOW, job, measurement, pods
 from trainyard.api.cluster import Cluster, Node
+from trainyard.api.status import Change
 from trainyard.scheduling.allocation import allocate
-from trainyard.scheduling.request import Decision, PastChange
+from trainyard.scheduling.decision import Decision
 
-TICK = timedelta(seconds=5)
-JOIN_TICKS = 3
+INTERVAL = timedelta(seconds=5)
+JOIN_CYCLES = 3
 
 
 def knee(workers: int) -> float:
@@ -35,8 +36,8 @@ def gentle(workers: int) -> float:
     return 900 * math.pow(workers, 0.3)
 
 
-class World:
-    """A cluster of one node that carries out decisions and measures true speeds, with noise."""
+class Simulation:
+    """A cluster of one node that applies decisions and measures the true speeds, with noise."""
 
     def __init__(self, gpus: int, curves: dict[str, Callable[[int], float]], **fields: Any) -> None:
         self.curves = curves
@@ -47,44 +48,47 @@ class World:
         self.trace: dict[str, list[int]] = {name: [] for name in curves}
 
     def run(self, time: timedelta) -> None:
-        for tick in range(time // TICK):
-            bound = [p for n, one in self.jobs.items() for p in pods(n, "n0", one.admitted_workers)]
-            where = Cluster(nodes=(self.node,), pods=tuple(bound))
+        for cycle in range(time // INTERVAL):
+            bound = [p for n, job in self.jobs.items() for p in pods(n, "n0", job.admitted_workers)]
+            snapshot = Cluster(nodes=(self.node,), pods=tuple(bound))
             assert sum(pod.gpus for pod in bound) <= self.node.gpus[GPU]
-            for k, decision in allocate(tuple(self.jobs.values()), where, self.now).items():
-                self._carry_out(k.name, decision)
-                self._measure(k.name, tick)
-            self.now += TICK
+            for k, decision in allocate(tuple(self.jobs.values()), snapshot, self.now).items():
+                self._apply(k.name, decision)
+                self._measure(k.name, cycle)
+            self.now += INTERVAL
 
-    def _carry_out(self, name: str, decision: Decision) -> None:
-        one = self.jobs[name]
-        if decision.workers == one.admitted_workers:
+    def _apply(self, name: str, decision: Decision) -> None:
+        job = self.jobs[name]
+        if decision.workers == job.admitted_workers:
             return
-        change = PastChange(
-            from_workers=one.admitted_workers, to_workers=decision.workers, decided_at=self.now
+        change = Change(
+            from_=job.admitted_workers,
+            to=decision.workers,
+            reason=decision.reason,
+            decided_at=self.now,
         )
         self.jobs[name] = replace(
-            one,
+            job,
             admitted_workers=decision.workers,
-            admitted_at=one.admitted_at or self.now,
+            admitted_at=job.admitted_at or self.now,
             decided_at=self.now,
-            history=(*one.history, change),
+            history=(*job.history, change),
         )
-        self.joining[name] = JOIN_TICKS
+        self.joining[name] = JOIN_CYCLES
         self.trace[name].append(decision.workers)
 
-    def _measure(self, name: str, tick: int) -> None:
-        one = self.jobs[name]
-        here = one.admitted_workers
+    def _measure(self, name: str, cycle: int) -> None:
+        job = self.jobs[name]
+        current = job.admitted_workers
         self.joining[name] -= 1
-        is_running = here > 0 and self.joining[name] <= 0
-        profile = {entry.workers: entry for entry in one.profile}
+        is_running = current > 0 and self.joining[name] <= 0
+        profile = {entry.workers: entry for entry in job.profile}
         if is_running:
             steps = 10 * -self.joining[name]
-            noise = 1 + 0.02 * math.sin(tick * 7.3)
-            profile[here] = figure(here, self.curves[name](here) * noise, steps + 1)
+            noise = 1 + 0.02 * math.sin(cycle * 7.3)
+            profile[current] = measurement(current, self.curves[name](current) * noise, steps + 1)
         self.jobs[name] = replace(
-            one,
+            job,
             is_running=is_running,
             measured_at=self.now,
             profile=tuple(profile[size] for size in sorted(profile)),
@@ -92,36 +96,36 @@ class World:
 
 
 def test_a_job_that_pays_until_three_workers_finds_three_and_stays_for_half_an_hour() -> None:
-    world = World(8, {"a": knee})
-    world.run(timedelta(minutes=30))
-    assert world.trace["a"] == [1, 2, 4, 3]
+    simulation = Simulation(8, {"a": knee})
+    simulation.run(timedelta(minutes=30))
+    assert simulation.trace["a"] == [1, 2, 4, 3]
 
 
-def test_it_looks_again_less_and_less_often_and_does_not_thrash() -> None:
-    world = World(8, {"a": knee})
-    world.run(timedelta(hours=2))
-    assert world.trace["a"] == [1, 2, 4, 3, 4, 3, 4, 3]
+def test_retries_become_rarer_and_the_job_does_not_oscillate() -> None:
+    simulation = Simulation(8, {"a": knee})
+    simulation.run(timedelta(hours=2))
+    assert simulation.trace["a"] == [1, 2, 4, 3, 4, 3, 4, 3]
 
 
 def test_a_job_that_never_pays_returns_to_one_worker() -> None:
-    world = World(8, {"a": hopeless})
-    world.run(timedelta(hours=2))
-    assert world.trace["a"][:3] == [1, 2, 1]
-    assert world.jobs["a"].admitted_workers == 1
-    assert len(world.trace["a"]) == 7
+    simulation = Simulation(8, {"a": hopeless})
+    simulation.run(timedelta(hours=2))
+    assert simulation.trace["a"][:3] == [1, 2, 1]
+    assert simulation.jobs["a"].admitted_workers == 1
+    assert len(simulation.trace["a"]) == 7
 
 
 def test_of_two_jobs_the_one_that_gains_more_ends_with_more() -> None:
-    world = World(6, {"gentle": gentle, "steep": steep})
-    world.run(timedelta(minutes=30))
-    ends = {name: one.admitted_workers for name, one in world.jobs.items()}
-    assert ends["steep"] > ends["gentle"]
-    assert sum(ends.values()) == 6
-    world.run(timedelta(minutes=90))
-    assert {name: one.admitted_workers for name, one in world.jobs.items()} == ends
+    simulation = Simulation(6, {"gentle": gentle, "steep": steep})
+    simulation.run(timedelta(minutes=30))
+    final = {name: job.admitted_workers for name, job in simulation.jobs.items()}
+    assert final["steep"] > final["gentle"]
+    assert sum(final.values()) == 6
+    simulation.run(timedelta(minutes=90))
+    assert {name: job.admitted_workers for name, job in simulation.jobs.items()} == final
 
 
 def test_a_recommending_job_is_never_changed() -> None:
-    world = World(8, {"a": steep}, mode="Recommend")
-    world.run(timedelta(minutes=30))
-    assert world.trace["a"] == [1]
+    simulation = Simulation(8, {"a": steep}, mode="Recommend")
+    simulation.run(timedelta(minutes=30))
+    assert simulation.trace["a"] == [1]

@@ -1,36 +1,31 @@
-"""What `status.scaling` remembers of decisions and measurements."""
+"""What decisions and reports change in `status.scaling`."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from tests.support.jobs import NOW, admitted
+from tests.support.requests import decision
 from trainyard.api.reasons import Reason
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
 from trainyard.api.status import Change, Measurement, ScalingStatus
 from trainyard.scheduling.assignment import (
-    HISTORY,
-    PROFILE,
+    MAX_HISTORY,
+    MAX_PROFILE,
+    back_off,
     measured_speedup,
     record_decision,
     record_report,
-    refuse_start,
     release,
 )
-from trainyard.scheduling.request import Decision
+from trainyard.scheduling.decision import Decision
 
 
-def decision(workers: int, reason: Reason = Reason.GROW_PAYS, **fields: Any) -> Decision:
-    values: dict[str, Any] = {"recommended": workers, "message": "because", **fields}
-    return Decision(workers=workers, reason=reason, **values)
-
-
-def decided(before: ScalingStatus, made: Decision) -> ScalingStatus:
-    return record_decision(before, made, Scaling(cooldown="90s"), NOW)
+def decided(before: ScalingStatus, new: Decision) -> ScalingStatus:
+    return record_decision(before, new, Scaling(cooldown="90s"), NOW)
 
 
 def measured(workers: int, rate: float, steps: int = 50, **fields: int) -> Measurement:
@@ -48,7 +43,7 @@ def test_a_changed_number_of_workers_enters_the_history_and_starts_the_cooldown(
     assert (after.expected_speedup, after.measured_speedup) == (1.8, None)
 
 
-def test_a_decision_to_stay_changes_the_words_alone() -> None:
+def test_a_decision_to_stay_changes_only_the_explanation() -> None:
     before = decided(admitted(2), decision(4, expected_speedup=1.8))
     after = record_decision(before, decision(4, Reason.STEADY), Scaling(), NOW + timedelta(1))
     assert after.reason == "Steady"
@@ -61,25 +56,25 @@ def test_a_recommendation_changes_no_workers() -> None:
     assert (after.desired, after.recommended, after.history) == (2, 5, [])
 
 
-def test_the_history_is_short() -> None:
+def test_the_history_is_bounded() -> None:
     scaling = ScalingStatus()
-    for turn in range(HISTORY + 5):
-        scaling = decided(scaling, decision(turn % 2 + 1))
-    assert len(scaling.history) == HISTORY
+    for n in range(MAX_HISTORY + 5):
+        scaling = decided(scaling, decision(n % 2 + 1))
+    assert len(scaling.history) == MAX_HISTORY
     assert scaling.history[-1].to == scaling.desired
 
 
-def test_standing_back_is_told_until_when_and_the_same_every_time() -> None:
+def test_a_backoff_is_recorded_and_stays_the_same() -> None:
     until = NOW + timedelta(minutes=2)
-    refused = refuse_start(admitted(3), timedelta(minutes=2), "not running in time", NOW)
-    assert (refused.desired, refused.reason) == (0, "StartTimedOut")
-    assert refused.cooldown_until == until
-    again = decided(refused, decision(0, Reason.START_TIMED_OUT, requeue_at=until))
-    assert again.cooldown_until == refused.cooldown_until
-    assert again.history == refused.history
+    backed_off = back_off(admitted(3), timedelta(minutes=2), "not running in time", NOW)
+    assert (backed_off.desired, backed_off.reason) == (0, "StartTimedOut")
+    assert backed_off.cooldown_until == until
+    again = decided(backed_off, decision(0, Reason.START_TIMED_OUT, requeue_at=until))
+    assert again.cooldown_until == backed_off.cooldown_until
+    assert again.history == backed_off.history
 
 
-def test_a_job_that_ends_holds_no_workers() -> None:
+def test_a_released_job_has_no_workers() -> None:
     after = release(admitted(3, current=3), "Complete", "done")
     assert (after.desired, after.recommended, after.current) == (0, 0, 0)
 
@@ -94,16 +89,16 @@ def test_a_report_replaces_measurements_of_the_same_configuration_only() -> None
     ]
 
 
-def test_a_few_steps_of_a_restarted_coordinator_replace_no_good_measurement() -> None:
+def test_a_few_steps_of_a_restarted_coordinator_do_not_replace_a_good_measurement() -> None:
     before = ScalingStatus(profile=[measured(2, 150)])
     assert record_report(before, report(measured(2, 10, steps=1))).profile == before.profile
 
 
-def test_the_profile_is_bounded_and_settles() -> None:
-    crowd = [measured(1, 100, local_batch=n + 1) for n in range(PROFILE + 30)]
-    first = record_report(ScalingStatus(), report(*crowd))
-    assert len(first.profile) == PROFILE
-    assert record_report(first, report(*crowd)) == first
+def test_the_profile_is_bounded_and_stable() -> None:
+    many = [measured(1, 100, local_batch=n + 1) for n in range(MAX_PROFILE + 30)]
+    first = record_report(ScalingStatus(), report(*many))
+    assert len(first.profile) == MAX_PROFILE
+    assert record_report(first, report(*many)) == first
 
 
 def test_the_last_change_gets_its_measured_speedup_once_both_sizes_are_measured() -> None:
@@ -113,7 +108,7 @@ def test_the_last_change_gets_its_measured_speedup_once_both_sizes_are_measured(
     both = record_report(one_side, report(measured(2, 200)))
     assert both.measured_speedup == both.history[-1].measured_speedup == 1.5
     later = record_report(both, report(measured(4, 900)))
-    assert later.history == both.history, "a measurement is made once"
+    assert later.history == both.history, "a speed-up is measured once"
 
 
 @pytest.mark.parametrize(
@@ -142,5 +137,5 @@ def report(*profile: Measurement) -> CoordinatorReport:
     )
 
 
-def test_the_last_rescales_cost_is_told_in_round_figures() -> None:
+def test_the_cost_of_the_last_rescale_is_rounded() -> None:
     assert record_report(ScalingStatus(), report()).stall_seconds == 0.1235

@@ -1,11 +1,11 @@
-"""The ledger: what is free, where a shape may go, and how workers are packed."""
+"""The ledger: what is free, which nodes match a shape, and how workers are packed."""
 
 from __future__ import annotations
 
 import pytest
 
 from trainyard.api.cluster import Cluster, GpuPod, Node, Taint, Toleration
-from trainyard.scheduling.capacity import Ledger, PodShape, matches
+from trainyard.scheduling.capacity import Availability, Ledger, PodShape, matches
 
 GPU = "nvidia.com/gpu"
 
@@ -15,11 +15,11 @@ def shape(gpus: int = 1, **selector: str) -> PodShape:
 
 
 def nodes(*gpus: int) -> tuple[Node, ...]:
-    return tuple(Node(name=f"n{place}", gpus={GPU: count}) for place, count in enumerate(gpus))
+    return tuple(Node(name=f"n{index}", gpus={GPU: count}) for index, count in enumerate(gpus))
 
 
 def pod(node: str, gpus: int, resource: str = GPU) -> GpuPod:
-    return GpuPod(namespace="other", name="stranger", resource=resource, gpus=gpus, node=node)
+    return GpuPod(namespace="other", name="notebook", resource=resource, gpus=gpus, node=node)
 
 
 TAINTED = Taint(key="dedicated", value="a", effect="NoSchedule")
@@ -29,12 +29,14 @@ TOLERANT = Toleration(key="dedicated", operator="Equal", value="a")
 @pytest.mark.parametrize(
     ("labels", "taints", "tolerations", "gpus", "expected"),
     [
-        pytest.param({"zone": "a"}, (), (), 1, True, id="a node with the label is taken"),
-        pytest.param({}, (), (), 1, False, id="a node without the label is not"),
-        pytest.param({"zone": "b"}, (), (), 1, False, id="another value is not"),
-        pytest.param({"zone": "a"}, (), (), 9, False, id="a worker larger than the node is not"),
-        pytest.param({"zone": "a"}, (TAINTED,), (), 1, False, id="a taint repels"),
-        pytest.param({"zone": "a"}, (TAINTED,), (TOLERANT,), 1, True, id="a toleration outweighs"),
+        pytest.param({"zone": "a"}, (), (), 1, True, id="a node with the label matches"),
+        pytest.param({}, (), (), 1, False, id="a node without the label does not"),
+        pytest.param({"zone": "b"}, (), (), 1, False, id="another value does not"),
+        pytest.param({"zone": "a"}, (), (), 9, False, id="a worker larger than the node does not"),
+        pytest.param({"zone": "a"}, (TAINTED,), (), 1, False, id="a taint blocks"),
+        pytest.param(
+            {"zone": "a"}, (TAINTED,), (TOLERANT,), 1, True, id="a toleration overrides it"
+        ),
         pytest.param(
             {"zone": "a"},
             (Taint(key="gone", effect="NoExecute"),),
@@ -49,7 +51,7 @@ TOLERANT = Toleration(key="dedicated", operator="Equal", value="a")
             (),
             1,
             True,
-            id="a preference repels nobody",
+            id="a preference does not block",
         ),
     ],
 )
@@ -61,48 +63,48 @@ def test_a_shape_matches_a_node_as_kube_scheduler_would(
     expected: bool,
 ) -> None:
     node = Node(name="n", gpus={GPU: 8}, labels=labels, taints=taints)
-    wanted = PodShape(resource=GPU, gpus=gpus, selector=(("zone", "a"),), tolerations=tolerations)
-    assert matches(node, wanted) is expected
+    labelled = PodShape(resource=GPU, gpus=gpus, selector=(("zone", "a"),), tolerations=tolerations)
+    assert matches(node, labelled) is expected
 
 
 @pytest.mark.parametrize(
     ("pods", "slots"),
     [
         pytest.param((), 6, id="all that is allocatable"),
-        pytest.param((pod("n0", 3),), 4, id="strangers' pods count, and a remainder is lost"),
-        pytest.param((pod("", 8),), 6, id="a pod without a node holds nothing"),
-        pytest.param((pod("gone", 8),), 6, id="a pod on a node that is gone holds nothing"),
-        pytest.param((pod("n0", 4, "amd.com/gpu"),), 6, id="another resource is not ours"),
+        pytest.param((pod("n0", 3),), 4, id="other pods count, and a remainder is lost"),
+        pytest.param((pod("", 8),), 6, id="a pod without a node uses nothing"),
+        pytest.param((pod("gone", 8),), 6, id="a pod on a deleted node uses nothing"),
+        pytest.param((pod("n0", 4, "amd.com/gpu"),), 6, id="another resource does not count"),
         pytest.param((pod("n0", 99),), 2, id="an overcommitted node does not go negative"),
     ],
 )
-def test_slots_are_whole_workers_on_what_pods_leave_free(
-    pods: tuple[GpuPod, ...], slots: int
-) -> None:
+def test_slots_count_whole_workers_on_free_gpus(pods: tuple[GpuPod, ...], slots: int) -> None:
     ledger = Ledger(Cluster(nodes=nodes(8, 5), pods=pods))
     assert ledger.slots(shape(2)) == slots
 
 
-def test_a_node_that_is_not_ready_counts_only_for_what_could_ever_be() -> None:
+def test_a_node_that_is_not_ready_counts_only_for_the_capacity_when_empty() -> None:
     cordoned = Node(name="n9", gpus={GPU: 4}, is_ready=False)
     ledger = Ledger(Cluster(nodes=(*nodes(4), cordoned)))
-    ground = ledger.ground(shape(2))
-    assert (ledger.slots(shape(2)), ground.ready_capacity, ground.capacity) == (2, 2, 4)
-    assert ground.usable == {"n0"}
+    candidates = ledger.candidates(shape(2))
+    assert (ledger.slots(shape(2)), candidates.ready_capacity, candidates.capacity) == (2, 2, 4)
+    assert candidates.ready == {"n0"}
 
 
-def test_an_unknown_resource_has_no_room() -> None:
+def test_an_unknown_resource_has_no_slots() -> None:
     ledger = Ledger(Cluster(nodes=nodes(4)))
     other = PodShape(resource="amd.com/gpu", gpus=1)
-    assert (ledger.slots(other), ledger.take(other, 1), ledger.free(other)) == (0, 0, (0, 0))
+    nothing = Availability(free_gpus=0, nodes=0, jobs_ahead=0)
+    assert (ledger.slots(other), ledger.take(other, 1)) == (0, 0)
+    assert ledger.availability(other) == nothing
 
 
 @pytest.mark.parametrize(
     ("gpus", "workers", "left"),
     [
-        pytest.param((4, 2, 8), 2, [4, 0, 8], id="a small job goes where it fits tightest"),
+        pytest.param((4, 2, 8), 2, [4, 0, 8], id="a small job goes where it fits best"),
         pytest.param((4, 2, 8), 5, [4, 2, 3], id="a job that fits on one node is not split"),
-        pytest.param((4, 2, 8), 10, [4, 0, 0], id="a large one fills the roomiest, then tightest"),
+        pytest.param((4, 2, 8), 10, [4, 0, 0], id="a large one fills the largest, then best fit"),
         pytest.param((4, 2, 8), 14, [0, 0, 0], id="all of it"),
         pytest.param((4, 2, 8), 99, [0, 0, 0], id="as many as fit"),
         pytest.param((4, 4), 4, [0, 4], id="ties go by name"),
@@ -118,20 +120,16 @@ def test_workers_are_packed_on_few_nodes(
 
 
 def _left(ledger: Ledger, count: int) -> list[int]:
-    everything = frozenset(f"n{place}" for place in range(count))
-    left = []
-    for place in range(count):
-        taken = ledger.take(shape(), 99, avoid=everything - {f"n{place}"})
-        left.append(taken)
-    return left
+    names = [f"n{index}" for index in range(count)]
+    return [ledger.take(shape(), 99, avoid=frozenset(names) - {name}) for name in names]
 
 
-def test_a_claim_closes_its_nodes_to_later_jobs_and_is_counted() -> None:
+def test_a_reservation_keeps_later_jobs_off_its_nodes_and_is_counted() -> None:
     labelled = Node(name="m", gpus={GPU: 4}, labels={"zone": "a"})
     ledger = Ledger(Cluster(nodes=(*nodes(2), labelled)))
-    ledger.claim(shape(4, zone="a"))
+    ledger.reserve(shape(4, zone="a"))
     assert ledger.slots(shape()) == 2
-    assert ledger.slots(shape(), with_claimed=True) == 6
+    assert ledger.slots(shape(), include_reserved=True) == 6
     assert ledger.take(shape(), 6) == 2
-    assert (ledger.claims(shape()), ledger.claims(shape(zone="b"))) == (1, 0)
-    assert ledger.free(shape()) == (4, 1)
+    assert ledger.availability(shape()) == Availability(free_gpus=4, nodes=1, jobs_ahead=1)
+    assert ledger.availability(shape(zone="b")).jobs_ahead == 0

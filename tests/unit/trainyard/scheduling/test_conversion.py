@@ -1,4 +1,4 @@
-"""From a job to what it asks of the scheduler, and what a restarted operator takes as decided."""
+"""From a job to its request, and the assignment that a restarted operator finds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import Change, Measurement, ScalingStatus
 from trainyard.scheduling.assignment import initial_assignment
 from trainyard.scheduling.conversion import request_of, tolerations_of, wants_gpus
-from trainyard.scheduling.request import PastChange, Throughput
 
 
 @pytest.mark.parametrize(
@@ -35,17 +34,17 @@ from trainyard.scheduling.request import PastChange, Throughput
         pytest.param({"suspend": True}, {}, {}, False, id="suspended"),
         pytest.param({}, {"conditions": [condition("Complete")]}, {}, False, id="complete"),
         pytest.param({}, {"conditions": [condition("Failed")]}, {}, False, id="failed"),
-        pytest.param({}, {"conditions": [condition("Failed", "False")]}, {}, True, id="not so"),
+        pytest.param({}, {"conditions": [condition("Failed", "False")]}, {}, True, id="not failed"),
         pytest.param({"sync": {"algorithm": "Async"}}, {}, {}, False, id="not supported"),
     ],
 )
-def test_the_scheduler_is_asked_for(
+def test_the_scheduler_decides_for(
     spec: dict[str, Any], status: dict[str, Any], meta: dict[str, Any], expected: bool
 ) -> None:
     assert wants_gpus(make_job(spec, status, **meta)) is expected
 
 
-def test_a_demand_says_what_the_spec_says() -> None:
+def test_a_request_has_what_the_spec_says() -> None:
     spec = {
         "workers": {
             "min": 2,
@@ -58,41 +57,36 @@ def test_a_demand_says_what_the_spec_says() -> None:
         "scaling": {"policy": "Manual", "mode": "Recommend", "cooldown": "2m", "minGain": 1.2},
         "priorityClassName": "urgent",
     }
-    demand = request_of(make_job(spec), ScalingStatus(), None, {"urgent": 9})
-    assert (demand.key, demand.priority, demand.resource) == (KEY, 9, "amd.com/gpu")
-    assert (demand.min_workers, demand.max_workers, demand.start_workers) == (2, 6, 3)
-    assert (demand.gpus_per_worker, demand.node_selector) == (4, {"zone": "a"})
-    assert (demand.policy, demand.mode, demand.min_gain) == ("Manual", "Recommend", 1.2)
-    assert demand.cooldown == timedelta(minutes=2)
-    assert (demand.admitted_workers, demand.admitted_at, demand.is_running) == (0, None, False)
-    assert demand.measured_at is None
+    request = request_of(make_job(spec), ScalingStatus(), None, {"urgent": 9})
+    assert (request.key, request.priority, request.resource) == (KEY, 9, "amd.com/gpu")
+    assert (request.min_workers, request.max_workers, request.start_workers) == (2, 6, 3)
+    assert (request.gpus_per_worker, request.node_selector) == (4, {"zone": "a"})
+    assert (request.policy, request.mode, request.min_gain) == ("Manual", "Recommend", 1.2)
+    assert request.cooldown == timedelta(minutes=2)
+    assert (request.admitted_workers, request.admitted_at, request.is_running) == (0, None, False)
+    assert request.measured_at is None
 
 
-def test_an_unknown_priority_class_is_none() -> None:
+def test_an_unknown_priority_class_has_priority_0() -> None:
     job = make_job({"priorityClassName": "deleted since"})
     assert request_of(job, ScalingStatus(), None, {}).priority == 0
 
 
-def test_a_demand_carries_what_was_decided_and_measured() -> None:
+def test_a_request_has_what_was_decided_and_measured() -> None:
     change = Change(from_=1, to=2, reason="GrowPays", decided_at=NOW, expected_speedup=1.9)
     row = Measurement(nodes=1, workers=2, local_batch=32, samples_per_second=99.0, steps=40)
     scaling = admitted(2, history=[change], profile=[row])
-    demand = request_of(make_job(), scaling, CoordinatorReport(at=NOW), {})
-    assert demand.decided_at == demand.admitted_at == demand.measured_at == NOW
-    assert demand.history == (
-        PastChange(from_workers=1, to_workers=2, decided_at=NOW, expected_speedup=1.9),
-    )
-    assert demand.profile == (
-        Throughput(nodes=1, workers=2, local_batch=32, samples_per_second=99.0, steps=40),
-    )
+    request = request_of(make_job(), scaling, CoordinatorReport(at=NOW), {})
+    assert request.decided_at == request.admitted_at == request.measured_at == NOW
+    assert (request.history, request.profile) == ((change,), (row,))
 
 
 @pytest.mark.parametrize(
     ("reason", "expected"), [("StartTimedOut", NOW), ("WaitingForGPUs", None), ("", None)]
 )
-def test_only_a_start_that_timed_out_keeps_a_job_back(reason: str, expected: object) -> None:
+def test_only_a_start_that_timed_out_backs_off(reason: str, expected: object) -> None:
     scaling = ScalingStatus(reason=reason, cooldown_until=NOW)
-    assert request_of(make_job(), scaling, None, {}).refused_until == expected
+    assert request_of(make_job(), scaling, None, {}).backoff_until == expected
 
 
 @pytest.mark.parametrize(
@@ -120,17 +114,17 @@ def test_workers_tolerate_the_accelerators_own_taint_and_what_the_template_adds(
     assert tolerations_of(make_job({"workers": {"gpus": 0}}).spec) == ()
 
 
-def test_a_restarted_operator_takes_the_status_as_decided() -> None:
+def test_a_restarted_operator_finds_the_assignment_in_the_status() -> None:
     job = make_job(status={"scaling": {"desired": 3, "reason": "GrowPays"}})
     assert initial_assignment(job, workers(1)).desired == 3
 
 
-def test_a_restarted_operator_takes_what_runs_as_decided_when_the_status_was_lost() -> None:
+def test_a_restarted_operator_finds_running_pods_if_the_status_was_lost() -> None:
     found = initial_assignment(make_job(), (coordinator(), *workers(2)))
     assert (found.desired, found.message) == (2, "Found running.")
 
 
-def test_what_runs_of_a_gang_tells_how_large_it_was_meant_to_be() -> None:
+def test_the_highest_index_of_running_pods_gives_the_size() -> None:
     """A crash between two creations may leave any of its pods, the first not among them."""
     job = make_job({"workers": {"min": 3, "max": 8, "replicas": 5}})
     (*_, fourth), (second, *_) = workers(4), workers(4)[1:]
@@ -139,5 +133,5 @@ def test_what_runs_of_a_gang_tells_how_large_it_was_meant_to_be() -> None:
     assert initial_assignment(job, (second,)).decided_at
 
 
-def test_a_suspended_jobs_leaving_pods_are_no_decision() -> None:
+def test_the_terminating_pods_of_a_suspended_job_are_no_assignment() -> None:
     assert initial_assignment(make_job({"suspend": True}), workers(2)).desired == 0

@@ -1,4 +1,4 @@
-"""Federations in the queue: unlike parties start together, or wait and say who lacks what."""
+"""Federations in the queue: unlike parties start together, or wait and name what they need."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SITES = Cluster(
 )
 
 
-def place(party: str, gpus: int = 1, **selector: str) -> PodRequest:
-    return PodRequest(party=party, gpus=gpus, node_selector=selector)
+def party(name: str, gpus: int = 1, **selector: str) -> PodRequest:
+    return PodRequest(party=name, gpus=gpus, node_selector=selector)
 
 
 def gang(
-    name: str, *places: PodRequest, admitted: tuple[str, ...] = (), **fields: object
+    name: str, *parties: PodRequest, admitted: tuple[str, ...] = (), **fields: object
 ) -> JobRequest:
     values: dict[str, object] = {
-        "gang": places,
+        "gang": parties,
         "gpus_per_worker": 0,
         "policy": "Manual",
         "admitted_parties": admitted,
@@ -42,23 +42,23 @@ def gang(
 
 
 def at_sites(*names: str) -> tuple[PodRequest, ...]:
-    return tuple(place(name, site=name) for name in names)
+    return tuple(party(name, site=name) for name in names)
 
 
-def test_a_gang_is_admitted_whole() -> None:
+def test_a_gang_is_admitted_as_a_whole() -> None:
     decision = decide(SITES, gang("heart", *at_sites("ann", "bob")))["heart"]
     assert (decision.parties, decision.workers) == (("ann", "bob"), 2)
     assert decision.reason is Reason.ADMITTED
     assert decision.message == f"admitted with 2 parties: 2 {GPU}"
 
 
-def test_parties_on_the_cpu_ask_for_nothing() -> None:
-    decision = decide(cluster(), gang("heart", place("ann", 0), place("bob", 0)))["heart"]
+def test_parties_on_cpus_always_fit() -> None:
+    decision = decide(cluster(), gang("heart", party("ann", 0), party("bob", 0)))["heart"]
     assert decision.parties == ("ann", "bob")
     assert decision.message == "admitted with 2 parties: no GPU"
 
 
-def test_one_party_without_room_keeps_all_waiting_and_is_named() -> None:
+def test_one_party_that_does_not_fit_keeps_all_waiting_and_is_named() -> None:
     taken = GpuPod(namespace="x", name="x", resource=GPU, gpus=1, node="a")
     decision = decide(replace(SITES, pods=(taken,)), gang("heart", *at_sites("ann", "bob")))[
         "heart"
@@ -66,20 +66,22 @@ def test_one_party_without_room_keeps_all_waiting_and_is_named() -> None:
     assert (decision.parties, decision.reason) == ((), Reason.WAITING_FOR_GPUS)
     assert decision.message == (
         f"all 2 parties start together; party ann waits for 1 {GPU} with selector site=ann "
-        "(0 free on 0 of 1 that could hold it)"
+        "(0 free on 0 of 1 matching node)"
     )
 
 
 @pytest.mark.parametrize(
-    "places",
+    "parties",
     [
         pytest.param(at_sites("ann", "cid"), id="no such node"),
-        pytest.param((place("ann", 2, site="ann"),), id="nodes too small"),
-        pytest.param((place("x", 2), place("y", 2)), id="not all at once"),
+        pytest.param((party("ann", 2, site="ann"),), id="nodes too small"),
+        pytest.param((party("x", 2), party("y", 2)), id="not all at once"),
     ],
 )
-def test_what_could_never_fit_says_so_and_holds_up_nobody(places: tuple[PodRequest, ...]) -> None:
-    decisions = decide(SITES, gang("heart", *places), job("later"))
+def test_a_gang_that_could_never_fit_says_so_and_blocks_nobody(
+    parties: tuple[PodRequest, ...],
+) -> None:
+    decisions = decide(SITES, gang("heart", *parties), job("later"))
     assert decisions["heart"].reason is Reason.NO_SUCH_NODES
     assert decisions["later"].workers == 1
 
@@ -100,28 +102,27 @@ def test_a_gang_that_waits_keeps_later_jobs_off_its_nodes() -> None:
 def test_a_gang_waits_behind_an_older_job() -> None:
     both = cluster(2, bound=pods("x", "n0", 1))
     older = job("older", min_workers=2, start_workers=2, created_at=NOW - timedelta(hours=9))
-    stranger = replace(both, pods=(replace(both.pods[0], job=None),))
-    decisions = decide(stranger, older, gang("heart", place("ann")))
+    foreign = replace(both, pods=(replace(both.pods[0], job=None),))
+    decisions = decide(foreign, older, gang("heart", party("ann")))
     assert decisions["heart"].reason is Reason.WAITING_IN_QUEUE
-    assert "1 before it" in decisions["heart"].message
+    assert "1 job before it" in decisions["heart"].message
 
 
-def test_the_choosiest_party_gets_the_place_that_others_do_not_need() -> None:
+def test_the_most_constrained_party_is_placed_first() -> None:
     mixed = Cluster(
         nodes=(
             Node(name="a", gpus={GPU: 1}, labels={"site": "ann"}),
             Node(name="b", gpus={GPU: 1}),
         )
     )
-    decision = decide(mixed, gang("heart", place("any"), place("ann", site="ann")))["heart"]
+    decision = decide(mixed, gang("heart", party("any"), party("ann", site="ann")))["heart"]
     assert decision.parties == ("any", "ann")
 
 
-def test_a_party_that_joins_gets_room_or_is_waited_for() -> None:
-    held = (*pods("heart", "a", 1),)
-    bound = replace(SITES, pods=tuple(replace(p, party="ann") for p in held))
-    here = gang("heart", *at_sites("ann", "bob"), admitted=("ann",))
-    decision = decide(bound, here)["heart"]
+def test_a_party_that_joins_is_assigned_or_waits() -> None:
+    bound = replace(SITES, pods=(replace(pods("heart", "a", 1)[0], party="ann"),))
+    fitting = gang("heart", *at_sites("ann", "bob"), admitted=("ann",))
+    decision = decide(bound, fitting)["heart"]
     assert (decision.parties, decision.reason) == (("ann", "bob"), Reason.PARTY_ADDED)
     nowhere = gang("heart", *at_sites("ann", "cid"), admitted=("ann",))
     decision = decide(bound, nowhere)["heart"]
@@ -129,30 +130,30 @@ def test_a_party_that_joins_gets_room_or_is_waited_for() -> None:
     assert "1 party has room; party cid waits for" in decision.message
 
 
-def test_room_is_kept_for_an_admitted_party_whose_pod_is_gone() -> None:
-    here = gang("heart", *at_sites("ann", "bob"), admitted=("ann", "bob"))
-    decisions = decide(SITES, here, job("later", min_workers=3, start_workers=3))
+def test_gpus_are_kept_for_an_assigned_party_whose_pod_is_gone() -> None:
+    heart = gang("heart", *at_sites("ann", "bob"), admitted=("ann", "bob"))
+    decisions = decide(SITES, heart, job("later", min_workers=3, start_workers=3))
     assert decisions["heart"].parties == ("ann", "bob")
     assert decisions["later"].workers == 0
-    assert decide(SITES, here, job("small"))["small"].workers == 1
+    assert decide(SITES, heart, job("small"))["small"].workers == 1
 
 
-def test_a_site_that_is_down_holds_up_nobody_elsewhere() -> None:
-    """Admitted before, and without a node now: its place is kept, other places are not."""
-    dark = replace(SITES, nodes=(replace(SITES.nodes[0], is_ready=False), SITES.nodes[1]))
+def test_a_site_that_is_down_blocks_nobody_elsewhere() -> None:
+    """Its party was assigned and has no node now: its own nodes are reserved, no others."""
+    down = replace(SITES, nodes=(replace(SITES.nodes[0], is_ready=False), SITES.nodes[1]))
     heart = gang("heart", *at_sites("ann"), admitted=("ann",))
     starting = job("starting", 1, node_selector={"site": "bob"}, max_workers=1)
     later = job("later", node_selector={"site": "bob"}, created_at=NOW - timedelta(hours=1))
-    assert decide(dark, heart, starting, later)["later"].workers == 1
+    assert decide(down, heart, starting, later)["later"].workers == 1
 
 
-def test_a_gang_that_did_not_start_stands_back() -> None:
+def test_a_gang_whose_start_timed_out_backs_off() -> None:
     until = NOW + timedelta(minutes=1)
-    decision = decide(SITES, gang("heart", *at_sites("ann"), refused_until=until))["heart"]
+    decision = decide(SITES, gang("heart", *at_sites("ann"), backoff_until=until))["heart"]
     assert (decision.reason, decision.requeue_at) == (Reason.START_TIMED_OUT, until)
 
 
-places_of_gangs = st.lists(
+party_lists = st.lists(
     st.builds(
         PodRequest,
         party=st.sampled_from("abcdefgh"),
@@ -161,32 +162,32 @@ places_of_gangs = st.lists(
     ),
     min_size=1,
     max_size=6,
-    unique_by=lambda place: place.party,
+    unique_by=lambda pod: pod.party,
 )
 
 
 @given(
-    gangs=st.lists(places_of_gangs, min_size=1, max_size=4),
+    gangs=st.lists(party_lists, min_size=1, max_size=4),
     sizes=st.lists(st.integers(0, 4), max_size=4),
 )
-def test_gpus_are_given_once_and_deciding_again_changes_nothing(
+def test_gpus_are_assigned_once_and_deciding_again_changes_nothing(
     gangs: list[list[PodRequest]], sizes: list[int]
 ) -> None:
     nodes = tuple(
         Node(name=f"n{n}", gpus={GPU: size}, labels={"site": ("ann", "bob")[n % 2]})
         for n, size in enumerate(sizes)
     )
-    demands = [gang(f"g{n}", *places) for n, places in enumerate(gangs)]
-    first = allocate(demands, Cluster(nodes=nodes), NOW)
-    given = 0
-    for demand in demands:
-        parties = first[demand.key].parties
-        assert parties in ((), tuple(place.party for place in demand.gang)), "in part"
-        given += sum(place.gpus for place in demand.gang if place.party in parties)
-    assert given <= sum(sizes)
-    followed = [
-        replace(d, admitted_workers=first[d.key].workers, admitted_parties=first[d.key].parties)
-        for d in demands
+    requests = [gang(f"g{n}", *parties) for n, parties in enumerate(gangs)]
+    first = allocate(requests, Cluster(nodes=nodes), NOW)
+    assigned = 0
+    for request in requests:
+        parties = first[request.key].parties
+        assert parties in ((), tuple(pod.party for pod in request.gang)), "in part"
+        assigned += sum(pod.gpus for pod in request.gang if pod.party in parties)
+    assert assigned <= sum(sizes)
+    applied = [
+        replace(r, admitted_workers=first[r.key].workers, admitted_parties=first[r.key].parties)
+        for r in requests
     ]
-    second = allocate(followed, Cluster(nodes=nodes), NOW)
+    second = allocate(applied, Cluster(nodes=nodes), NOW)
     assert {k: d.parties for k, d in second.items()} == {k: d.parties for k, d in first.items()}

@@ -1,4 +1,4 @@
-"""The index of rooms answers as a look at every node would."""
+"""The index of capacities answers as a scan of all nodes would."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from trainyard.scheduling.packing import NodeCapacityIndex
 NAMES = [f"n{index}" for index in range(6)]
 
 
-def by_looking(rooms: Mapping[str, int], workers: int) -> list[tuple[str, int]]:
-    """Whole roomy nodes first, then the one where the rest fits tightest."""
-    left, chosen = dict(rooms), []
-    if workers > max(rooms.values(), default=0):
-        for name in sorted(rooms, key=lambda name: (-rooms[name], name)):
-            if workers <= rooms[name]:
+def by_scanning(capacities: Mapping[str, int], workers: int) -> list[tuple[str, int]]:
+    """The largest nodes first, then best fit for the remainder."""
+    left, chosen = dict(capacities), []
+    if workers > max(capacities.values(), default=0):
+        for name in sorted(capacities, key=lambda name: (-capacities[name], name)):
+            if workers <= capacities[name]:
                 break
             chosen.append((name, left.pop(name)))
-            workers -= rooms[name]
-    enough = [(room, name) for name, room in left.items() if room >= workers]
+            workers -= capacities[name]
+    enough = [(capacity, name) for name, capacity in left.items() if capacity >= workers]
     if workers and enough:
         chosen.append((min(enough)[1], workers))
     return chosen
@@ -31,31 +31,31 @@ def by_looking(rooms: Mapping[str, int], workers: int) -> list[tuple[str, int]]:
     free=st.fixed_dictionaries({name: st.integers(-2, 16) for name in NAMES}),
     nodes=st.frozensets(st.sampled_from(NAMES)),
     gpus=st.integers(1, 4),
-    changes=st.lists(st.tuples(st.sampled_from(NAMES), st.integers(-2, 16)), max_size=12),
+    updates=st.lists(st.tuples(st.sampled_from(NAMES), st.integers(-2, 16)), max_size=12),
     workers=st.lists(st.integers(1, 20), min_size=1, max_size=4),
 )
-def test_after_any_changes_it_packs_as_if_it_looked_at_every_node(
+def test_after_any_updates_it_packs_as_if_it_scanned_all_nodes(
     free: dict[str, int],
     nodes: frozenset[str],
     gpus: int,
-    changes: list[tuple[str, int]],
+    updates: list[tuple[str, int]],
     workers: list[int],
 ) -> None:
-    rooms = NodeCapacityIndex(free, nodes, gpus)
-    for name, now in [*changes, (NAMES[0], free[NAMES[0]])]:
-        for wanted in workers:
+    index = NodeCapacityIndex(free, nodes, gpus)
+    for name, now in [*updates, (NAMES[0], free[NAMES[0]])]:
+        for count in workers:
             expected = {n: free[n] // gpus for n in nodes if free[n] >= gpus}
-            assert rooms.total == sum(expected.values())
-            assert rooms.pack(wanted) == by_looking(expected, wanted)
+            assert index.total == sum(expected.values())
+            assert index.pack(count) == by_scanning(expected, count)
         free[name] = now
-        rooms.change(name, now)
+        index.update(name, now)
 
 
-def test_of_equal_nodes_the_first_by_name() -> None:
+def test_of_equal_nodes_the_first_by_name_is_chosen() -> None:
     assert NodeCapacityIndex({"b": 4, "a": 4, "c": 2}, frozenset("abc"), 2).pack(2) == [("a", 2)]
     assert NodeCapacityIndex({"b": 4, "a": 4, "c": 2}, frozenset("abc"), 2).pack(1) == [("c", 1)]
 
 
-def test_a_node_that_others_hold_beyond_its_capacity_has_no_room() -> None:
-    rooms = NodeCapacityIndex({"a": -3}, frozenset("a"), 2)
-    assert (rooms.total, rooms.pack(1)) == (0, [])
+def test_an_overcommitted_node_has_no_capacity() -> None:
+    index = NodeCapacityIndex({"a": -3}, frozenset("a"), 2)
+    assert (index.total, index.pack(1)) == (0, [])

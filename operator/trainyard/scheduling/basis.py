@@ -1,0 +1,184 @@
+"""Why one job should have a size, before the GPUs of the cluster are counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundsChanged:
+    """The present size is out of bounds."""
+
+    min_workers: int
+    max_workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicasRequested:
+    """`workers.replicas` decides."""
+
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyUnavailable:
+    """This version does not have the policy."""
+
+    policy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersUnplaceable:
+    """Some of the workers have no node, and none could take them."""
+
+    unplaceable: int
+    workers: int
+    give_up_at: datetime | None
+    """None when they are given up now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersJoining:
+    """Not all workers train yet."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsStale:
+    """The coordinator's metrics are too old to decide on."""
+
+    age: timedelta | None
+    """None before the first time that they are read."""
+    limit: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TooFewSteps:
+    """The present size is not measured yet."""
+
+    workers: int
+    min_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtMaximum:
+    """The job has as many workers as it may have."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """The throughput of two sizes."""
+
+    before: int
+    after: int
+    before_speed: float
+    """Samples per second with `before` workers."""
+    after_speed: float
+    """Samples per second with `after` workers."""
+    min_gain: float
+    """`scaling.minGain`, which `after_speed` ÷ `before_speed` is compared with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthPaid:
+    """The growth to the present size paid."""
+
+    gain: Gain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthDidNotPay:
+    """The growth to the present size did not pay."""
+
+    gain: Gain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargerSizePays:
+    """A larger size was measured before, and pays."""
+
+    gain: Gain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargerSizeDidNotPay:
+    """A larger size was measured before, and is not tried again yet."""
+
+    gain: Gain
+    retry_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthBelowExpectation:
+    """The growth to the present size paid, but half of it might have done as well."""
+
+    before: int
+    after: int
+    measured_speedup: float
+    expected_speedup: float
+    middle: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoOtherSizeKnown:
+    """Only the present size is known to pay."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GainTooSmall:
+    """The next size is not expected to pay."""
+
+    workers: int
+    expected_speedup: float
+    min_gain: float
+
+
+ThroughputBasis = (
+    WorkersJoining
+    | MetricsStale
+    | TooFewSteps
+    | AtMaximum
+    | GrowthPaid
+    | GrowthDidNotPay
+    | LargerSizePays
+    | LargerSizeDidNotPay
+    | GrowthBelowExpectation
+    | NoOtherSizeKnown
+    | GainTooSmall
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoolingDown:
+    """A change waits for the cooldown after the one before."""
+
+    pending: Basis
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeLimitReached:
+    """A change waits because the job has changed too often."""
+
+    pending: Basis
+    changes: int
+    """Changes within the last hour."""
+    limit: int
+    """`scaling.maxChangesPerHour`."""
+
+
+Basis = (
+    BoundsChanged
+    | ReplicasRequested
+    | PolicyUnavailable
+    | WorkersUnplaceable
+    | CoolingDown
+    | ChangeLimitReached
+    | ThroughputBasis
+)

@@ -1,0 +1,39 @@
+"""What the scheduler answers: a decision for every job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from trainyard.api.names import Key
+from trainyard.api.reasons import Reason
+from trainyard.scheduling.explain import explain
+from trainyard.scheduling.facts import Facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """How many workers a job should have now, and why."""
+
+    workers: int
+    """0 keeps the job waiting."""
+    parties: tuple[str, ...] = ()
+    """The assigned parties of a gang."""
+    recommended: int
+    """What the policy would choose; differs from `workers` only under `mode: Recommend`."""
+    reason: Reason
+    facts: Facts
+    """The figures behind it."""
+    expected_speedup: float | None = None
+    """Samples per second after ÷ before that a change should bring."""
+    requeue_at: datetime | None = None
+    """When time alone may change this decision; None when only events can."""
+
+    @property
+    def message(self) -> str:
+        """The facts as one sentence for people."""
+        return explain(self.facts)
+
+
+Allocation = Mapping[Key, Decision]

@@ -1,0 +1,273 @@
+"""The sentences that people read about decisions, made from the facts behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, assert_never
+
+from trainyard.scheduling.basis import (
+    AtMaximum,
+    Basis,
+    BoundsChanged,
+    ChangeLimitReached,
+    CoolingDown,
+    Gain,
+    GainTooSmall,
+    GrowthBelowExpectation,
+    GrowthDidNotPay,
+    GrowthPaid,
+    LargerSizeDidNotPay,
+    LargerSizePays,
+    MetricsStale,
+    NoOtherSizeKnown,
+    PolicyUnavailable,
+    ReplicasRequested,
+    ThroughputBasis,
+    TooFewSteps,
+    WorkersJoining,
+    WorkersUnplaceable,
+)
+from trainyard.scheduling.capacity import Availability, PodShape
+from trainyard.scheduling.facts import (
+    Facts,
+    GpuRequest,
+    PartiesAdmitted,
+    PartiesAssigned,
+    PartiesWaiting,
+    SizeChanged,
+    SizeKept,
+    StartTimedOut,
+    WaitingParty,
+    WorkersAdmitted,
+    WorkersDoNotFit,
+    WorkersWaiting,
+)
+
+_MAX_NAMES: Final = 5
+"""Parties that a sentence names."""
+
+
+def explain(facts: Facts) -> str:
+    """What was decided and why, with the figures behind it."""
+    match facts:
+        case WorkersAdmitted():
+            return _workers_admitted(facts)
+        case WorkersWaiting():
+            return _workers_waiting(facts)
+        case WorkersDoNotFit():
+            return _workers_do_not_fit(facts)
+        case StartTimedOut():
+            return _start_timed_out(facts)
+        case PartiesAdmitted():
+            return f"admitted with {_count(facts.parties, 'party')}: {_gpus(facts.gpus)}"
+        case PartiesWaiting():
+            return f"all {facts.parties} parties start together; {_parties(facts.waiting)}"
+        case PartiesAssigned():
+            return _parties_assigned(facts)
+        case SizeKept():
+            return _size_kept(facts)
+        case SizeChanged():
+            return _size_changed(facts)
+        case _:
+            assert_never(facts)
+
+
+def explain_basis(basis: Basis) -> str:
+    """Why a job should have a size: a clause that a sentence can go on from."""
+    match basis:
+        case BoundsChanged():
+            return f"min is {basis.min_workers} and max {basis.max_workers}"
+        case ReplicasRequested():
+            return f"workers.replicas asks for {basis.replicas}"
+        case PolicyUnavailable():
+            return f"policy {basis.policy} is not available in this version"
+        case WorkersUnplaceable():
+            return _workers_unplaceable(basis)
+        case CoolingDown():
+            return f"{explain_basis(basis.pending)}; cooling down until {_time(basis.until)}"
+        case ChangeLimitReached():
+            used = f"{basis.changes} of {basis.limit} changes per hour used"
+            return f"{explain_basis(basis.pending)}; {used}"
+        case _:
+            return _measured(basis)
+
+
+# --- Waiting and starting ---
+
+
+def _workers_admitted(facts: WorkersAdmitted) -> str:
+    workers = facts.request.workers
+    short = f", of {facts.desired} wanted" if workers < facts.desired else ""
+    return f"admitted with {_count(workers, 'worker')} ({_request(facts.request)}){short}"
+
+
+def _workers_waiting(facts: WorkersWaiting) -> str:
+    sentence = f"needs {_request(facts.minimum)} (min); {_availability(facts.availability)}"
+    if unready := facts.unready_nodes:
+        verb = "is" if unready == 1 else "are"
+        sentence += f"; {_count(unready, 'matching node')} {verb} not ready"
+    return sentence
+
+
+def _workers_do_not_fit(facts: WorkersDoNotFit) -> str:
+    matching = facts.matching_nodes
+    verb = "matches" if matching == 1 else "match"
+    sentence = f"needs {_request(facts.minimum)} (min); {_count(matching, 'node')} {verb}"
+    sentence += " by size, labels and taints"
+    if matching:
+        sentence += f", with capacity for {_count(facts.capacity, 'worker')} when empty"
+    return sentence
+
+
+def _start_timed_out(facts: StartTimedOut) -> str:
+    did_not = "run" if facts.minimum is None else f"get {_request(facts.minimum)} running"
+    at = _time(facts.requeue_at)
+    return f"its last start did not {did_not} in time; it queues again at {at}"
+
+
+def _parties_assigned(facts: PartiesAssigned) -> str:
+    verb = "has" if facts.parties == 1 else "have"
+    assigned = f"{_count(facts.parties, 'party')} {verb} room"
+    if facts.waiting:
+        return f"{assigned}; {_parties(facts.waiting)}"
+    if facts.added:
+        return f"{assigned}; added {_names(facts.added)}"
+    return assigned
+
+
+def _parties(waiting: Sequence[WaitingParty]) -> str:
+    clauses = [_party(each) for each in waiting[:_MAX_NAMES]]
+    if len(waiting) > _MAX_NAMES:
+        clauses.append(f"and {len(waiting) - _MAX_NAMES} more")
+    return "; ".join(clauses)
+
+
+def _names(parties: Sequence[str]) -> str:
+    more = len(parties) - _MAX_NAMES
+    return ", ".join(parties[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _party(waiting: WaitingParty) -> str:
+    available = waiting.availability
+    ahead = available.jobs_ahead
+    queue = f", {_count(ahead, 'job')} before it" if ahead else ""
+    nodes = f"{available.nodes} of {_count(waiting.matching_nodes, 'matching node')}"
+    free = f"{available.free_gpus} free on {nodes}{queue}"
+    return f"party {waiting.party} waits for {_pod(waiting.shape)} ({free})"
+
+
+# --- The size of admitted jobs ---
+
+
+def _size_kept(facts: SizeKept) -> str:
+    sentence = f"stays at {facts.workers}: {explain_basis(facts.basis)}"
+    if (short := facts.shortage) is None:
+        return sentence
+    needs = f"to grow it needs {_request(short.missing)}"
+    return f"{sentence}; {needs}; {_availability(short.availability)}"
+
+
+def _size_changed(facts: SizeChanged) -> str:
+    verb = "growing" if facts.after > facts.before else "shrinking"
+    would = "would be " if facts.is_recommendation else ""
+    fit = f" and {_request(facts.added)} fit" if facts.added else ""
+    sentence = f"{explain_basis(facts.basis)}{fit}: {would}{verb} {facts.before}→{facts.after}"
+    if facts.expected_speedup is not None:
+        sentence += f", expected {facts.expected_speedup:.2f}×"
+    if (short := facts.shortage) is not None:
+        sentence += f"; {_request(short.missing)} short of {short.desired}"
+        sentence += f", {_availability(short.availability)}"
+    return sentence
+
+
+def _workers_unplaceable(basis: WorkersUnplaceable) -> str:
+    workers = _count(basis.workers, "worker")
+    until = "" if basis.give_up_at is None else f", giving up at {_time(basis.give_up_at)}"
+    return f"{basis.unplaceable} of {workers} can no longer get GPUs{until}"
+
+
+def _measured(basis: ThroughputBasis) -> str:
+    match basis:
+        case WorkersJoining():
+            return f"not all {basis.workers} workers train together yet"
+        case MetricsStale():
+            return _metrics_stale(basis)
+        case TooFewSteps():
+            workers = _count(basis.workers, "worker")
+            return f"fewer than {basis.min_steps} steps measured with {workers}"
+        case AtMaximum():
+            return f"{_count(basis.workers, 'worker')} is the most it may have"
+        case GrowthPaid(gain=gain):
+            return f"{gain.before}→{gain.after} paid {_gain(gain)}"
+        case GrowthDidNotPay(gain=gain):
+            return f"{gain.before}→{gain.after} did not pay: {_gain(gain)}"
+        case LargerSizePays(gain=gain):
+            return f"{gain.after} workers brought {_gain(gain)}"
+        case LargerSizeDidNotPay(gain=gain):
+            brought = f"{gain.before}→{gain.after} brought {_gain(gain)}"
+            return f"{brought}; not tried again before {_time(basis.retry_at)}"
+        case GrowthBelowExpectation():
+            brought = f"{basis.before}→{basis.after} brought {basis.measured_speedup:.2f}×"
+            expected = f"where {basis.expected_speedup:.2f}× was expected"
+            return f"{brought} {expected}, so {basis.middle} may do as well"
+        case NoOtherSizeKnown():
+            return f"no size but {_count(basis.workers, 'worker')} is known to pay"
+        case GainTooSmall():
+            expected = f"{basis.workers} workers are expected to bring"
+            return f"{expected} {basis.expected_speedup:.2f}×, minGain is {basis.min_gain:g}"
+        case _:
+            assert_never(basis)
+
+
+def _metrics_stale(basis: MetricsStale) -> str:
+    if basis.age is None:
+        return "the coordinator's metrics have not been read yet"
+    age, limit = basis.age.total_seconds(), basis.limit.total_seconds()
+    return f"the metrics are {age:.0f} s old, older than {limit:.0f} s"
+
+
+# --- Phrases ---
+
+
+def _request(request: GpuRequest) -> str:
+    """`4 × 2 nvidia.com/gpu with selector a=b`."""
+    return f"{request.workers} × {_pod(request.shape)}"
+
+
+def _pod(shape: PodShape) -> str:
+    if shape.gpus == 0:
+        return "no GPU"
+    selector = ",".join(f"{key}={value}" for key, value in shape.selector)
+    return f"{shape.gpus} {shape.resource}" + (f" with selector {selector}" if selector else "")
+
+
+def _availability(available: Availability) -> str:
+    """`3 free on 2 nodes; 1 job before it`."""
+    ahead = available.jobs_ahead
+    queue = f"; {_count(ahead, 'job')} before it" if ahead else ""
+    return f"{available.free_gpus} free on {_count(available.nodes, 'node')}{queue}"
+
+
+def _gain(gain: Gain) -> str:
+    """`1.83× (410→750 samples/s, minGain 1.05)`."""
+    rates = f"{_speed(gain.before_speed)}→{_speed(gain.after_speed)} samples/s"
+    return f"{gain.after_speed / gain.before_speed:.2f}× ({rates}, minGain {gain.min_gain:g})"
+
+
+def _speed(samples_per_second: float) -> str:
+    return f"{samples_per_second:.0f}" if samples_per_second >= 100 else f"{samples_per_second:.3g}"
+
+
+def _gpus(by_resource: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in by_resource) or "no GPU"
+
+
+def _count(number: int, noun: str) -> str:
+    """A number with its noun: `1 job`, `2 jobs`, `3 parties`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%H:%M:%S}"

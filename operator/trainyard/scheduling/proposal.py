@@ -1,0 +1,51 @@
+"""What one job should have by itself: the seam between policies and the allocation of GPUs.
+
+Policies know one job and no GPUs; the allocation compares the proposals of all jobs under the
+GPUs that are free. A later policy (`Goodput`) brings another curve through the same `Proposal`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from trainyard.api.reasons import Reason
+from trainyard.scheduling.basis import Basis
+from trainyard.scheduling.request import JobRequest
+from trainyard.scheduling.speedup import SpeedUp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSettings:
+    """Settings that apply to every job of the cluster."""
+
+    stale_after: timedelta = timedelta(seconds=15)
+    """Metrics older than three scrape intervals (of 5 s) decide nothing."""
+    min_steps: int = 10
+    """Steps behind a measurement before it counts: the first ones after a change are slow."""
+    retry_after: timedelta = timedelta(minutes=30)
+    """Pause before a growth that did not pay is tried again; doubled after each failed retry."""
+    unbound_grace: timedelta = timedelta(seconds=60)
+    """How long new workers may lack a node before the job shrinks to what fits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """The size that one admitted job should have; GPUs are not counted yet."""
+
+    workers: int
+    """The desired size; the present one to stay."""
+    at_least: int
+    """The smallest growth worth its while; with fewer free GPUs the job stays as it is."""
+    reason: Reason
+    basis: Basis
+    """The figures behind it."""
+    curve: SpeedUp | None = None
+    """None where nothing was measured, or where it does not matter."""
+    requeue_at: datetime | None = None
+    is_mandatory: bool = False
+    """Requested by people or forced by the cluster: applied under `mode: Recommend` too."""
+
+    def is_applied(self, job: JobRequest) -> bool:
+        """Whether the proposal takes effect, rather than being recommended only."""
+        return self.is_mandatory or job.mode == "Apply"

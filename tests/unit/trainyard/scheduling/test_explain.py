@@ -1,0 +1,335 @@
+"""The sentences about decisions: one for every kind of facts, under every reason."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import get_args
+
+import pytest
+
+from tests.support.requests import GPU, NOW
+from trainyard.api.reasons import Reason
+from trainyard.scheduling.basis import (
+    AtMaximum,
+    Basis,
+    BoundsChanged,
+    ChangeLimitReached,
+    CoolingDown,
+    Gain,
+    GainTooSmall,
+    GrowthBelowExpectation,
+    GrowthDidNotPay,
+    GrowthPaid,
+    LargerSizeDidNotPay,
+    LargerSizePays,
+    MetricsStale,
+    NoOtherSizeKnown,
+    PolicyUnavailable,
+    ReplicasRequested,
+    TooFewSteps,
+    WorkersJoining,
+    WorkersUnplaceable,
+)
+from trainyard.scheduling.capacity import Availability, PodShape
+from trainyard.scheduling.decision import Decision
+from trainyard.scheduling.explain import explain
+from trainyard.scheduling.facts import (
+    Facts,
+    GpuRequest,
+    PartiesAdmitted,
+    PartiesAssigned,
+    PartiesWaiting,
+    Shortage,
+    SizeChanged,
+    SizeKept,
+    StartTimedOut,
+    WaitingParty,
+    WorkersAdmitted,
+    WorkersDoNotFit,
+    WorkersWaiting,
+)
+
+SHAPE = PodShape(resource=GPU, gpus=2)
+ZONED = PodShape(resource=GPU, gpus=2, selector=(("pool", "b"), ("zone", "a")))
+CPU = PodShape(resource=GPU, gpus=0)
+GAIN = Gain(before=1, after=2, before_speed=41.23, after_speed=75.26, min_gain=1.05)
+PAID = "1→2 paid 1.83× (41.2→75.3 samples/s, minGain 1.05)"
+
+
+def workers(number: int, shape: PodShape = SHAPE) -> GpuRequest:
+    return GpuRequest(workers=number, shape=shape)
+
+
+def available(free_gpus: int = 0, nodes: int = 0, jobs_ahead: int = 0) -> Availability:
+    return Availability(free_gpus=free_gpus, nodes=nodes, jobs_ahead=jobs_ahead)
+
+
+def lacking(number: int, desired: int) -> Shortage:
+    return Shortage(missing=workers(number), desired=desired, availability=available(3, 2, 1))
+
+
+def party(name: str, jobs_ahead: int = 0) -> WaitingParty:
+    return WaitingParty(
+        party=name, shape=ZONED, matching_nodes=3, availability=available(1, 1, jobs_ahead)
+    )
+
+
+def kept(basis: Basis, shortage: Shortage | None = None) -> SizeKept:
+    return SizeKept(workers=2, basis=basis, shortage=shortage)
+
+
+def changed(
+    before: int,
+    after: int,
+    basis: Basis,
+    *,
+    expected: float | None = None,
+    shortage: Shortage | None = None,
+    is_recommendation: bool = False,
+) -> SizeChanged:
+    return SizeChanged(
+        before=before,
+        after=after,
+        basis=basis,
+        is_recommendation=is_recommendation,
+        added=workers(after - before) if after > before else None,
+        expected_speedup=expected,
+        shortage=shortage,
+    )
+
+
+SENTENCES: dict[str, tuple[Reason, Facts, str]] = {
+    "admitted as large as wanted": (
+        Reason.ADMITTED,
+        WorkersAdmitted(request=workers(1, ZONED), desired=1),
+        f"admitted with 1 worker (1 × 2 {GPU} with selector pool=b,zone=a)",
+    ),
+    "admitted with fewer workers than wanted": (
+        Reason.ADMITTED,
+        WorkersAdmitted(request=workers(3), desired=4),
+        f"admitted with 3 workers (3 × 2 {GPU}), of 4 wanted",
+    ),
+    "admitted on CPUs": (
+        Reason.ADMITTED,
+        WorkersAdmitted(request=workers(5, CPU), desired=5),
+        "admitted with 5 workers (5 × no GPU)",
+    ),
+    "waiting for GPUs": (
+        Reason.WAITING_FOR_GPUS,
+        WorkersWaiting(minimum=workers(4), availability=available(3, 1), unready_nodes=0),
+        f"needs 4 × 2 {GPU} (min); 3 free on 1 node",
+    ),
+    "waiting in the queue while nodes are not ready": (
+        Reason.WAITING_IN_QUEUE,
+        WorkersWaiting(minimum=workers(4), availability=available(8, 2, 3), unready_nodes=2),
+        f"needs 4 × 2 {GPU} (min); 8 free on 2 nodes; 3 jobs before it; "
+        "2 matching nodes are not ready",
+    ),
+    "too large for the cluster": (
+        Reason.NO_SUCH_NODES,
+        WorkersDoNotFit(minimum=workers(3), matching_nodes=1, capacity=2),
+        f"needs 3 × 2 {GPU} (min); 1 node matches by size, labels and taints, "
+        "with capacity for 2 workers when empty",
+    ),
+    "of a kind that the cluster does not have": (
+        Reason.NO_SUCH_NODES,
+        WorkersDoNotFit(minimum=workers(1, ZONED), matching_nodes=0, capacity=0),
+        f"needs 1 × 2 {GPU} with selector pool=b,zone=a (min); "
+        "0 nodes match by size, labels and taints",
+    ),
+    "backing off": (
+        Reason.START_TIMED_OUT,
+        StartTimedOut(minimum=workers(3), requeue_at=NOW),
+        f"its last start did not get 3 × 2 {GPU} running in time; it queues again at 12:00:00",
+    ),
+    "a gang backing off": (
+        Reason.START_TIMED_OUT,
+        StartTimedOut(minimum=None, requeue_at=NOW),
+        "its last start did not run in time; it queues again at 12:00:00",
+    ),
+    "a gang admitted": (
+        Reason.ADMITTED,
+        PartiesAdmitted(parties=3, gpus=(("amd.com/gpu", 2), (GPU, 1))),
+        f"admitted with 3 parties: 2 amd.com/gpu, 1 {GPU}",
+    ),
+    "a gang of one party admitted on CPUs": (
+        Reason.ADMITTED,
+        PartiesAdmitted(parties=1, gpus=()),
+        "admitted with 1 party: no GPU",
+    ),
+    "a gang waiting": (
+        Reason.WAITING_FOR_GPUS,
+        PartiesWaiting(parties=3, waiting=(party("ann"), party("bob", jobs_ahead=2))),
+        "all 3 parties start together; "
+        f"party ann waits for 2 {GPU} with selector pool=b,zone=a "
+        "(1 free on 1 of 3 matching nodes); "
+        f"party bob waits for 2 {GPU} with selector pool=b,zone=a "
+        "(1 free on 1 of 3 matching nodes, 2 jobs before it)",
+    ),
+    "a gang with all parties": (
+        Reason.STEADY,
+        PartiesAssigned(parties=2, added=(), waiting=()),
+        "2 parties have room",
+    ),
+    "a gang with new parties": (
+        Reason.PARTY_ADDED,
+        PartiesAssigned(parties=3, added=("bob", "cid"), waiting=()),
+        "3 parties have room; added bob, cid",
+    ),
+    "a gang whose new party waits": (
+        Reason.NO_FREE_GPUS,
+        PartiesAssigned(parties=1, added=(), waiting=(party("bob"),)),
+        f"1 party has room; party bob waits for 2 {GPU} with selector pool=b,zone=a "
+        "(1 free on 1 of 3 matching nodes)",
+    ),
+    "out of bounds": (
+        Reason.BOUNDS_CHANGED,
+        changed(4, 2, BoundsChanged(min_workers=1, max_workers=2)),
+        "min is 1 and max 2: shrinking 4→2",
+    ),
+    "as requested": (
+        Reason.REQUESTED,
+        changed(2, 4, ReplicasRequested(replicas=4)),
+        f"workers.replicas asks for 4 and 2 × 2 {GPU} fit: growing 2→4",
+    ),
+    "only a part of what was requested": (
+        Reason.REQUESTED,
+        changed(2, 4, ReplicasRequested(replicas=8), shortage=lacking(4, 8)),
+        f"workers.replicas asks for 8 and 2 × 2 {GPU} fit: growing 2→4; "
+        f"4 × 2 {GPU} short of 8, 3 free on 2 nodes; 1 job before it",
+    ),
+    "no GPUs to grow": (
+        Reason.NO_FREE_GPUS,
+        kept(ReplicasRequested(replicas=8), lacking(6, 8)),
+        f"stays at 2: workers.replicas asks for 8; to grow it needs 6 × 2 {GPU}; "
+        "3 free on 2 nodes; 1 job before it",
+    ),
+    "a policy of later versions": (
+        Reason.STEADY,
+        kept(PolicyUnavailable(policy="Goodput")),
+        "stays at 2: policy Goodput is not available in this version",
+    ),
+    "lost nodes": (
+        Reason.SHRINK_NODES_LOST,
+        changed(4, 3, WorkersUnplaceable(unplaceable=1, workers=4, give_up_at=None)),
+        "1 of 4 workers can no longer get GPUs: shrinking 4→3",
+    ),
+    "lost nodes within the grace": (
+        Reason.NO_FREE_GPUS,
+        kept(WorkersUnplaceable(unplaceable=1, workers=2, give_up_at=NOW)),
+        "stays at 2: 1 of 2 workers can no longer get GPUs, giving up at 12:00:00",
+    ),
+    "joining": (
+        Reason.MEASURING,
+        kept(WorkersJoining(workers=2)),
+        "stays at 2: not all 2 workers train together yet",
+    ),
+    "no metrics yet": (
+        Reason.METRICS_STALE,
+        kept(MetricsStale(age=None, limit=timedelta(seconds=15))),
+        "stays at 2: the coordinator's metrics have not been read yet",
+    ),
+    "old metrics": (
+        Reason.METRICS_STALE,
+        kept(MetricsStale(age=timedelta(seconds=20.4), limit=timedelta(seconds=15))),
+        "stays at 2: the metrics are 20 s old, older than 15 s",
+    ),
+    "few steps": (
+        Reason.MEASURING,
+        kept(TooFewSteps(workers=1, min_steps=10)),
+        "stays at 2: fewer than 10 steps measured with 1 worker",
+    ),
+    "at the maximum": (
+        Reason.STEADY,
+        kept(AtMaximum(workers=2)),
+        "stays at 2: 2 workers is the most it may have",
+    ),
+    "a growth that paid": (
+        Reason.GROW_PAYS,
+        changed(2, 4, GrowthPaid(gain=GAIN), expected=1.708),
+        f"{PAID} and 2 × 2 {GPU} fit: growing 2→4, expected 1.71×",
+    ),
+    "a recommendation": (
+        Reason.GROW_PAYS,
+        changed(2, 4, GrowthPaid(gain=GAIN), expected=1.708, is_recommendation=True),
+        f"{PAID} and 2 × 2 {GPU} fit: would be growing 2→4, expected 1.71×",
+    ),
+    "a growth that did not pay": (
+        Reason.SHRINK_DOES_NOT_PAY,
+        changed(2, 1, GrowthDidNotPay(gain=GAIN), expected=0.548),
+        "1→2 did not pay: 1.83× (41.2→75.3 samples/s, minGain 1.05): shrinking 2→1, expected 0.55×",
+    ),
+    "a larger size that pays": (
+        Reason.GROW_PAYS,
+        changed(1, 2, LargerSizePays(gain=GAIN), expected=1.83),
+        "2 workers brought 1.83× (41.2→75.3 samples/s, minGain 1.05) "
+        f"and 1 × 2 {GPU} fit: growing 1→2, expected 1.83×",
+    ),
+    "a larger size that did not pay": (
+        Reason.STEADY,
+        kept(LargerSizeDidNotPay(gain=GAIN, retry_at=NOW)),
+        "stays at 2: 1→2 brought 1.83× (41.2→75.3 samples/s, minGain 1.05); "
+        "not tried again before 12:00:00",
+    ),
+    "a growth of which half may do": (
+        Reason.SHRINK_DOES_NOT_PAY,
+        changed(
+            4,
+            3,
+            GrowthBelowExpectation(
+                before=2, after=4, measured_speedup=1.4, expected_speedup=1.8, middle=3
+            ),
+        ),
+        "2→4 brought 1.40× where 1.80× was expected, so 3 may do as well: shrinking 4→3",
+    ),
+    "the first growth": (
+        Reason.GROW_TO_MEASURE,
+        changed(1, 2, NoOtherSizeKnown(workers=1), expected=2.0),
+        f"no size but 1 worker is known to pay and 1 × 2 {GPU} fit: growing 1→2, expected 2.00×",
+    ),
+    "too small a gain": (
+        Reason.STEADY,
+        kept(GainTooSmall(workers=3, expected_speedup=1.031, min_gain=1.05)),
+        "stays at 2: 3 workers are expected to bring 1.03×, minGain is 1.05",
+    ),
+    "cooling down": (
+        Reason.COOLING_DOWN,
+        kept(CoolingDown(pending=GrowthPaid(gain=GAIN), until=NOW)),
+        f"stays at 2: {PAID}; cooling down until 12:00:00",
+    ),
+    "too many changes": (
+        Reason.CHANGE_LIMIT,
+        kept(ChangeLimitReached(pending=GrowthPaid(gain=GAIN), changes=12, limit=12)),
+        f"stays at 2: {PAID}; 12 of 12 changes per hour used",
+    ),
+}
+
+
+@pytest.mark.parametrize(("reason", "facts", "sentence"), SENTENCES.values(), ids=SENTENCES)
+def test_a_decision_is_explained(reason: Reason, facts: Facts, sentence: str) -> None:
+    assert Decision(workers=2, recommended=2, reason=reason, facts=facts).message == sentence
+
+
+def test_every_reason_and_all_kinds_of_facts_are_in_the_table() -> None:
+    rows = list(SENTENCES.values())
+    bases = {type(facts.basis) for _, facts, _ in rows if isinstance(facts, SizeKept | SizeChanged)}
+    assert {reason for reason, _, _ in rows} == set(Reason)
+    assert {type(facts) for _, facts, _ in rows} == set(get_args(Facts))
+    assert bases == set(get_args(Basis))
+
+
+def test_a_sentence_names_five_parties_and_counts_the_others() -> None:
+    waiting = tuple(party(name) for name in "abcdefg")
+    sentence = explain(PartiesWaiting(parties=7, waiting=waiting))
+    assert [f"party {name} waits for" in sentence for name in "abcdefg"] == [True] * 5 + [False] * 2
+    assert sentence.endswith("; and 2 more")
+    added = explain(PartiesAssigned(parties=9, added=tuple("abcdefg"), waiting=()))
+    assert added == "9 parties have room; added a, b, c, d, e and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("speed", "shown"), [(100.4, "100"), (99.96, "100"), (12.345, "12.3"), (0.01234, "0.0123")]
+)
+def test_speeds_are_rounded_to_three_digits(speed: float, shown: str) -> None:
+    gain = Gain(before=1, after=2, before_speed=speed, after_speed=speed, min_gain=1.05)
+    assert f"({shown}→{shown} samples/s" in explain(kept(GrowthPaid(gain=gain)))
