@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import kopf
 import typer
 
-from trainyard import __version__, handlers, settings
+from trainyard import __version__, handlers, logs, settings
 from trainyard.api.durations import parse_duration
 from trainyard.api.pods import PodObject
 from trainyard.cluster.authorities import Authorities
@@ -29,6 +29,7 @@ from trainyard.cluster.lease import Election, LeadershipLost
 from trainyard.cluster.watch import Watch
 from trainyard.health import HealthServer
 from trainyard.lifecycle.timeouts import Timeouts
+from trainyard.logs import LogFormat
 from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.dependencies import Dependencies, Options
 from trainyard.reconcile.resync import until_served
@@ -102,11 +103,12 @@ def main(
     http_host: Annotated[str, typer.Option(help="Address of /healthz and /metrics.")] = "0.0.0.0",  # noqa: S104
     http_port: Annotated[int, typer.Option(help="Port of /healthz and /metrics.")] = 8080,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_format: Annotated[
+        LogFormat, typer.Option(help="text for a terminal, json for log collectors.")
+    ] = LogFormat.TEXT,
 ) -> None:
     """Run the Trainyard operator until it is told to stop."""
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
-    )
+    logs.configure(log_level, log_format)
     inside = SERVICE_ACCOUNT.exists() and kubeconfig is None
     if not inside:
         kubeconfig = kubeconfig or Path(os.environ.get("KUBECONFIG", "~/.kube/config")).expanduser()
@@ -133,7 +135,7 @@ def main(
     except* LeadershipLost as group:
         lost = _first(group)
     if lost:
-        log.error("this operator acts no longer, and ends: %s", lost)
+        log.error("lost leadership, exiting", extra={"cause": lost})
         raise typer.Exit(EXIT_LOST)
 
 

@@ -1,20 +1,23 @@
-"""What a reconcile works with, on an API server in memory."""
+"""The dependencies of a reconcile, on an API server in memory."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tests.support.fakeapi import FakeApi
-from tests.support.jobs import NOW
+from tests.support.jobs import NOW, UID
 from trainyard.api.jobs import Job
+from trainyard.api.status import ScalingStatus
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.coordinator import Coordinators
 from trainyard.reconcile.dependencies import Dependencies, Options
+from trainyard.reconcile.state import AssignmentState, CoordinatorLink, JobState
+from trainyard.render.trainer_config import AnyPlan
 
 
 def dependencies_of(api: FakeApi, *jobs: Job, **others: Any) -> Dependencies:
-    """Services whose mirror knows the jobs; `others` take the place of the usual ones."""
+    """Dependencies whose cache knows the jobs; `others` replace the usual ones."""
     usual: dict[str, Any] = {
         "client": api.client,
         "cache": ClusterCache(),
@@ -27,3 +30,12 @@ def dependencies_of(api: FakeApi, *jobs: Job, **others: Any) -> Dependencies:
     for job in jobs:
         made.cache.put_job(job)
     return made
+
+
+def make_state(plan: AnyPlan | None = None, uid: str = UID) -> JobState:
+    """The state of a job that nothing was decided about, with the Plan for its coordinator."""
+    return JobState(
+        uid=uid,
+        assignment=AssignmentState(ScalingStatus()),
+        coordinator=CoordinatorLink(plan_generation=0, plan=plan),
+    )

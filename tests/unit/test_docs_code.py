@@ -56,7 +56,7 @@ FIGURES: Final[dict[tuple[str, str], Callable[[], float]]] = {
         lambda: coordinator.MAX_ANSWER_BYTES / 1024
     ),
     ("decisions/0011-one-pure-allocate.md", r"\(at most (\d+) s\)"): (
-        lambda: scheduler.PAUSE_CAP_SECONDS
+        lambda: scheduler.MAX_PAUSE_SECONDS
     ),
     ("architecture.md", r"its pods get (\d+) s"): lambda: base_pod.UNREACHABLE_SECONDS,
     ("metrics.md", r"step boundary within (\d+) s"): lambda: base_pod.GRACE_SECONDS,

@@ -1,4 +1,4 @@
-"""The command line; each command is a few lines around a function that can be tested alone."""
+"""The command line; each command wraps a function that can be tested without it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Kubeconfig = Annotated[
 @app.command("fetch")
 def fetch_command(
     job: Annotated[str, typer.Argument(help="dj/NAME or fj/NAME")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")] = Path(),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to write to.")] = Path(),
     namespace: Annotated[str, typer.Option("--namespace", "-n")] = "default",
     kubeconfig: Kubeconfig = None,
     context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
 ) -> None:
-    """Bring a job's final model and its metrics, also after the job has ended."""
+    """Download a job's final model and metrics, even after the job has finished."""
     console = Console(stderr=True)
     output.mkdir(parents=True, exist_ok=True)
     try:

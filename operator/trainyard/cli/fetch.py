@@ -30,11 +30,11 @@ KINDS = {
     for kind, short in ((DISTRIBUTED_JOB, "dj"), (FEDERATED_JOB, "fj"))
     for name in (short, kind.lower(), PLURALS[kind], f"{kind.lower()}.{names.GROUP}")
 }
-"""How people write the kinds, in lower case."""
+"""The kinds as users write them, in lower case."""
 
 
 class FetchError(Exception):
-    """What stands between the user and the model, in one sentence."""
+    """Why the model could not be fetched, in one sentence for the user."""
 
 
 def parse_target(text: str, namespace: str) -> Key:
@@ -46,7 +46,7 @@ def parse_target(text: str, namespace: str) -> Key:
 
 
 async def fetch(client: KubeClient, key: Key, output: Path) -> list[Path]:
-    """Bring the job's files into the existing folder `output`; raises FetchError."""
+    """Download the job's files into the existing directory `output`; raises FetchError."""
     try:
         job = await _job(client, key)
         async with _source(client, job) as pod:
@@ -62,7 +62,7 @@ async def _job(client: KubeClient, key: Key) -> Job:
 
 @contextlib.asynccontextmanager
 async def _source(client: KubeClient, job: Job) -> AsyncIterator[Pod]:
-    """A running pod that has the job's state before it."""
+    """A running pod that has the job's state mounted: the coordinator, or one made for this."""
     if (coordinator := await _coordinator(client, job)) is not None:
         yield coordinator
         return
@@ -96,8 +96,8 @@ async def _started(client: KubeClient, path: str) -> Pod:
         if pod.is_running:
             return pod
         if pod.is_finished or asyncio.get_running_loop().time() > deadline:
-            trouble = pod.waiting_message or pod.reason or pod.phase
-            raise FetchError(f"the pod {pod.name} that reads the claim did not start: {trouble}")
+            cause = pod.waiting_message or pod.reason or pod.phase
+            raise FetchError(f"the pod {pod.name} that reads the claim did not start: {cause}")
         await asyncio.sleep(0.5)
 
 
@@ -110,7 +110,7 @@ async def _download(client: KubeClient, pod: Pod, output: Path) -> list[Path]:
 
 
 def _unpack(archive: object, output: Path) -> list[Path]:
-    """Take the known files out of the archive, whole or not at all."""
+    """Extract the known files from the archive; raises FetchError unless all are complete."""
     found = []
     with tarfile.open(fileobj=archive) as tar:  # type: ignore[call-overload]
         for member in tar:
@@ -122,7 +122,7 @@ def _unpack(archive: object, output: Path) -> list[Path]:
 
 
 def _verify(output: Path, found: list[Path]) -> None:
-    """The model must be the one that the result speaks of."""
+    """Check that the model is the one that the result describes; raises FetchError."""
     if output / MODEL_FILE not in found or output / RESULT_FILE not in found:
         raise FetchError("the job has no final model yet; see its status.phase")
     expected = json.loads((output / RESULT_FILE).read_text()).get("model", {}).get("sha256")

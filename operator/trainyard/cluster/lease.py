@@ -83,9 +83,7 @@ class Election:
         """Wait for the Lease, then renew it; raises LeadershipLost when that fails for too long."""
         while not await self._try():
             await self._pause()
-        log.info(
-            "%s holds the Lease %s, fencing token %d", self._identity, self, self.fencing_token
-        )
+        log.info("became the leader", extra=self._fields | {"fencing_token": self.fencing_token})
         self.elected.set()
         while True:
             await self._pause()
@@ -113,7 +111,11 @@ class Election:
         except (ApiError, TimeoutError) as error:
             log.warning("the Lease %s could not be released and will expire: %s", self, error)
         else:
-            log.info("%s released the Lease %s", self._identity, self)
+            log.info("released the Lease", extra=self._fields)
+
+    @property
+    def _fields(self) -> dict[str, str | int]:
+        return {"lease": str(self), "identity": self._identity}
 
     def __str__(self) -> str:
         return f"{self._namespace}/{self._name}"

@@ -19,7 +19,7 @@ from trainyard.cluster.client import ApiError
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.exchange import exchange
 from trainyard.reconcile.job import reconcile
-from trainyard.reconcile.queue import WorkQueue
+from trainyard.reconcile.queue import QueuePriority, WorkQueue
 from trainyard.reconcile.resync import read_pod, resync
 from trainyard.reconcile.scheduler import Scheduler
 
@@ -40,7 +40,7 @@ class Controller:
             "reconcile", self._reconcile, workers=options.workers
         )
         self.contacts: WorkQueue[Key] = WorkQueue(
-            "contact", self._exchange, workers=options.exchanges, settle_seconds=0.0
+            "contact", self._exchange, workers=options.exchanges, debounce_seconds=0.0
         )
         self.scheduler = Scheduler(services, self.queue.add, self.queue.add_after)
         self._resync_wanted = asyncio.Event()
@@ -134,7 +134,8 @@ class Controller:
 
     def _enqueue(self, key: Key, *, follows: bool = False) -> None:
         if self._acts:
-            self.queue.add(key, follows=follows)
+            priority = QueuePriority.HIGH if follows else QueuePriority.NORMAL
+            self.queue.add(key, priority=priority)
 
     def pods_missed(self) -> None:
         """Pods may have changed without an event: list everything before long."""
@@ -172,7 +173,7 @@ class Controller:
         return await exchange(self.services, key, self._on_report)
 
     def _on_report(self, key: Key) -> None:
-        self.queue.add(key, follows=True)
+        self.queue.add(key, priority=QueuePriority.HIGH)
         self.scheduler.trigger()
 
     async def _resync(self) -> None:

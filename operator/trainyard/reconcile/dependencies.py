@@ -1,10 +1,12 @@
-"""What every part of the controller works with, and the options it runs under."""
+"""The controller's dependencies, and the options it runs under."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from trainyard.api.jobs import Job
+from trainyard.api.names import Key
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
@@ -12,33 +14,34 @@ from trainyard.cluster.coordinator import Coordinators
 from trainyard.cluster.lease import Election
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.reconcile.metrics import OperatorMetrics
-from trainyard.reconcile.state import Clock, JobCache
+from trainyard.reconcile.state import AssignmentState, Clock, CoordinatorLink, JobState
+from trainyard.scheduling.assignment import initial_assignment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How this operator runs."""
+    """The options of one operator process."""
 
     operator_namespace: str = "trainyard-system"
-    """Where job authorities live."""
+    """Namespace of the jobs' certificate authorities."""
     namespaces: tuple[str, ...] = ()
-    """Namespaces to serve; none means all."""
+    """Namespaces to serve; empty for all."""
     cluster_domain: str = "cluster.local"
     scrape_interval: timedelta = timedelta(seconds=5)
     resync_interval: timedelta = timedelta(minutes=5)
-    """A deletion during a disconnect sends no event; a full listing finds it."""
+    """How often everything is listed: a deletion while a watch is disconnected sends no event."""
     workers: int = 32
-    """Reconciles under way at once; each mostly waits for the API server."""
+    """Maximum concurrent reconciles; each mostly waits for the API server."""
     exchanges: int = 32
-    """Coordinators talked to at once."""
+    """Maximum concurrent exchanges with coordinators."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     identity: str = "trainyard"
-    """This process, in Events."""
+    """The name of this process in Events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """The parts, wired once by the composition root."""
+    """Wired once by the composition root."""
 
     client: KubeClient
     cache: ClusterCache
@@ -46,17 +49,30 @@ class Dependencies:
     coordinators: Coordinators
     clock: Clock
     options: Options
-    states: JobCache = field(default_factory=JobCache)
+    job_states: dict[Key, JobState] = field(default_factory=dict)
+    """What this process knows of each job; `job_state` makes the entries."""
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     election: Election | None = None
-    """By which one of several operators acts; None where this one is alone."""
+    """Elects the one of several operators that acts; None where this process runs alone."""
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process acts."""
+        """Whether this process may act."""
         return self.election is None or self.election.is_leader
 
     @property
     def fencing_token(self) -> int:
-        """This process' term of office; 0 without an election."""
+        """What this process' Plans carry; 0 without an election."""
         return 0 if self.election is None else self.election.fencing_token
+
+    def job_state(self, job: Job) -> JobState:
+        """What this process knows of the job; at first what its status and its pods show."""
+        state = self.job_states.get(job.key)
+        if state is None or state.uid != job.uid:
+            assignment = initial_assignment(job, self.cache.pods_of(job.key))
+            state = self.job_states[job.key] = JobState(
+                uid=job.uid,
+                assignment=AssignmentState(assignment),
+                coordinator=CoordinatorLink(plan_generation=job.status.plan_generation),
+            )
+        return state

@@ -38,7 +38,7 @@ class OperatorMetrics:
         )
         self.scrapes = Counter(
             "trainyard_operator_scrapes",
-            "Readings of coordinators by outcome.",
+            "Scrapes of coordinators by outcome.",
             ["outcome"],
             registry=self.registry,
         )
@@ -56,13 +56,13 @@ class OperatorMetrics:
         )
         self.queue = Gauge(
             "trainyard_operator_queue_depth",
-            "Keys that wait or are in work.",
+            "Keys that wait or run.",
             ["queue"],
             registry=self.registry,
         )
         self.leader = Gauge(
             "trainyard_operator_leader",
-            "1 where this process acts, 0 where it waits to.",
+            "1 if this process is the leader, 0 while it stands by.",
             registry=self.registry,
         )
         self.requests = Gauge(
@@ -72,6 +72,6 @@ class OperatorMetrics:
         )
         self.request_limit = Gauge(
             "trainyard_operator_api_concurrency_limit",
-            "Requests that may be under way at once, as the API server's answers allow.",
+            "Maximum concurrent requests, as the API server's answers allow.",
             registry=self.registry,
         )

@@ -1,10 +1,10 @@
-"""The work queue: each key waits at most once, and runs again when it was touched meanwhile.
+"""The work queue: each key waits at most once, and runs again if it was added while it ran.
 
-The first event of a quiet key acts at once. Under load, follow-ups of one key that come close
-together settle into one run, since each run is a look at the whole job and makes those before it
-pointless. Follow-ups (a pod runs now) go ahead of newcomers (a job to make pods for): they are
-quick, and somebody waits for what they tell, which would else come after a burst's last job. A
-newcomer that a follow-up meets in the line goes ahead with it.
+The first event of an idle key is handled immediately. Under load, high-priority events of one key
+are debounced into one run, since each run looks at the whole job and supersedes those before it.
+High priority is for events of jobs under way, such as a pod that started: they are quick to handle,
+and users wait for these status updates, which would otherwise be delayed until a whole burst of new
+jobs has its pods.
 """
 
 from __future__ import annotations
@@ -16,24 +16,34 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from enum import IntEnum
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
 log = logging.getLogger(__name__)
 
-SLACK = 64
-"""Entries of the timetable that may be out of date before it is worth tidying."""
+MAX_STALE_DELAYS = 64
+"""Stale entries of the delay heap that are tolerated before it is rebuilt."""
 
-AHEAD = 8
-"""Follow-ups served for each newcomer, so that neither waits for all of the other."""
+HIGH_PER_NORMAL = 8
+"""High-priority keys handled for each normal one, so that neither kind starves the other."""
 
 Handler = Callable[[K], Awaitable["float | None"]]
-"""Handles a key; returns the seconds after which to run it again, or None."""
+"""Handles a key; returns the seconds after which to requeue it, or None."""
+
+
+class QueuePriority(IntEnum):
+    """Which keys are handled first."""
+
+    NORMAL = 0
+    """Work that starts something, such as a new job."""
+    HIGH = 1
+    """Events of what is under way."""
 
 
 class WorkQueue(Generic[K]):
-    """Keys, a bounded number of workers, and a timetable of what is due later."""
+    """Keys by priority, a bounded number of workers, and keys that are added after a delay."""
 
     def __init__(
         self,
@@ -41,154 +51,164 @@ class WorkQueue(Generic[K]):
         handler: Handler[K],
         *,
         workers: int = 16,
-        settle_seconds: float = 0.1,
+        debounce_seconds: float = 0.1,
         backoff_seconds: float = 0.2,
         backoff_cap_seconds: float = 60.0,
     ) -> None:
         self.name = name
         self._handler = handler
         self._workers = workers
-        self._settle = settle_seconds
+        self._debounce_seconds = debounce_seconds
         self._backoff, self._backoff_cap = backoff_seconds, backoff_cap_seconds
-        self._newcomers: deque[K] = deque()
-        self._follow_ups: deque[K] = deque()
-        self._ready = asyncio.Semaphore(0)
-        self._in_a_row = 0
-        """Follow-ups served since the last newcomer."""
-        self._queued: dict[K, bool] = {}
-        """Keys that wait, and whether among the follow-ups; an entry elsewhere is out of date."""
-        self._running: set[K] = set()
-        self._touched: dict[K, bool] = {}
-        """Keys that were touched while they ran, and whether by follow-ups alone."""
-        self._latest: deque[float] = deque(maxlen=workers)
-        """When the latest runs began."""
-        self._ran_at: dict[K, float] = {}
+        self._waiting: dict[QueuePriority, deque[K]] = {p: deque() for p in QueuePriority}
+        self._available = asyncio.Semaphore(0)
+        self._high_in_a_row = 0
+        """High-priority keys handled since the last normal one."""
+        self._queued: dict[K, QueuePriority] = {}
+        """Keys that wait, and at which priority; their entries at another one are stale."""
+        self._processing: set[K] = set()
+        self._dirty: dict[K, QueuePriority] = {}
+        """Keys that were added while they ran, and the lowest priority they were added with."""
+        self._recent_starts: deque[float] = deque(maxlen=workers)
+        """When the latest runs started."""
+        self._started_at: dict[K, float] = {}
         self._failures: dict[K, int] = {}
         self._due: dict[K, float] = {}
-        self._timetable: list[tuple[float, int, K]] = []
+        """Delayed keys and when they are due; their other entries of the heap are stale."""
+        self._delays: list[tuple[float, int, K]] = []
         self._order = itertools.count()
-        self._alarm = asyncio.Event()
+        self._delays_changed = asyncio.Event()
 
     @property
     def depth(self) -> int:
-        """Keys that wait or are in work."""
-        return len(self._queued) + len(self._running)
+        """Keys that wait or run."""
+        return len(self._queued) + len(self._processing)
 
-    def add(self, key: K, *, follows: bool = False) -> None:
-        """Have the key handled as soon as may be; `follows` says that it is a follow-up."""
-        if key in self._running:
-            self._touched[key] = follows and self._touched.get(key, True)
+    def add(self, key: K, *, priority: QueuePriority = QueuePriority.NORMAL) -> None:
+        """Enqueue the key."""
+        if key in self._processing:
+            self._dirty[key] = min(priority, self._dirty.get(key, QueuePriority.HIGH))
         elif key in self._queued:
-            if follows and not self._queued[key]:
-                self._queued[key] = True
-                self._follow_ups.append(key)
-        elif follows and (wait := self._settling(key)) > 0:
-            self.add_after(key, wait)
+            self._raise_priority(key, priority)
+        elif priority is QueuePriority.HIGH and (delay := self._debounce(key)) > 0:
+            self.add_after(key, delay)
         else:
-            self._enqueue(key, follows=follows)
+            self._enqueue(key, priority)
 
     def add_after(self, key: K, seconds: float) -> None:
-        """Have the key handled in so many seconds, or sooner if it is due sooner."""
+        """Enqueue the key after a delay; of several delays the one that ends first counts."""
         at = self._now() + max(seconds, 0.0)
         if at < self._due.get(key, float("inf")):
             self._due[key] = at
-            heapq.heappush(self._timetable, (at, next(self._order), key))
-            self._tidy()
-            self._alarm.set()
+            heapq.heappush(self._delays, (at, next(self._order), key))
+            self._drop_stale_delays()
+            self._delays_changed.set()
 
     def forget(self, key: K) -> None:
-        """Drop what is remembered of a key that will not come back."""
-        for memory in (self._ran_at, self._failures, self._due):
-            memory.pop(key, None)
+        """Drop the history and the delay of a key that will not be added again."""
+        for known in (self._started_at, self._failures, self._due):
+            known.pop(key, None)
 
     async def run(self) -> None:
         """Handle keys until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep_time())
+            group.create_task(self._add_delayed())
             for _ in range(self._workers):
                 group.create_task(self._work())
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def _settling(self, key: K) -> float:
-        """Seconds to let follow-ups of this key settle: none where little is going on."""
-        since = self._now() - self._settle
-        if len(self._latest) < self._workers or self._latest[0] < since:
+    def _debounce(self, key: K) -> float:
+        """Seconds to wait for more events of this key; 0 unless the queue is under load."""
+        since = self._now() - self._debounce_seconds
+        if len(self._recent_starts) < self._workers or self._recent_starts[0] < since:
             return 0.0
-        return self._ran_at.get(key, float("-inf")) - since
+        return self._started_at.get(key, float("-inf")) - since
 
-    def _tidy(self) -> None:
-        """Drop entries that sooner ones have replaced: a far deadline is noted at every run."""
-        if len(self._timetable) > 2 * len(self._due) + SLACK:
-            self._timetable = [(at, next(self._order), key) for key, at in self._due.items()]
-            heapq.heapify(self._timetable)
+    def _drop_stale_delays(self) -> None:
+        """Rebuild the heap once stale entries prevail: each run may replace a far deadline."""
+        if len(self._delays) > 2 * len(self._due) + MAX_STALE_DELAYS:
+            self._delays = [(at, next(self._order), key) for key, at in self._due.items()]
+            heapq.heapify(self._delays)
 
-    def _enqueue(self, key: K, *, follows: bool) -> None:
+    def _enqueue(self, key: K, priority: QueuePriority) -> None:
         self._due.pop(key, None)
-        self._queued[key] = follows
-        (self._follow_ups if follows else self._newcomers).append(key)
-        self._ready.release()
+        self._queued[key] = priority
+        self._waiting[priority].append(key)
+        self._available.release()
+
+    def _raise_priority(self, key: K, priority: QueuePriority) -> None:
+        if priority > self._queued[key]:
+            self._queued[key] = priority
+            self._waiting[priority].append(key)
 
     def _next(self) -> K:
+        high, normal = self._waiting[QueuePriority.HIGH], self._waiting[QueuePriority.NORMAL]
         while True:
-            follows = bool(self._follow_ups) and (self._in_a_row < AHEAD or not self._newcomers)
-            key = (self._follow_ups if follows else self._newcomers).popleft()
-            if self._queued.get(key) is follows:
+            is_high = bool(high) and (self._high_in_a_row < HIGH_PER_NORMAL or not normal)
+            key = (high if is_high else normal).popleft()
+            if self._queued.get(key) == QueuePriority(is_high):
                 break
-        self._in_a_row = self._in_a_row + 1 if follows else 0
+        self._high_in_a_row = self._high_in_a_row + 1 if is_high else 0
         del self._queued[key]
         return key
 
     async def _work(self) -> None:
         while True:
-            await self._ready.acquire()
+            await self._available.acquire()
             key = self._next()
-            self._running.add(key)
-            self._ran_at[key] = self._now()
-            self._latest.append(self._ran_at[key])
-            again = await self._handle(key)
-            self._running.discard(key)
-            if (follows := self._touched.pop(key, None)) is not None:
-                # No newcomer any more: what touched it goes ahead, and settles if it may.
-                self.add(key, follows=True) if follows else self._enqueue(key, follows=True)
-            if again is not None and key not in self._queued:
-                self.add_after(key, again)
+            self._processing.add(key)
+            self._started_at[key] = self._now()
+            self._recent_starts.append(self._started_at[key])
+            requeue_after = await self._handle(key)
+            self._processing.discard(key)
+            self._requeue_if_dirty(key)
+            if requeue_after is not None and key not in self._queued:
+                self.add_after(key, requeue_after)
+
+    def _requeue_if_dirty(self, key: K) -> None:
+        """Enqueue a key that was added while it ran, at high priority: it is under way by now."""
+        match self._dirty.pop(key, None):
+            case QueuePriority.HIGH:
+                self.add(key, priority=QueuePriority.HIGH)
+            case QueuePriority.NORMAL:
+                self._enqueue(key, QueuePriority.HIGH)  # not debounced
 
     async def _handle(self, key: K) -> float | None:
         try:
-            again: float | None = await self._handler(key)
-        except Exception as error:  # one job's trouble must not stop the others
+            requeue_after: float | None = await self._handler(key)
+        except Exception as error:  # one job's failure must not stop the others
             failures = self._failures[key] = self._failures.get(key, 0) + 1
-            pause: float = min(self._backoff * 2 ** min(failures - 1, 16), self._backoff_cap)
+            backoff: float = min(self._backoff * 2 ** min(failures - 1, 16), self._backoff_cap)
             log.warning(
-                "%s %s failed, again in %.1f s: %s",
+                "%s of %s failed, retrying in %.1f s: %s",
                 self.name,
                 key,
-                pause,
+                backoff,
                 error,
                 exc_info=failures == 3,
             )
-            return pause
+            return backoff
         self._failures.pop(key, None)
-        return again
+        return requeue_after
 
-    async def _keep_time(self) -> None:
+    async def _add_delayed(self) -> None:
         while True:
-            while self._timetable and self._timetable[0][0] <= self._now():
-                at, _, key = heapq.heappop(self._timetable)
+            while self._delays and self._delays[0][0] <= self._now():
+                at, _, key = heapq.heappop(self._delays)
                 if self._due.get(key) == at:
                     del self._due[key]
-                    self._release(key)
-            self._alarm.clear()
-            pause = self._timetable[0][0] - self._now() if self._timetable else None
-            # Not `wait_for`: before Python 3.12 it loses a cancellation that meets the alarm.
+                    self._add_due(key)
+            self._delays_changed.clear()
+            timeout = self._delays[0][0] - self._now() if self._delays else None
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that meets the event.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._alarm.wait()
+                async with asyncio.timeout(timeout):
+                    await self._delays_changed.wait()
 
-    def _release(self, key: K) -> None:
-        if key in self._running:
-            self._touched.setdefault(key, True)
+    def _add_due(self, key: K) -> None:
+        if key in self._processing:
+            self._dirty.setdefault(key, QueuePriority.HIGH)
         elif key not in self._queued:
-            self._enqueue(key, follows=True)
+            self._enqueue(key, QueuePriority.HIGH)

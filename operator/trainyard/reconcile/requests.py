@@ -1,7 +1,7 @@
-"""What all jobs ask of the scheduler, worked out anew only for those that changed.
+"""The scheduler's requests of all jobs, recomputed only for jobs that changed.
 
-A thousand jobs that run ask at every tick what they asked before: everything that a demand is made
-of is frozen and replaced as a whole, so that the same objects make the same demand.
+In every cycle a thousand running jobs request what they requested before. All that a request is
+made from is frozen and replaced as a whole, so that the same objects make the same request.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from trainyard.api.jobs import Assignment, Job
 from trainyard.api.names import Key
 from trainyard.api.report import CoordinatorReport
 from trainyard.reconcile.dependencies import Dependencies
-from trainyard.reconcile.job import job_state
 from trainyard.scheduling.conversion import request_of, wants_gpus
 from trainyard.scheduling.request import JobRequest
 
@@ -22,55 +21,56 @@ log = logging.getLogger(__name__)
 
 
 class CachedRequest(NamedTuple):
-    """A demand and what it was made of."""
+    """A request and what it was made from."""
 
     job: Job
-    scaling: Assignment
+    assignment: Assignment
     report: CoordinatorReport | None
     priorities: Mapping[str, int]
     request: JobRequest
 
-    def still_holds(
+    def is_made_from(
         self,
         job: Job,
-        scaling: Assignment,
+        assignment: Assignment,
         report: CoordinatorReport | None,
         priorities: Mapping[str, int],
     ) -> bool:
-        """Whether it was made of these very objects."""
-        is_same = self.job is job and self.scaling is scaling
-        return is_same and self.report is report and self.priorities is priorities
+        """Whether it was made from these very objects."""
+        is_same_job = self.job is job and self.assignment is assignment
+        return is_same_job and self.report is report and self.priorities is priorities
 
 
 class RequestCache:
-    """The demands of all jobs, as of the latest look."""
+    """The requests of all jobs, as of the latest cycle."""
 
-    def __init__(self, services: Dependencies) -> None:
-        self._services = services
-        self._known: dict[Key, CachedRequest] = {}
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+        self._cached: dict[Key, CachedRequest] = {}
 
     def collect(self) -> dict[Key, CachedRequest]:
-        """What every job asks that wants GPUs now."""
+        """The request of every job that wants GPUs now."""
         found = {}
-        for key, job in self._services.cache.jobs.items():
-            if (asked := self._request(key, job)) is not None:
-                found[key] = asked
-        self._known = found
+        for key, job in self._deps.cache.jobs.items():
+            if (request := self._request(key, job)) is not None:
+                found[key] = request
+        self._cached = found
         return found
 
     def _request(self, key: Key, job: Job) -> CachedRequest | None:
-        known = self._known.get(key)
-        if (known is None or known.job is not job) and not wants_gpus(job):
+        cached = self._cached.get(key)
+        if (cached is None or cached.job is not job) and not wants_gpus(job):
             return None
-        state, priorities = job_state(self._services, job), self._services.cache.priorities
+        state, priorities = self._deps.job_state(job), self._deps.cache.priorities
+        assignment, report = state.assignment.value, state.coordinator.report
         if state.has_ended:
             return None
-        if known is not None and known.still_holds(job, state.scaling, state.report, priorities):
-            return known
+        if cached is not None and cached.is_made_from(job, assignment, report, priorities):
+            return cached
         try:
-            demand = request_of(job, state.scaling, state.report, priorities)
+            request = request_of(job, assignment, report, priorities)
         except ValueError:
-            # One odd job, stored before its schema was stricter, must not stop the others.
+            # A job that was stored before its schema was stricter must not stop the others.
             log.exception("%s cannot be decided on", key)
             return None
-        return CachedRequest(job, state.scaling, state.report, priorities, demand)
+        return CachedRequest(job, assignment, report, priorities, request)

@@ -1,24 +1,25 @@
-"""What one operator process knows beyond the mirror: decisions in force, reports, plans sent.
+"""What one operator process knows of a job beyond the cluster cache, in one part for each owner.
 
-All of it can be had again: decisions are in the statuses, reports come with the next scrape, and a
-Plan sent twice is the same Plan.
+All of it can be rebuilt: assignments are in the statuses, reports come with the next scrape, and a
+Plan that is sent twice is the same Plan.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Protocol
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, Protocol
 
-from trainyard.api.jobs import Assignment
-from trainyard.api.names import Key
+from trainyard.api.jobs import Assignment, Job
 from trainyard.api.report import CoordinatorReport
 from trainyard.render.events import EventSpec
-from trainyard.render.trainer_config import AnyPlan
+from trainyard.render.trainer_config import AnyPlan, numbered
+from trainyard.scheduling.assignment import apply_decision, apply_report, back_off, release
+from trainyard.scheduling.decision import Decision
 
 
 class Clock(Protocol):
-    """Tells the time; injected, so that tests own it."""
+    """The source of the present time; injected, so that tests control it."""
 
     def __call__(self) -> datetime:
         """The present moment, in UTC."""
@@ -31,41 +32,101 @@ def utc_now() -> datetime:
 
 
 @dataclass(slots=True)
-class JobState:
-    """What is remembered of one job."""
+class AssignmentState:
+    """The assignment in force; only these methods replace it."""
 
-    uid: str
-    scaling: Assignment
-    """What the scheduler decided."""
-    has_ended: bool = False
-    """What it held was given back for good, though its status may not say so yet."""
-    report: CoordinatorReport | None = None
-    read_from: str = ""
-    """The uid of the coordinator's pod that the report is of."""
-    plan: AnyPlan | None = None
-    """The Plan that is wanted now."""
-    plan_generation: int = 0
-    """The highest generation given to a Plan; begun from the status."""
-    fencing_token: int = 0
-    """A term of office that the coordinator insists on although the Lease says otherwise: whoever
-    deletes a Lease makes the terms start anew."""
-    acknowledged: tuple[str, int] = ("", 0)
-    """The coordinator pod's uid and the generation of the last Plan it took."""
-    attempted: tuple[str, int] = ("", 0)
-    """The same of the last Plan that we began to send, taken or not."""
-    children_until: datetime | None = None
-    """This process has seen to Secrets and Service, which need no more until then."""
-    certified: frozenset[str] = frozenset()
-    """Parties that the leaf Secret has certificates for."""
-    pending_events: list[EventSpec] = field(default_factory=list)
-    """Decisions to be told with the next status."""
-    reported_at: datetime | None = None
-    """When metrics last went into the status."""
-    exchange_failures: int = 0
+    value: Assignment
+
+    def decide(self, job: Job, decision: Decision, now: datetime) -> None:
+        """Apply the scheduler's decision; the same object stays where nothing changes."""
+        after = apply_decision(job, self.value, decision, now)
+        if after != self.value:
+            self.value = after
+
+    def record_report(self, report: CoordinatorReport) -> None:
+        """Add what a report measured, as the exchange does when it arrives."""
+        self.value = apply_report(self.value, report)
+
+    def release(self, reason: str, message: str) -> None:
+        """Release all resources, as the reconcile of a job that needs them no more does.
+
+        Of an assignment without any only the first reason stays.
+        """
+        if self.value.desired or not self.value.reason:
+            self.value = release(self.value, reason, message)
+
+    def back_off(self, delay: timedelta, message: str, now: datetime) -> None:
+        """Release the resources of a gang that did not start in time, and back off."""
+        self.value = back_off(self.value, delay, message, now)
+
+
+class PlanDelivery(NamedTuple):
+    """One Plan on its way to one coordinator."""
+
+    pod_uid: str
+    generation: int
+
+
+NO_DELIVERY = PlanDelivery(pod_uid="", generation=0)
 
 
 @dataclass(slots=True)
-class JobCache:
-    """What is remembered of all jobs."""
+class CoordinatorLink:
+    """What this process and the job's coordinator exchanged; written by `reconcile.exchange`."""
 
-    jobs: dict[Key, JobState] = field(default_factory=dict)
+    plan_generation: int
+    """The highest generation given to a Plan; at first the status's."""
+    plan: AnyPlan | None = None
+    """The Plan that the coordinator should follow; see `set_plan`."""
+    attempted: PlanDelivery = NO_DELIVERY
+    """The last delivery that was started, whatever became of it."""
+    acknowledged: PlanDelivery = NO_DELIVERY
+    """The last delivery that the coordinator acknowledged."""
+    fencing_token: int = 0
+    """A fencing token above the Lease's own that the coordinator insists on; 0 without one.
+    Whoever deletes a Lease starts its tokens anew."""
+    report: CoordinatorReport | None = None
+    reported_by: str = ""
+    """The uid of the coordinator's pod that `report` is from."""
+    failures: int = 0
+    """Failed exchanges in a row."""
+
+    def set_plan(self, plan: AnyPlan | None) -> None:
+        """Replace the Plan, as each reconcile does; new content gets the next generation."""
+        if plan is not None and plan != self.plan:
+            last = self.plan.generation if self.plan else 0
+            self.plan_generation = max(self.plan_generation, self.acknowledged.generation, last) + 1
+            plan = numbered(plan, self.plan_generation)
+        self.plan = plan
+
+
+@dataclass(slots=True)
+class ChildrenState:
+    """What this process ensured of Secrets and Service; written by `reconcile.children`."""
+
+    valid_until: datetime | None = None
+    """When they must be ensured again; None before the first time."""
+    certified: frozenset[str] = frozenset()
+    """Parties that the leaf Secret has certificates for."""
+
+    def expire(self, now: datetime) -> None:
+        """Have them ensured again, as the reconcile of a job whose pods did not start does."""
+        self.valid_until = self.valid_until and now
+
+
+@dataclass(slots=True)
+class JobState:
+    """What this process knows of one job.
+
+    The parts have owners of their own; the plain fields are written by the job's reconcile.
+    """
+
+    uid: str
+    assignment: AssignmentState
+    coordinator: CoordinatorLink
+    children: ChildrenState = field(default_factory=ChildrenState)
+    has_ended: bool = False
+    """Resources were released for good; the status may not show it yet."""
+    pending_events: list[EventSpec] = field(default_factory=list)
+    """Events to record with the next status: the scheduler appends, the reconcile takes them."""
+    status_written_at: datetime | None = None

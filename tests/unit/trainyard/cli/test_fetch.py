@@ -1,4 +1,4 @@
-"""What people may type for a job whose model they want."""
+"""How users name the job whose model they fetch."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def test_a_job_is_named_as_kubectl_names_it(text: str, kind: str) -> None:
     assert parse_target(text, "team") == Key(kind, "team", "digits")
 
 
-def test_what_is_no_job_is_refused_with_a_sentence() -> None:
+def test_anything_but_a_job_is_refused() -> None:
     with pytest.raises(FetchError, match="write dj/NAME or fj/NAME"):
         parse_target("pod/digits", "team")

@@ -1,4 +1,4 @@
-"""A job's Secrets and Service: made once, renewed in time, and never of two authorities."""
+"""A job's Secrets and Service: created once, renewed in time, and never of two authorities."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from tests.support.fakeapi import FakeApi
 from tests.support.federations import PARTIES, make_federation
 from tests.support.jobs import NOW, has_run, make_job
 from trainyard.api.jobs import DistributedJob, FederatedJob
-from trainyard.api.status import ScalingStatus
 from trainyard.cluster.certificates import LEAF_LIFE, RENEW_AFTER
 from trainyard.cluster.client import ApiError
-from trainyard.reconcile.children import CHILDREN_AGAIN, ensure_children
-from trainyard.reconcile.state import JobState
+from trainyard.reconcile.children import CHILDREN_INTERVAL, ensure_children
+from trainyard.reconcile.state import ChildrenState
 
 CA = "/api/v1/namespaces/trainyard-system/secrets/trainyard-ca-uid-of-digits"
 LEAVES = "/api/v1/namespaces/team/secrets/digits-trainyard-tls"
@@ -26,15 +25,15 @@ SERVICE = "/api/v1/namespaces/team/services/digits-coordinator"
 
 
 class Operator:
-    """One process' life: what it remembers is lost when another is made."""
+    """One operator process; another starts without its state."""
 
     def __init__(self, api: FakeApi, now: datetime = NOW) -> None:
         self.now = now
-        self.services = dependencies_of(api, clock=lambda: self.now)
-        self.state = JobState(uid="uid-of-digits", scaling=ScalingStatus())
+        self.deps = dependencies_of(api, clock=lambda: self.now)
+        self.state = ChildrenState()
 
-    async def see_to(self, job: DistributedJob | FederatedJob) -> None:
-        await ensure_children(self.services, job, self.state)
+    async def ensure(self, job: DistributedJob | FederatedJob) -> None:
+        await ensure_children(self.deps, job, self.state)
 
 
 @pytest.fixture
@@ -55,71 +54,71 @@ def assert_one_authority(api: FakeApi) -> None:
 
 async def test_a_new_jobs_children_cost_three_requests(api: FakeApi) -> None:
     operator = Operator(api)
-    await operator.see_to(make_job())
-    await operator.see_to(make_job())
+    await operator.ensure(make_job())
+    await operator.ensure(make_job())
     assert sorted(api.requests) == [("POST", p) for p in sorted((CA, LEAVES, SERVICE))]
     assert_one_authority(api)
 
 
 async def test_the_authoritys_key_stays_in_the_operators_namespace(api: FakeApi) -> None:
-    await Operator(api).see_to(make_job())
+    await Operator(api).ensure(make_job())
     key = api.objects[CA]["data"]["ca.key"]
     others = {path: body for path, body in api.objects.items() if path != CA}
     assert key not in str(others)
 
 
 async def test_a_restarted_operator_leaves_the_leaves_that_pods_hold(api: FakeApi) -> None:
-    await Operator(api).see_to(make_job())
+    await Operator(api).ensure(make_job())
     before = api.objects[LEAVES]
-    await Operator(api, NOW + timedelta(days=1)).see_to(make_job(status=has_run()))
+    await Operator(api, NOW + timedelta(days=1)).ensure(make_job(status=has_run()))
     assert api.objects[LEAVES] is before
     assert_one_authority(api)
 
 
 async def test_leaves_are_renewed_in_time_by_the_same_authority(api: FakeApi) -> None:
     operator = Operator(api)
-    await operator.see_to(make_job())
+    await operator.ensure(make_job())
     root = certificate(api.objects[CA], "ca.crt")
     operator.now = NOW + RENEW_AFTER
-    await operator.see_to(make_job(status=has_run()))
+    await operator.ensure(make_job(status=has_run()))
     assert certificate(api.objects[CA], "ca.crt") == root
     renewed = certificate(api.objects[LEAVES], "worker.crt")
     assert renewed.not_valid_after_utc == operator.now + LEAF_LIFE
     assert_one_authority(api)
     requests = len(api.requests)
-    await operator.see_to(make_job(status=has_run()))
+    await operator.ensure(make_job(status=has_run()))
     assert len(api.requests) == requests
 
 
-async def test_leaves_follow_an_authority_that_was_lost(api: FakeApi) -> None:
-    """They did not: the operator then could not speak to that job's coordinator any more."""
-    await Operator(api).see_to(make_job())
+async def test_leaves_are_replaced_when_the_authority_was_lost(api: FakeApi) -> None:
+    """They were not: the operator could not connect to that job's coordinator any more."""
+    await Operator(api).ensure(make_job())
     del api.objects[CA]
-    await Operator(api).see_to(make_job(status=has_run()))
+    await Operator(api).ensure(make_job(status=has_run()))
     assert_one_authority(api)
 
 
 async def test_leaves_of_an_earlier_job_of_the_same_name_are_replaced(api: FakeApi) -> None:
     api.objects[LEAVES] = {"metadata": {}, "data": {}}
-    await Operator(api).see_to(make_job())
+    await Operator(api).ensure(make_job())
     assert_one_authority(api)
 
 
 async def test_two_operators_at_once_use_one_authority(api: FakeApi) -> None:
     first, second = Operator(api), Operator(api)
-    await first.services.authorities.ensure(make_job(), NOW)
-    made = await second.services.authorities.ensure(make_job(), NOW)
-    assert made.pair == (await first.services.authorities.ensure(make_job(), NOW)).pair
+    await first.deps.authorities.ensure(make_job(), NOW)
+    made = await second.deps.authorities.ensure(make_job(), NOW)
+    assert made.pair == (await first.deps.authorities.ensure(make_job(), NOW)).pair
 
 
 async def test_the_authority_of_a_job_that_is_gone_is_deleted(api: FakeApi) -> None:
     operator = Operator(api)
-    await operator.see_to(make_job())
-    owners = [o async for o in operator.services.authorities.list_owners()]
+    await operator.ensure(make_job())
+    owners = [o async for o in operator.deps.authorities.list_owners()]
     assert owners == [("uid-of-digits", make_job().key)]
-    await operator.services.authorities.delete("uid-of-digits")
+    await operator.deps.authorities.delete("uid-of-digits")
     assert CA not in api.objects
-    assert await operator.services.authorities.find("uid-of-digits") is None
+    assert await operator.deps.authorities.find("uid-of-digits") is None
 
 
 def identities(api: FakeApi) -> dict[str, str]:
@@ -139,7 +138,7 @@ def with_party(name: str, status: dict[str, Any] | None = None) -> FederatedJob:
 
 
 async def test_each_party_has_a_leaf_of_its_own_at_no_more_requests(api: FakeApi) -> None:
-    await Operator(api).see_to(make_federation())
+    await Operator(api).ensure(make_federation())
     assert sorted(api.requests) == [("POST", p) for p in sorted((CA, LEAVES, SERVICE))]
     assert identities(api) == {
         "coordinator": "trainyard://team/digits/coordinator",
@@ -149,122 +148,126 @@ async def test_each_party_has_a_leaf_of_its_own_at_no_more_requests(api: FakeApi
 
 async def test_a_party_that_joins_gets_a_leaf(api: FakeApi) -> None:
     operator = Operator(api)
-    await operator.see_to(make_federation())
-    await operator.see_to(with_party("dan", has_run()))
+    await operator.ensure(make_federation())
+    await operator.ensure(with_party("dan", has_run()))
     assert identities(api)["party-dan"] == "trainyard://team/digits/party/dan"
     api.requests.clear()
-    await operator.see_to(with_party("dan", has_run()))
+    await operator.ensure(with_party("dan", has_run()))
     assert api.requests == []
 
 
-async def test_a_successor_knows_which_party_has_no_leaf_yet(api: FakeApi) -> None:
-    await Operator(api).see_to(make_federation())
-    await Operator(api).see_to(with_party("dan", has_run()))
+async def test_a_restarted_operator_knows_which_party_has_no_leaf_yet(api: FakeApi) -> None:
+    await Operator(api).ensure(make_federation())
+    await Operator(api).ensure(with_party("dan", has_run()))
     assert "party-dan" in identities(api)
     before = api.objects[LEAVES]
-    await Operator(api).see_to(with_party("dan", has_run()))
+    await Operator(api).ensure(with_party("dan", has_run()))
     assert api.objects[LEAVES] is before
 
 
-async def test_a_service_that_was_changed_is_set_right_in_time(api: FakeApi) -> None:
+async def test_a_changed_service_is_restored_within_the_interval(api: FakeApi) -> None:
     operator = Operator(api)
-    await operator.see_to(make_job())
-    right = api.objects[SERVICE]
-    api.objects[SERVICE] = {**right, "spec": {}}
+    await operator.ensure(make_job())
+    original = api.objects[SERVICE]
+    api.objects[SERVICE] = {**original, "spec": {}}
     api.requests.clear()
-    await operator.see_to(make_job(status=has_run()))
+    await operator.ensure(make_job(status=has_run()))
     assert api.requests == []
-    operator.now += CHILDREN_AGAIN
-    await operator.see_to(make_job(status=has_run()))
-    assert api.objects[SERVICE] == right
+    operator.now += CHILDREN_INTERVAL
+    await operator.ensure(make_job(status=has_run()))
+    assert api.objects[SERVICE] == original
     assert sorted(api.requests) == [("PATCH", LEAVES), ("PATCH", SERVICE)]
 
 
-async def test_leaves_that_were_deleted_come_back_in_time_and_others_stay(api: FakeApi) -> None:
-    """They came back with their renewal: until then no new pod of the job could start."""
+async def test_deleted_leaves_are_restored_within_the_interval_and_others_stay(
+    api: FakeApi,
+) -> None:
+    """They were only restored by their renewal: until then no new pod of the job could start."""
     operator = Operator(api)
-    await operator.see_to(make_job())
+    await operator.ensure(make_job())
     before = api.objects[LEAVES]
-    operator.now += CHILDREN_AGAIN
-    await operator.see_to(make_job(status=has_run()))
+    operator.now += CHILDREN_INTERVAL
+    await operator.ensure(make_job(status=has_run()))
     assert api.objects[LEAVES] is before
     del api.objects[LEAVES]
-    operator.now += CHILDREN_AGAIN
-    await operator.see_to(make_job(status=has_run()))
+    operator.now += CHILDREN_INTERVAL
+    await operator.ensure(make_job(status=has_run()))
     assert_one_authority(api)
 
 
-async def test_leaves_follow_an_authority_that_was_lost_while_the_operator_ran(
+async def test_leaves_are_replaced_when_the_authority_is_lost_while_the_operator_runs(
     api: FakeApi,
 ) -> None:
     operator = Operator(api)
-    await operator.see_to(make_job())
-    await operator.services.authorities.delete("uid-of-digits")
-    operator.now += CHILDREN_AGAIN
-    await operator.see_to(make_job(status=has_run()))
+    await operator.ensure(make_job())
+    await operator.deps.authorities.delete("uid-of-digits")
+    operator.now += CHILDREN_INTERVAL
+    await operator.ensure(make_job(status=has_run()))
     assert_one_authority(api)
 
 
-async def test_what_is_there_already_is_never_created_anew(api: FakeApi) -> None:
+async def test_existing_children_are_never_created_again(api: FakeApi) -> None:
     """A quota counts a creation before the server sees that the object exists, and refuses it."""
-    await Operator(api).see_to(make_job())
+    await Operator(api).ensure(make_job())
     api.requests.clear()
     successor = Operator(api)
     for _ in range(3):
-        await successor.see_to(make_job(status=has_run()))
-        successor.now += CHILDREN_AGAIN
+        await successor.ensure(make_job(status=has_run()))
+        successor.now += CHILDREN_INTERVAL
     assert {method for method, _ in api.requests} == {"GET", "PATCH"}
 
 
-async def test_leaves_follow_a_lost_authority_though_the_operator_dies_before_they_do(
+async def test_leaves_are_replaced_even_if_the_operator_dies_after_a_new_authority(
     api: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await Operator(api).see_to(make_job())
+    await Operator(api).ensure(make_job())
     del api.objects[CA]
     with monkeypatch.context() as dying:
         dying.setattr(api, "apply", _cut_off)
         with pytest.raises(ApiError):
-            await Operator(api).see_to(make_job(status=has_run()))
-    await Operator(api).see_to(make_job(status=has_run()))
+            await Operator(api).ensure(make_job(status=has_run()))
+    await Operator(api).ensure(make_job(status=has_run()))
     assert_one_authority(api)
-    settled = api.objects[LEAVES]
-    await Operator(api).see_to(make_job(status=has_run()))
-    assert api.objects[LEAVES] is settled
+    renewed_leaves = api.objects[LEAVES]
+    await Operator(api).ensure(make_job(status=has_run()))
+    assert api.objects[LEAVES] is renewed_leaves
 
 
 async def _cut_off(*_: Any, **__: Any) -> None:
     raise ApiError(0, "Unreachable", "")
 
 
-async def test_a_full_quota_hides_no_authority_that_is_there(api: FakeApi) -> None:
+async def test_a_full_quota_does_not_hide_an_existing_authority(api: FakeApi) -> None:
     """As when the operator dies between a job's authority and its first coordinator."""
-    await Operator(api).see_to(make_job())
+    await Operator(api).ensure(make_job())
     root, api.is_full = api.objects[CA], True
     successor = Operator(api)
     with pytest.raises(ApiError, match="quota"):  # of its job's namespace, which is full as well
-        await successor.see_to(make_job())
-    await successor.see_to(make_job())
+        await successor.ensure(make_job())
+    await successor.ensure(make_job())
     assert api.objects[CA] == root
     assert_one_authority(api)
 
 
-async def test_a_full_quota_is_told(api: FakeApi) -> None:
+async def test_a_full_quota_is_reported(api: FakeApi) -> None:
     api.is_full = True
     with pytest.raises(ApiError, match="quota"):
-        await Operator(api).see_to(make_job())
+        await Operator(api).ensure(make_job())
 
 
-async def test_leaves_of_a_namesake_are_replaced_once_the_authority_is_stored(api: FakeApi) -> None:
-    await Operator(api).see_to(make_job())
+async def test_leaves_of_an_earlier_job_are_replaced_once_the_authority_is_stored(
+    api: FakeApi,
+) -> None:
+    await Operator(api).ensure(make_job())
     del api.objects[CA]  # as if the job before this one had the same name
-    await Operator(api).see_to(make_job())
+    await Operator(api).ensure(make_job())
     assert_one_authority(api)
 
 
 async def test_an_authority_without_leaves_signs_them(api: FakeApi) -> None:
-    await Operator(api).see_to(make_job())
+    await Operator(api).ensure(make_job())
     root = api.objects[CA]
     del api.objects[LEAVES]  # as if an operator had died between the two
-    await Operator(api).see_to(make_job())
+    await Operator(api).ensure(make_job())
     assert api.objects[CA] == root
     assert_one_authority(api)

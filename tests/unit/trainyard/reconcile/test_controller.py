@@ -71,7 +71,7 @@ def controller(api: ListedApi) -> Controller:
 
 
 def is_poked(controller: Controller) -> bool:
-    return controller.scheduler._poked.is_set()
+    return controller.scheduler._triggered.is_set()
 
 
 async def test_what_a_listing_found_before_it_was_cut_off_is_not_forgotten(

@@ -1,4 +1,4 @@
-"""One reconcile beside whoever else writes the job."""
+"""One reconcile while others write or delete the job."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import KEY, LIMITS, NOW, at, coordinator, has_run, make_job, raw_job, worker
 from trainyard.cluster.client import ApiError
-from trainyard.reconcile.children import CHILDREN_AGAIN
-from trainyard.reconcile.job import CONFLICT_PAUSE, job_state, reconcile
+from trainyard.reconcile.children import CHILDREN_INTERVAL
+from trainyard.reconcile.job import reconcile
+from trainyard.reconcile.status import CONFLICT_PAUSE
 
 HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decidedAt": at()}
 
 
-class BusyApi(FakeApi):
-    """Somebody has written the job since the mirror heard of it."""
+class ConflictApi(FakeApi):
+    """The job has changed since the cache saw it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,8 +36,8 @@ class BusyApi(FakeApi):
         await super().delete(path, **rest)
 
 
-async def test_a_status_that_meets_a_change_is_no_failure_but_another_look() -> None:
-    api, job = BusyApi(), make_job({"suspend": True})
+async def test_a_status_that_conflicts_with_a_change_is_retried_soon() -> None:
+    api, job = ConflictApi(), make_job({"suspend": True})
     outcome = await reconcile(dependencies_of(api, job), KEY)
     assert outcome.requeue_after == CONFLICT_PAUSE.total_seconds()
     [written] = api.statuses
@@ -44,8 +45,8 @@ async def test_a_status_that_meets_a_change_is_no_failure_but_another_look() -> 
     assert written["metadata"]["uid"] == job.uid
 
 
-class EmptyApi(FakeApi):
-    """The job has been deleted, and no event told of it yet."""
+class DeletedApi(FakeApi):
+    """The job has been deleted, and the event of that has not arrived yet."""
 
     def __init__(self, message: str) -> None:
         super().__init__()
@@ -61,41 +62,41 @@ class EmptyApi(FakeApi):
         return await super().apply(path, body, **rest)
 
 
-async def test_a_job_that_is_no_longer_there_is_forgotten_before_its_event_comes() -> None:
-    """Kubernetes would remove each pod that is made for it at once, and the next would follow."""
-    api = EmptyApi(f'distributedjobs.trainyard.dev "{KEY.name}" not found')
+async def test_a_deleted_job_is_dropped_before_its_event_arrives() -> None:
+    """Kubernetes would remove each pod that is created for it, and the next would follow."""
+    api = DeletedApi(f'distributedjobs.trainyard.dev "{KEY.name}" not found')
     job = make_job({"suspend": True})
-    services = dependencies_of(api, job)
-    outcome = await reconcile(services, KEY)
-    assert outcome.requeue_after == 0, "what it leaves behind is seen to at once"
-    assert KEY not in services.cache.jobs
+    deps = dependencies_of(api, job)
+    outcome = await reconcile(deps, KEY)
+    assert outcome.requeue_after == 0, "its authority is deleted at once"
+    assert KEY not in deps.cache.jobs
     sent = len(api.requests)
-    assert (await reconcile(services, KEY)).schedule, "its GPUs are free"
-    assert [method for method, _ in api.requests[sent:]] == ["DELETE"], "of its authority alone"
+    assert (await reconcile(deps, KEY)).schedule, "its GPUs are free"
+    assert [method for method, _ in api.requests[sent:]] == ["DELETE"], "only its authority"
     late = make_job({"suspend": True}, resourceVersion="99")
-    assert not services.cache.put_job(late), "of events that were held up its deletion is the last"
+    assert not deps.cache.put_job(late), "delayed events do not bring it back"
 
 
-async def test_a_job_that_is_no_longer_there_gets_no_pod_replaced() -> None:
-    """Its pods go first, and while the watch of jobs is down that is all that is seen of it."""
-    api = EmptyApi(f'distributedjobs.trainyard.dev "{KEY.name}" not found')
-    services = dependencies_of(api, make_job({}, has_run(scaling=HELD)))
-    outcome = await reconcile(services, KEY)
+async def test_no_pod_of_a_deleted_job_is_replaced() -> None:
+    """Its pods go first, and while the watch of jobs is down nothing else shows the deletion."""
+    api = DeletedApi(f'distributedjobs.trainyard.dev "{KEY.name}" not found')
+    deps = dependencies_of(api, make_job({}, has_run(scaling=HELD)))
+    outcome = await reconcile(deps, KEY)
     assert outcome.requeue_after == 0
-    assert KEY not in services.cache.jobs
+    assert KEY not in deps.cache.jobs
     assert [method for method, _ in api.requests] == ["GET"]
 
 
-async def test_a_kind_that_is_not_served_for_a_moment_costs_no_job_its_place() -> None:
+async def test_a_kind_that_is_not_served_for_a_moment_loses_no_job() -> None:
     """As while an API server starts."""
-    api = EmptyApi("the server could not find the requested resource")
-    services = dependencies_of(api, make_job({"suspend": True}))
+    api = DeletedApi("the server could not find the requested resource")
+    deps = dependencies_of(api, make_job({"suspend": True}))
     with pytest.raises(ApiError):
-        await reconcile(services, KEY)
-    assert KEY in services.cache.jobs
+        await reconcile(deps, KEY)
+    assert KEY in deps.cache.jobs
 
 
-async def test_an_expired_job_is_deleted_in_the_version_that_was_looked_at() -> None:
+async def test_an_expired_job_is_deleted_only_in_the_version_that_was_observed() -> None:
     """A user who gives it more time meanwhile keeps it."""
     complete = {
         "type": "Complete",
@@ -106,25 +107,25 @@ async def test_an_expired_job_is_deleted_in_the_version_that_was_looked_at() -> 
         "observedGeneration": 1,
     }
     status = has_run(conditions=[complete], completionTime=at())
-    api, job = BusyApi(), make_job({"ttlSecondsAfterFinished": 0}, status)
+    api, job = ConflictApi(), make_job({"ttlSecondsAfterFinished": 0}, status)
     await reconcile(dependencies_of(api, job), KEY)
     assert api.deletions == [{"uid": job.uid, "version": str(job.resource_version)}]
 
 
-async def test_a_gang_that_did_not_start_has_its_secrets_looked_at_before_the_next_try() -> None:
+async def test_the_secrets_of_a_gang_that_did_not_start_are_ensured_before_the_next_try() -> None:
     """Without the one that somebody deleted, the next gang would wait as this one did."""
     long_ago = {**HELD, "decidedAt": at(NOW - LIMITS.start_timeout)}
     job = make_job({}, {"scaling": long_ago, "phase": "Starting"})
-    services = dependencies_of(BusyApi(), job)
-    state = job_state(services, job)
-    state.children_until = NOW + LIMITS.start_timeout
-    await reconcile(services, KEY)
-    assert state.scaling.reason == "StartTimedOut"
-    assert state.children_until == NOW
+    deps = dependencies_of(ConflictApi(), job)
+    state = deps.job_state(job)
+    state.children.valid_until = NOW + LIMITS.start_timeout
+    await reconcile(deps, KEY)
+    assert state.assignment.value.reason == "StartTimedOut"
+    assert state.children.valid_until == NOW
 
 
-class CalmApi(FakeApi):
-    """Nobody else writes the job."""
+class StatusApi(FakeApi):
+    """Takes the statuses of the job."""
 
     async def apply(self, path: str, body: Object, **rest: Any) -> Object:
         if path.endswith("/status"):
@@ -132,11 +133,11 @@ class CalmApi(FakeApi):
         return await super().apply(path, body, **rest)
 
 
-async def test_a_job_whose_pods_say_nothing_has_its_secrets_looked_at_in_time() -> None:
-    """A coordinator's successor that waits for a Secret somebody deleted makes no event at all."""
-    services = dependencies_of(CalmApi(), make_job({}, has_run(scaling=HELD, phase="Running")))
+async def test_secrets_are_ensured_again_without_an_event() -> None:
+    """A coordinator that waits for a Secret that somebody deleted makes no event at all."""
+    deps = dependencies_of(StatusApi(), make_job({}, has_run(scaling=HELD, phase="Running")))
     for pod in (worker(), coordinator(2, phase="Pending", ip="")):
-        services.cache.put_pod(pod)
+        deps.cache.put_pod(pod)
     for _ in range(3):
-        outcome = await reconcile(services, KEY)
-    assert outcome.requeue_after == CHILDREN_AGAIN.total_seconds()
+        outcome = await reconcile(deps, KEY)
+    assert outcome.requeue_after == CHILDREN_INTERVAL.total_seconds()

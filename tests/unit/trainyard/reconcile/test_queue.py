@@ -1,4 +1,4 @@
-"""The work queue: once waiting, again if touched, patient with failures, bounded in workers."""
+"""The work queue: keys wait once, by priority, are debounced under load, and back off."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from typing import Any
 
 import pytest
 
-from trainyard.reconcile import queue as queue_module
-from trainyard.reconcile.queue import WorkQueue
+from trainyard.reconcile.queue import (
+    HIGH_PER_NORMAL,
+    MAX_STALE_DELAYS,
+    QueuePriority,
+    WorkQueue,
+)
+
+HIGH = QueuePriority.HIGH
 
 
-class Site:
-    """A queue whose handler says when it runs and, if told so, waits to be let go."""
+class Recorder:
+    """A queue whose handler records its runs and, where a key has a gate, waits for it."""
 
     def __init__(self, **settings: Any) -> None:
         self.runs: list[str] = []
         self.at: list[float] = []
-        self.under_way = 0
-        self.most = 0
-        self.answers: dict[str, float | Exception | None] = {}
+        self.running = 0
+        self.most_running = 0
+        self.results: dict[str, float | Exception | None] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Condition()
         self.queue: WorkQueue[str] = WorkQueue("test", self._handle, **settings)
@@ -29,19 +35,19 @@ class Site:
     async def _handle(self, key: str) -> float | None:
         self.runs.append(key)
         self.at.append(asyncio.get_running_loop().time())
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        await self._tell()
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        await self._notify()
         if gate := self.gates.get(key):
             await gate.wait()
-        self.under_way -= 1
-        await self._tell()
-        answer = self.answers.get(key)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        self.running -= 1
+        await self._notify()
+        result = self.results.get(key)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -54,11 +60,11 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def working(**settings: Any) -> AsyncIterator[Site]:
-    site = Site(**settings)
-    task = asyncio.create_task(site.queue.run())
+async def running_queue(**settings: Any) -> AsyncIterator[Recorder]:
+    recorder = Recorder(**settings)
+    task = asyncio.create_task(recorder.queue.run())
     try:
-        yield site
+        yield recorder
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -71,258 +77,262 @@ async def idle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_the_first_event_of_a_quiet_key_acts_at_once() -> None:
-    async with working(settle_seconds=1000) as site:
-        site.queue.add("a")
-        await site.until_runs(1)
+async def test_the_first_event_of_an_idle_key_is_handled_immediately() -> None:
+    async with running_queue(debounce_seconds=1000) as recorder:
+        recorder.queue.add("a")
+        await recorder.until_runs(1)
 
 
 async def test_a_key_waits_at_most_once() -> None:
-    async with working(workers=1) as site:
-        site.gates["a"] = asyncio.Event()
-        site.queue.add("a")
-        await site.until_runs(1)
+    async with running_queue(workers=1) as recorder:
+        recorder.gates["a"] = asyncio.Event()
+        recorder.queue.add("a")
+        await recorder.until_runs(1)
         for _ in range(5):
-            site.queue.add("b")
-        assert site.queue.depth == 2
-        site.gates["a"].set()
-        await site.until_runs(2)
+            recorder.queue.add("b")
+        assert recorder.queue.depth == 2
+        recorder.gates["a"].set()
+        await recorder.until_runs(2)
         await idle()
-        assert site.runs == ["a", "b"]
-        assert site.queue.depth == 0
+        assert recorder.runs == ["a", "b"]
+        assert recorder.queue.depth == 0
 
 
-async def test_a_key_that_is_touched_while_it_runs_runs_once_more() -> None:
-    async with working() as site:
-        site.gates["a"] = asyncio.Event()
-        site.queue.add("a")
-        await site.until_runs(1)
+async def test_a_key_that_is_added_while_it_runs_runs_once_more() -> None:
+    async with running_queue() as recorder:
+        recorder.gates["a"] = asyncio.Event()
+        recorder.queue.add("a")
+        await recorder.until_runs(1)
         for _ in range(5):
-            site.queue.add("a")
+            recorder.queue.add("a")
         await idle()
-        assert site.runs == ["a"], "never twice at a time"
-        site.gates["a"].set()
-        await site.until_runs(2)
+        assert recorder.runs == ["a"], "never twice at a time"
+        recorder.gates["a"].set()
+        await recorder.until_runs(2)
         await idle()
-        assert site.runs == ["a", "a"]
+        assert recorder.runs == ["a", "a"]
 
 
 async def test_no_more_workers_than_allowed() -> None:
-    async with working(workers=3) as site:
+    async with running_queue(workers=3) as recorder:
         for n in range(9):
-            site.gates[str(n)] = asyncio.Event()
-            site.queue.add(str(n))
-        await site.until_runs(3)
+            recorder.gates[str(n)] = asyncio.Event()
+            recorder.queue.add(str(n))
+        await recorder.until_runs(3)
         await idle()
-        assert (site.under_way, site.queue.depth) == (3, 9)
-        for gate in site.gates.values():
+        assert (recorder.running, recorder.queue.depth) == (3, 9)
+        for gate in recorder.gates.values():
             gate.set()
-        await site.until(lambda: len(site.runs) == 9 and site.under_way == 0)
-        assert site.most == 3
+        await recorder.until(lambda: len(recorder.runs) == 9 and recorder.running == 0)
+        assert recorder.most_running == 3
 
 
-async def test_under_load_the_events_of_one_key_settle_into_one_run() -> None:
+async def test_under_load_high_priority_events_of_one_key_are_debounced() -> None:
     # Long beside any pause of this process between the runs.
-    async with working(workers=1, settle_seconds=0.5) as site:
-        site.queue.add("a")
-        await site.until(lambda: site.runs == ["a"] and not site.under_way)
-        site.gates["busy"] = asyncio.Event()
-        site.queue.add("busy")
-        await site.until_runs(2)
-        site.queue.add("waits")  # as many runs as there are workers, so close together: load
+    async with running_queue(workers=1, debounce_seconds=0.5) as recorder:
+        recorder.queue.add("a")
+        await recorder.until(lambda: recorder.runs == ["a"] and not recorder.running)
+        recorder.gates["busy"] = asyncio.Event()
+        recorder.queue.add("busy")
+        await recorder.until_runs(2)
+        recorder.queue.add("waits")  # as many runs as there are workers, so close together: load
         for _ in range(5):
-            site.queue.add("a", follows=True)
-        site.gates["busy"].set()
-        await site.until_runs(4)
-        assert site.runs == ["a", "busy", "waits", "a"]
-        assert site.at[3] - site.at[0] >= 0.5
+            recorder.queue.add("a", priority=HIGH)
+        recorder.gates["busy"].set()
+        await recorder.until_runs(4)
+        assert recorder.runs == ["a", "busy", "waits", "a"]
+        assert recorder.at[3] - recorder.at[0] >= 0.5
 
 
-async def test_follow_ups_do_not_wait_for_all_newcomers_nor_newcomers_for_all_follow_ups() -> None:
-    async with working(workers=1, settle_seconds=0.0) as site:
-        site.gates["first"] = asyncio.Event()
-        site.queue.add("first")
-        await site.until_runs(1)
-        news = [f"news-{n}" for n in range(queue_module.AHEAD + 2)]
+async def test_neither_priority_starves_the_other() -> None:
+    async with running_queue(workers=1, debounce_seconds=0.0) as recorder:
+        recorder.gates["first"] = asyncio.Event()
+        recorder.queue.add("first")
+        await recorder.until_runs(1)
+        events = [f"event-{n}" for n in range(HIGH_PER_NORMAL + 2)]
         for key in ("new-1", "new-2", "new-3"):
-            site.queue.add(key)
-        for key in news:
-            site.queue.add(key, follows=True)
-        site.gates["first"].set()
-        await site.until_runs(1 + 3 + len(news))
-        ahead, rest = news[: queue_module.AHEAD], news[queue_module.AHEAD :]
-        assert site.runs == ["first", *ahead, "new-1", *rest, "new-2", "new-3"]
+            recorder.queue.add(key)
+        for key in events:
+            recorder.queue.add(key, priority=HIGH)
+        recorder.gates["first"].set()
+        await recorder.until_runs(1 + 3 + len(events))
+        ahead, rest = events[:HIGH_PER_NORMAL], events[HIGH_PER_NORMAL:]
+        assert recorder.runs == ["first", *ahead, "new-1", *rest, "new-2", "new-3"]
 
 
-async def test_a_newcomer_goes_ahead_with_the_follow_up_that_meets_it_in_the_line() -> None:
-    async with working(workers=1, settle_seconds=0.0) as site:
-        site.gates["first"] = asyncio.Event()
-        site.queue.add("first")
-        await site.until_runs(1)
+async def test_a_high_priority_event_raises_the_priority_of_a_key_that_waits() -> None:
+    async with running_queue(workers=1, debounce_seconds=0.0) as recorder:
+        recorder.gates["first"] = asyncio.Event()
+        recorder.queue.add("first")
+        await recorder.until_runs(1)
         for key in ("new-1", "new-2", "new-3"):
-            site.queue.add(key)
+            recorder.queue.add(key)
         for _ in range(2):
-            site.queue.add("new-2", follows=True)
-        assert site.queue.depth == 4
-        site.gates["first"].set()
-        await site.until_runs(4)
+            recorder.queue.add("new-2", priority=HIGH)
+        assert recorder.queue.depth == 4
+        recorder.gates["first"].set()
+        await recorder.until_runs(4)
         await idle()
-        assert site.runs == ["first", "new-2", "new-1", "new-3"], "each once"
-        site.queue.add("new-2")
-        await site.until(lambda: len(site.runs) == 5 and not site.under_way)
+        assert recorder.runs == ["first", "new-2", "new-1", "new-3"], "each once"
+        recorder.queue.add("new-2")
+        await recorder.until(lambda: len(recorder.runs) == 5 and not recorder.running)
         await idle()
-        assert (site.runs[-1], site.queue.depth) == ("new-2", 0)
+        assert (recorder.runs[-1], recorder.queue.depth) == ("new-2", 0)
 
 
-async def test_a_key_touched_while_it_runs_does_not_go_behind_the_newcomers() -> None:
-    """Its pods may run already, and somebody waits to hear of it."""
-    async with working(workers=1, settle_seconds=1000) as site:
-        site.gates["a"] = asyncio.Event()
-        site.queue.add("a")
-        await site.until_runs(1)
+async def test_a_key_that_is_added_while_it_runs_goes_ahead_of_normal_ones() -> None:
+    """Its pods may run already, and users wait for its status."""
+    async with running_queue(workers=1, debounce_seconds=1000) as recorder:
+        recorder.gates["a"] = asyncio.Event()
+        recorder.queue.add("a")
+        await recorder.until_runs(1)
         for key in ("new-1", "new-2"):
-            site.queue.add(key)
-        site.queue.add("a")
-        site.gates["a"].set()
-        await site.until_runs(4)
-        assert site.runs == ["a", "a", "new-1", "new-2"]
+            recorder.queue.add(key)
+        recorder.queue.add("a")
+        recorder.gates["a"].set()
+        await recorder.until_runs(4)
+        assert recorder.runs == ["a", "a", "new-1", "new-2"]
 
 
-async def test_a_newcomer_does_not_settle_however_much_is_going_on() -> None:
-    async with working(workers=1, settle_seconds=1000) as site:
-        site.queue.add("a")
-        await site.until(lambda: site.runs == ["a"] and not site.under_way)
+async def test_normal_priority_is_not_debounced_under_load() -> None:
+    async with running_queue(workers=1, debounce_seconds=1000) as recorder:
+        recorder.queue.add("a")
+        await recorder.until(lambda: recorder.runs == ["a"] and not recorder.running)
         await idle()
-        site.queue.add("a")
-        await site.until_runs(2)
+        recorder.queue.add("a")
+        await recorder.until_runs(2)
 
 
-async def test_a_key_touched_by_a_newcomers_cause_while_it_runs_does_not_settle() -> None:
-    async with working(workers=1, settle_seconds=1000) as site:
-        site.gates["a"] = asyncio.Event()
-        site.queue.add("a")
-        await site.until_runs(1)
-        site.queue.add("a", follows=True)
-        site.queue.add("a")
-        site.queue.add("a", follows=True)
-        site.gates["a"].set()
-        await site.until_runs(2)
+async def test_a_key_that_is_added_at_normal_priority_while_it_runs_is_not_debounced() -> None:
+    async with running_queue(workers=1, debounce_seconds=1000) as recorder:
+        recorder.gates["a"] = asyncio.Event()
+        recorder.queue.add("a")
+        await recorder.until_runs(1)
+        recorder.queue.add("a", priority=HIGH)
+        recorder.queue.add("a")
+        recorder.queue.add("a", priority=HIGH)
+        recorder.gates["a"].set()
+        await recorder.until_runs(2)
 
 
-async def test_a_handler_says_when_to_come_back() -> None:
-    async with working() as site:
-        site.answers["a"] = 0.03
-        site.queue.add("a")
-        await site.until_runs(3)
+async def test_a_handler_can_requeue_its_key_after_a_delay() -> None:
+    async with running_queue() as recorder:
+        recorder.results["a"] = 0.03
+        recorder.queue.add("a")
+        await recorder.until_runs(3)
         assert all(
-            later - sooner >= 0.03 for sooner, later in zip(site.at, site.at[1:], strict=False)
+            later - sooner >= 0.03
+            for sooner, later in zip(recorder.at, recorder.at[1:], strict=False)
         )
 
 
-async def test_an_event_comes_before_a_far_appointment_and_replaces_it() -> None:
-    async with working() as site:
-        site.answers["a"] = 1000.0
-        site.queue.add("a")
-        await site.until_runs(1)
-        site.queue.add("a")
-        await site.until_runs(2)
+async def test_an_event_replaces_a_long_delay() -> None:
+    async with running_queue() as recorder:
+        recorder.results["a"] = 1000.0
+        recorder.queue.add("a")
+        await recorder.until_runs(1)
+        recorder.queue.add("a")
+        await recorder.until_runs(2)
 
 
-async def test_the_sooner_of_two_appointments_counts() -> None:
-    async with working() as site:
-        site.queue.add_after("a", 1000)
-        site.queue.add_after("a", 0.01)
-        site.queue.add_after("a", 500)
-        await site.until_runs(1)
+async def test_the_shortest_of_several_delays_counts() -> None:
+    async with running_queue() as recorder:
+        recorder.queue.add_after("a", 1000)
+        recorder.queue.add_after("a", 0.01)
+        recorder.queue.add_after("a", 500)
+        await recorder.until_runs(1)
         await idle()
-        assert site.runs == ["a"]
+        assert recorder.runs == ["a"]
 
 
-async def test_a_failing_key_is_tried_again_with_growing_pauses(
+async def test_a_failing_key_is_retried_with_exponential_backoff(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with working(backoff_seconds=0.01) as site:
-        site.answers["a"] = RuntimeError("no route to host")
-        site.queue.add("a")
-        await site.until_runs(4)
-        pauses = [later - sooner for sooner, later in zip(site.at, site.at[1:], strict=False)]
+    async with running_queue(backoff_seconds=0.01) as recorder:
+        recorder.results["a"] = RuntimeError("no route to host")
+        recorder.queue.add("a")
+        await recorder.until_runs(4)
+        pauses = [
+            later - sooner for sooner, later in zip(recorder.at, recorder.at[1:], strict=False)
+        ]
         assert all(p >= least for p, least in zip(pauses, (0.01, 0.02, 0.04), strict=True))
         assert "no route to host" in caplog.text
-        site.answers["a"] = None
-        await site.until(lambda: len(site.runs) >= 5 and not site.under_way)
+        recorder.results["a"] = None
+        await recorder.until(lambda: len(recorder.runs) >= 5 and not recorder.running)
         await idle()
-        site.answers["a"] = RuntimeError("again")
-        site.queue.add("a")
-        await site.until_runs(7)
-        assert site.at[6] - site.at[5] >= 0.01
-        assert "again in 0.0 s" in caplog.text, "a success begins the pauses anew"
+        caplog.clear()
+        recorder.results["a"] = RuntimeError("again")
+        recorder.queue.add("a")
+        await recorder.until_runs(7)
+        assert recorder.at[6] - recorder.at[5] >= 0.01
+        assert "retrying in 0.0 s" in caplog.text, "a success resets the backoff"
 
 
-async def test_pauses_are_capped() -> None:
-    async with working(backoff_seconds=0.001, backoff_cap_seconds=0.002) as site:
-        site.answers["a"] = RuntimeError("still broken")
-        site.queue.add("a")
-        await site.until_runs(12)
+async def test_the_backoff_is_capped() -> None:
+    async with running_queue(backoff_seconds=0.001, backoff_cap_seconds=0.002) as recorder:
+        recorder.results["a"] = RuntimeError("still broken")
+        recorder.queue.add("a")
+        await recorder.until_runs(12)
 
 
 async def test_one_keys_failure_stops_no_other() -> None:
-    async with working(workers=1) as site:
-        site.answers["bad"] = RuntimeError("broken")
-        site.queue.add("bad")
-        site.queue.add("good")
-        await site.until(lambda: "good" in site.runs)
+    async with running_queue(workers=1) as recorder:
+        recorder.results["bad"] = RuntimeError("broken")
+        recorder.queue.add("bad")
+        recorder.queue.add("good")
+        await recorder.until(lambda: "good" in recorder.runs)
 
 
-async def test_a_failing_key_that_is_touched_meanwhile_runs_at_once() -> None:
-    async with working(backoff_seconds=1000) as site:
-        site.answers["a"] = RuntimeError("broken")
-        site.queue.add("a")
-        await site.until(lambda: len(site.runs) == 1 and not site.under_way)
+async def test_a_failing_key_that_is_added_during_its_backoff_runs_at_once() -> None:
+    async with running_queue(backoff_seconds=1000) as recorder:
+        recorder.results["a"] = RuntimeError("broken")
+        recorder.queue.add("a")
+        await recorder.until(lambda: len(recorder.runs) == 1 and not recorder.running)
         await idle()
-        site.queue.add("a")
-        await site.until_runs(2)
+        recorder.queue.add("a")
+        await recorder.until_runs(2)
 
 
-async def test_keys_are_served_in_the_order_in_which_they_came() -> None:
-    async with working(workers=1) as site:
-        site.gates["first"] = asyncio.Event()
-        site.queue.add("first")
-        await site.until_runs(1)
+async def test_keys_of_one_priority_are_handled_in_order() -> None:
+    async with running_queue(workers=1) as recorder:
+        recorder.gates["first"] = asyncio.Event()
+        recorder.queue.add("first")
+        await recorder.until_runs(1)
         keys = [str(n) for n in range(20)]
         for key in keys:
-            site.queue.add(key)
-        site.gates["first"].set()
-        await site.until_runs(21)
-        assert site.runs == ["first", *keys]
+            recorder.queue.add(key)
+        recorder.gates["first"].set()
+        await recorder.until_runs(21)
+        assert recorder.runs == ["first", *keys]
 
 
-async def test_the_timetable_does_not_grow_with_every_run() -> None:
-    """It did: each run of a job with a far deadline left an entry until that deadline."""
-    async with working(settle_seconds=0.0) as site:
-        site.answers["a"] = 86_400.0
-        for n in range(3 * queue_module.SLACK):
-            site.queue.add("a")
-            await site.until_runs(n + 1)
-            await site.until(lambda: not site.under_way)
+async def test_stale_delays_do_not_pile_up() -> None:
+    """They did: each run of a job with a far deadline left an entry until that deadline."""
+    async with running_queue(debounce_seconds=0.0) as recorder:
+        recorder.results["a"] = 86_400.0
+        for n in range(3 * MAX_STALE_DELAYS):
+            recorder.queue.add("a")
+            await recorder.until_runs(n + 1)
+            await recorder.until(lambda: not recorder.running)
             await idle()
-        assert len(site.queue._timetable) <= queue_module.SLACK + 3
+        assert len(recorder.queue._delays) <= MAX_STALE_DELAYS + 3
 
 
-async def test_a_key_that_will_not_come_back_leaves_nothing() -> None:
-    async with working() as site:
-        site.answers["a"] = RuntimeError("gone")
-        site.queue.add("a")
-        await site.until(lambda: len(site.runs) == 1 and not site.under_way)
+async def test_a_forgotten_key_leaves_nothing() -> None:
+    async with running_queue() as recorder:
+        recorder.results["a"] = RuntimeError("gone")
+        recorder.queue.add("a")
+        await recorder.until(lambda: len(recorder.runs) == 1 and not recorder.running)
         await idle()
-        site.queue.forget("a")
-        assert not site.queue._due
-        assert not site.queue._failures
-        assert not site.queue._ran_at
+        recorder.queue.forget("a")
+        assert not recorder.queue._due
+        assert not recorder.queue._failures
+        assert not recorder.queue._started_at
 
 
 async def test_a_queue_that_is_stopped_stops_its_handlers() -> None:
-    async with working() as site:
-        site.gates["a"] = asyncio.Event()
-        site.queue.add("a")
-        await site.until_runs(1)
-    assert site.under_way == 1, "cancelled, not finished"
+    async with running_queue() as recorder:
+        recorder.gates["a"] = asyncio.Event()
+        recorder.queue.add("a")
+        await recorder.until_runs(1)
+    assert recorder.running == 1, "cancelled, not finished"

@@ -1,4 +1,4 @@
-"""Demands are worked out anew for jobs that changed, and for no other."""
+"""Requests are recomputed for jobs that changed, and for no others."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from trainyard.reconcile.requests import RequestCache
 
 
 @pytest.fixture
-def services() -> Dependencies:
+def deps() -> Dependencies:
     return dependencies_of(FakeApi(), make_job())
 
 
-def test_a_job_that_did_not_change_keeps_its_demand(services: Dependencies) -> None:
-    demands = RequestCache(services)
-    first = demands.collect()[KEY]
-    assert demands.collect()[KEY] is first
+def test_a_job_that_did_not_change_keeps_its_request(deps: Dependencies) -> None:
+    cache = RequestCache(deps)
+    first = cache.collect()[KEY]
+    assert cache.collect()[KEY] is first
 
 
-def test_a_changed_spec_a_decision_and_a_priority_are_seen(services: Dependencies) -> None:
-    demands = RequestCache(services)
-    assert demands.collect()[KEY].request.max_workers == 1
-    services.cache.put_job(make_job({"workers": {"max": 3}}, resourceVersion="8"))
-    assert demands.collect()[KEY].request.max_workers == 3
-    state = services.states.jobs[KEY]
-    assert isinstance(state.scaling, ScalingStatus)
-    state.scaling = msgspec.structs.replace(state.scaling, desired=2, decided_at="")
-    assert demands.collect()[KEY].request.admitted_workers == 2
+def test_a_new_spec_assignment_or_priority_makes_a_new_request(deps: Dependencies) -> None:
+    cache = RequestCache(deps)
+    assert cache.collect()[KEY].request.max_workers == 1
+    deps.cache.put_job(make_job({"workers": {"max": 3}}, resourceVersion="8"))
+    assert cache.collect()[KEY].request.max_workers == 3
+    assignment = deps.job_states[KEY].assignment
+    assert isinstance(assignment.value, ScalingStatus)
+    assignment.value = msgspec.structs.replace(assignment.value, desired=2, decided_at="")
+    assert cache.collect()[KEY].request.admitted_workers == 2
     high = {"workers": {"max": 3}, "priorityClassName": "high"}
-    services.cache.put_job(make_job(high, resourceVersion="9"))
-    assert demands.collect()[KEY].request.priority == 0
-    services.cache.priorities = {"high": 7}
-    assert demands.collect()[KEY].request.priority == 7
+    deps.cache.put_job(make_job(high, resourceVersion="9"))
+    assert cache.collect()[KEY].request.priority == 0
+    deps.cache.priorities = {"high": 7}
+    assert cache.collect()[KEY].request.priority == 7
 
 
-def test_a_job_that_wants_nothing_any_more_is_dropped(services: Dependencies) -> None:
-    demands = RequestCache(services)
-    demands.collect()
-    services.cache.put_job(make_job({"suspend": True}, resourceVersion="8"))
-    assert demands.collect() == {}
-    services.cache.put_job(make_job(resourceVersion="9"))
-    assert KEY in demands.collect()
-    services.cache.drop_job(KEY)
-    assert demands.collect() == {}
+def test_a_job_that_wants_no_gpus_any_more_is_dropped(deps: Dependencies) -> None:
+    cache = RequestCache(deps)
+    cache.collect()
+    deps.cache.put_job(make_job({"suspend": True}, resourceVersion="8"))
+    assert cache.collect() == {}
+    deps.cache.put_job(make_job(resourceVersion="9"))
+    assert KEY in cache.collect()
+    deps.cache.drop_job(KEY)
+    assert cache.collect() == {}
