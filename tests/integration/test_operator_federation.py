@@ -111,7 +111,7 @@ async def test_a_party_that_fails_is_named_and_comes_back_while_the_others_go_on
     job = await yard.until(
         "heart", lambda job: condition(job, "Degraded")["reason"] == "PartiesMissing"
     )
-    assert condition(job, "Degraded")["message"].startswith("1 party is not there: bob;")
+    assert condition(job, "Degraded")["message"].startswith("1 party is missing: bob;")
     assert "disk full" in condition(job, "Degraded")["message"]
     assert condition(job, "Running")["status"] == "True"
     kubelet.starts = True

@@ -1,4 +1,4 @@
-"""FederatedJobs, their parties' pods and what an aggregator says, as values, for the pure rooms."""
+"""FederatedJobs, their parties' pods and aggregators' reports, as values for pure tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTIES = ("ann", "bob", "cid")
 def raw_federation(
     spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **meta: Any
 ) -> dict[str, Any]:
-    """A job as the API server hands it over."""
+    """A job as the API server returns it."""
     parties = [{"name": name, "data": {"claimName": f"data-of-{name}"}} for name in PARTIES]
     raw = raw_job({"parties": parties, "rounds": {"minParties": 2}, **(spec or {})}, status, **meta)
     return {**raw, "kind": FEDERATED_JOB}
@@ -52,8 +52,8 @@ def aggregator(term: int = 1, **fields: Any) -> Pod:
     return pod(Role.COORDINATOR, 0, term, **{"job": FEDERATION, **fields})
 
 
-def room(*names: str, since: datetime = NOW, **fields: Any) -> AdmissionStatus:
-    """The decision that these parties have room; without names, all."""
+def admission(*names: str, since: datetime = NOW, **fields: Any) -> AdmissionStatus:
+    """The decision to admit these parties; without names, all."""
     values: dict[str, Any] = {
         "parties": list(names or PARTIES),
         "reason": "Admitted",
@@ -63,9 +63,9 @@ def room(*names: str, since: datetime = NOW, **fields: Any) -> AdmissionStatus:
     return AdmissionStatus(**values)
 
 
-def told(round_: int = 3, wire: int = WIRE_VERSION, **fields: Any) -> CoordinatorReport:
-    """What an aggregator said, all parties idle."""
-    said = {name: PartyReport(state="Idle", rounds=round_, samples=100) for name in PARTIES}
-    federation = FederationReport(round=round_, parties=said)
+def reported(round_: int = 3, wire: int = WIRE_VERSION, **fields: Any) -> CoordinatorReport:
+    """An aggregator's report, all parties idle."""
+    idle = {name: PartyReport(state="Idle", rounds=round_, samples=100) for name in PARTIES}
+    federation = FederationReport(round=round_, parties=idle)
     values: dict[str, Any] = {"at": NOW, "wire": wire, "term": 1, "federation": federation}
     return CoordinatorReport(**{**values, **fields})

@@ -1,4 +1,4 @@
-"""DistributedJobs, their pods and what is known of them, as values, for tests of the pure rooms."""
+"""DistributedJobs, their pods and observations of them, as values for pure tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from trainyard.api.conditions import Condition, Truth
+from trainyard.api.conditions import Condition, ConditionStatus
 from trainyard.api.jobs import Assignment, DistributedJob, Job, format_time, parse_job
 from trainyard.api.names import (
     DISTRIBUTED_JOB,
@@ -29,23 +29,23 @@ from trainyard_trainer.contract.exits import Result, TerminationMessage
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 KEY = Key(DISTRIBUTED_JOB, "team", "digits")
 UID = "uid-of-digits"
-LIMITS = Timeouts()
+TIMEOUTS = Timeouts()
 
 
 def ago(**spans: float) -> datetime:
-    """So long before the present of these tests."""
+    """A time this long before `NOW`."""
     return NOW - timedelta(**spans)
 
 
 def at(moment: datetime = NOW) -> str:
-    """A time stamp as in a manifest."""
+    """The time as a manifest has it."""
     return format_time(moment)
 
 
 def raw_job(
     spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **meta: Any
 ) -> dict[str, Any]:
-    """A job as the API server hands it over."""
+    """A job as the API server returns it."""
     return {
         "apiVersion": "trainyard.dev/v1alpha1",
         "kind": DISTRIBUTED_JOB,
@@ -77,7 +77,7 @@ def make_job(
 
 
 def condition(
-    type_: str, status: Truth = "True", reason: str = "Because", since: datetime = NOW
+    type_: str, status: ConditionStatus = "True", reason: str = "Because", since: datetime = NOW
 ) -> dict[str, Any]:
     """A condition as it is stored."""
     return {
@@ -144,13 +144,13 @@ def workers(count: int, **fields: Any) -> tuple[Pod, ...]:
     return tuple(worker(index, **fields) for index in range(count))
 
 
-def ending(result: Result, **words: Any) -> dict[str, Any]:
-    """The fields of a pod that ended in good order with these last words."""
+def ending(result: Result, **message: Any) -> dict[str, Any]:
+    """The fields of a pod that succeeded with this termination message."""
     return {
         "phase": "Succeeded",
         "exit_code": 0,
         "reason": "Completed",
-        "termination_message": TerminationMessage(result=result, **words).encode(),
+        "termination_message": TerminationMessage(result=result, **message).encode(),
     }
 
 
@@ -168,8 +168,8 @@ def failing(
     }
 
 
-def roster_of(*pods: Pod) -> JobPods:
-    """The job's pods, sorted."""
+def job_pods(*pods: Pod) -> JobPods:
+    """The job's pods, grouped."""
     return group_pods(pods, UID)
 
 
@@ -185,23 +185,23 @@ def admitted(count: int = 1, since: datetime = NOW, **fields: Any) -> ScalingSta
     return ScalingStatus(**values)
 
 
-def look_at(
+def observe(
     job: Job,
     *pods: Pod,
-    scaling: Assignment | None = None,
+    assignment: Assignment | None = None,
     report: CoordinatorReport | None = None,
     now: datetime = NOW,
 ) -> Observation:
-    """A look at the job; without `scaling` it has been admitted with one worker just now."""
-    held = admitted() if scaling is None else scaling
-    return Observation.at(job, roster_of(*pods), held, report, LIMITS, now)
+    """An observation; without an assignment, one worker has just been admitted."""
+    assignment = admitted() if assignment is None else assignment
+    return Observation.of(job, job_pods(*pods), assignment, report, TIMEOUTS, now)
 
 
-def claimed(verdict: DesiredState) -> dict[str, tuple[str, str]]:
-    """What a verdict claims: status and reason by type."""
-    return {c.type: (c.status, c.reason) for c in verdict.conditions}
+def conditions_of(desired: DesiredState) -> dict[str, tuple[str, str]]:
+    """Status and reason of each desired condition, by type."""
+    return {c.type: (c.status, c.reason) for c in desired.conditions}
 
 
-def claim(verdict: DesiredState, type_: str) -> Condition:
-    """One claim of a verdict."""
-    return next(c for c in verdict.conditions if c.type == type_)
+def condition_of(desired: DesiredState, type_: str) -> Condition:
+    """The desired condition of one type."""
+    return next(c for c in desired.conditions if c.type == type_)

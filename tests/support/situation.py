@@ -1,4 +1,4 @@
-"""One situation of a job, and the pieces that many of them are made of."""
+"""One situation of a job, and the parts that many of them share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tests.support.jobs import (
-    NOW,
-    admitted,
-)
+from tests.support.jobs import NOW, admitted
 from trainyard.api.pods import Pod
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import ScalingStatus
@@ -24,25 +21,25 @@ PULL: dict[str, Any] = {
     "waiting_reason": "ImagePullBackOff",
     "waiting_message": 'Back-off pulling image "trainer:1"',
 }
-FAILED_WORDS = TerminationMessage(result=Result.FAILED, error="no such dataset").encode()
+FAILED_MESSAGE = TerminationMessage(result=Result.FAILED, error="no such dataset").encode()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What is seen of a job, and what must follow."""
+    """What is observed of a job, and what must follow."""
 
     pods: tuple[Pod, ...] = ()
     spec: dict[str, Any] = field(default_factory=dict)
     status: dict[str, Any] = field(default_factory=dict)
-    scaling: ScalingStatus = field(default_factory=admitted)
+    assignment: ScalingStatus = field(default_factory=admitted)
     report: CoordinatorReport | None = None
     now: datetime = NOW
 
     phase: Phase
-    claims: dict[str, tuple[str, str]] = field(default_factory=dict)
-    wish: DesiredPods | None = None
-    says: tuple[str, str] = ("", "")
-    """A claim and words that its message holds."""
+    conditions: dict[str, tuple[str, str]] = field(default_factory=dict)
+    desired_pods: DesiredPods | None = None
+    message: tuple[str, str] = ("", "")
+    """A condition, and a part of its message."""
     requeue_at: datetime | None = None
 
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from prometheus_client import Metric as Family
 
-from trainyard.api.conditions import Type
+from trainyard.api.conditions import ConditionType
 from trainyard.api.reasons import Reason
 from trainyard.lifecycle.desired import Phase
-from trainyard.lifecycle.parties import Standing
+from trainyard.lifecycle.parties import PartyPodState
 from trainyard.reconcile.metrics import OperatorMetrics
 from trainyard_trainer.contract.exits import Exit
 from trainyard_trainer.contract.federated import PartyState
@@ -134,7 +134,7 @@ def text_of(name: str) -> str:
     return (DOCS / name).read_text()
 
 
-@pytest.mark.parametrize("word", [*Reason, *Type, *Phase])
+@pytest.mark.parametrize("word", [*Reason, *ConditionType, *Phase])
 def test_every_reason_condition_and_phase_is_documented(word: str) -> None:
     assert f"`{word}`" in text_of("distributedjob.md")
 
@@ -275,7 +275,7 @@ def test_the_example_of_parties_has_only_fields_that_exist() -> None:
     assert not list(unknown(parties, known, "status.parties"))
 
 
-@pytest.mark.parametrize("state", [*PartyState, *Standing])
+@pytest.mark.parametrize("state", [*PartyState, *PartyPodState])
 def test_every_state_of_a_party_is_documented(state: str) -> None:
     assert f"`{state}`" in text_of("federatedjob.md")
 

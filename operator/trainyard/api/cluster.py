@@ -1,4 +1,4 @@
-"""The cluster as the scheduler sees it: nodes, and the pods that hold or want accelerators."""
+"""The cluster as the scheduler sees it: nodes, and the pods that request accelerators."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuPod:
-    """A pod that is not finished and holds, or waits for, accelerators; ours or a stranger's."""
+    """A pod that is not finished and requests accelerators; ours or anyone's."""
 
     namespace: str
     name: str
@@ -63,11 +63,11 @@ class GpuPod:
     node: str = ""
     """Empty until kube-scheduler has bound it."""
     job: Key | None = None
-    """The job that owns it; None for a stranger's."""
+    """The job that owns it; None if it is not ours."""
     party: str = ""
-    """The party of a federation that it is."""
-    is_leaving: bool = False
-    """It was asked to go, and holds its accelerators until it has gone."""
+    """The party that it is, in a federation."""
+    is_deleting: bool = False
+    """It is being deleted, and keeps its accelerators until it is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +77,13 @@ class Cluster:
     nodes: tuple[Node, ...] = ()
     pods: tuple[GpuPod, ...] = ()
 
-    def holders(self) -> Iterator[tuple[Key, GpuPod]]:
-        """Jobs, and pods of theirs whose accelerators stay their job's.
+    def assigned_pods(self) -> Iterator[tuple[Key, GpuPod]]:
+        """Jobs, and their pods whose accelerators stay assigned to them.
 
-        One that leaves makes room for its successor, but not on a node that is lost or drained.
+        The accelerators of a pod that is being deleted go to its replacement, unless its node is
+        lost or drained.
         """
         ready = {node.name for node in self.nodes if node.is_ready}
         for pod in self.pods:
-            if pod.job and pod.node and (pod.node in ready or not pod.is_leaving):
+            if pod.job and pod.node and (pod.node in ready or not pod.is_deleting):
                 yield pod.job, pod

@@ -1,4 +1,4 @@
-"""Conditions: claims about a job, each with a reason for programs and a message for people."""
+"""A job's conditions: each has a status and a reason for programs, and a message for people."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal
 
 import msgspec
 
-Truth = Literal["True", "False", "Unknown"]
+ConditionStatus = Literal["True", "False", "Unknown"]
 
 
-class Type(StrEnum):
+class ConditionType(StrEnum):
     """Every condition type that a job may carry."""
 
     ACCEPTED = "Accepted"
@@ -30,7 +30,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One condition as in `metav1.Condition`."""
 
     type: str
-    status: Truth
+    status: ConditionStatus
     reason: str
     message: str = ""
     last_transition_time: datetime | None = None
@@ -40,20 +40,20 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 def merge_conditions(
     before: Iterable[Condition], changes: Iterable[Condition], now: datetime, generation: int
 ) -> list[Condition]:
-    """The conditions with `claims` set: the transition time moves only when a status changes."""
+    """The conditions with `changes` set: the transition time moves only when a status changes."""
     merged: dict[str, Condition] = {c.type: c for c in before}
-    for claim in changes:
-        old = merged.get(claim.type)
-        since = old.last_transition_time if old and old.status == claim.status else now
-        merged[claim.type] = msgspec.structs.replace(
-            claim, last_transition_time=since or now, observed_generation=generation
+    for change in changes:
+        old = merged.get(change.type)
+        since = old.last_transition_time if old and old.status == change.status else now
+        merged[change.type] = msgspec.structs.replace(
+            change, last_transition_time=since or now, observed_generation=generation
         )
     return sorted(merged.values(), key=lambda c: _ORDER.get(c.type, len(_ORDER)))
 
 
-def is_true(conditions: Iterable[Condition], type_: Type) -> bool:
+def is_true(conditions: Iterable[Condition], type_: ConditionType) -> bool:
     """Whether the condition is there and True."""
     return any(c.type == type_ and c.status == "True" for c in conditions)
 
 
-_ORDER: Mapping[str, int] = {type_: place for place, type_ in enumerate(Type)}
+_ORDER: Mapping[str, int] = {type_: order for order, type_ in enumerate(ConditionType)}

@@ -133,7 +133,7 @@ class FederatedJobSpec(JobSpec, frozen=True, kw_only=True):
 
 
 class AdmissionStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """Which parties have room in the cluster, and why the others have not."""
+    """Which parties are admitted, and why the others are not."""
 
     parties: list[str] = []
     reason: str = ""
@@ -142,14 +142,24 @@ class AdmissionStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     cooldown_until: datetime | None = None
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """The parties that get pods."""
+        return tuple(self.parties)
+
+    @property
     def desired(self) -> int:
-        """How many parties have room."""
+        """How many parties are admitted."""
         return len(self.parties)
 
     @property
+    def recommended(self) -> int:
+        """The same: only a number of workers may be recommended without being assigned."""
+        return self.desired
+
+    @property
     def assigned(self) -> tuple[str, ...]:
-        """What the job holds; compared to see whether it changed."""
-        return tuple(self.parties)
+        """What is assigned; compared to see whether it changed."""
+        return self.members
 
 
 class FederatedTrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):

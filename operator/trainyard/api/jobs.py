@@ -1,24 +1,33 @@
-"""Jobs of both kinds as the operator holds them: decoded once per event, frozen."""
+"""Jobs of both kinds as the operator keeps them: decoded once per event, frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
 
 import msgspec
 
-from trainyard.api.conditions import Type, is_true
+from trainyard.api.conditions import ConditionType, is_true
+from trainyard.api.durations import parse_duration
 from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, FederatedJobStatus
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, MANAGED_BY, Key
 from trainyard.api.spec import DistributedJobSpec, JobSpec
 from trainyard.api.status import DistributedJobStatus, JobStatus, ScalingStatus
+from trainyard_trainer.contract.env import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Resource:
-    """Who a job is, what is asked of it, and what was last said of it."""
+    """What jobs of every kind have; the class variables say how the kinds differ."""
+
+    member_role: ClassVar[Role]
+    """The role of the pods that train."""
+    state_role: ClassVar[Role]
+    """The role of the pods that hold the training state."""
+    can_rescale: ClassVar[bool]
+    """Whether the number of members changes while they train."""
 
     key: Key
     uid: str
@@ -38,7 +47,9 @@ class _Resource:
     def is_finished(self) -> bool:
         """Whether the job has ended, well or badly."""
         conditions = self.status.conditions
-        return is_true(conditions, Type.COMPLETE) or is_true(conditions, Type.FAILED)
+        return is_true(conditions, ConditionType.COMPLETE) or is_true(
+            conditions, ConditionType.FAILED
+        )
 
     @property
     def is_durable(self) -> bool:
@@ -50,26 +61,66 @@ class _Resource:
 class DistributedJob(_Resource):
     """One model trained on many workers at once."""
 
+    member_role: ClassVar[Role] = Role.WORKER
+    state_role: ClassVar[Role] = Role.WORKER
+    can_rescale: ClassVar[bool] = True
+    party_names: ClassVar[frozenset[str]] = frozenset()
+    round_deadline: ClassVar[timedelta] = timedelta()
+
     spec: DistributedJobSpec
     status: DistributedJobStatus
+
+    @property
+    def quorum(self) -> int:
+        """How many workers must run for the job to train."""
+        return self.spec.workers.min
+
+    @property
+    def assignment(self) -> ScalingStatus:
+        """What the status says was decided; nothing before the first decision."""
+        return self.status.scaling or ScalingStatus()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FederatedJob(_Resource):
     """One model trained over several parties whose data never leaves them."""
 
+    member_role: ClassVar[Role] = Role.PARTY
+    state_role: ClassVar[Role] = Role.COORDINATOR
+    can_rescale: ClassVar[bool] = False
+
     spec: FederatedJobSpec
     status: FederatedJobStatus
+
+    @property
+    def party_names(self) -> frozenset[str]:
+        """The parties of this cluster."""
+        return frozenset(party.name for party in self.spec.local_parties)
+
+    @property
+    def round_deadline(self) -> timedelta:
+        """How long a round may take."""
+        return parse_duration(self.spec.rounds.deadline)
+
+    @property
+    def quorum(self) -> int:
+        """How many parties must run for the job to train."""
+        return self.spec.rounds.min_parties
+
+    @property
+    def assignment(self) -> AdmissionStatus:
+        """What the status says was decided; nothing before the first decision."""
+        return self.status.admission or AdmissionStatus()
 
 
 Job = DistributedJob | FederatedJob
 Status = DistributedJobStatus | FederatedJobStatus
 Assignment = ScalingStatus | AdmissionStatus
-"""What the scheduler decided: how many workers a job has, or which of its parties have room."""
+"""What the scheduler decided: how many workers a job has, or which of its parties."""
 
 
 class UnreadableJobError(Exception):
-    """A stored job does not fit its own CRD, for example after a downgrade."""
+    """A stored job does not match its CRD, for example after a downgrade."""
 
 
 def parse_job(raw: Mapping[str, Any]) -> Job:
@@ -99,15 +150,6 @@ def parse_job(raw: Mapping[str, Any]) -> Job:
         )
     except msgspec.ValidationError as error:
         raise UnreadableJobError(f"{key}: {error}") from None
-
-
-def assignment_of(job: Job) -> Assignment:
-    """What the status says was decided; nothing before the first decision."""
-    match job:
-        case DistributedJob():
-            return job.status.scaling or ScalingStatus()
-        case FederatedJob():
-            return job.status.admission or AdmissionStatus()
 
 
 def parse_time(text: str) -> datetime:

@@ -1,7 +1,7 @@
 """Names that the cluster sees: the API group, labels and children's names.
 
-They stand in one place because a name is a promise: two operators, one old and one new, must find
-the same children by the same names.
+A name is a promise: two operators of different releases must find the same children by the same
+names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LABEL_NAMESPACE: Final = f"{GROUP}/namespace"
 ANNOTATION_RENEW_AT: Final = f"{GROUP}/renew-at"
 ANNOTATION_JOB_UID: Final = f"{GROUP}/job-uid"
 ANNOTATION_PARTIES: Final = f"{GROUP}/parties"
-"""On an authority: whom the leaf Secret holds certificates for, as nobody may read that Secret."""
+"""On an authority: the parties that the leaf Secret has certificates for; it cannot be read."""
 
 MANAGER: Final = "trainyard"
 
@@ -43,12 +43,12 @@ PLURALS: Final[Mapping[str, str]] = {
 """Every kind of job, and the name of its collection."""
 
 MemberId = int | str
-"""Who a pod of a job stands for besides its coordinator: a worker's index, or a party's name."""
+"""A pod of a job that is not its coordinator: a worker's index, or a party's name."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """One job, of any kind, wherever it lives."""
+    """One job of any kind: its kind, namespace and name."""
 
     kind: str
     namespace: str
@@ -59,7 +59,7 @@ class Key:
 
 
 def service_name(job: str) -> str:
-    """The headless Service in front of the coordinator; workers resolve it anew at each attempt."""
+    """The coordinator's headless Service; workers resolve it again at each attempt."""
     return f"{job}-coordinator"
 
 
@@ -79,7 +79,7 @@ def party_name(job: str, party: str, attempt: int) -> str:
 
 
 def leaf_secret_name(job: str) -> str:
-    """The Secret with the pods' certificates, named as no user's own is likely to be."""
+    """The Secret with the pods' certificates; users are unlikely to give their own this name."""
     return f"{job}-trainyard-tls"
 
 

@@ -1,4 +1,4 @@
-"""Nodes cut down to what placement needs."""
+"""Nodes, reduced to what placement needs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from trainyard.api.cluster import Node, Taint
 
-TOLD_OTHERWISE = (
+READINESS_TAINTS = (
     "node.kubernetes.io/unschedulable",
     "node.kubernetes.io/not-ready",
     "node.kubernetes.io/unreachable",
 )
-"""Taints that Kubernetes sets while a node is cordoned or not ready, which `is_ready` says: a node
-that only rests is still one that could hold a worker."""
+"""Taints that Kubernetes sets while a node is cordoned or not ready. `is_ready` covers them: a
+worker may run there once the node is ready again."""
 
 
 def parse_node(raw: Mapping[str, Any]) -> Node:
-    """Cut an API object down to name, accelerators, labels, taints and readiness."""
+    """Reduce an API object to name, accelerators, labels, taints and readiness."""
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     allocatable = status.get("allocatable") or {}
     return Node(
@@ -27,7 +27,7 @@ def parse_node(raw: Mapping[str, Any]) -> Node:
         taints=tuple(
             Taint(key=t["key"], value=t.get("value", ""), effect=t["effect"])
             for t in spec.get("taints", ())
-            if t["key"] not in TOLD_OTHERWISE
+            if t["key"] not in READINESS_TAINTS
         ),
         is_ready=not spec.get("unschedulable", False) and _is_ready(status),
         resource_version=int(raw["metadata"]["resourceVersion"]),

@@ -1,4 +1,4 @@
-"""A pod cut down to what decisions need: a mirror of thousands of them must stay small."""
+"""Pods, reduced to what decisions need: a cache of thousands of them must stay small."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from trainyard.api.cluster import GpuPod
 from trainyard.api.jobs import parse_time
 from trainyard.api.names import Key, MemberId
 
-FINISHED = ("Succeeded", "Failed")
-DISRUPTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
-"""Pod reasons that say the cluster, not the pod, ended it."""
-LONGEST_GRACE = 366 * 86_400
-"""Seconds; anyone may write a pod whose grace period ends after the last of years."""
+FINISHED_PHASES = ("Succeeded", "Failed")
+DISRUPTION_REASONS = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
+"""Reasons of a pod that the cluster ended."""
+MAX_GRACE_SECONDS = 366 * 86_400
+"""Anyone may create a pod whose grace period is longer than `datetime` can express."""
 CONTAINER = "trainer"
-"""Our container; others in the pod were put there by somebody else, for example a mesh."""
+"""The trainer's container; others are injected, for example by a service mesh."""
 
 
 class _Meta(TypedDict, total=False):
@@ -52,7 +52,7 @@ class _Status(TypedDict, total=False):
 
 
 class PodObject(TypedDict, total=False):
-    """The fields that `parse_pod` reads: a fifth of a pod, so a decoder may skip the rest."""
+    """The fields that `parse_pod` reads: a fifth of a pod, so that a decoder may skip the rest."""
 
     metadata: _Meta
     spec: _Spec
@@ -61,7 +61,7 @@ class PodObject(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """One pod that we own, or that holds accelerators we would like to use."""
+    """A pod of ours, or one that requests accelerators."""
 
     namespace: str
     name: str
@@ -86,24 +86,23 @@ class Pod:
     reason: str = ""
     """Why it ended: `OOMKilled`, `Error`, `Evicted`, …"""
     termination_message: str = ""
-    """Its termination message."""
+    """Its own, else the message of its status."""
     waiting_reason: str = ""
-    """Why it does not start: `ImagePullBackOff`, `Unschedulable`, …"""
+    """Why it cannot start: `ImagePullBackOff`, `Unschedulable`, …"""
     waiting_message: str = ""
     ended_at: datetime | None = None
     is_disrupted: bool = False
-    """It was ended from outside (drain, preemption, lost node, deletion); never held against the
-    job."""
+    """The cluster ended it (drain, preemption, lost node, deletion): never the job's fault."""
 
     @property
     def member(self) -> MemberId:
-        """Whose place it takes among the pods of its role."""
+        """Which worker or party it is; 0 for a coordinator."""
         return self.party or self.index
 
     @property
     def is_finished(self) -> bool:
-        """Whether it will never run again; it holds no accelerator then."""
-        return self.phase in FINISHED
+        """Whether it will never run again; it uses no accelerator then."""
+        return self.phase in FINISHED_PHASES
 
     @property
     def is_live(self) -> bool:
@@ -112,7 +111,7 @@ class Pod:
 
     @property
     def is_running(self) -> bool:
-        """Whether its container runs and nobody asked it to go."""
+        """Whether its container runs and it is not being deleted."""
         return self.phase == "Running" and not self.is_deleting
 
     def as_gpu_pod(self) -> GpuPod:
@@ -125,12 +124,12 @@ class Pod:
             node=self.node,
             job=self.job,
             party=self.party,
-            is_leaving=self.is_deleting,
+            is_deleting=self.is_deleting,
         )
 
 
 def parse_pod(raw: Mapping[str, Any]) -> Pod:
-    """Cut an API object down; unknown labels and missing parts are left at their defaults."""
+    """Reduce an API object; without a label or a field, the default applies."""
     meta, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
     labels = meta.get("labels") or {}
     is_ours = labels.get(names.LABEL_MANAGED_BY) == names.MANAGER and names.LABEL_JOB in labels
@@ -158,7 +157,7 @@ def parse_pod(raw: Mapping[str, Any]) -> Pod:
         is_deleting="deletionTimestamp" in meta,
         resource=resource,
         gpus=gpus,
-        **_ending(status),
+        **_termination(status),
         **_waiting(status),
         is_disrupted=_is_disrupted(status) or _was_deleted(meta, status),
     )
@@ -179,44 +178,44 @@ def _gpus(spec: Mapping[str, Any]) -> tuple[str, int]:
     return max(total.items(), key=lambda item: item[1]) if total else ("", 0)
 
 
-def _ending(status: Mapping[str, Any]) -> dict[str, Any]:
-    ended = _ended(status)
-    if ended is None:
+def _termination(status: Mapping[str, Any]) -> dict[str, Any]:
+    terminated = _terminated(status)
+    if terminated is None:
         return {
             "reason": status.get("reason", ""),
             "termination_message": status.get("message", ""),
         }
     return {
-        "exit_code": ended.get("exitCode"),
-        "reason": status.get("reason") or ended.get("reason", ""),
-        "termination_message": ended.get("message", ""),
-        "ended_at": _finished_at(ended),
+        "exit_code": terminated.get("exitCode"),
+        "reason": status.get("reason") or terminated.get("reason", ""),
+        "termination_message": terminated.get("message", ""),
+        "ended_at": _finished_at(terminated),
     }
 
 
-def _ended(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The end of our container, else of the first that ended."""
+def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The terminated state of our container, else of the first that terminated."""
     states = ((c.get("state") or {}).get("terminated") for c in _containers(status))
-    return next((ended for ended in states if ended is not None), None)
+    return next((state for state in states if state is not None), None)
 
 
 def _containers(status: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return sorted(status.get("containerStatuses", ()), key=lambda c: c.get("name") != CONTAINER)
 
 
-def _finished_at(ended: Mapping[str, Any]) -> datetime | None:
-    # Null where the kubelet lost sight of the container.
-    return parse_time(ended["finishedAt"]) if ended.get("finishedAt") else None
+def _finished_at(terminated: Mapping[str, Any]) -> datetime | None:
+    # Null where the kubelet has lost track of the container.
+    return parse_time(terminated["finishedAt"]) if terminated.get("finishedAt") else None
 
 
 def _was_deleted(meta: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
-    """Whether it ended after somebody had asked it to: a worker that the job no longer needs."""
-    ended = _ended(status)
-    if ended is None or "deletionTimestamp" not in meta:
+    """Whether it ended after its deletion was requested, as of a worker that is not needed."""
+    terminated = _terminated(status)
+    if terminated is None or "deletionTimestamp" not in meta:
         return False
-    # The time stamp is that of the latest end; the request came a grace period earlier.
-    grace = timedelta(seconds=min(meta.get("deletionGracePeriodSeconds") or 0, LONGEST_GRACE))
-    ended_at = _finished_at(ended)
+    # The time stamp is the end of the grace period, which began with the request.
+    grace = timedelta(seconds=min(meta.get("deletionGracePeriodSeconds") or 0, MAX_GRACE_SECONDS))
+    ended_at = _finished_at(terminated)
     return ended_at is not None and ended_at >= parse_time(meta["deletionTimestamp"]) - grace
 
 
@@ -236,7 +235,7 @@ def _waiting(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_disrupted(status: Mapping[str, Any]) -> bool:
-    if status.get("reason") in DISRUPTIONS:
+    if status.get("reason") in DISRUPTION_REASONS:
         return True
     return any(
         c["type"] == "DisruptionTarget" and c["status"] == "True"

@@ -1,4 +1,4 @@
-"""A job's pods, sorted once into a value that every rule reads."""
+"""A job's pods, grouped once into a value that every rule reads."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 MEMBER_ROLES = (Role.WORKER, Role.PARTY)
-"""Roles of the pods that do the training; a job has those of one of them."""
+"""Roles of the pods that train; those of one job have the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPods:
-    """Who is there, by role."""
+    """The job's pods, grouped by role."""
 
     coordinator: Pod | None
     """The live coordinator of the highest term."""
     members: Mapping[MemberId, Pod]
-    """Live workers by index, or parties by name; of two in one place, the later attempt."""
+    """Live workers by index, or parties by name; the latest attempt of each."""
     surplus: tuple[Pod, ...]
-    """Live pods that another of the same place has replaced."""
+    """Live pods of earlier attempts."""
     finished: tuple[Pod, ...]
-    """Pods that ended and have not been removed."""
+    """Pods that ended and have not been deleted."""
     attempts: Mapping[tuple[str, MemberId], int]
-    """Highest attempt seen by (role, member), an earlier namesake's pods included."""
+    """Highest attempt by (role, member), pods of an earlier job of the same name included."""
 
     @property
     def term(self) -> int:
-        """Highest term of any coordinator's pod still to be seen."""
+        """Highest term of any coordinator's pod that still exists."""
         return self.attempts.get((Role.COORDINATOR, 0), 0)
 
     @property
@@ -41,32 +41,32 @@ class JobPods:
         return (*coordinator, *self.members.values(), *self.surplus)
 
     def ended(self, result: Result, *roles: Role) -> tuple[tuple[Pod, TerminationMessage], ...]:
-        """Finished pods of these roles whose last words report `result`."""
+        """Finished pods of these roles whose termination message reports `result`."""
         pairs = (
             (p, TerminationMessage.decode(p.termination_message))
             for p in self.finished
             if p.role in roles
         )
-        return tuple((p, words) for p, words in pairs if words and words.result is result)
+        return tuple((pod, m) for pod, m in pairs if m and m.result is result)
 
 
 def group_pods(pods: Iterable[Pod], owner_uid: str) -> JobPods:
-    """Sort; pods of an earlier job of the same name only keep their names taken."""
+    """Group the pods; of an earlier job of the same name, only the attempts count."""
     attempts: dict[tuple[str, MemberId], int] = {}
     live: dict[tuple[str, MemberId], Pod] = {}
     surplus: list[Pod] = []
     finished: list[Pod] = []
     for pod in sorted(pods, key=lambda p: p.attempt):
-        place = (pod.role, pod.member)
-        attempts[place] = max(attempts.get(place, 0), pod.attempt)
+        identity = (pod.role, pod.member)
+        attempts[identity] = max(attempts.get(identity, 0), pod.attempt)
         if pod.owner_uid != owner_uid:
             continue
         if pod.is_finished:
             finished.append(pod)
         elif not pod.is_deleting:
-            if place in live:
-                surplus.append(live[place])
-            live[place] = pod
+            if identity in live:
+                surplus.append(live[identity])
+            live[identity] = pod
     members = {member: pod for (role, member), pod in live.items() if role in MEMBER_ROLES}
     return JobPods(
         coordinator=live.get((Role.COORDINATOR, 0)),

@@ -1,4 +1,4 @@
-"""Why a job has the workers it has: the reasons of decisions, for programs."""
+"""The reasons of the scheduler's decisions."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a job has the workers it has: a code for programs, beside a sentence for people."""
+    """Why a job has its number of workers: a code for programs, beside a message for people."""
 
     WAITING_FOR_GPUS = "WaitingForGPUs"
     WAITING_IN_QUEUE = "WaitingInQueue"
-    """It would fit, but a job before it in the queue does not yet."""
+    """It would fit, but a job ahead of it in the queue does not yet."""
     NO_SUCH_NODES = "NoSuchNodes"
-    """No node could ever hold the minimum, even if all were free."""
+    """The nodes could not run the minimum even if all were free."""
     START_TIMED_OUT = "StartTimedOut"
     """The job did not start in time, and backs off before it is queued again."""
     ADMITTED = "Admitted"
     STEADY = "Steady"
     """Nothing to gain, or at the bounds."""
     BOUNDS_CHANGED = "BoundsChanged"
-    """min or max moved past the number in force."""
+    """min or max has moved past the present number."""
     REQUESTED = "Requested"
-    """`Manual`: somebody set `workers.replicas`."""
+    """`Manual`: `workers.replicas` has changed."""
     GROW_TO_MEASURE = "GrowToMeasure"
     """Free GPUs, and no growth has been tried yet."""
     GROW_PAYS = "GrowPays"
@@ -35,7 +35,7 @@ class Reason(StrEnum):
     """`maxChangesPerHour` is used up."""
     METRICS_STALE = "MetricsStale"
     MEASURING = "Measuring"
-    """Too few steps at the present size to judge it."""
+    """Too few steps at the present number to evaluate it."""
     NO_FREE_GPUS = "NoFreeGPUs"
     PARTY_ADDED = "PartyAdded"
     """A party that joined a running federation was assigned."""

@@ -1,4 +1,4 @@
-"""What a coordinator last said of its training."""
+"""A coordinator's metrics, as they were last read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainyard_trainer.contract.env import WIRE_VERSION
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartyReport:
-    """What an aggregator said of one party."""
+    """An aggregator's metrics of one party."""
 
     state: str = ""
     """A `contract.PartyState`; empty when unknown."""
@@ -25,7 +25,7 @@ class PartyReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FederationReport:
-    """What only an aggregator says; see `contract.FederatedMetric`."""
+    """Metrics that only an aggregator has; see `contract.FederatedMetric`."""
 
     round: int = 0
     rounds_lost: int = 0
@@ -36,7 +36,7 @@ class FederationReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorReport:
-    """One reading of a coordinator's metrics; see `contract.Metric` for each figure's meaning."""
+    """All metrics of a coordinator at one time; `contract.Metric` has the meaning of each."""
 
     at: datetime
     wire: int = 0
@@ -56,7 +56,7 @@ class CoordinatorReport:
     plan_generation: int = 0
     checkpoint_step: int = -1
     federation: FederationReport | None = None
-    """None from a coordinator of workers."""
+    """None for a DistributedJob."""
     outcome: str = ""
     """`Complete` or `Suspended` once training has ended."""
 

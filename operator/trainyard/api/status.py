@@ -1,14 +1,15 @@
-"""The statuses: what people read, and what the operator remembers of a job.
+"""The statuses: what people read, and what the operator persists of a job.
 
 First what both kinds have in common, then the DistributedJob's; the FederatedJob's is in
 `federation`.
 
-All that a restarted operator cannot observe in the cluster is here (failures counted, decisions
-made, throughput measured); nothing else is remembered anywhere.
+They have all that a restarted operator cannot observe in the cluster (failures counted, decisions
+made, throughput measured); nothing else is persisted anywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -18,7 +19,7 @@ from trainyard.api.spec import Part
 
 
 class PodFailure(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """One pod that failed, counted once."""
+    """A pod that failed."""
 
     pod: str
     uid: str
@@ -80,7 +81,7 @@ class Change(Part, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """What was decided, why, what it should gain, and until when it holds."""
+    """What was decided, why, what it should gain, and when it may change again."""
 
     current: int = 0
     desired: int = 0
@@ -97,8 +98,13 @@ class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     profile: list[Measurement] = []
 
     @property
+    def members(self) -> Sequence[int]:
+        """The indices of the workers that get pods."""
+        return range(self.desired)
+
+    @property
     def assigned(self) -> int:
-        """What the job holds; compared to see whether it changed."""
+        """What is assigned; compared to see whether it changed."""
         return self.desired
 
 

@@ -1,141 +1,131 @@
-"""The conditions of a job that is not over: each claim with its reason and a sentence."""
+"""The conditions of a job that is not over: status and reason of each from what is observed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from trainyard.api.conditions import Condition, Truth, Type
-from trainyard.api.jobs import FederatedJob, Job
+from trainyard.api.conditions import Condition, ConditionStatus, ConditionType
+from trainyard.api.jobs import Assignment, Job
+from trainyard.api.reasons import Reason
 from trainyard.api.validation import validate
+from trainyard.lifecycle import messages
 from trainyard.lifecycle.desired import DesiredState, Phase
-from trainyard.lifecycle.observation import (
-    Observation,
-    absent_members,
-    quorum,
-    running_members,
-    trouble_of,
-    wanted,
-)
-from trainyard_trainer.contract.env import WIRE_VERSION
+from trainyard.lifecycle.observation import Observation
+from trainyard_trainer.contract.env import Role
 
-_NAMED = 10
-"""Parties that a sentence names."""
+_RUNNING_REASONS = {Role.WORKER: "WorkersRunning", Role.PARTY: "PartiesRunning"}
 
 
-def condition(type_: Type, status: Truth, reason: str, message: str = "") -> Condition:
+def condition(
+    type_: ConditionType, status: ConditionStatus, reason: str, message: str = ""
+) -> Condition:
     """A condition; when it became true is filled in where it is merged."""
     return Condition(type=type_, status=status, reason=reason, message=message)
 
 
-def accepted_condition(look: Observation) -> Condition:
-    """Whether all that the spec asks for can be done."""
-    if refused := validate(look.job.spec):
-        return condition(Type.ACCEPTED, "False", *refused)
-    return condition(Type.ACCEPTED, "True", "Valid")
+def accepted_condition(observed: Observation) -> Condition:
+    """Whether this version can do all that the spec asks for."""
+    if rejection := validate(observed.job.spec):
+        return condition(ConditionType.ACCEPTED, "False", *rejection)
+    return condition(ConditionType.ACCEPTED, "True", "Valid")
 
 
 def durability_condition(job: Job) -> Condition:
-    """Whether the state outlives the pods, and what follows if not."""
+    """Whether the state outlives the pods."""
     if job.is_durable:
-        message = f"State is kept in the claim {job.spec.state.claim_name}."
-        return condition(Type.STATE_DURABLE, "True", "Claim", message)
-    message = (
-        "Without spec.state.claimName the state lives in the pods: it survives the loss of any "
-        "one of them, not of all."
+        kept = messages.state_kept(job.spec.state.claim_name)
+        return condition(ConditionType.STATE_DURABLE, "True", "Claim", kept)
+    return condition(ConditionType.STATE_DURABLE, "False", "NoClaim", messages.STATE_IN_PODS)
+
+
+def running_condition(observed: Observation, phase: Phase) -> Condition:
+    """Whether the desired members run; if not, why not."""
+    job = observed.job
+    if phase is not Phase.STARTING:
+        return condition(ConditionType.RUNNING, "True", _RUNNING_REASONS[job.member_role])
+    message = waiting_message(observed) or messages.starting(
+        job.member_role,
+        running=len(observed.running_members),
+        desired=observed.assignment.desired,
+        quorum=job.quorum,
     )
-    return condition(Type.STATE_DURABLE, "False", "NoClaim", message)
+    return condition(ConditionType.RUNNING, "False", "Starting", message)
 
 
-def running_condition(look: Observation, phase: Phase) -> Condition:
-    """Whether the wanted workers run; if not, why not."""
-    is_federated = isinstance(look.job, FederatedJob)
-    if phase is Phase.STARTING:
-        message = trouble_of(look) or _so_far(look, is_federated)
-        return condition(Type.RUNNING, "False", "Starting", message)
-    if is_federated:
-        return condition(Type.RUNNING, "True", "PartiesRunning")
-    return condition(Type.RUNNING, "True", "WorkersRunning")
-
-
-def _so_far(look: Observation, is_federated: bool) -> str:
-    running, desired = running_members(look), look.scaling.desired
-    if is_federated:
-        return f"{running} of {desired} parties run, {quorum(look.job)} are needed."
-    return f"{running} of {desired} workers run."
+def waiting_conditions(assignment: Assignment) -> tuple[Condition, ...]:
+    """Why a job is not admitted; why its last start failed stays in its status meanwhile."""
+    reason = assignment.reason or "Pending"
+    conditions = (
+        condition(ConditionType.ADMITTED, "False", reason, assignment.message),
+        condition(ConditionType.RUNNING, "False", "NotAdmitted"),
+    )
+    if reason == Reason.START_TIMED_OUT:
+        return conditions
+    return (*conditions, condition(ConditionType.DEGRADED, "False", "NotAdmitted"))
 
 
 def idle_conditions(job: Job, reason: str) -> tuple[Condition, ...]:
-    """That a job without workers or parties at work neither trains nor rescales, and why."""
-    running = condition(Type.RUNNING, "False", reason)
-    if isinstance(job, FederatedJob):
+    """A job without running members neither trains nor rescales."""
+    running = condition(ConditionType.RUNNING, "False", reason)
+    if not job.can_rescale:
         return (running,)
-    return (running, condition(Type.RESCALING, "False", reason))
+    return (running, condition(ConditionType.RESCALING, "False", reason))
 
 
-def rescaling_conditions(look: Observation, phase: Phase) -> tuple[Condition, ...]:
-    """Whether the number of workers is changing; a federation has none."""
-    return () if isinstance(look.job, FederatedJob) else (_rescaling_condition(look, phase),)
+def rescaling_conditions(observed: Observation, phase: Phase) -> tuple[Condition, ...]:
+    """Whether the number of workers is changing; a federation has no such condition."""
+    return (_rescaling_condition(observed, phase),) if observed.job.can_rescale else ()
 
 
-def _rescaling_condition(look: Observation, phase: Phase) -> Condition:
-    desired, report = look.scaling.desired, look.report
+def _rescaling_condition(observed: Observation, phase: Phase) -> Condition:
+    desired, report = observed.assignment.desired, observed.report
     if phase is Phase.RESCALING:
         return condition(
-            Type.RESCALING, "True", "PodsChanging", f"On the way to {desired} workers."
+            ConditionType.RESCALING, "True", "PodsChanging", messages.rescaling(desired)
         )
     if phase is Phase.RUNNING and report is not None and report.active_workers != desired:
-        members = ", ".join(f"{n} {state}" for state, n in sorted(report.members.items()) if n)
-        message = f"On the way to {desired} workers: {members or 'none has reported yet'}."
-        return condition(Type.RESCALING, "True", "WorkersJoining", message)
-    return condition(Type.RESCALING, "False", "Steady")
+        message = messages.joining(desired, report.members)
+        return condition(ConditionType.RESCALING, "True", "WorkersJoining", message)
+    return condition(ConditionType.RESCALING, "False", "Steady")
 
 
-def degraded_condition(look: Observation, phase: Phase) -> Condition:
-    """Whether something is wrong that the operator is working on, or cannot mend."""
-    gone = [m for m in wanted(look) if m not in look.pods.members]
-    is_short = bool(gone) or look.pods.coordinator is None
-    if mismatch := _mismatch(look, is_short):
-        return condition(Type.DEGRADED, "True", "WireMismatch", mismatch)
-    if isinstance(look.job, FederatedJob) and phase is Phase.RUNNING and absent_members(look):
-        return condition(Type.DEGRADED, "True", "PartiesMissing", _absence(look))
-    if trouble := trouble_of(look):
-        return condition(Type.DEGRADED, "True", "PodTrouble", trouble)
-    if look.record.failures and is_short:
-        return condition(Type.DEGRADED, "True", "Replacing", look.record.failures[-1].message)
-    return condition(Type.DEGRADED, "False", "Healthy")
+def degraded_condition(observed: Observation, phase: Phase) -> Condition:
+    """Whether something is wrong that the operator is repairing, or cannot repair."""
+    if mismatch := _mismatch_message(observed):
+        return condition(ConditionType.DEGRADED, "True", "WireMismatch", mismatch)
+    failures, waiting = observed.record.failures, waiting_message(observed)
+    last = failures[-1].message if failures else ""
+    # Only a federation runs without all its members.
+    if phase is Phase.RUNNING and (absent := observed.absent_members):
+        message = messages.parties_missing(absent, waiting or last)
+        return condition(ConditionType.DEGRADED, "True", "PartiesMissing", message)
+    if waiting:
+        return condition(ConditionType.DEGRADED, "True", "PodTrouble", waiting)
+    if failures and observed.lacks_pods:
+        return condition(ConditionType.DEGRADED, "True", "Replacing", last)
+    return condition(ConditionType.DEGRADED, "False", "Healthy")
 
 
-def _mismatch(look: Observation, is_short: bool) -> str:
-    """That operator and trainer image do not understand each other, and what helps; or nothing."""
-    if look.report is not None and look.report.is_mismatched:
-        return (
-            f"The trainer image speaks wire version {look.report.wire}, this operator "
-            f"{WIRE_VERSION}. The job trains on as it is and gets no Plan: run the operator of the "
-            "image's release, or create the job anew with an image of this release."
-        )
-    if look.record.mismatch and is_short:
-        minutes = look.timeouts.retry_cap.total_seconds() / 60
-        return (
-            f"{look.record.mismatch.rstrip('.')}. This is not held against the job; its pods are "
-            f"tried again every {minutes:g} min. Create the job anew with an image of this "
-            "operator's release, or run the operator of the image's release."
-        )
+def _mismatch_message(observed: Observation) -> str:
+    """What to do when operator and trainer image are of different releases; empty if not."""
+    report, mismatch = observed.report, observed.record.mismatch
+    if report is not None and report.is_mismatched:
+        return messages.coordinator_mismatch(report.wire)
+    if mismatch is not None and observed.lacks_pods:
+        return messages.start_mismatch(mismatch.message, observed.timeouts.retry_cap)
     return ""
 
 
-def _absence(look: Observation) -> str:
-    absent = [str(member) for member in absent_members(look)]
-    named = ", ".join(absent[:_NAMED]) + (", …" if len(absent) > _NAMED else "")
-    last = look.record.failures[-1].message if look.record.failures else ""
-    why = trouble_of(look) or last
-    noun = "party is" if len(absent) == 1 else "parties are"
-    return f"{len(absent)} {noun} not there: {named}; rounds go on with the others. {why}".strip()
+def waiting_message(observed: Observation) -> str:
+    """Why a pod cannot start; empty when none waits."""
+    pod = observed.waiting_pod
+    return messages.pod_waiting(pod, observed.job.spec.image) if pod else ""
 
 
-def with_refusal(verdict: DesiredState, message: str) -> DesiredState:
-    """The verdict of a job whose children the API server refused: it says so."""
-    told = f"The API server refused a child of this job: {message[:600]}"
-    others = tuple(c for c in verdict.conditions if c.type != Type.DEGRADED)
-    return replace(
-        verdict, conditions=(*others, condition(Type.DEGRADED, "True", "ChildRefused", told))
+def with_refusal(desired: DesiredState, answer: str) -> DesiredState:
+    """The same state, `Degraded` because the API server refused a child of the job."""
+    others = tuple(c for c in desired.conditions if c.type != ConditionType.DEGRADED)
+    refused = condition(
+        ConditionType.DEGRADED, "True", "ChildRefused", messages.child_refused(answer)
     )
+    return replace(desired, conditions=(*others, refused))

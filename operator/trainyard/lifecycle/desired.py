@@ -1,4 +1,4 @@
-"""What follows from one look at a job: its phase, the pods it should have, what its status says."""
+"""What follows from an observation: a job's phase, the pods it should have, its conditions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from enum import StrEnum
 from trainyard.api.conditions import Condition
 from trainyard.api.names import MemberId
 from trainyard.api.status import PodFailure
+from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import TerminationMessage
 
 
-def earliest(*moments: datetime | None) -> datetime | None:
+def earliest(*times: datetime | None) -> datetime | None:
     """The first of those that are set; None if none is."""
-    return min((moment for moment in moments if moment is not None), default=None)
+    return min((time for time in times if time is not None), default=None)
 
 
 class Phase(StrEnum):
@@ -37,24 +38,20 @@ class DesiredPods:
     """The pods a job should have."""
 
     coordinator: bool = False
-    workers: int = 0
-    parties: tuple[str, ...] = ()
+    members: Sequence[MemberId] = ()
+    """The workers or parties that should have pods."""
+    member_role: Role = Role.WORKER
     replace_at: datetime | None = None
-    """Pods that failed are not replaced before."""
+    """Failed pods are not replaced before."""
     keeps_live: bool = False
-    """Live pods beyond the wish are left to end by themselves."""
+    """Live pods that are not desired are left to exit by themselves."""
     keeps_finished: bool = False
     """Finished pods stay, so that their logs can be read."""
-
-    @property
-    def members(self) -> Sequence[MemberId]:
-        """The workers or parties that should have pods."""
-        return self.parties or range(self.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredState:
-    """Everything that follows from one look at a job."""
+    """Everything that follows from one observation of a job."""
 
     phase: Phase
     pods: DesiredPods = DesiredPods()
@@ -62,15 +59,15 @@ class DesiredState:
     suspend: bool = False
     """The coordinator should checkpoint and stop."""
     release: str = ""
-    """Why the job gives up its GPUs; empty while it keeps them."""
+    """Why the job releases its GPUs; empty while it keeps them."""
     refuse_start: bool = False
-    """Whether it must stand back before it is admitted again."""
+    """Whether it must back off before it is admitted again."""
     failures: list[PodFailure] = field(default_factory=list)
     restarts: int = 0
     started: bool = False
     completed: bool = False
     termination_message: TerminationMessage | None = None
-    """What a complete training's last words report."""
+    """What a complete training reports."""
     delete_job: bool = False
-    """Its time to live after the end is over."""
+    """Its time to live is over."""
     requeue_at: datetime | None = None

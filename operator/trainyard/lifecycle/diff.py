@@ -1,8 +1,7 @@
-"""PURE: the pods that are wanted × the pods that are there → what to create and delete.
+"""PURE: desired pods × existing pods → the pods to create and to delete.
 
-Applied again and again it converges from any state, because each answer depends on the present
-alone: a wanted place without a live pod gets one under a name that nobody has, whatever else is in
-its way is deleted by uid.
+Repeated, it converges from any state, because each answer depends on the present alone: a desired
+member without a live pod gets one under a new name, and every other pod is deleted by uid.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from trainyard.lifecycle.desired import DesiredPods, earliest
 from trainyard.lifecycle.failures import is_failure
 from trainyard_trainer.contract.env import Role
 
-TERM_PAUSE = timedelta(milliseconds=200)
-"""The status is on its way; the reconcile that writes it has no event of its own."""
+TERM_WAIT = timedelta(milliseconds=200)
+"""Time for the status that records a term: the reconcile that writes it causes no event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodToCreate:
-    """A pod to create: its place, and the attempt that makes its name new."""
+    """A pod to create: which member of the job it is, and the attempt that makes its name new."""
 
     role: Role
     member: MemberId
@@ -33,7 +32,7 @@ class PodToCreate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodActions:
-    """What to do now, and when to look again if nothing else happens."""
+    """What to do now, and when to reconcile again if nothing else happens."""
 
     create: tuple[PodToCreate, ...] = ()
     delete: tuple[Pod, ...] = ()
@@ -41,80 +40,81 @@ class PodActions:
 
 
 def pod_actions(
-    wish: DesiredPods, roster: JobPods, recorded: frozenset[str], term: int, now: datetime
+    desired: DesiredPods, pods: JobPods, recorded: frozenset[str], term: int, now: datetime
 ) -> PodActions:
-    """The steps from `roster` towards `wish`.
+    """The actions that lead from the existing to the desired pods.
 
-    `recorded` are the uids of failures that the status holds: only then may a failed pod go, so
-    that no failure is forgotten by a crash between seeing and counting it. `term` is the highest
-    term that the status holds, so that a new coordinator fences all before it: one of a higher
-    term stays until the status has that, for else its successor would begin the same term again.
+    `recorded` are the uids of the failures in the status: a failed pod is deleted only once it is
+    one of them, so that a crash between observing and recording it loses no failure. `term` is the
+    highest term in the status, which a new coordinator's must exceed to fence all before it: a
+    coordinator of a higher term stays until the status has that, otherwise its successor would
+    reuse the term.
     """
-    missing = _missing(wish, roster, term)
-    # Nothing is created while a failure's pause lasts: once a failed pod is removed, its
-    # replacement looks like any other.
-    is_early = wish.replace_at is not None and now < wish.replace_at
-    gone = (*_unwanted(wish, roster), *_done(wish, roster, recorded))
-    delete = tuple(p for p in gone if p.role != Role.COORDINATOR or p.attempt <= term)
+    missing = _missing(desired, pods, term)
+    # Nothing is created while the pause after a failure lasts: once the failed pod is deleted,
+    # its replacement looks like any other.
+    is_paused = desired.replace_at is not None and now < desired.replace_at
+    unneeded = (*_undesired(desired, pods), *_finished(desired, pods, recorded))
+    delete = tuple(p for p in unneeded if p.role != Role.COORDINATOR or p.attempt <= term)
     return PodActions(
-        create=() if is_early else tuple(missing),
+        create=() if is_paused else tuple(missing),
         delete=delete,
         requeue_at=earliest(
-            wish.replace_at if is_early and missing else None,
-            now + TERM_PAUSE if len(delete) < len(gone) else None,
+            desired.replace_at if is_paused and missing else None,
+            now + TERM_WAIT if len(delete) < len(unneeded) else None,
         ),
     )
 
 
-def _missing(wish: DesiredPods, roster: JobPods, term: int) -> list[PodToCreate]:
-    slots = []
-    if wish.coordinator and roster.coordinator is None:
-        attempt = max(term, roster.term) + 1
-        slots.append(PodToCreate(role=Role.COORDINATOR, member=0, attempt=attempt))
-    role = Role.PARTY if wish.parties else Role.WORKER
-    for member in wish.members:
-        if member not in roster.members:
-            attempt = roster.attempts.get((role, member), 0) + 1
-            slots.append(PodToCreate(role=role, member=member, attempt=attempt))
-    return slots
+def _missing(desired: DesiredPods, pods: JobPods, term: int) -> list[PodToCreate]:
+    missing = []
+    if desired.coordinator and pods.coordinator is None:
+        attempt = max(term, pods.term) + 1
+        missing.append(PodToCreate(role=Role.COORDINATOR, member=0, attempt=attempt))
+    role = desired.member_role
+    for member in desired.members:
+        if member not in pods.members:
+            attempt = pods.attempts.get((role, member), 0) + 1
+            missing.append(PodToCreate(role=role, member=member, attempt=attempt))
+    return missing
 
 
-def _unwanted(wish: DesiredPods, roster: JobPods) -> list[Pod]:
-    """Live pods beyond the wish; the highest indices go first by construction."""
-    extra = list(roster.surplus)
-    if wish.keeps_live:
+def _undesired(desired: DesiredPods, pods: JobPods) -> list[Pod]:
+    """Live pods that are not desired; with fewer workers, those are the highest indices."""
+    extra = list(pods.surplus)
+    if desired.keeps_live:
         return extra
-    extra += [pod for member, pod in roster.members.items() if member not in wish.members]
-    if roster.coordinator is not None and not wish.coordinator:
-        extra.append(roster.coordinator)
+    extra += [pod for member, pod in pods.members.items() if member not in desired.members]
+    if pods.coordinator is not None and not desired.coordinator:
+        extra.append(pods.coordinator)
     return extra
 
 
-def _done(wish: DesiredPods, roster: JobPods, recorded: frozenset[str]) -> list[Pod]:
-    """Finished pods whose end is known; they hold nothing but their names and logs.
+def _finished(desired: DesiredPods, pods: JobPods, recorded: frozenset[str]) -> list[Pod]:
+    """Finished pods that nothing needs any more: they have only their names and logs.
 
-    One stays until its place is taken again: its attempt is what makes the next name new.
+    One stays until it is replaced, as its attempt is what makes the next name new.
     """
     return [
         pod
-        for pod in roster.finished
+        for pod in pods.finished
         if not pod.is_deleting
-        and (not wish.keeps_finished or _is_spent(pod, wish))
+        and (not desired.keeps_finished or _is_failed_coordinator(pod, desired))
         and (not is_failure(pod) or pod.uid in recorded)
-        and not _is_vacant(pod, wish, roster)
+        and not _is_to_be_replaced(pod, desired, pods)
     ]
 
 
-def _is_spent(pod: Pod, wish: DesiredPods) -> bool:
+def _is_failed_coordinator(pod: Pod, desired: DesiredPods) -> bool:
     """Whether it goes though finished pods stay: a coordinator may fail again and again meanwhile.
 
-    Failures beyond those that a status remembers are counted only once older pods have gone.
+    The status keeps a bounded number of failures and counts more only once older pods are gone.
     """
-    return wish.coordinator and pod.role == Role.COORDINATOR and is_failure(pod)
+    return desired.coordinator and pod.role == Role.COORDINATOR and is_failure(pod)
 
 
-def _is_vacant(pod: Pod, wish: DesiredPods, roster: JobPods) -> bool:
-    """Whether the pod's place is wanted and nobody is there."""
+def _is_to_be_replaced(pod: Pod, desired: DesiredPods, pods: JobPods) -> bool:
+    """Whether its member is desired and has no live pod."""
     if pod.role == Role.COORDINATOR:
-        return wish.coordinator and roster.coordinator is None
-    return pod.member in wish.members and pod.member not in roster.members
+        return desired.coordinator and pods.coordinator is None
+    return pod.member in desired.members and pod.member not in pods.members

@@ -1,4 +1,4 @@
-"""Pod failures: what they were, in one sentence, what they count, and when to try again."""
+"""Pod failures: which are recorded, which count against the job, and when to try again."""
 
 from __future__ import annotations
 
@@ -8,134 +8,134 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trainyard.api.jobs import Job, whole_seconds
-from trainyard.api.pods import DISRUPTIONS, Pod
+from trainyard.api.pods import DISRUPTION_REASONS, Pod
 from trainyard.api.podset import JobPods
 from trainyard.api.status import PodFailure
+from trainyard.lifecycle import messages
 from trainyard.lifecycle.timeouts import Timeouts
-from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Exit, TerminationMessage
 
 MAX_FAILURES = 10
-"""Failures kept in the status; more at once wait as pods until there is room for them."""
+"""Failures kept in the status; the pods of further ones stay until there is room for them."""
 SAME_CAUSE_WINDOW = timedelta(seconds=10)
-"""Pods of one crew that end within this time of each other break for one cause: it counts once."""
+"""Pods of one group that end within this time of each other have one cause, which counts once."""
 DISRUPTED = "Disrupted"
-"""Reason of a pod that the cluster ended without naming one of its own."""
+"""Reason of a pod that the cluster ended without giving a reason of its own."""
 UNCOUNTED = (Exit.FENCED, Exit.WIRE_MISMATCH)
-"""Ends that are not the job's fault: another pod took the place, or operator and image are of
+"""Exits that are not the job's fault: a later pod has replaced it, or operator and image are of
 different releases, which ends with an upgrade of either."""
 MAX_MESSAGE = 900
-"""Characters of a failure's sentence: room for an error, not for a novel."""
+"""Characters of a failure's message: enough for an error, not for a log."""
 MAX_REASON = 128
 """Characters of a failure's reason; codes are short, but anyone may write a pod's status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureRecord:
-    """All failures so far."""
+    """All failures so far, and what follows from them."""
 
     failures: list[PodFailure]
     restarts: int
-    """Failures that count against `failure.maxRestarts`; those seen together count once."""
-    fatal: str = ""
-    """Why the job must fail now; empty while it may go on."""
+    """Failures that count against `failure.maxRestarts`; those of one cause count once."""
     fatal_reason: str = ""
+    """Why the job must fail now; empty while it may go on."""
+    fatal_failure: PodFailure | None = None
+    """The failure that the job fails with."""
     retry_at: datetime | None = None
-    """Replacements wait until then."""
-    mismatch: str = ""
-    """What the newest failure said, if it was that operator and image are of different releases."""
+    """Failed pods are not replaced before."""
+    mismatch: PodFailure | None = None
+    """The newest failure, if operator and image are of different releases."""
 
 
-def record_failures(job: Job, roster: JobPods, limits: Timeouts, now: datetime) -> FailureRecord:
+def record_failures(job: Job, pods: JobPods, timeouts: Timeouts, now: datetime) -> FailureRecord:
     """Add the failed pods that the status does not have yet; each is counted once, by its uid."""
-    old, present = job.status.failures, {p.uid for p in roster.finished}
-    known = {f.uid for f in old}
-    # A failure is not forgotten while its pod is there: it would be counted again.
-    room = MAX_FAILURES - sum(f.uid in present for f in old)
-    news = [p for p in roster.finished if is_failure(p) and p.uid not in known][: max(room, 0)]
-    failures = _newest([*old, *(_pod_failure(p, now) for p in news)], present)
+    old, present = job.status.failures, {p.uid for p in pods.finished}
+    recorded = {f.uid for f in old}
+    # A failure is not dropped while its pod is there: it would be counted again.
+    space = MAX_FAILURES - sum(f.uid in present for f in old)
+    new = [p for p in pods.finished if is_failure(p) and p.uid not in recorded][: max(space, 0)]
+    failures = _newest([*old, *(_pod_failure(p, now) for p in new)], present)
     last = _last_counted(old)
-    restarts = job.status.restarts + any(_counts(p, last, now) for p in news)
+    restarts = job.status.restarts + any(_counts(p, last, now) for p in new)
     reason, fatal = _fatal(failures, restarts, job.spec.failure.max_restarts)
     return FailureRecord(
         failures=failures,
         restarts=restarts,
-        fatal=fatal,
         fatal_reason=reason,
-        retry_at=_retry_at(failures, restarts, limits),
-        mismatch=failures[-1].message if failures and _is_mismatch(failures[-1]) else "",
+        fatal_failure=fatal,
+        retry_at=_retry_at(failures, restarts, timeouts),
+        mismatch=failures[-1] if failures and _is_mismatch(failures[-1]) else None,
     )
 
 
-def _fatal(failures: list[PodFailure], restarts: int, max_restarts: int) -> tuple[str, str]:
-    """Reason and sentence of a failure that ends the job; empty while it may go on."""
+def _fatal(
+    failures: list[PodFailure], restarts: int, max_restarts: int
+) -> tuple[str, PodFailure | None]:
+    """Reason and failure that end the job; no reason while it may go on."""
     for failure in failures:
         if failure.exit_code == Exit.TASK_INVALID:  # a retry would end the same way
-            return "TaskInvalid", failure.message
+            return "TaskInvalid", failure
     if restarts > max_restarts:
-        last = failures[-1].message if failures else ""
-        return "TooManyRestarts", (
-            f"Failed more often than spec.failure.maxRestarts={max_restarts}; last: {last}"
-        )
-    return "", ""
+        return "TooManyRestarts", failures[-1] if failures else None
+    return "", None
 
 
 def _newest(failures: list[PodFailure], present: Collection[str]) -> list[PodFailure]:
-    """As many as may be remembered, without the oldest of those whose pods are gone."""
+    """As many as the status keeps, without the oldest of those whose pods are gone."""
     excess = max(len(failures) - MAX_FAILURES, 0)
     dropped = {f.uid for f in [f for f in failures if f.uid not in present][:excess]}
     return [f for f in failures if f.uid not in dropped]
 
 
 def _last_counted(failures: list[PodFailure]) -> PodFailure | None:
-    """The last failure that was held against the job."""
+    """The last failure that counted against the job."""
     return next((f for f in reversed(failures) if not _is_excused(f.reason, f.exit_code)), None)
 
 
 def _is_excused(reason: str, exit_code: int | None) -> bool:
-    return reason in (*DISRUPTIONS, DISRUPTED) or exit_code in UNCOUNTED
+    return reason in (*DISRUPTION_REASONS, DISRUPTED) or exit_code in UNCOUNTED
 
 
 def is_failure(pod: Pod) -> bool:
-    """Whether a finished pod failed; a success that is not ours to understand is one too."""
+    """Whether a finished pod failed; a success without a termination message of ours did too."""
     return pod.phase == "Failed" or TerminationMessage.decode(pod.termination_message) is None
 
 
-def _retry_at(failures: list[PodFailure], restarts: int, limits: Timeouts) -> datetime | None:
-    """Exponential pauses from one second, after the last failure that counted.
+def _retry_at(failures: list[PodFailure], restarts: int, timeouts: Timeouts) -> datetime | None:
+    """Exponential back-off from one second, after the last failure that counted.
 
-    Pods of an image that does not understand this operator are tried again after the longest.
+    Pods whose image is of another release are retried after the longest pause.
     """
     if failures and _is_mismatch(failures[-1]):
-        return failures[-1].at + limits.retry_cap
-    last, calm_at = _last_counted(failures), _calm_at(failures, limits)
+        return failures[-1].at + timeouts.retry_cap
+    last, excused_at = _last_counted(failures), _retry_excused_at(failures, timeouts)
     if last is None or not restarts:
-        return calm_at
-    retry_at = last.at + _pause(restarts, limits)
-    return retry_at if calm_at is None else max(retry_at, calm_at)
+        return excused_at
+    retry_at = last.at + _backoff(restarts, timeouts)
+    return retry_at if excused_at is None else max(retry_at, excused_at)
 
 
-def _pause(times: int, limits: Timeouts) -> timedelta:
-    return min(timedelta(seconds=2 ** min(times - 1, 20)), limits.retry_cap)
+def _backoff(times: int, timeouts: Timeouts) -> timedelta:
+    return min(timedelta(seconds=2 ** min(times - 1, 20)), timeouts.retry_cap)
 
 
-def _calm_at(failures: list[PodFailure], limits: Timeouts) -> datetime | None:
-    """When to replace the pod of a place that loses one after another through no fault of its own.
+def _retry_excused_at(failures: list[PodFailure], timeouts: Timeouts) -> datetime | None:
+    """When to replace a pod that has been lost again and again through no fault of its own.
 
-    The first loss is made good at once; a node short of memory evicts whatever comes next, too.
+    The first loss is replaced at once; a node short of memory also evicts whatever comes next.
     """
     excused = [f for f in failures if _is_excused(f.reason, f.exit_code)]
     if not excused:
         return None
     last_at = excused[-1].at
-    recent = [f for f in excused if f.at > last_at - limits.retry_cap]
-    losses = max(Counter(_place(f) for f in recent).values())
-    return last_at + _pause(losses - 1, limits) if losses > 1 else None
+    recent = [f for f in excused if f.at > last_at - timeouts.retry_cap]
+    losses = max(Counter(_without_attempt(f.pod) for f in recent).values())
+    return last_at + _backoff(losses - 1, timeouts) if losses > 1 else None
 
 
-def _place(failure: PodFailure) -> str:
-    """The pod's name without its attempt."""
-    return failure.pod.rpartition("-")[0]
+def _without_attempt(pod_name: str) -> str:
+    """What the names of a pod and of its replacements have in common."""
+    return pod_name.rpartition("-")[0]
 
 
 def _is_mismatch(failure: PodFailure) -> bool:
@@ -143,7 +143,7 @@ def _is_mismatch(failure: PodFailure) -> bool:
 
 
 def _counts(pod: Pod, last: PodFailure | None, now: datetime) -> bool:
-    """Whether the pod's end is a failure of its own, not one more of the crew that broke `last`."""
+    """Whether the pod failed by itself, and not of the same cause as `last`."""
     if _is_excused(_reason(pod), pod.exit_code):
         return False
     if last is None or pod.created_at > last.at:
@@ -152,7 +152,7 @@ def _counts(pod: Pod, last: PodFailure | None, now: datetime) -> bool:
 
 
 def _reason(pod: Pod) -> str:
-    return DISRUPTED if pod.is_disrupted and pod.reason not in DISRUPTIONS else pod.reason
+    return DISRUPTED if pod.is_disrupted and pod.reason not in DISRUPTION_REASONS else pod.reason
 
 
 def _pod_failure(pod: Pod, now: datetime) -> PodFailure:
@@ -162,31 +162,5 @@ def _pod_failure(pod: Pod, now: datetime) -> PodFailure:
         at=whole_seconds(now),
         exit_code=pod.exit_code,
         reason=_reason(pod)[:MAX_REASON],
-        message=describe(pod)[:MAX_MESSAGE],
+        message=messages.pod_failure(pod)[:MAX_MESSAGE],
     )
-
-
-def describe(pod: Pod) -> str:
-    """One sentence: who failed, how, and what helps."""
-    who = pod.role if pod.role == Role.COORDINATOR else f"{pod.role} {pod.member}"
-    subject = f"{who} (pod {pod.name})"
-    if pod.is_disrupted:
-        return f"{subject} was ended by the cluster ({pod.reason or 'disruption'})."
-    if pod.reason == "OOMKilled":
-        return (
-            f"{subject} was killed for exceeding its memory limit (OOMKilled, exit code "
-            f"{pod.exit_code}): raise spec.{_resources_of(pod)}.limits.memory or lower "
-            "training.batchSize."
-        )
-    words = TerminationMessage.decode(pod.termination_message)
-    said = words.error if words and words.error else pod.termination_message.strip()[-300:]
-    code = "without an exit code" if pod.exit_code is None else f"with exit code {pod.exit_code}"
-    reason = f" ({pod.reason})" if pod.reason not in ("", "Error") else ""
-    return f"{subject} failed {code}{reason}{': ' + said if said else '; it left no last words'}"
-
-
-def _resources_of(pod: Pod) -> str:
-    """The field of the spec that a pod's memory comes from."""
-    if pod.role == Role.PARTY:
-        return f"parties[{pod.party}].resources"
-    return "workers.resources" if pod.role == Role.WORKER else "coordinator.resources"

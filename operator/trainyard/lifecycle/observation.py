@@ -1,148 +1,217 @@
-"""One look at a job: everything that is known of it now, and what it shows."""
+"""One job as observed at one moment, and what follows from that alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 
-from trainyard.api.conditions import Type, is_true
-from trainyard.api.federation import AdmissionStatus
-from trainyard.api.jobs import Assignment, DistributedJob, FederatedJob, Job
+from trainyard.api.conditions import Condition, ConditionType, is_true
+from trainyard.api.jobs import Assignment, Job
 from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod
-from trainyard.api.podset import JobPods
+from trainyard.api.podset import MEMBER_ROLES, JobPods
 from trainyard.api.report import CoordinatorReport
 from trainyard.lifecycle.desired import Phase
 from trainyard.lifecycle.failures import FailureRecord, record_failures
 from trainyard.lifecycle.timeouts import Timeouts
+from trainyard_trainer.contract.env import Role
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What `judge` looks at."""
+    """A job, its pods and its coordinator's report, as they are now."""
 
     job: Job
     pods: JobPods
-    scaling: Assignment
+    assignment: Assignment
     """What the scheduler decided."""
     report: CoordinatorReport | None
     record: FailureRecord
-    """The job's failures, those of this look included."""
+    """All failures of the job, those observed for the first time included."""
     timeouts: Timeouts
     now: datetime
 
     @classmethod
-    def at(
+    def of(
         cls,
         job: Job,
-        roster: JobPods,
-        scaling: Assignment,
+        pods: JobPods,
+        assignment: Assignment,
         report: CoordinatorReport | None,
-        limits: Timeouts,
+        timeouts: Timeouts,
         now: datetime,
     ) -> Self:
-        """A look at the job as it is now."""
+        """The observation of a job, with its failures recorded."""
         return cls(
             job=job,
-            pods=roster,
-            scaling=scaling,
+            pods=pods,
+            assignment=assignment,
             report=report,
-            record=record_failures(job, roster, limits, now),
-            timeouts=limits,
+            record=record_failures(job, pods, timeouts, now),
+            timeouts=timeouts,
             now=now,
         )
 
+    # --- Members ---
 
-def wanted(look: Observation) -> Sequence[MemberId]:
-    """The workers or parties that the decision in force gives pods to."""
-    held = look.scaling
-    return tuple(held.parties) if isinstance(held, AdmissionStatus) else range(held.desired)
+    @property
+    def desired_members(self) -> Sequence[MemberId]:
+        """The workers or parties that the assignment gives pods to."""
+        return self.assignment.members
+
+    @property
+    def running_members(self) -> list[MemberId]:
+        """The workers or parties whose pod runs."""
+        return [member for member, pod in self.pods.members.items() if pod.is_running]
+
+    @property
+    def absent_members(self) -> list[MemberId]:
+        """The desired workers or parties whose pod does not run."""
+        running = frozenset(self.running_members)
+        return [member for member in self.desired_members if member not in running]
+
+    @property
+    def lacks_pods(self) -> bool:
+        """Whether the coordinator or a desired member has no live pod."""
+        has_all = all(member in self.pods.members for member in self.desired_members)
+        return self.pods.coordinator is None or not has_all
+
+    @property
+    def waiting_pod(self) -> Pod | None:
+        """The first pod that cannot start; its `waiting_reason` says why."""
+        return next((pod for pod in self.pods.live if pod.waiting_reason), None)
+
+    # --- Running ---
+
+    @property
+    def running_phase(self) -> Phase:
+        """Starting, running or rescaling, as the pods show it."""
+        if self.is_running:
+            return Phase.RUNNING
+        was_running = is_true(self.job.status.conditions, ConditionType.RUNNING)
+        is_rescaling = self.job.can_rescale and was_running and self.running_members
+        return Phase.RESCALING if is_rescaling else Phase.STARTING
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the coordinator runs, with all desired workers or a quorum of parties."""
+        if self.job.can_rescale:
+            return self._has_running_coordinator and not self.absent_members
+        return self.is_training
+
+    @property
+    def is_training(self) -> bool:
+        """Whether enough members run to train, though perhaps not all that are desired."""
+        return self._has_running_coordinator and len(self.running_members) >= self.job.quorum
+
+    @property
+    def _has_running_coordinator(self) -> bool:
+        coordinator = self.pods.coordinator
+        return coordinator is not None and coordinator.is_running
+
+    @property
+    def start_deadline(self) -> datetime | None:
+        """Deadline by which an admitted job must start training; None while it trains.
+
+        It restarts when the job loses its last worker or its quorum of parties.
+        """
+        is_starting = self.running_phase is Phase.STARTING and not self.is_training
+        if not is_starting or not self.assignment.decided_at:
+            return None
+        since = self.assignment.decided_at
+        if (running := self._condition(ConditionType.RUNNING)) is not None:
+            # Still True when the last worker has only just been lost.
+            lost_at = running.last_transition_time if running.status == "False" else None
+            since = max(since, lost_at or self.now)
+        return since + self.timeouts.start_timeout
+
+    # --- State ---
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there may be training state to save."""
+        return is_true(self.job.status.conditions, ConditionType.RUNNING) or bool(
+            self.job.status.training
+        )
+
+    @property
+    def must_keep_coordinator(self) -> bool:
+        """Whether the coordinator's pod has the only copy of the state without the workers."""
+        return not self.job.is_durable and self.pods.coordinator is not None and self.has_run
+
+    @property
+    def can_save(self) -> bool:
+        """Whether there is state that is not saved yet, and members that may save it.
+
+        The coordinator may be missing: one that failed meanwhile is replaced.
+        """
+        return bool(self.pods.members) and self.has_run and not self._has_saved
+
+    @property
+    def _has_saved(self) -> bool:
+        """Whether the coordinator of this term has stored the state that only it holds.
+
+        Workers that hold the state exit once they have saved it, and need no such report.
+        """
+        if self.job.state_role is not Role.COORDINATOR:
+            return False
+        if self.report is not None and self.report.outcome == Result.SUSPENDED:
+            return self.report.term == self.pods.term
+        ended = self.pods.ended(Result.SUSPENDED, Role.COORDINATOR)
+        return any(pod.attempt == self.pods.term for pod, _ in ended)
+
+    @property
+    def save_deadline(self) -> datetime:
+        """Deadline by which a job that is being suspended must have saved its state.
+
+        A checkpoint is quick; a federation may take until the deadline of its round.
+        """
+        since, suspended = self.now, self._condition(ConditionType.SUSPENDED)
+        if suspended is not None and suspended.status == "Unknown":
+            since = suspended.last_transition_time or self.now
+        return since + self.timeouts.suspend_timeout + self.job.round_deadline
+
+    @property
+    def final_message(self) -> TerminationMessage | None:
+        """What training reports once it is complete and its result is safe; None before."""
+        by_coordinator = self.pods.ended(Result.COMPLETE, Role.COORDINATOR)
+        if by_coordinator:
+            return by_coordinator[-1][1]
+        if self.job.is_durable:
+            return None  # the coordinator exits once the volume has everything
+        report = self.report
+        if report is not None and report.outcome == Result.COMPLETE:
+            return TerminationMessage(
+                result=Result.COMPLETE,
+                step=report.federation.round if report.federation else report.step,
+                samples=report.samples,
+                metrics=dict(report.evaluation),
+            )
+        if self.job.state_role is Role.COORDINATOR and self.pods.coordinator is not None:
+            return None  # a party knows its own metrics only; the aggregator has yet to report
+        by_member = self.pods.ended(Result.COMPLETE, *MEMBER_ROLES)
+        return max((message for _, message in by_member), key=_metric_count, default=None)
+
+    # --- Run policy ---
+
+    @property
+    def active_deadline(self) -> datetime | None:
+        """When `activeDeadlineSeconds` is over; None without one, or before the start."""
+        seconds, start = self.job.spec.active_deadline_seconds, self.job.status.start_time
+        return None if seconds is None or not start else start + timedelta(seconds=seconds)
+
+    def expiry(self, ended_at: datetime) -> datetime | None:
+        """When a job that ended at this time is deleted; None without a time to live."""
+        ttl = self.job.spec.ttl_seconds_after_finished
+        return None if ttl is None else ended_at + timedelta(seconds=ttl)
+
+    def _condition(self, type_: ConditionType) -> Condition | None:
+        """The condition as the status has it."""
+        return next((c for c in self.job.status.conditions if c.type == type_), None)
 
 
-def quorum(job: Job) -> int:
-    """How many workers or parties must run for the job to train."""
-    match job:
-        case DistributedJob():
-            return job.spec.workers.min
-        case FederatedJob():
-            return job.spec.rounds.min_parties
-
-
-def running_phase(look: Observation) -> Phase:
-    """Starting, running or rescaling, as the pods show it."""
-    if is_running(look):
-        return Phase.RUNNING
-    if isinstance(look.job, FederatedJob):
-        return Phase.STARTING
-    has_run = is_true(look.job.status.conditions, Type.RUNNING)
-    return Phase.RESCALING if has_run and running_members(look) else Phase.STARTING
-
-
-def is_running(look: Observation) -> bool:
-    """Whether the coordinator and all wanted workers run, or a quorum of parties."""
-    if isinstance(look.job, FederatedJob):
-        return is_training(look)
-    members = look.pods.members
-    return _has_coordinator(look) and all(
-        m in members and members[m].is_running for m in wanted(look)
-    )
-
-
-def is_training(look: Observation) -> bool:
-    """Whether enough members run to train, though perhaps not all that are wanted."""
-    return _has_coordinator(look) and running_members(look) >= quorum(look.job)
-
-
-def _has_coordinator(look: Observation) -> bool:
-    coordinator = look.pods.coordinator
-    return coordinator is not None and coordinator.is_running
-
-
-def running_members(look: Observation) -> int:
-    """How many workers or parties run."""
-    return sum(pod.is_running for pod in look.pods.members.values())
-
-
-def absent_members(look: Observation) -> list[MemberId]:
-    """The wanted workers or parties whose pod does not run."""
-    members = look.pods.members
-    return [m for m in wanted(look) if m not in members or not members[m].is_running]
-
-
-def start_limit(look: Observation) -> datetime | None:
-    """Until when a job that does not train may hold its GPUs; a start counts anew from a loss."""
-    is_starting = running_phase(look) is Phase.STARTING and not is_training(look)
-    if not is_starting or not look.scaling.decided_at:
-        return None
-    since = look.scaling.decided_at
-    for condition in look.job.status.conditions:
-        if condition.type == Type.RUNNING:
-            # Still True when the last worker was lost just now.
-            lost_at = condition.last_transition_time
-            if lost_at is None or condition.status != "False":
-                lost_at = look.now
-            since = max(since, lost_at)
-    return since + look.timeouts.start_timeout
-
-
-def has_run(look: Observation) -> bool:
-    """Whether there may be training state to save."""
-    return is_true(look.job.status.conditions, Type.RUNNING) or bool(look.job.status.training)
-
-
-def trouble_of(look: Observation) -> str:
-    """Why a pod does not start, in one sentence; empty when none has trouble."""
-    troubled: list[Pod] = [p for p in look.pods.live if p.waiting_reason]
-    if not troubled:
-        return ""
-    pod = troubled[0]
-    hint = {
-        "ErrImagePull": f"spec.image {look.job.spec.image!r} cannot be pulled",
-        "ImagePullBackOff": f"spec.image {look.job.spec.image!r} cannot be pulled",
-        "InvalidImageName": f"spec.image {look.job.spec.image!r} is not an image name",
-        "ErrImageNeverPull": f"spec.image {look.job.spec.image!r} is not on the node",
-        "Unschedulable": "no node takes it",
-    }.get(pod.waiting_reason, "it does not start")
-    return f"Pod {pod.name}: {hint} ({pod.waiting_reason}: {pod.waiting_message[:300]})."
+def _metric_count(message: TerminationMessage) -> int:
+    return len(message.metrics)

@@ -1,4 +1,4 @@
-"""From a verdict to the status that is written: the one place where a status is put together."""
+"""The status of a job from its desired state, and whether it is urgent to write it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from trainyard.api import names
-from trainyard.api.conditions import Type, is_true, merge_conditions
+from trainyard.api.conditions import ConditionType, is_true, merge_conditions
 from trainyard.api.federation import (
     AdmissionStatus,
     FederatedJobStatus,
@@ -28,27 +28,26 @@ from trainyard.api.podset import JobPods
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingStatus
 from trainyard.lifecycle.desired import DesiredState, Phase
-from trainyard.lifecycle.parties import party_statuses, rounds_of, stopped
+from trainyard.lifecycle.parties import party_statuses, rounds_of, without_pods
 from trainyard_trainer.contract.env import Role
 
 EVALUATIONS = 64
-"""Metrics that the schema of the status takes."""
+"""Metrics that the schema of the status allows."""
 
-THROTTLED_CONDITIONS = (Type.ADMITTED, Type.RUNNING, Type.RESCALING)
-"""Conditions whose sentences count along (pods that run, jobs ahead): such a sentence waits for the
-metrics' next turn; whether its condition holds, and for what reason, is written at once."""
+THROTTLED_CONDITIONS = (ConditionType.ADMITTED, ConditionType.RUNNING, ConditionType.RESCALING)
+"""Conditions whose messages contain counts (pods that run, jobs ahead in the queue): a changed
+message is written with the next metrics, a changed status or reason at once."""
 
-
-_H = TypeVar("_H", bound=Assignment)
+_Assignment = TypeVar("_Assignment", ScalingStatus, AdmissionStatus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusInputs:
-    """What a status is made from."""
+    """What a status is made from, besides the job."""
 
     desired: DesiredState
     pods: JobPods
-    scaling: Assignment
+    assignment: Assignment
     report: CoordinatorReport | None
     term: int
     """The highest term ever used."""
@@ -56,70 +55,73 @@ class StatusInputs:
     now: datetime
 
 
-def status_of(job: Job, found: StatusInputs) -> Status:
-    """The whole status; equal inputs but for the time give an equal status."""
+def status_of(job: Job, inputs: StatusInputs) -> Status:
+    """The whole status; inputs that differ only in time give an equal status."""
     match job:
         case DistributedJob():
-            return _distributed(job, found)
+            return _distributed(job, inputs)
         case FederatedJob():
-            return _federated(job, found)
+            return _federated(job, inputs)
 
 
-def _distributed(job: DistributedJob, found: StatusInputs) -> DistributedJobStatus:
-    assert isinstance(found.scaling, ScalingStatus)  # noqa: S101 - of this kind of job
-    old, active = job.status, sum(pod.is_running for pod in found.pods.members.values())
+def _distributed(job: DistributedJob, inputs: StatusInputs) -> DistributedJobStatus:
+    assert isinstance(inputs.assignment, ScalingStatus)  # noqa: S101 - of this kind of job
+    old, running = job.status, sum(pod.is_running for pod in inputs.pods.members.values())
+    active = _active_workers(inputs, running)
     return DistributedJobStatus(
-        **_common(job, found),
+        **_common(job, inputs),
         selector=f"{names.LABEL_JOB}={job.key.name},{names.LABEL_ROLE}={Role.WORKER}",
-        replicas=active,
-        # The last reading is older than the last words that a finished job's status holds.
-        training=old.training if job.is_finished else _training(old.training, found),
-        scaling=msgspec.structs.replace(found.scaling, current=_together(found, active)),
+        replicas=running,
+        # The last report is older than the termination message in a finished job's status.
+        training=old.training if job.is_finished else _training(old.training, inputs),
+        scaling=msgspec.structs.replace(inputs.assignment, current=active),
     )
 
 
-def _federated(job: FederatedJob, found: StatusInputs) -> FederatedJobStatus:
-    assert isinstance(found.scaling, AdmissionStatus)  # noqa: S101 - of this kind of job
-    # What an earlier aggregator said of the parties is over.
-    report = found.report if found.report and found.report.term == found.term else None
-    parties = party_statuses(job, found.pods, found.scaling, report)
-    is_standing = found.desired.phase in (Phase.SUSPENDED, Phase.COMPLETE, Phase.FAILED)
+def _federated(job: FederatedJob, inputs: StatusInputs) -> FederatedJobStatus:
+    assert isinstance(inputs.assignment, AdmissionStatus)  # noqa: S101 - of this kind of job
+    # What an earlier aggregator reported of the parties holds no longer.
+    report = inputs.report if inputs.report and inputs.report.term == inputs.term else None
+    parties = party_statuses(job, inputs.pods, inputs.assignment, report)
+    is_stopped = inputs.desired.phase in (Phase.SUSPENDED, Phase.COMPLETE, Phase.FAILED)
     return FederatedJobStatus(
-        **_common(job, found),
-        admission=found.scaling,
-        training=job.status.training if job.is_finished else _rounds(job, found),
-        parties=stopped(parties) if is_standing else parties,
+        **_common(job, inputs),
+        admission=inputs.assignment,
+        training=job.status.training if job.is_finished else _rounds(job, inputs),
+        parties=without_pods(parties) if is_stopped else parties,
     )
 
 
-def _common(job: Job, found: StatusInputs) -> dict[str, Any]:
-    """The fields of every kind."""
-    old, verdict, now = job.status, found.desired, whole_seconds(found.now)
+def _common(job: Job, inputs: StatusInputs) -> dict[str, Any]:
+    """The fields that both kinds have."""
+    old, desired, now = job.status, inputs.desired, whole_seconds(inputs.now)
     return {
         "observed_generation": job.generation,
-        "phase": verdict.phase,
-        "conditions": merge_conditions(old.conditions, verdict.conditions, now, job.generation),
-        "term": max(old.term, found.term),
-        "restarts": verdict.restarts,
-        "plan_generation": found.plan_generation,
-        "start_time": old.start_time or (now if verdict.started else None),
-        "completion_time": old.completion_time or (now if verdict.completed else None),
-        "failures": verdict.failures,
+        "phase": desired.phase,
+        "conditions": merge_conditions(old.conditions, desired.conditions, now, job.generation),
+        "term": max(old.term, inputs.term),
+        "restarts": desired.restarts,
+        "plan_generation": inputs.plan_generation,
+        "start_time": old.start_time or (now if desired.started else None),
+        "completion_time": old.completion_time or (now if desired.completed else None),
+        "failures": desired.failures,
     }
 
 
-def _together(found: StatusInputs, running: int) -> int:
-    """Workers that step together; before the first reading, those that run."""
-    is_read = found.report is not None and running and found.report.term == found.term
-    return found.report.active_workers if found.report and is_read else running
+def _active_workers(inputs: StatusInputs, running: int) -> int:
+    """Workers that step together; before the first report of this term, those that run."""
+    report = inputs.report
+    if report is None or not running or report.term != inputs.term:
+        return running
+    return report.active_workers
 
 
-def _training(old: TrainingStatus | None, found: StatusInputs) -> TrainingStatus | None:
-    report = found.report
-    status = old or _first_sign(found)
+def _training(old: TrainingStatus | None, inputs: StatusInputs) -> TrainingStatus | None:
+    report = inputs.report
+    status = old or _before_first_report(inputs)
     if report is not None and report.term:
-        status = _of_report(report)
-    final = found.desired.termination_message
+        status = _training_status(report)
+    final = inputs.desired.termination_message
     if final is None:
         return status
     status = status or TrainingStatus()
@@ -128,17 +130,17 @@ def _training(old: TrainingStatus | None, found: StatusInputs) -> TrainingStatus
         step=status.step if final.step is None else final.step,
         samples=status.samples if final.samples is None else final.samples,
         evaluation=_rounded(final.metrics) or status.evaluation,
-        at=whole_seconds(found.now),
+        at=whole_seconds(inputs.now),
     )
 
 
-def _rounds(job: FederatedJob, found: StatusInputs) -> FederatedTrainingStatus | None:
-    report, final = found.report, found.desired.termination_message
+def _rounds(job: FederatedJob, inputs: StatusInputs) -> FederatedTrainingStatus | None:
+    report, final = inputs.report, inputs.desired.termination_message
     status = job.status.training
     if report is not None and report.term and report.federation is not None:
         status = rounds_of(report, report.federation)
-    elif status is None and is_true(found.desired.conditions, Type.RUNNING):
-        status = FederatedTrainingStatus(term=found.term)
+    elif status is None and is_true(inputs.desired.conditions, ConditionType.RUNNING):
+        status = FederatedTrainingStatus(term=inputs.term)
     if final is None:
         return status
     status = status or FederatedTrainingStatus()
@@ -147,17 +149,17 @@ def _rounds(job: FederatedJob, found: StatusInputs) -> FederatedTrainingStatus |
         round=status.round if final.step is None else final.step,
         samples=status.samples if final.samples is None else final.samples,
         evaluation=_rounded(final.metrics) or status.evaluation,
-        at=whole_seconds(found.now),
+        at=whole_seconds(inputs.now),
     )
 
 
-def _first_sign(found: StatusInputs) -> TrainingStatus | None:
-    """That the job trains, though it has not reported yet: its pods may hold the only state."""
-    is_running = is_true(found.desired.conditions, Type.RUNNING)
-    return TrainingStatus(term=found.term) if is_running else None
+def _before_first_report(inputs: StatusInputs) -> TrainingStatus | None:
+    """Training has begun, as its pods run: they may already hold the only copy of the state."""
+    is_running = is_true(inputs.desired.conditions, ConditionType.RUNNING)
+    return TrainingStatus(term=inputs.term) if is_running else None
 
 
-def _of_report(report: CoordinatorReport) -> TrainingStatus:
+def _training_status(report: CoordinatorReport) -> TrainingStatus:
     return TrainingStatus(
         term=report.term,
         view=report.view,
@@ -166,56 +168,64 @@ def _of_report(report: CoordinatorReport) -> TrainingStatus:
         samples=report.samples,
         loss=None if report.loss is None else round(report.loss, 6),
         evaluation=_rounded(report.evaluation),
-        samples_per_second=_present_throughput(report),
+        samples_per_second=_throughput(report),
         workers=report.active_workers,
         checkpoint_step=report.checkpoint_step if report.checkpoint_step >= 0 else None,
         at=whole_seconds(report.at),
     )
 
 
-def _present_throughput(report: CoordinatorReport) -> float | None:
-    rows = [m for m in report.profile if m.workers == report.active_workers]
-    steps = sum(m.steps for m in rows)
+def _throughput(report: CoordinatorReport) -> float | None:
+    """Samples per second with the present number of workers, over all their placements."""
+    measured = [m for m in report.profile if m.workers == report.active_workers]
+    steps = sum(m.steps for m in measured)
     if not steps:
         return None
-    return round(sum(m.samples_per_second * m.steps for m in rows) / steps, 2)
+    return round(sum(m.samples_per_second * m.steps for m in measured) / steps, 2)
 
 
 def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
-    shown = sorted(metrics.items())[:EVALUATIONS]
-    return {name: round(value, 6) for name, value in shown}
+    kept = sorted(metrics.items())[:EVALUATIONS]
+    return {name: round(value, 6) for name, value in kept}
 
 
 def is_urgent(old: Status, new: Status) -> bool:
     """Whether more than metrics differ, so that the status is written at once."""
-    # On its way a job counts along; when it arrives, or no longer does, its phase changes.
-    counts = new.phase in (Phase.STARTING, Phase.RESCALING)
-    return _without_metrics(old, counts=counts) != _without_metrics(new, counts=counts)
+    # While pods start, their count is a metric too; once they all run, the phase changes.
+    counting = new.phase in (Phase.STARTING, Phase.RESCALING)
+    return _without_metrics(old, counting=counting) != _without_metrics(new, counting=counting)
 
 
-def _without_metrics(status: Status, *, counts: bool) -> Status:
+def _without_metrics(status: Status, *, counting: bool) -> Status:
     conditions = [
         msgspec.structs.replace(c, message="") if c.type in THROTTLED_CONDITIONS else c
         for c in status.conditions
     ]
-    if isinstance(status, FederatedJobStatus):
-        admission = status.admission and _without_message(status.admission)
-        return msgspec.structs.replace(
-            status, training=None, admission=admission, parties=[], conditions=conditions
-        )
-    scaling = status.scaling
-    if scaling is not None:
-        scaling = msgspec.structs.replace(
-            _without_message(scaling), profile=[], stall_seconds=None, cost_gpu_seconds=None
-        )
-        if counts:
-            scaling = msgspec.structs.replace(scaling, current=0)
-    replicas = 0 if counts else status.replicas
+    status = msgspec.structs.replace(status, conditions=conditions, training=None)
+    match status:
+        case FederatedJobStatus(admission=admission):
+            return msgspec.structs.replace(
+                status, admission=admission and _without_message(admission), parties=[]
+            )
+        case DistributedJobStatus(scaling=scaling, replicas=replicas):
+            return msgspec.structs.replace(
+                status,
+                scaling=scaling and _without_measurements(scaling, counting=counting),
+                replicas=0 if counting else replicas,
+            )
+
+
+def _without_measurements(scaling: ScalingStatus, *, counting: bool) -> ScalingStatus:
     return msgspec.structs.replace(
-        status, replicas=replicas, training=None, scaling=scaling, conditions=conditions
+        _without_message(scaling),
+        profile=[],
+        stall_seconds=None,
+        cost_gpu_seconds=None,
+        current=0 if counting else scaling.current,
     )
 
 
-def _without_message(held: _H) -> _H:
-    """Why a job keeps what it holds is part of the sentence; why it waits is told at once."""
-    return msgspec.structs.replace(held, message="", reason="" if held.assigned else held.reason)
+def _without_message(assignment: _Assignment) -> _Assignment:
+    """Nor the reason why a job keeps its assignment; the reason why it waits is urgent."""
+    reason = "" if assignment.assigned else assignment.reason
+    return msgspec.structs.replace(assignment, message="", reason=reason)

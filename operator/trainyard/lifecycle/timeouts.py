@@ -8,19 +8,19 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """What the rules may wait for, and how long."""
+    """How long the rules wait for something, and how often a status is written."""
 
     start_timeout: timedelta = timedelta(minutes=10)
-    """A gang that is not running by then gives its GPUs back: an image pull may take minutes."""
+    """A job that is not running by then gives its GPUs back; an image pull may take minutes."""
     start_backoff: timedelta = timedelta(minutes=2)
-    """It then stands back so that others get a chance."""
+    """Time until it is admitted again, so that others get a chance."""
     suspend_timeout: timedelta = timedelta(minutes=2)
-    """A checkpoint takes seconds; workers that do not finish one by then are stopped without."""
+    """A checkpoint takes seconds; workers that have not saved one by then are stopped anyway."""
     finish_grace: timedelta = timedelta(seconds=30)
     """Workers of a finished job exit by themselves; those still there afterwards are deleted."""
     metrics_interval: timedelta = timedelta(seconds=5)
-    """Metrics alone change the status at most this often."""
+    """A status that differs only in metrics is written at most this often."""
     messages_interval: timedelta = timedelta(seconds=10)
-    """Sentences alone (places in a queue) change the status of a waiting job at most this often."""
+    """A waiting job's status that differs only in messages (its place in the queue) likewise."""
     retry_cap: timedelta = timedelta(minutes=5)
     """Longest pause between two replacements of failing pods."""

@@ -20,7 +20,7 @@ from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.state import ChildrenState
 from trainyard.render.network import coordinator_service
 from trainyard.render.pods import coordinator_host, coordinator_pod, party_pod, worker_pod
-from trainyard.render.secrets import leaf_of, leaf_secret
+from trainyard.render.secrets import leaf_name, leaf_secret
 from trainyard_trainer.contract.env import Role
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ CHILDREN_INTERVAL = timedelta(hours=1)
 async def ensure_children(deps: Dependencies, job: Job, state: ChildrenState) -> None:
     """Ensure the authority, the leaf Secret and the Service, unless they are still valid."""
     now = deps.clock()
-    parties = _parties_of(job)
+    parties = job.party_names
     if _is_valid(state, parties, now):
         return
     is_first = state.valid_until is None
@@ -103,20 +103,13 @@ def _is_valid(state: ChildrenState, parties: frozenset[str], now: datetime) -> b
     return until is not None and now < until and parties <= state.certified
 
 
-def _parties_of(job: Job) -> frozenset[str]:
-    """The parties that need certificates of their own in the leaf Secret."""
-    if isinstance(job, FederatedJob):
-        return frozenset(party.name for party in job.spec.local_parties)
-    return frozenset()
-
-
 def _leaf_manifest(deps: Dependencies, job: Job, authority: KeyPair) -> dict[str, Any]:
     now = deps.clock()
     host = coordinator_host(job, deps.options.cluster_domain)
     items = {"ca.crt": authority.certificate}
     for role, member, dns in _leaf_owners(job, host):
         leaf = issue(authority, job.key, role, now, dns=dns, member=member)
-        name = leaf_of(role, member)
+        name = leaf_name(role, member)
         items[f"{name}.crt"], items[f"{name}.key"] = leaf.certificate, leaf.key
     return leaf_secret(job, items)
 

@@ -107,7 +107,7 @@ def _observe(
     deps: Dependencies, job: Job, state: JobState, pods: JobPods, now: datetime
 ) -> Observation:
     assignment, report = state.assignment.value, state.coordinator.report
-    return Observation.at(job, pods, assignment, report, deps.options.timeouts, now)
+    return Observation.of(job, pods, assignment, report, deps.options.timeouts, now)
 
 
 def _record_desired(

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from trainyard.api.jobs import Assignment, Job
 from trainyard.api.report import CoordinatorReport
 from trainyard.render.events import EventSpec
-from trainyard.render.trainer_config import AnyPlan, numbered
+from trainyard.render.trainer_config import AnyPlan, with_generation
 from trainyard.scheduling.assignment import apply_decision, apply_report, back_off, release
 from trainyard.scheduling.decision import Decision
 
@@ -96,7 +96,7 @@ class CoordinatorLink:
         if plan is not None and plan != self.plan:
             last = self.plan.generation if self.plan else 0
             self.plan_generation = max(self.plan_generation, self.acknowledged.generation, last) + 1
-            plan = numbered(plan, self.plan_generation)
+            plan = with_generation(plan, self.plan_generation)
         self.plan = plan
 
 

@@ -59,7 +59,7 @@ def _status(
     inputs = StatusInputs(
         desired=desired,
         pods=pods,
-        scaling=state.assignment.value,
+        assignment=state.assignment.value,
         report=state.coordinator.report,
         term=pods.term,
         plan_generation=state.coordinator.plan_generation,
@@ -84,8 +84,7 @@ def _count_failures(deps: Dependencies, job: Job, status: Status) -> None:
     for failure in status.failures:
         if failure.uid not in recorded:
             is_coordinator = failure.pod.startswith(f"{names.service_name(job.key.name)}-")
-            member = Role.PARTY if job.key.kind == names.FEDERATED_JOB else Role.WORKER
-            role = Role.COORDINATOR if is_coordinator else member
+            role = Role.COORDINATOR if is_coordinator else job.member_role
             deps.metrics.failures.labels(role).inc()
 
 

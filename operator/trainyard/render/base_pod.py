@@ -1,4 +1,4 @@
-"""What every pod of a job is built on: our container, its environment, its certificate.
+"""What all pods of a job have in common: the trainer's container and a restricted pod around it.
 
 It satisfies the `restricted` Pod Security Standard. World size is never in the environment: a pod
 knows its job, its name and its coordinator's address.
@@ -6,13 +6,14 @@ knows its job, its name and its coordinator's address.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from trainyard.api import names
 from trainyard.api.jobs import Job
 from trainyard.api.names import MemberId
 from trainyard.render.ownership import metadata
-from trainyard.render.secrets import leaf_of
+from trainyard.render.secrets import leaf_name
 from trainyard_trainer.contract.env import (
     ENV_JOB,
     ENV_NAMESPACE,
@@ -27,29 +28,48 @@ from trainyard_trainer.contract.env import (
 )
 
 GRACE_SECONDS = 120
-"""Longer than a step, so that a worker that is asked to leave can finish it."""
+"""Longer than a step, so that a worker that is deleted can finish its own."""
 UNREACHABLE_SECONDS = 20
-"""A lost node's pods are replaced after this instead of Kubernetes' five minutes."""
+"""Pods on a lost node are evicted after this instead of Kubernetes' five minutes."""
 USER = 65532
 """The `nonroot` user of common base images."""
 
 Manifest = dict[str, Any]
+
+POD_SECURITY: Final[Manifest] = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY: Final[Manifest] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 
 def trainer_container(
     job: Job,
     program: str,
     *,
-    env: dict[str, str],
-    mounts: list[Manifest],
+    env: Mapping[str, str],
     resources: Manifest,
+    extra_env: Sequence[Manifest] = (),
+    mounts: Sequence[Manifest] = (),
+    ports: Sequence[Manifest] = (),
 ) -> Manifest:
     """The container that runs one of the trainer's programs."""
-    return {
+    container = {
         "name": "trainer",
         "image": job.spec.image,
         "command": ["trainyard-trainer", program],
-        "env": [*_environment(job), *({"name": k, "value": v} for k, v in env.items())],
+        "env": [
+            *_environment(job),
+            *({"name": name, "value": value} for name, value in env.items()),
+            *extra_env,
+        ],
         "resources": resources,
         "volumeMounts": [
             {"name": "trainyard-tls", "mountPath": TLS_DIR, "readOnly": True},
@@ -57,14 +77,11 @@ def trainer_container(
             *mounts,
         ],
         "terminationMessagePath": TERMINATION_LOG,
-        # Our own last words; the log's tail where a process died without any.
+        # The trainer's own message; the tail of the log where a process died without one.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": CONTAINER_SECURITY,
     }
+    return {**container, "ports": [*ports]} if ports else container
 
 
 def _environment(job: Job) -> list[Manifest]:
@@ -88,34 +105,40 @@ def job_pod(
     role: Role,
     member: MemberId,
     attempt: int,
+    *,
     container: Manifest,
-    volumes: list[Manifest],
+    volumes: Sequence[Manifest],
+    tolerations: Sequence[Manifest] = (),
+    placement: Manifest | None = None,
 ) -> Manifest:
-    """The pod around it, of one role and place; each attempt has a name of its own."""
-    place = names.LABEL_PARTY if role is Role.PARTY else names.LABEL_INDEX
+    """The whole pod of one member of a job.
+
+    `volumes` and `tolerations` are added to those that every pod has; `placement` are further
+    fields of its spec, such as an affinity.
+    """
+    member_label = names.LABEL_PARTY if role is Role.PARTY else names.LABEL_INDEX
     labels = {
         names.LABEL_ROLE: str(role),
-        place: str(member),
+        member_label: str(member),
         names.LABEL_ATTEMPT: str(attempt),
+    }
+    optional = {
+        "priorityClassName": job.spec.priority_class_name,
+        "imagePullSecrets": job.spec.template.image_pull_secrets,
+        **(placement or {}),
     }
     spec: Manifest = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": {**POD_SECURITY, "fsGroupChangePolicy": "OnRootMismatch"},
         "tolerations": [
             _unreachable("not-ready"),
             _unreachable("unreachable"),
-            # The coordinator too: the nodes that a job may use may be the only ones there are.
+            # The coordinator's too: a job's nodes may be the only ones that there are.
             *job.spec.template.tolerations,
+            *tolerations,
         ],
         "containers": [container],
         "volumes": [
@@ -123,12 +146,8 @@ def job_pod(
             {"name": "trainyard-tmp", "emptyDir": {}},
             *volumes,
         ],
+        **{field: value for field, value in optional.items() if value},
     }
-    if job.spec.priority_class_name:
-        spec["priorityClassName"] = job.spec.priority_class_name
-    pull_secrets = job.spec.template.image_pull_secrets
-    if pull_secrets:
-        spec["imagePullSecrets"] = pull_secrets
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -147,12 +166,12 @@ def _unreachable(condition: str) -> Manifest:
 
 
 def _tls_volume(job: Job, role: Role, member: MemberId) -> Manifest:
-    """Each role, and each party, mounts its own items of the one Secret, and no other's key."""
-    owner = leaf_of(role, member)
+    """The items of the job's one Secret that belong to this role or party, and no other's key."""
+    leaf = leaf_name(role, member)
     items = [
         {"key": "ca.crt", "path": "ca.crt"},
-        {"key": f"{owner}.crt", "path": "tls.crt"},
-        {"key": f"{owner}.key", "path": "tls.key"},
+        {"key": f"{leaf}.crt", "path": "tls.crt"},
+        {"key": f"{leaf}.key", "path": "tls.key"},
     ]
     secret = {
         "secretName": names.leaf_secret_name(job.key.name),

@@ -1,38 +1,28 @@
-"""The pod that reads a finished job's claim when no coordinator is left to ask."""
+"""The pod that reads a finished job's claim when its coordinator is gone."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from trainyard.api.jobs import Job
-from trainyard.render.base_pod import USER
+from trainyard.render.base_pod import CONTAINER_SECURITY, POD_SECURITY, Manifest
 from trainyard.render.ownership import owner_of
-from trainyard.render.pods import state_folder
+from trainyard.render.pods import state_directory
 from trainyard_trainer.contract.env import ENV_STATE, STATE_DIR
 
-LIFE_SECONDS = 900
-"""The pod ends by itself after this, should its user's machine vanish."""
+LIFETIME_SECONDS = 900
+"""The pod ends by itself after this if the command that created it does not delete it."""
 
 
-def fetch_pod(job: Job, name: str) -> dict[str, Any]:
-    """A pod of the job's own image that mounts the claim read-only and waits to be asked."""
-    mounts = {
-        "name": "trainyard-state",
-        "mountPath": STATE_DIR,
-        "readOnly": True,
-    }
+def fetch_pod(job: Job, name: str) -> Manifest:
+    """A pod of the job's own image that mounts the claim read-only and sleeps: users exec in it."""
+    mount = {"name": "trainyard-state", "mountPath": STATE_DIR, "readOnly": True}
     container = {
         "name": "trainer",
         "image": job.spec.image,
-        "command": ["sleep", str(LIFE_SECONDS)],
-        "env": [{"name": ENV_STATE, "value": state_folder(job)}],
+        "command": ["sleep", str(LIFETIME_SECONDS)],
+        "env": [{"name": ENV_STATE, "value": state_directory(job)}],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
-        "volumeMounts": [mounts],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "volumeMounts": [mount],
+        "securityContext": CONTAINER_SECURITY,
     }
     claim = {"claimName": job.spec.state.claim_name, "readOnly": True}
     return {
@@ -45,16 +35,10 @@ def fetch_pod(job: Job, name: str) -> dict[str, Any]:
         },
         "spec": {
             "restartPolicy": "Never",
-            "activeDeadlineSeconds": LIFE_SECONDS,
+            "activeDeadlineSeconds": LIFETIME_SECONDS,
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": POD_SECURITY,
             "imagePullSecrets": job.spec.template.image_pull_secrets,
             "containers": [container],
             "volumes": [{"name": "trainyard-state", "persistentVolumeClaim": claim}],

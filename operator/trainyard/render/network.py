@@ -11,14 +11,14 @@ from trainyard_trainer.contract.env import COORDINATOR_PORT, Role
 
 
 def coordinator_service(job: Job) -> dict[str, Any]:
-    """Headless: the others resolve the name to the coordinator's pod, whichever term it is."""
+    """Headless: its name resolves to the coordinator's pod, whichever its term."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(job, names.service_name(job.key.name)),
         "spec": {
             "clusterIP": "None",
-            # They may ask before the pod is ready, and retry until it answers.
+            # Workers may connect before the pod is ready, and retry until it answers.
             "publishNotReadyAddresses": True,
             "selector": {**labels_of(job.key), names.LABEL_ROLE: str(Role.COORDINATOR)},
             "ports": [{"name": "https", "port": COORDINATOR_PORT}],

@@ -1,4 +1,4 @@
-"""What all children share: labels, and the owner reference by which Kubernetes collects them."""
+"""What all children have in common: labels, and the owner reference for garbage collection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pods of a job: one coordinator, and workers or parties, each on the same skeleton."""
+"""The pods of a job: one coordinator, and workers or parties."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final
 from trainyard.api import names
 from trainyard.api.federation import PartySpec
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job
+from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB
+from trainyard.api.spec import PodTemplate
 from trainyard.render.base_pod import Manifest, job_pod, trainer_container
 from trainyard.render.trainer_config import config_of
 from trainyard_trainer.contract.env import (
@@ -22,9 +24,12 @@ from trainyard_trainer.contract.env import (
     Role,
 )
 
-AGGREGATOR = "aggregator"
-"""The trainer's program that is a federation's coordinator."""
-
+_COORDINATOR_PROGRAMS: Final = {DISTRIBUTED_JOB: "coordinator", FEDERATED_JOB: "aggregator"}
+"""The trainer's program that coordinates a job, by kind."""
+_COORDINATOR_RESOURCES: Final[Manifest] = {
+    "requests": {"cpu": "100m", "memory": "128Mi"},
+    "limits": {"memory": "1Gi"},
+}
 
 # Data loaders and collectives on one node exchange tensors through shared memory; the runtime's
 # default of 64 MB is too small for either.
@@ -34,80 +39,77 @@ _SHM_MOUNT: Final[Manifest] = {"name": "trainyard-shm", "mountPath": "/dev/shm"}
 
 def coordinator_pod(job: Job, term: int) -> Manifest:
     """The coordinator's pod of one term."""
-    spec = job.spec
-    volumes, mounts = _state(job)
-    program = AGGREGATOR if isinstance(job, FederatedJob) else str(Role.COORDINATOR)
+    volumes, mounts = _state_volume(job)
     container = trainer_container(
         job,
-        program,
+        _COORDINATOR_PROGRAMS[job.key.kind],
         env={
             ENV_TERM: str(term),
             ENV_CONFIG: config_of(job).encode(),
-            ENV_STATE: state_folder(job),
+            ENV_STATE: state_directory(job),
         },
+        resources=job.spec.coordinator.resources or _COORDINATOR_RESOURCES,
         mounts=mounts,
-        resources=spec.coordinator.resources
-        or {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+        ports=[{"name": "https", "containerPort": COORDINATOR_PORT}],
     )
-    container["ports"] = [{"name": "https", "containerPort": COORDINATOR_PORT}]
-    return job_pod(
-        job,
-        names.coordinator_name(job.key.name, term),
-        Role.COORDINATOR,
-        0,
-        term,
-        container,
-        volumes,
-    )
+    name = names.coordinator_name(job.key.name, term)
+    return job_pod(job, name, Role.COORDINATOR, 0, term, container=container, volumes=volumes)
 
 
 def worker_pod(job: DistributedJob, index: int, attempt: int, cluster_domain: str) -> Manifest:
     """The pod of worker `index`; each attempt has a name of its own."""
-    workers = job.spec.workers
+    workers, template = job.spec.workers, job.spec.template
     container = trainer_container(
         job,
         str(Role.WORKER),
-        env={ENV_COORDINATOR: _address(job, cluster_domain)},
-        mounts=[_SHM_MOUNT, *workers.template.volume_mounts],
+        env={ENV_COORDINATOR: _coordinator_address(job, cluster_domain)},
+        extra_env=template.env,
         resources=_with_gpus(workers.resources, workers.gpu_resource, workers.gpus),
+        mounts=[_SHM_MOUNT, *template.volume_mounts],
     )
-    container["env"] += workers.template.env
-    volumes = [_SHM, *workers.template.volumes]
-    name = names.worker_name(job.key.name, index, attempt)
-    pod = job_pod(job, name, Role.WORKER, index, attempt, container, volumes)
-    if workers.gpus:
-        pod["spec"]["tolerations"].append(_tolerates(workers.gpu_resource))
-    _apply_template(job, pod["spec"], affinity=_packing(job))
-    return pod
+    return job_pod(
+        job,
+        names.worker_name(job.key.name, index, attempt),
+        Role.WORKER,
+        index,
+        attempt,
+        container=container,
+        volumes=[_SHM, *template.volumes],
+        tolerations=_gpu_tolerations(workers.gpu_resource, workers.gpus),
+        placement=_placement(template, affinity=_worker_affinity(job)),
+    )
 
 
 def party_pod(job: FederatedJob, name: str, attempt: int, cluster_domain: str) -> Manifest:
     """The pod of a party, where its own data is; each attempt has a name of its own."""
     party, template = job.spec.party(name), job.spec.template
-    volumes, mounts = _data(party)
+    volumes, mounts = _data_volume(party)
     container = trainer_container(
         job,
         str(Role.PARTY),
         env={
-            ENV_COORDINATOR: _address(job, cluster_domain),
+            ENV_COORDINATOR: _coordinator_address(job, cluster_domain),
             ENV_PARTY: party.name,
         },
-        mounts=[_SHM_MOUNT, *mounts, *template.volume_mounts],
+        extra_env=template.env,
         resources=_with_gpus(party.resources, party.gpu_resource, party.gpus),
+        mounts=[_SHM_MOUNT, *mounts, *template.volume_mounts],
     )
-    container["env"] += template.env
-    pod_name = names.party_name(job.key.name, party.name, attempt)
-    volumes = [_SHM, *volumes, *template.volumes]
-    pod = job_pod(job, pod_name, Role.PARTY, party.name, attempt, container, volumes)
-    pod["spec"]["tolerations"] += party.tolerations
-    if party.gpus:
-        pod["spec"]["tolerations"].append(_tolerates(party.gpu_resource))
-    _apply_template(job, pod["spec"], node_selector=party.node_selector)
-    return pod
+    return job_pod(
+        job,
+        names.party_name(job.key.name, party.name, attempt),
+        Role.PARTY,
+        party.name,
+        attempt,
+        container=container,
+        volumes=[_SHM, *volumes, *template.volumes],
+        tolerations=[*party.tolerations, *_gpu_tolerations(party.gpu_resource, party.gpus)],
+        placement=_placement(template, node_selector=party.node_selector),
+    )
 
 
-def _data(party: PartySpec) -> tuple[list[Manifest], list[Manifest]]:
-    """Its claim, read-only: training never changes it."""
+def _data_volume(party: PartySpec) -> tuple[list[Manifest], list[Manifest]]:
+    """Volume and mount of the party's claim, read-only: training never changes it."""
     if party.data is None:
         return [], []
     claim = {"claimName": party.data.claim_name, "readOnly": True}
@@ -117,17 +119,17 @@ def _data(party: PartySpec) -> tuple[list[Manifest], list[Manifest]]:
     )
 
 
-def _address(job: Job, cluster_domain: str) -> str:
+def _coordinator_address(job: Job, cluster_domain: str) -> str:
     return f"{coordinator_host(job, cluster_domain)}:{COORDINATOR_PORT}"
 
 
 def coordinator_host(job: Job, cluster_domain: str) -> str:
-    """The DNS name of the coordinator's Service, as its certificate shows it."""
+    """The DNS name of the coordinator's Service, which its certificate is for."""
     service = names.service_name(job.key.name)
     return f"{service}.{job.key.namespace}.svc.{cluster_domain}"
 
 
-def _state(job: Job) -> tuple[list[Manifest], list[Manifest]]:
+def _state_volume(job: Job) -> tuple[list[Manifest], list[Manifest]]:
     source: Manifest = (
         {"persistentVolumeClaim": {"claimName": job.spec.state.claim_name}}
         if job.is_durable
@@ -139,8 +141,8 @@ def _state(job: Job) -> tuple[list[Manifest], list[Manifest]]:
     )
 
 
-def state_folder(job: Job) -> str:
-    """The job's own folder on its claim, which other jobs may share."""
+def state_directory(job: Job) -> str:
+    """The job's own directory on its claim, which other jobs may share."""
     return f"{job.key.name}/{job.uid}"
 
 
@@ -151,29 +153,28 @@ def _with_gpus(resources: Manifest, gpu_resource: str, gpus: int) -> Manifest:
     return {**resources, "limits": {**resources.get("limits", {}), gpu_resource: str(gpus)}}
 
 
-def _tolerates(resource: str) -> Manifest:
-    return {"key": resource, "operator": "Exists"}
+def _gpu_tolerations(gpu_resource: str, gpus: int) -> list[Manifest]:
+    """Nodes with accelerators are commonly tainted with their resource's name."""
+    return [{"key": gpu_resource, "operator": "Exists"}] if gpus else []
 
 
-def _apply_template(
-    job: Job,
-    spec: Manifest,
+def _placement(
+    template: PodTemplate,
     *,
     affinity: Manifest | None = None,
     node_selector: Mapping[str, str] | None = None,
-) -> None:
-    template = job.spec.template
-    optional = {
+) -> Manifest:
+    """The template's fields of a pod's spec, with what applies where it has none."""
+    return {
         "affinity": template.affinity or affinity,
         "nodeSelector": {**template.node_selector, **(node_selector or {})},
         "runtimeClassName": template.runtime_class_name,
         "serviceAccountName": template.service_account_name,
     }
-    spec.update({name: value for name, value in optional.items() if value})
 
 
-def _packing(job: DistributedJob) -> Manifest:
-    """Workers prefer each other's nodes: collectives within a node cost less; never a must."""
+def _worker_affinity(job: DistributedJob) -> Manifest:
+    """Workers prefer each other's nodes, as collectives within a node cost less."""
     selector = {"matchLabels": {names.LABEL_JOB: job.key.name, names.LABEL_ROLE: str(Role.WORKER)}}
     term = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
     return {

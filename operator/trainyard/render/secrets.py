@@ -1,4 +1,4 @@
-"""The two Secrets of a job: its authority (operator's namespace) and its leaves (job's own)."""
+"""A job's two Secrets: its authority (operator's namespace) and its leaves (job's namespace)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trainyard.render.ownership import labels_of, metadata
 from trainyard_trainer.contract.env import Role
 
 
-def leaf_of(role: Role, member: MemberId = 0) -> str:
-    """The name of a leaf's files in the Secret; parties have one each, as none trusts another."""
+def leaf_name(role: Role, member: MemberId = 0) -> str:
+    """The name of a leaf's files in the Secret; each party has its own, as none trusts another."""
     return f"{role}-{member}" if role is Role.PARTY else str(role)
 
 
@@ -27,11 +27,11 @@ def authority_secret(
     renew_at: datetime,
     parties: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The authority's Secret; the job cannot own it across namespaces, so it carries its uid.
+    """The authority's Secret, with the job's uid as a job cannot own it across namespaces.
 
     `parties` are those that the leaf Secret has certificates for.
     """
-    known = {names.ANNOTATION_PARTIES: ",".join(sorted(parties))} if parties else {}
+    annotation = {names.ANNOTATION_PARTIES: ",".join(sorted(parties))} if parties else {}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -42,7 +42,7 @@ def authority_secret(
             "annotations": {
                 names.ANNOTATION_JOB_UID: job.uid,
                 names.ANNOTATION_RENEW_AT: format_time(renew_at),
-                **known,
+                **annotation,
             },
         },
         "type": "Opaque",

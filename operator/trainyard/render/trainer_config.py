@@ -1,4 +1,4 @@
-"""What a job's coordinator is told: its configuration at its start, and Plans while it runs."""
+"""What a coordinator gets: its configuration when it starts, and Plans while it runs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ AnyPlan = Plan | FederatedPlan
 
 
 def config_of(job: Job) -> JobConfig | FederatedConfig:
-    """What the coordinator is told of its job."""
+    """The configuration of the job's coordinator."""
     match job:
         case DistributedJob():
-            return _of_workers(job)
+            return _distributed_config(job)
         case FederatedJob():
-            return _of_parties(job)
+            return _federated_config(job)
 
 
-def _of_workers(job: DistributedJob) -> JobConfig:
+def _distributed_config(job: DistributedJob) -> JobConfig:
     spec, training = job.spec, job.spec.training
     return JobConfig(
         task=spec.task.entrypoint,
@@ -43,7 +43,7 @@ def _of_workers(job: DistributedJob) -> JobConfig:
     )
 
 
-def _of_parties(job: FederatedJob) -> FederatedConfig:
+def _federated_config(job: FederatedJob) -> FederatedConfig:
     spec, training = job.spec, job.spec.training
     optimizer = training.optimizer
     return FederatedConfig(
@@ -66,15 +66,14 @@ def _of_parties(job: FederatedJob) -> FederatedConfig:
     )
 
 
-def plan_of(job: Job, verdict: DesiredState, before: AnyPlan | None) -> AnyPlan | None:
-    """The Plan that follows from a verdict, numbered as the one before.
+def plan_of(job: Job, desired: DesiredState, before: AnyPlan | None) -> AnyPlan | None:
+    """The Plan for the desired state, with the generation of the one before.
 
-    None where no coordinator should be there to read it; the one before where the pods are ending
-    and nothing new is wanted.
+    None without a coordinator to read it; the one before while the pods exit by themselves.
     """
-    if not verdict.pods.coordinator:
+    if not desired.pods.coordinator:
         return None
-    if not (verdict.pods.members or verdict.suspend):
+    if not (desired.pods.members or desired.suspend):
         return before
     generation, fencing_token = (before.generation, before.fencing_token) if before else (1, 0)
     match job:
@@ -82,8 +81,8 @@ def plan_of(job: Job, verdict: DesiredState, before: AnyPlan | None) -> AnyPlan 
             return Plan(
                 generation=generation,
                 fencing_token=fencing_token,
-                workers=verdict.pods.workers,
-                suspend=verdict.suspend,
+                workers=len(desired.pods.members),
+                suspend=desired.suspend,
             )
         case FederatedJob():
             return FederatedPlan(
@@ -91,11 +90,11 @@ def plan_of(job: Job, verdict: DesiredState, before: AnyPlan | None) -> AnyPlan 
                 fencing_token=fencing_token,
                 parties=_parties(job.spec),
                 rounds=_rounds(job.spec.rounds),
-                suspend=verdict.suspend,
+                suspend=desired.suspend,
             )
 
 
-def numbered(plan: AnyPlan, generation: int) -> AnyPlan:
+def with_generation(plan: AnyPlan, generation: int) -> AnyPlan:
     """The same Plan under another generation."""
     return replace(plan, generation=generation)
 

@@ -87,7 +87,7 @@ def allocate(
     cycle = _SchedulingCycle(
         queue=queue,
         cluster=cluster,
-        bound=Counter((key, pod.resource) for key, pod in cluster.holders()),
+        bound=Counter((key, pod.resource) for key, pod in cluster.assigned_pods()),
         bound_parties=bound_parties(cluster),
         now=now,
         settings=settings,

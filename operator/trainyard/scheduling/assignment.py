@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from trainyard.api.conditions import Type, is_true
+from trainyard.api.conditions import ConditionType, is_true
 from trainyard.api.durations import parse_duration
 from trainyard.api.federation import AdmissionStatus
 from trainyard.api.jobs import (
@@ -19,7 +19,6 @@ from trainyard.api.jobs import (
     DistributedJob,
     FederatedJob,
     Job,
-    assignment_of,
     whole_seconds,
 )
 from trainyard.api.names import MemberId
@@ -46,8 +45,8 @@ def initial_assignment(job: Job, pods: tuple[Pod, ...]) -> Assignment:
     If the status of its start was never written, any of its pods may be missing still: they are a
     gang.
     """
-    assignment = assignment_of(job)
-    if assignment.desired or is_true(job.status.conditions, Type.ADMITTED):
+    assignment = job.assignment
+    if assignment.desired or is_true(job.status.conditions, ConditionType.ADMITTED):
         return assignment
     members = group_pods(pods, job.uid).members
     if not members or not wants_gpus(job):
@@ -93,11 +92,8 @@ def is_significant_change(before: Assignment, after: Assignment) -> bool:
 
 
 def _comparable(assignment: Assignment) -> tuple[object, ...]:
-    recommended = assignment.desired
-    if isinstance(assignment, ScalingStatus):
-        recommended = assignment.recommended
     reason = "" if assignment.assigned else assignment.reason
-    return assignment.assigned, recommended, reason
+    return assignment.assigned, assignment.recommended, reason
 
 
 def release(before: _AssignmentT, reason: str, message: str) -> _AssignmentT:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from trainyard.api.cluster import Toleration
-from trainyard.api.conditions import Type, is_true
+from trainyard.api.conditions import ConditionType, is_true
 from trainyard.api.durations import parse_duration
 from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, PartySpec
 from trainyard.api.jobs import (
@@ -150,7 +150,7 @@ def _is_steady(
 ) -> bool:
     return (
         report is not None
-        and is_true(job.status.conditions, Type.RUNNING)
+        and is_true(job.status.conditions, ConditionType.RUNNING)
         and report.active_workers == scaling.desired
         and not report.is_mismatched
     )

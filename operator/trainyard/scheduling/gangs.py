@@ -78,7 +78,7 @@ def extend_gang(job: JobRequest, ledger: Ledger) -> Decision:
 def bound_parties(cluster: Cluster) -> dict[Key, frozenset[str]]:
     """The parties whose pod is bound to a node, by job."""
     found: dict[Key, set[str]] = {}
-    for key, pod in cluster.holders():
+    for key, pod in cluster.assigned_pods():
         if pod.party:
             found.setdefault(key, set()).add(pod.party)
     return {key: frozenset(parties) for key, parties in found.items()}

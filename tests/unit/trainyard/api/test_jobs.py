@@ -1,4 +1,4 @@
-"""Jobs as the API server hands them over."""
+"""Jobs as the API server returns them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def test_a_job_is_decoded_with_its_defaults() -> None:
     assert (job.is_ours, job.is_durable, job.is_deleting) == (True, True, False)
 
 
-def test_fields_of_a_later_version_are_left_alone() -> None:
+def test_fields_of_a_later_version_are_ignored() -> None:
     assert make_job({"sharding": {"degree": 8}}, {"future": True}).spec.image == "trainer:1"
 
 
-def test_a_job_that_does_not_fit_its_crd_is_named_with_its_field() -> None:
+def test_an_unreadable_job_is_named_with_its_field() -> None:
     with pytest.raises(UnreadableJobError, match=r"team/digits.*workers\.min"):
         make_job({"workers": {"min": "two"}})
 
@@ -53,7 +53,7 @@ def test_durations_are_read_as_people_write_them(text: str, seconds: float) -> N
 
 
 @pytest.mark.parametrize("text", ["", "90", "1.5h", "-3s", "2 m", "1m1h", "s", "1d", "9s\n"])
-def test_anything_else_is_no_duration(text: str) -> None:
+def test_anything_else_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 

@@ -31,7 +31,7 @@ def test_accelerators_are_what_is_allocatable() -> None:
     [
         pytest.param(node(READY), True, id="ready"),
         pytest.param(node(READY, unschedulable=True), False, id="cordoned"),
-        pytest.param(node(None), False, id="has said nothing yet"),
+        pytest.param(node(None), False, id="no status yet"),
         pytest.param(
             node({"conditions": [{"type": "Ready", "status": "Unknown"}]}), False, id="lost"
         ),
@@ -49,10 +49,10 @@ def test_a_taint_may_have_no_value() -> None:
     )
 
 
-@pytest.mark.parametrize("rest", ["unschedulable", "not-ready", "unreachable"])
-def test_a_node_that_rests_is_still_one_that_could_hold_a_worker(rest: str) -> None:
-    """Kubernetes taints it for as long, and readiness says the same."""
-    taints = [{"key": f"node.kubernetes.io/{rest}", "effect": "NoSchedule"}]
+@pytest.mark.parametrize("taint", ["unschedulable", "not-ready", "unreachable"])
+def test_taints_of_a_node_that_is_not_ready_are_left_to_its_readiness(taint: str) -> None:
+    """Kubernetes removes them once the node is ready."""
+    taints = [{"key": f"node.kubernetes.io/{taint}", "effect": "NoSchedule"}]
     assert parse_node(node(READY, taints=taints)).taints == ()
 
 
@@ -68,7 +68,7 @@ def test_a_node_that_rests_is_still_one_that_could_hold_a_worker(rest: str) -> N
         pytest.param(Toleration(value="a"), False, id="a value of no key"),
     ],
 )
-def test_a_toleration_outweighs_a_taint_as_the_scheduler_reads_it(
+def test_a_toleration_matches_a_taint_as_in_kube_scheduler(
     toleration: Toleration, expected: bool
 ) -> None:
     assert toleration.tolerates(Taint(key="team", value="a")) is expected

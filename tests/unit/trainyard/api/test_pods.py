@@ -1,4 +1,4 @@
-"""Pods as kubelets, schedulers and strangers write them, cut down to what decisions need."""
+"""Pods as kubelets, schedulers and users write them, reduced to what decisions need."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def gpus(*limits: Any) -> dict[str, Any]:
     return {"containers": [{}, {"resources": None}, *containers]}
 
 
-def test_a_grace_period_without_end_is_one() -> None:
-    """It ended the operator: the difference was before the first of years."""
+def test_a_grace_period_of_any_length_is_accepted() -> None:
+    """It crashed the operator: the difference was out of the range of `datetime`."""
     meta: dict[str, Any] = {"deletionTimestamp": at(), "deletionGracePeriodSeconds": 10**14}
     pod = parsed({"phase": "Failed", "containerStatuses": [ended(finishedAt=at())]}, **meta)
     assert pod.is_disrupted
 
 
-def test_a_pod_of_ours_knows_its_place() -> None:
+def test_a_pod_of_ours_has_a_job_a_role_and_an_index() -> None:
     pod = parsed({"phase": "Running", "podIP": "10.1.2.3"}, {"nodeName": "n1", "containers": []})
     assert (pod.job, pod.owner_uid, pod.role) == (KEY, UID, "worker")
     assert (pod.index, pod.attempt, pod.resource_version) == (3, 2, 12)
@@ -74,13 +74,13 @@ def test_a_pod_of_ours_knows_its_place() -> None:
         pytest.param({**LABELS, "app.kubernetes.io/managed-by": "helm"}, id="another's"),
     ],
 )
-def test_a_strangers_pod_has_no_job(labels: dict[str, str]) -> None:
+def test_a_pod_that_is_not_ours_has_no_job(labels: dict[str, str]) -> None:
     pod = parsed(labels=labels)
     assert (pod.job, pod.owner_uid) == (None, "")
 
 
 @pytest.mark.parametrize("text", ["", "-1", "x", "1.5", "²"])
-def test_a_label_that_is_no_number_counts_as_zero(text: str) -> None:
+def test_a_label_that_is_not_a_number_counts_as_zero(text: str) -> None:
     pod = parsed(labels={**LABELS, "trainyard.dev/index": text, "trainyard.dev/attempt": text})
     assert (pod.index, pod.attempt) == (0, 0)
 
@@ -90,7 +90,7 @@ def test_a_pod_that_has_just_been_created_has_no_status() -> None:
     assert (pod.phase, pod.is_live, pod.is_running) == ("Pending", True, False)
 
 
-def test_a_pod_without_an_owner_is_nobodys() -> None:
+def test_a_pod_without_an_owner_has_no_owner_uid() -> None:
     assert parsed(ownerReferences=[]).owner_uid == ""
 
 
@@ -112,14 +112,14 @@ def test_accelerators_are_counted(spec: dict[str, Any], expected: tuple[str, int
     assert (pod.resource, pod.gpus) == expected
 
 
-def test_the_end_of_our_container_is_told_not_that_of_another_in_the_pod() -> None:
+def test_the_termination_of_our_container_counts_not_that_of_another() -> None:
     """Kubelets sort containers by name, and a mesh's comes before ours."""
-    mesh, ours = ended("istio-proxy"), ended(exitCode=1, reason="Error", message="words")
+    mesh, ours = ended("istio-proxy"), ended(exitCode=1, reason="Error", message="error")
     pod = parsed({"phase": "Failed", "containerStatuses": [mesh, ours]})
-    assert (pod.exit_code, pod.reason, pod.termination_message) == (1, "Error", "words")
+    assert (pod.exit_code, pod.reason, pod.termination_message) == (1, "Error", "error")
 
 
-def test_a_container_that_the_kubelet_lost_sight_of_has_no_end_in_time() -> None:
+def test_a_container_that_the_kubelet_lost_track_of_has_no_end_time() -> None:
     lost = ended(exitCode=137, reason="ContainerStatusUnknown", finishedAt=None)
     pod = parsed({"phase": "Failed", "containerStatuses": [lost]})
     assert (pod.exit_code, pod.ended_at) == (137, None)
@@ -146,7 +146,7 @@ def test_a_drained_pod_is_disrupted(truth: str, expected: bool) -> None:
 @pytest.mark.parametrize(
     ("meta", "finished_at", "expected"),
     [
-        pytest.param({}, at(), False, id="nobody asked it to go"),
+        pytest.param({}, at(), False, id="not deleted"),
         pytest.param(
             {"deletionTimestamp": at(), "deletionGracePeriodSeconds": 120},
             at(ago(seconds=30)),
@@ -160,10 +160,10 @@ def test_a_drained_pod_is_disrupted(truth: str, expected: bool) -> None:
             id="had failed before",
         ),
         pytest.param({"deletionTimestamp": at()}, at(), True, id="no grace"),
-        pytest.param({"deletionTimestamp": at()}, None, False, id="nobody knows when"),
+        pytest.param({"deletionTimestamp": at()}, None, False, id="end unknown"),
     ],
 )
-def test_a_pod_that_dies_of_being_deleted_is_not_held_against_the_job(
+def test_a_pod_that_ends_because_it_was_deleted_is_disrupted(
     meta: dict[str, Any], finished_at: str | None, expected: bool
 ) -> None:
     status = {
@@ -178,7 +178,9 @@ def test_a_pod_that_dies_of_being_deleted_is_not_held_against_the_job(
     [
         pytest.param({}, "", id="none"),
         pytest.param(
-            {"containerStatuses": [{"name": "trainer", "state": {"waiting": {}}}]}, "", id="no why"
+            {"containerStatuses": [{"name": "trainer", "state": {"waiting": {}}}]},
+            "",
+            id="no reason",
         ),
         pytest.param(
             {
@@ -187,7 +189,7 @@ def test_a_pod_that_dies_of_being_deleted_is_not_held_against_the_job(
                 ]
             },
             "",
-            id="on its way",
+            id="starting",
         ),
         pytest.param(
             {
@@ -212,5 +214,5 @@ def test_a_pod_that_dies_of_being_deleted_is_not_held_against_the_job(
         ),
     ],
 )
-def test_why_a_pod_does_not_start(status: dict[str, Any], expected: str) -> None:
+def test_why_a_pod_cannot_start(status: dict[str, Any], expected: str) -> None:
     assert parsed(status).waiting_reason == expected

@@ -1,4 +1,4 @@
-"""Failures: each counted once, together once, told in a sentence, and retried with patience."""
+"""Failures: each is recorded once, those of one cause count once, and retries back off."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import msgspec
 import pytest
 
 from tests.support.jobs import (
-    LIMITS,
     NOW,
+    TIMEOUTS,
     ago,
     at,
     coordinator,
     ending,
     failing,
     has_run,
+    job_pods,
     make_job,
-    roster_of,
     worker,
     workers,
 )
@@ -29,7 +29,6 @@ from trainyard.api.status import PodFailure
 from trainyard.lifecycle.failures import (
     MAX_FAILURES,
     FailureRecord,
-    describe,
     is_failure,
     record_failures,
 )
@@ -41,19 +40,19 @@ def failed(**fields: Any) -> dict[str, Any]:
 
 
 def record(job: DistributedJob, *pods: Pod, after: timedelta = timedelta()) -> FailureRecord:
-    return record_failures(job, roster_of(*pods), LIMITS, NOW + after)
+    return record_failures(job, job_pods(*pods), TIMEOUTS, NOW + after)
 
 
-def noted(job: DistributedJob, found: FailureRecord) -> DistributedJob:
-    """The job once its status holds the record."""
+def recorded(job: DistributedJob, found: FailureRecord) -> DistributedJob:
+    """The job once its status has the record."""
     status = msgspec.structs.replace(job.status, failures=found.failures, restarts=found.restarts)
     return replace(job, status=status)
 
 
-def test_a_failed_pod_is_counted_once_however_often_it_is_seen() -> None:
+def test_a_failed_pod_is_counted_once_however_often_it_is_observed() -> None:
     job, pod = make_job(status=has_run()), worker(0, **failing())
     first = record(job, pod)
-    again = record(noted(job, first), pod)
+    again = record(recorded(job, first), pod)
     assert (first.restarts, again.restarts) == (1, 1)
     assert again.failures == first.failures
     assert first.failures[0].uid == pod.uid
@@ -65,42 +64,42 @@ def test_pods_that_fail_together_count_once() -> None:
     assert [f.uid for f in found.failures] == [p.uid for p in workers(4)]
 
 
-def test_one_crash_of_a_crew_counts_once_though_its_pods_are_seen_one_by_one() -> None:
+def test_one_crash_of_a_group_counts_once_though_its_pods_are_observed_one_by_one() -> None:
     job, pods = make_job(), workers(4, **failing())
-    for seen in range(1, 5):
-        job = noted(job, record(job, *pods[:seen], after=timedelta(seconds=seen)))
+    for count in range(1, 5):
+        job = recorded(job, record(job, *pods[:count], after=timedelta(seconds=count)))
     assert job.status.restarts == 1
     assert len(job.status.failures) == 4
 
 
-def test_a_pod_of_the_same_crew_that_ends_much_later_counts_again() -> None:
+def test_a_pod_of_the_same_group_that_ends_much_later_counts_again() -> None:
     later = worker(1, **failing(ended_at=NOW + timedelta(minutes=5)))
-    job = noted(make_job(), record(make_job(), worker(0, **failing())))
+    job = recorded(make_job(), record(make_job(), worker(0, **failing())))
     assert record(job, later, after=timedelta(minutes=5)).restarts == 2
 
 
 def test_a_replacement_that_fails_at_once_counts_again() -> None:
-    job = noted(make_job(), record(make_job(), worker(0, **failing())))
+    job = recorded(make_job(), record(make_job(), worker(0, **failing())))
     created, ended = NOW + timedelta(seconds=1), NOW + timedelta(seconds=2)
     second = worker(0, 2, created_at=created, **failing(ended_at=ended))
     assert record(job, second, after=timedelta(seconds=3)).restarts == 2
 
 
-def test_more_failures_than_are_remembered_are_neither_counted_twice_nor_told_for_ever() -> None:
+def test_failures_beyond_the_maximum_are_neither_counted_twice_nor_recorded_again() -> None:
     job, pods = make_job(), workers(3 * MAX_FAILURES + 1, **failing())
     first = record(job, *pods)
     assert len(first.failures) == MAX_FAILURES
-    job = noted(job, first)
-    assert record(job, *pods).failures == first.failures, "a status that changes at every look"
+    job = recorded(job, first)
+    assert record(job, *pods).failures == first.failures, "a status that changes at every reconcile"
     left = [p for p in pods if p.uid not in {f.uid for f in first.failures}]
     for _ in range(10):
-        job = noted(job, record(job, *left, after=timedelta(seconds=20)))
+        job = recorded(job, record(job, *left, after=timedelta(seconds=20)))
         left = [p for p in left if p.uid not in {f.uid for f in job.status.failures}]
     assert not left
     assert job.status.restarts == 1
 
 
-def test_older_failures_make_room_for_newer_ones() -> None:
+def test_the_oldest_failures_are_dropped_for_newer_ones() -> None:
     old = [failed(uid=f"old-{n}") for n in range(MAX_FAILURES)]
     job = make_job(status={"failures": old, "restarts": 4})
     found = record(job, worker(0, created_at=NOW + timedelta(1), **failing()))
@@ -116,7 +115,7 @@ def test_older_failures_make_room_for_newer_ones() -> None:
         pytest.param(coordinator(**failing(75)), id="fenced coordinator"),
     ],
 )
-def test_what_is_not_the_jobs_fault_is_told_but_not_counted(pod: Pod) -> None:
+def test_what_is_not_the_jobs_fault_is_recorded_but_not_counted(pod: Pod) -> None:
     found = record(make_job(), pod)
     assert (found.restarts, len(found.failures), found.retry_at) == (0, 1, None)
 
@@ -131,8 +130,8 @@ def test_a_disruption_does_not_prolong_the_pause_after_an_older_failure() -> Non
 
 
 @pytest.mark.parametrize(("losses", "seconds"), [(2, 1), (3, 2), (4, 4), (9, 128), (10, 256)])
-def test_a_place_that_loses_pod_after_pod_waits_for_its_next(losses: int, seconds: int) -> None:
-    """As on a node that is short of memory: no pod is at fault, and none would stay."""
+def test_a_member_that_loses_pod_after_pod_waits_for_the_next(losses: int, seconds: int) -> None:
+    """As on a node that is short of memory: no pod is at fault, and the next is evicted too."""
     evicted = [
         failed(pod=f"digits-worker-0-{n + 1}", uid=f"u-{n}", reason="Evicted", exitCode=137)
         for n in range(losses)
@@ -150,7 +149,7 @@ def test_pods_that_a_drain_takes_together_are_replaced_at_once() -> None:
     assert record(make_job(status=has_run(failures=evicted))).retry_at is None
 
 
-def test_losses_long_ago_are_forgiven() -> None:
+def test_losses_long_ago_do_not_delay_a_replacement() -> None:
     times = [ago(hours=2), ago(hours=1), NOW]
     evicted = [
         failed(pod=f"digits-worker-0-{n}", uid=f"u-{n}", reason="Evicted", at=at(when))
@@ -172,7 +171,7 @@ def test_pauses_grow_with_each_restart_up_to_the_cap(restarts: int, seconds: int
     ("pods", "spec", "restarts", "reason"),
     [
         pytest.param((worker(**failing(64)),), {}, 0, "TaskInvalid", id="task cannot be loaded"),
-        pytest.param((worker(**failing(76)),), {}, 0, "", id="images disagree"),
+        pytest.param((worker(**failing(76)),), {}, 0, "", id="wire versions differ"),
         pytest.param(
             (worker(**failing()),),
             {"failure": {"maxRestarts": 2}},
@@ -188,71 +187,15 @@ def test_a_failure_is_fatal_when(
 ) -> None:
     found = record(make_job(spec, {"restarts": restarts}), *pods)
     assert found.fatal_reason == reason
-    assert bool(found.fatal) == bool(reason)
+    assert bool(found.fatal_failure) == bool(reason)
 
 
-def test_the_last_failure_is_named_when_there_were_too_many() -> None:
-    job = make_job({"failure": {"maxRestarts": 0}})
-    found = record(job, worker(**failing(termination_message=_words("the loss is NaN"))))
-    assert "spec.failure.maxRestarts=0" in found.fatal
-    assert "the loss is NaN" in found.fatal
-
-
-def _words(error: str) -> str:
+def _message(error: str) -> str:
     return TerminationMessage(result=Result.FAILED, error=error).encode()
 
 
-@pytest.mark.parametrize(
-    ("pod", "sentence"),
-    [
-        pytest.param(
-            worker(2, **failing(137, reason="OOMKilled")),
-            "worker 2 (pod digits-worker-2-1) was killed for exceeding its memory limit "
-            "(OOMKilled, exit code 137): raise spec.workers.resources.limits.memory or lower "
-            "training.batchSize.",
-            id="worker out of memory",
-        ),
-        pytest.param(
-            coordinator(3, **failing(137, reason="OOMKilled")),
-            "coordinator (pod digits-coordinator-3) was killed for exceeding its memory limit "
-            "(OOMKilled, exit code 137): raise spec.coordinator.resources.limits.memory or lower "
-            "training.batchSize.",
-            id="coordinator out of memory",
-        ),
-        pytest.param(
-            worker(**failing(termination_message=_words("batch has no labels"))),
-            "worker 0 (pod digits-worker-0-1) failed with exit code 1: batch has no labels",
-            id="last words",
-        ),
-        pytest.param(
-            worker(**failing(termination_message="Segmentation fault\n")),
-            "worker 0 (pod digits-worker-0-1) failed with exit code 1: Segmentation fault",
-            id="a log's tail",
-        ),
-        pytest.param(
-            worker(**failing()),
-            "worker 0 (pod digits-worker-0-1) failed with exit code 1; it left no last words",
-            id="no last words",
-        ),
-        pytest.param(
-            worker(**failing(exit_code=None, reason="OutOfcpu")),
-            "worker 0 (pod digits-worker-0-1) failed without an exit code (OutOfcpu); it left no "
-            "last words",
-            id="never ran",
-        ),
-        pytest.param(
-            worker(**failing(is_disrupted=True, reason="Evicted")),
-            "worker 0 (pod digits-worker-0-1) was ended by the cluster (Evicted).",
-            id="evicted",
-        ),
-    ],
-)
-def test_a_failure_is_told_in_a_sentence(pod: Pod, sentence: str) -> None:
-    assert describe(pod) == sentence
-
-
-def test_a_failures_record_is_short_whatever_the_pod_said() -> None:
-    pod = worker(**failing(termination_message=_words("x" * 3000), reason="R" * 5000))
+def test_a_recorded_failure_is_short_whatever_the_pod_reports() -> None:
+    pod = worker(**failing(termination_message=_message("x" * 3000), reason="R" * 5000))
     (failure,) = record(make_job(), pod).failures
     assert isinstance(failure, PodFailure)
     assert len(failure.message) <= 900
@@ -264,9 +207,11 @@ def test_a_failures_record_is_short_whatever_the_pod_said() -> None:
     [
         pytest.param(worker(**failing()), True, id="failed"),
         pytest.param(worker(**ending(Result.LEFT)), False, id="left on request"),
-        pytest.param(worker(phase="Succeeded", exit_code=0), True, id="ended without a word"),
+        pytest.param(worker(phase="Succeeded", exit_code=0), True, id="ended without a message"),
         pytest.param(
-            worker(phase="Succeeded", termination_message="[" * 4000), True, id="ended in gibberish"
+            worker(phase="Succeeded", termination_message="[" * 4000),
+            True,
+            id="ended with an invalid message",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where a job stands: situations in, phase, claims, wish and sentences out."""
+"""The stages of a job: what is observed in, the desired pods, conditions and messages out."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.support.jobs import (
     NOW,
     ago,
     at,
-    claim,
-    claimed,
     condition,
+    condition_of,
+    conditions_of,
     coordinator,
     ending,
     has_run,
-    look_at,
     make_job,
+    observe,
     worker,
 )
 from tests.support.situation import CLAIM, Situation, reported
@@ -37,27 +37,27 @@ from trainyard_trainer.contract.exits import Result
 
 
 @pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
-def test_where_a_job_stands(situation: Situation) -> None:
-    verdict = judge_of(situation)
-    assert verdict.phase is situation.phase
-    assert situation.claims.items() <= claimed(verdict).items()
-    if situation.wish is not None:
-        assert verdict.pods == situation.wish
-    if situation.says[0]:
-        assert situation.says[1] in claim(verdict, situation.says[0]).message
-    if verdict.requeue_at is not None or situation.requeue_at is not None:
-        assert verdict.requeue_at == situation.requeue_at
-        assert verdict.requeue_at is not None
-        assert verdict.requeue_at > situation.now, "a moment that is past spins"
+def test_each_observation_leads_to_its_stage(situation: Situation) -> None:
+    desired = evaluated(situation)
+    assert desired.phase is situation.phase
+    assert situation.conditions.items() <= conditions_of(desired).items()
+    if situation.desired_pods is not None:
+        assert desired.pods == situation.desired_pods
+    if situation.message[0]:
+        assert situation.message[1] in condition_of(desired, situation.message[0]).message
+    if desired.requeue_at is not None or situation.requeue_at is not None:
+        assert desired.requeue_at == situation.requeue_at
+        assert desired.requeue_at is not None
+        assert desired.requeue_at > situation.now, "a time that is past spins"
 
 
-def judge_of(situation: Situation) -> DesiredState:
+def evaluated(situation: Situation) -> DesiredState:
     job = make_job(situation.spec, situation.status)
     return evaluate(
-        look_at(
+        observe(
             job,
             *situation.pods,
-            scaling=situation.scaling,
+            assignment=situation.assignment,
             report=situation.report,
             now=situation.now,
         )
@@ -65,52 +65,57 @@ def judge_of(situation: Situation) -> DesiredState:
 
 
 @pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
-def test_the_same_look_leads_to_the_same_verdict_once_it_is_written(situation: Situation) -> None:
-    """Nothing that a verdict writes may change the next one, or the status would never settle."""
+def test_the_same_observation_gives_the_same_status_once_it_is_written(
+    situation: Situation,
+) -> None:
+    """What is written may not change what is desired next, or the status would never settle."""
     job = make_job(situation.spec, situation.status)
-    if judge_of(situation).release:
+    if evaluated(situation).release:
         return  # the scheduler's side of the status changes with it
     for _ in range(2):
-        look = look_at(
-            job, *situation.pods, scaling=situation.scaling, report=situation.report, now=NOW
+        observed = observe(
+            job, *situation.pods, assignment=situation.assignment, report=situation.report, now=NOW
         )
-        first, job = job, written(look, evaluate(look))
+        first, job = job, written(observed, evaluate(observed))
     assert job.status == first.status
 
 
 @pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
-def test_a_verdict_knows_what_is_due_once_it_is_written(situation: Situation) -> None:
-    """Our own status is no news to us: nothing else would have the job looked at in time."""
+def test_a_job_is_requeued_in_time_for_what_is_due_once_its_status_is_written(
+    situation: Situation,
+) -> None:
+    """No event follows from our own status: nothing else would requeue the job in time."""
     job = make_job({**situation.spec, "ttlSecondsAfterFinished": 5}, situation.status)
-    seen = partial(look_at, report=situation.report, now=situation.now)
-    look = seen(job, *situation.pods, scaling=situation.scaling)
-    verdict = evaluate(look)
-    held = release(situation.scaling, verdict.phase, verdict.release)
-    scaling = held if verdict.release else situation.scaling
-    after = evaluate(seen(written(look, verdict), *situation.pods, scaling=scaling))
+    observe_now = partial(observe, report=situation.report, now=situation.now)
+    observed = observe_now(job, *situation.pods, assignment=situation.assignment)
+    desired = evaluate(observed)
+    released = release(situation.assignment, desired.phase, desired.release)
+    assignment = released if desired.release else situation.assignment
+    job = written(observed, desired)
+    after = evaluate(observe_now(job, *situation.pods, assignment=assignment))
     if after.requeue_at is not None:
-        assert verdict.requeue_at is not None
-        assert verdict.requeue_at <= after.requeue_at + timedelta(seconds=1), (
+        assert desired.requeue_at is not None
+        assert desired.requeue_at <= after.requeue_at + timedelta(seconds=1), (
             "stored in whole seconds"
         )
-    assert after.pods == verdict.pods
+    assert after.pods == desired.pods
 
 
-def written(look: Observation, verdict: DesiredState) -> DistributedJob:
-    """The job once its status tells the verdict."""
-    assert isinstance(look.job, DistributedJob)
-    found = StatusInputs(
-        desired=verdict,
-        pods=look.pods,
-        scaling=look.scaling,
-        report=look.report,
-        term=look.pods.term,
+def written(observed: Observation, desired: DesiredState) -> DistributedJob:
+    """The job once its status is written."""
+    assert isinstance(observed.job, DistributedJob)
+    inputs = StatusInputs(
+        desired=desired,
+        pods=observed.pods,
+        assignment=observed.assignment,
+        report=observed.report,
+        term=observed.pods.term,
         plan_generation=0,
-        now=look.now,
+        now=observed.now,
     )
-    status = status_of(look.job, found)
+    status = status_of(observed.job, inputs)
     assert isinstance(status, DistributedJobStatus)
-    return replace(look.job, status=status)
+    return replace(observed.job, status=status)
 
 
 @pytest.mark.parametrize(
@@ -136,35 +141,35 @@ def written(look: Observation, verdict: DesiredState) -> DistributedJob:
         ),
     ],
 )
-def test_a_field_without_an_engine_is_refused_by_name(spec: dict[str, Any], field: str) -> None:
-    verdict = evaluate(look_at(make_job(spec)))
-    assert (verdict.phase, verdict.pods) == (Phase.PENDING, DesiredPods())
-    assert claimed(verdict) == {"Accepted": ("False", "NotSupportedYet")}
-    assert field in claim(verdict, "Accepted").message
+def test_an_unsupported_field_is_rejected_by_name(spec: dict[str, Any], field: str) -> None:
+    desired = evaluate(observe(make_job(spec)))
+    assert (desired.phase, desired.pods) == (Phase.PENDING, DesiredPods())
+    assert conditions_of(desired) == {"Accepted": ("False", "NotSupportedYet")}
+    assert field in condition_of(desired, "Accepted").message
 
 
-def test_a_job_that_trains_is_told_of_such_a_field_and_not_stopped() -> None:
+def test_an_unsupported_field_does_not_stop_a_job_that_trains() -> None:
     job = make_job({"failure": {"replaceStragglers": True}}, has_run())
-    verdict = evaluate(look_at(job, coordinator(), worker()))
-    assert verdict.phase is Phase.RUNNING
-    assert verdict.pods == DesiredPods(coordinator=True, workers=1)
-    assert claimed(verdict)["Accepted"] == ("False", "NotSupportedYet")
-    assert not verdict.release
+    desired = evaluate(observe(job, coordinator(), worker()))
+    assert desired.phase is Phase.RUNNING
+    assert desired.pods == DesiredPods(coordinator=True, members=range(1))
+    assert conditions_of(desired)["Accepted"] == ("False", "NotSupportedYet")
+    assert not desired.release
 
 
-def test_a_finished_job_is_deleted_when_its_time_is_over() -> None:
+def test_a_finished_job_is_deleted_when_its_time_to_live_is_over() -> None:
     status = {"conditions": [condition("Complete")], "completionTime": at(ago(seconds=60))}
-    assert evaluate(look_at(make_job({"ttlSecondsAfterFinished": 60}, status))).delete_job
-    assert not evaluate(look_at(make_job({"ttlSecondsAfterFinished": 61}, status))).delete_job
-    assert not evaluate(look_at(make_job({}, status))).delete_job
+    assert evaluate(observe(make_job({"ttlSecondsAfterFinished": 60}, status))).delete_job
+    assert not evaluate(observe(make_job({"ttlSecondsAfterFinished": 61}, status))).delete_job
+    assert not evaluate(observe(make_job({}, status))).delete_job
 
 
-def test_a_completing_job_does_not_look_again_at_a_pause_that_is_over() -> None:
-    """It did: a past moment made the queue run it again and again without a pause."""
+def test_a_completing_job_is_not_requeued_for_a_pause_that_is_over() -> None:
+    """It was: a past time made the queue run it again and again without a pause."""
     failure = {"pod": "p", "uid": "u", "at": at(ago(hours=1)), "exitCode": 1}
     job = make_job(CLAIM, has_run(restarts=1, failures=[failure]))
-    verdict = evaluate(look_at(job, coordinator(), worker(0, **ending(Result.COMPLETE))))
-    assert verdict.requeue_at is None
+    desired = evaluate(observe(job, coordinator(), worker(0, **ending(Result.COMPLETE))))
+    assert desired.requeue_at is None
 
 
 @pytest.mark.parametrize(
@@ -179,28 +184,28 @@ def test_a_completing_job_does_not_look_again_at_a_pause_that_is_over() -> None:
         ("a complete job then keeps its coordinator as the only copy", True),
     ],
 )
-def test_gpus_are_given_back_when(situation: str, releases: bool) -> None:
-    assert bool(judge_of(SITUATIONS[situation]).release) is releases
+def test_gpus_are_released_when(situation: str, releases: bool) -> None:
+    assert bool(evaluated(SITUATIONS[situation]).release) is releases
 
 
-def test_only_a_start_that_took_too_long_makes_a_job_stand_back() -> None:
-    standing = {name for name, s in SITUATIONS.items() if judge_of(s).refuse_start}
-    assert standing == {
+def test_only_a_start_that_timed_out_makes_a_job_back_off() -> None:
+    backing_off = {name for name, s in SITUATIONS.items() if evaluated(s).refuse_start}
+    assert backing_off == {
         "a start that takes too long is given up",
-        "a job that stays without workers gives its GPUs back and keeps its coordinator",
+        "a job that stays without workers releases its GPUs and keeps its coordinator",
         "a resumed job that cannot start keeps the only copy of its state",
     }
 
 
-def test_a_refusal_by_the_api_server_is_told_in_its_words() -> None:
-    verdict = judge_of(SITUATIONS["a job whose workers all run is running"])
-    told = with_refusal(verdict, "exceeded quota: pods=3")
-    assert claimed(told)["Degraded"] == ("True", "ChildRefused")
-    assert "exceeded quota: pods=3" in claim(told, "Degraded").message
-    assert len(told.conditions) == len(verdict.conditions)
+def test_a_refusal_by_the_api_server_is_quoted_in_the_condition() -> None:
+    desired = evaluated(SITUATIONS["a job whose workers all run is running"])
+    refused = with_refusal(desired, "exceeded quota: pods=3")
+    assert conditions_of(refused)["Degraded"] == ("True", "ChildRefused")
+    assert "exceeded quota: pods=3" in condition_of(refused, "Degraded").message
+    assert len(refused.conditions) == len(desired.conditions)
 
 
 def test_a_restarted_coordinators_old_report_does_not_complete_a_durable_job() -> None:
     job = make_job(CLAIM, has_run())
     report = reported(1, outcome="Complete")
-    assert evaluate(look_at(job, coordinator(), worker(), report=report)).phase is Phase.RUNNING
+    assert evaluate(observe(job, coordinator(), worker(), report=report)).phase is Phase.RUNNING

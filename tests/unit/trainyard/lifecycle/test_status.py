@@ -1,4 +1,4 @@
-"""The status: what the API server takes, settles, and is written only when it says something."""
+"""The status: valid for the API server, stable, and urgent only when more than metrics differ."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from tests.support.jobs import (
     ending,
     failing,
     has_run,
-    look_at,
     make_job,
-    roster_of,
+    observe,
     worker,
     workers,
 )
@@ -43,29 +42,28 @@ SCHEMA = status_schema()
 def written(
     job: DistributedJob,
     *pods: Pod,
-    scaling: ScalingStatus | None = None,
+    assignment: ScalingStatus | None = None,
     report: CoordinatorReport | None = None,
     after: timedelta = timedelta(),
 ) -> DistributedJobStatus:
     """The status that a reconcile would write."""
-    look = look_at(job, *pods, scaling=scaling, report=report, now=NOW + after)
-    roster = roster_of(*pods)
-    found = StatusInputs(
-        desired=evaluate(look),
-        pods=roster,
-        scaling=look.scaling,
+    observed = observe(job, *pods, assignment=assignment, report=report, now=NOW + after)
+    inputs = StatusInputs(
+        desired=evaluate(observed),
+        pods=observed.pods,
+        assignment=observed.assignment,
         report=report,
-        term=roster.term,
+        term=observed.pods.term,
         plan_generation=2,
-        now=look.now,
+        now=observed.now,
     )
-    status = status_of(job, found)
+    status = status_of(job, inputs)
     assert isinstance(status, DistributedJobStatus)
     return status
 
 
 def stored(job: DistributedJob, status: DistributedJobStatus) -> DistributedJob:
-    """The job as the API server hands it back."""
+    """The job as the API server returns it."""
     text = json.dumps(msgspec.to_builtins(status), allow_nan=False)
     return replace(job, status=msgspec.convert(json.loads(text), DistributedJobStatus))
 
@@ -98,14 +96,18 @@ SCALED = admitted(
     cooldown_until=NOW,
 )
 CASES: dict[str, tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]]] = {
-    "new": (make_job(), (), {"scaling": ScalingStatus()}),
-    "waiting": (make_job(), (), {"scaling": ScalingStatus(reason="WaitingForGPUs", message="m")}),
+    "new": (make_job(), (), {"assignment": ScalingStatus()}),
+    "waiting": (
+        make_job(),
+        (),
+        {"assignment": ScalingStatus(reason="WaitingForGPUs", message="m")},
+    ),
     "starting": (make_job(), (), {}),
-    "running": (make_job(), (coordinator(), worker()), {"scaling": SCALED, "report": FULL}),
+    "running": (make_job(), (coordinator(), worker()), {"assignment": SCALED, "report": FULL}),
     "failing": (
         make_job(),
         (coordinator(), *workers(40, **failing(termination_message="x" * 4096, reason="R" * 4000))),
-        {"scaling": admitted(40), "report": FULL},
+        {"assignment": admitted(40), "report": FULL},
     ),
     "suspended": (
         make_job({"suspend": True}, has_run(training={"term": 1})),
@@ -118,7 +120,7 @@ CASES: dict[str, tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]]] = {
         {"report": FULL},
     ),
     "failed": (make_job(), (worker(**failing(64)),), {}),
-    "refused": (make_job({"sync": {"algorithm": "Async"}}), (), {"scaling": ScalingStatus()}),
+    "refused": (make_job({"sync": {"algorithm": "Async"}}), (), {"assignment": ScalingStatus()}),
     "in trouble": (
         make_job({"image": "i" * 512}),
         (coordinator(waiting_reason="ImagePullBackOff", waiting_message="m" * 50_000),),
@@ -128,7 +130,7 @@ CASES: dict[str, tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_the_api_server_takes_the_status_and_hands_back_the_same(
+def test_the_api_server_accepts_the_status_and_returns_the_same(
     case: tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]],
 ) -> None:
     job, pods, fields = case
@@ -156,30 +158,30 @@ NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-5, 2**70
     metrics=st.dictionaries(st.text(max_size=9), NUMBERS, max_size=200),
     error=st.text() | st.integers() | st.none(),
 )
-def test_whatever_a_pod_says_at_its_end_the_api_server_takes_the_status(
+def test_the_status_is_valid_whatever_a_termination_message_holds(
     metrics: dict[str, Any], error: Any
 ) -> None:
     """A task may evaluate to NaN, which no status can hold and which never equals itself."""
-    words = json.dumps({"result": "Complete", "metrics": metrics, "error": error})
+    message = json.dumps({"result": "Complete", "metrics": metrics, "error": error})
     job = make_job(status=has_run())
-    status = written(job, coordinator(), worker(phase="Succeeded", termination_message=words))
+    status = written(job, coordinator(), worker(phase="Succeeded", termination_message=message))
     assert list(faults(SCHEMA, msgspec.to_builtins(status))) == []
     assert stored(job, status).status == status
 
 
 def test_a_final_metric_that_is_not_finite_is_dropped_and_the_job_is_complete() -> None:
-    words = '{"result": "Complete", "metrics": {"eval/loss": NaN, "eval/accuracy": 0.5}}'
+    message = '{"result": "Complete", "metrics": {"eval/loss": NaN, "eval/accuracy": 0.5}}'
     status = written(
         make_job(status=has_run()),
         coordinator(),
-        worker(phase="Succeeded", termination_message=words),
+        worker(phase="Succeeded", termination_message=message),
     )
     assert status.phase == "Complete"
     assert status.training is not None
     assert status.training.evaluation == {"eval/accuracy": 0.5}
 
 
-def test_final_metrics_beyond_what_the_schema_takes_are_left_out() -> None:
+def test_final_metrics_beyond_the_limit_of_the_schema_are_left_out() -> None:
     metrics = {f"m{n:03}": 1.0 for n in range(100)}
     job = make_job(status=has_run())
     status = written(job, coordinator(), worker(**ending(Result.COMPLETE, metrics=metrics)))
@@ -188,22 +190,22 @@ def test_final_metrics_beyond_what_the_schema_takes_are_left_out() -> None:
     assert len(status.training.evaluation) == 64
 
 
-def test_last_words_are_cut_to_what_kubernetes_keeps() -> None:
-    said = TerminationMessage(result=Result.FAILED, error="é" * 5000, traceback="t" * 5000)
-    assert len(said.encode().encode()) <= 4096
-    assert TerminationMessage.decode(said.encode()) is not None
+def test_a_termination_message_is_cut_to_what_kubernetes_keeps() -> None:
+    message = TerminationMessage(result=Result.FAILED, error="é" * 5000, traceback="t" * 5000)
+    assert len(message.encode().encode()) <= 4096
+    assert TerminationMessage.decode(message.encode()) is not None
 
 
-def test_the_start_is_noted_once() -> None:
+def test_the_start_time_is_set_once() -> None:
     job = make_job()
     first = written(job, coordinator(), worker())
     assert first.start_time == NOW
     later = written(stored(job, first), coordinator(), worker(), after=timedelta(hours=1))
     assert later.start_time == NOW
-    assert written(make_job(), scaling=ScalingStatus()).start_time is None
+    assert written(make_job(), assignment=ScalingStatus()).start_time is None
 
 
-def test_the_end_is_noted_once() -> None:
+def test_the_completion_time_is_set_once() -> None:
     job = make_job(status=has_run())
     first = written(job, worker(**failing(64)))
     assert first.completion_time == NOW
@@ -218,12 +220,12 @@ def test_the_term_never_falls() -> None:
 
 
 def test_the_scale_subresource_finds_the_workers() -> None:
-    status = written(make_job(), coordinator(), *workers(3), scaling=admitted(3))
+    status = written(make_job(), coordinator(), *workers(3), assignment=admitted(3))
     assert status.replicas == 3
     assert status.selector == "trainyard.dev/job=digits,trainyard.dev/role=worker"
 
 
-def test_training_figures_are_those_of_the_report_in_round_figures() -> None:
+def test_training_figures_are_those_of_the_report_rounded() -> None:
     training = written(make_job(), coordinator(), worker(), report=FULL).training
     assert training is not None
     assert (training.step, training.loss, training.epoch) == (120, 0.123457, 3.25)
@@ -248,7 +250,7 @@ def test_a_transition_time_moves_only_when_the_status_changes() -> None:
     assert [(c.status, c.last_transition_time) for c in lost] == [("False", NOW)]
 
 
-def test_conditions_that_nobody_claims_stay_and_all_keep_their_order() -> None:
+def test_conditions_that_nobody_sets_stay_and_all_keep_their_order() -> None:
     job = make_job(status={"conditions": [condition("Mine"), condition("StateDurable", "False")]})
     types = [c.type for c in written(job, coordinator(), worker()).conditions]
     assert types == [
@@ -261,14 +263,14 @@ def test_conditions_that_nobody_claims_stay_and_all_keep_their_order() -> None:
     ("change", "expected"),
     [
         pytest.param({"report": replace(FULL, step=121)}, False, id="metrics"),
-        pytest.param({"scaling": admitted(1, message="now third")}, False, id="a sentence"),
-        pytest.param({"scaling": admitted(1, reason="Steady")}, False, id="why it stays as it is"),
-        pytest.param({"scaling": admitted(2)}, True, id="a decision"),
+        pytest.param({"assignment": admitted(1, message="now third")}, False, id="a message"),
+        pytest.param({"assignment": admitted(1, reason="Steady")}, False, id="why it stays"),
+        pytest.param({"assignment": admitted(2)}, True, id="a decision"),
         pytest.param({"pods": (coordinator(),)}, True, id="a pod"),
     ],
 )
 def test_what_is_written_at_once(change: dict[str, Any], expected: bool) -> None:
-    base: dict[str, Any] = {"scaling": admitted(), "report": FULL}
+    base: dict[str, Any] = {"assignment": admitted(), "report": FULL}
     pods = change.pop("pods", (coordinator(), worker()))
     old = written(make_job(), coordinator(), worker(), **base)
     new = written(make_job(), *pods, **{**base, **change})
@@ -276,40 +278,40 @@ def test_what_is_written_at_once(change: dict[str, Any], expected: bool) -> None
     assert is_urgent(old, new) is expected
 
 
-def test_why_a_job_waits_is_told_at_once() -> None:
-    waits = ScalingStatus(reason="WaitingForGPUs", message="needs 1 × 1 GPU; 0 free.")
-    old = written(make_job(), scaling=waits)
-    new = written(make_job(), scaling=msgspec.structs.replace(waits, reason="NoSuchNodes"))
+def test_a_new_reason_for_waiting_is_written_at_once() -> None:
+    waiting = ScalingStatus(reason="WaitingForGPUs", message="needs 1 × 1 GPU; 0 free.")
+    old = written(make_job(), assignment=waiting)
+    new = written(make_job(), assignment=msgspec.structs.replace(waiting, reason="NoSuchNodes"))
     assert is_urgent(old, new)
 
 
-def test_a_job_that_starts_counts_its_workers_along_with_the_metrics() -> None:
+def test_the_count_of_workers_of_a_starting_job_waits_for_the_metrics() -> None:
     """One write when all run, not one for each."""
-    scaling = admitted(2)
-    old = written(make_job(), coordinator(), worker(phase="Pending"), scaling=scaling)
-    half = written(make_job(), coordinator(), worker(), scaling=scaling)
+    assignment = admitted(2)
+    old = written(make_job(), coordinator(), worker(phase="Pending"), assignment=assignment)
+    half = written(make_job(), coordinator(), worker(), assignment=assignment)
     assert (old.phase, half.phase) == ("Starting", "Starting")
     assert half.replicas == 1
     assert not is_urgent(old, half)
-    whole = written(make_job(), coordinator(), worker(), worker(1), scaling=scaling)
+    whole = written(make_job(), coordinator(), worker(), worker(1), assignment=assignment)
     assert whole.phase == "Running"
     assert is_urgent(half, whole)
 
 
-def test_a_job_that_has_arrived_says_at_once_how_many_run() -> None:
-    """A worker too many has left: nothing else will change."""
-    old = written(make_job(), coordinator(), worker(), worker(1), scaling=admitted(1))
-    new = written(make_job(), coordinator(), worker(), scaling=admitted(1))
+def test_a_changed_count_of_workers_of_a_running_job_is_written_at_once() -> None:
+    """A surplus worker has left: nothing else will change."""
+    old = written(make_job(), coordinator(), worker(), worker(1), assignment=admitted(1))
+    new = written(make_job(), coordinator(), worker(), assignment=admitted(1))
     assert (old.phase, new.phase) == ("Running", "Running")
     assert (old.replicas, new.replicas) == (2, 1)
     assert is_urgent(old, new)
 
 
-def test_what_keeps_a_job_from_starting_is_told_at_once() -> None:
+def test_what_keeps_a_job_from_starting_is_written_at_once() -> None:
     waiting = worker(phase="Pending")
     stuck = worker(phase="Pending", waiting_reason="ImagePullBackOff")
-    old = written(make_job(), coordinator(), waiting, scaling=admitted())
-    assert is_urgent(old, written(make_job(), coordinator(), stuck, scaling=admitted()))
+    old = written(make_job(), coordinator(), waiting, assignment=admitted())
+    assert is_urgent(old, written(make_job(), coordinator(), stuck, assignment=admitted()))
 
 
 def test_a_job_that_never_reported_keeps_its_state_when_it_is_suspended() -> None:
@@ -319,15 +321,14 @@ def test_a_job_that_never_reported_keeps_its_state_when_it_is_suspended() -> Non
         job = stored(job, written(job, *pods))
     job = replace(job, spec=make_job({"suspend": True}).spec)
     for _ in range(3):
-        look = look_at(job, coordinator())
-        assert evaluate(look).pods.coordinator
+        assert evaluate(observe(job, coordinator())).pods.coordinator
         job = stored(job, written(job, coordinator()))
     job = replace(job, spec=make_job().spec)
     for _ in range(3):
-        assert evaluate(look_at(job, coordinator(), scaling=ScalingStatus())).pods.coordinator
-        job = stored(job, written(job, coordinator(), scaling=ScalingStatus()))
+        assert evaluate(observe(job, coordinator(), assignment=ScalingStatus())).pods.coordinator
+        job = stored(job, written(job, coordinator(), assignment=ScalingStatus()))
 
 
-def test_a_namesakes_pods_are_not_counted() -> None:
-    stranger = worker(0, owner_uid=f"not {UID}")
-    assert written(make_job(), stranger).replicas == 0
+def test_pods_of_an_earlier_job_of_the_name_are_not_counted() -> None:
+    other = worker(0, owner_uid=f"not {UID}")
+    assert written(make_job(), other).replicas == 0

@@ -8,7 +8,17 @@ import pytest
 
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
-from tests.support.jobs import KEY, LIMITS, NOW, at, coordinator, has_run, make_job, raw_job, worker
+from tests.support.jobs import (
+    KEY,
+    NOW,
+    TIMEOUTS,
+    at,
+    coordinator,
+    has_run,
+    make_job,
+    raw_job,
+    worker,
+)
 from trainyard.cluster.client import ApiError
 from trainyard.reconcile.children import CHILDREN_INTERVAL
 from trainyard.reconcile.job import reconcile
@@ -114,11 +124,11 @@ async def test_an_expired_job_is_deleted_only_in_the_version_that_was_observed()
 
 async def test_the_secrets_of_a_gang_that_did_not_start_are_ensured_before_the_next_try() -> None:
     """Without the one that somebody deleted, the next gang would wait as this one did."""
-    long_ago = {**HELD, "decidedAt": at(NOW - LIMITS.start_timeout)}
+    long_ago = {**HELD, "decidedAt": at(NOW - TIMEOUTS.start_timeout)}
     job = make_job({}, {"scaling": long_ago, "phase": "Starting"})
     deps = dependencies_of(ConflictApi(), job)
     state = deps.job_state(job)
-    state.children.valid_until = NOW + LIMITS.start_timeout
+    state.children.valid_until = NOW + TIMEOUTS.start_timeout
     await reconcile(deps, KEY)
     assert state.assignment.value.reason == "StartTimedOut"
     assert state.children.valid_until == NOW

@@ -1,4 +1,4 @@
-"""What people are told: what changed, once, in the words of the conditions."""
+"""Events: one for each change that people wait for, with the message of the condition."""
 
 from __future__ import annotations
 
@@ -17,78 +17,78 @@ def status(*conditions: dict[str, Any], **fields: Any) -> DistributedJobStatus:
     return msgspec.convert({"conditions": list(conditions), **fields}, DistributedJobStatus)
 
 
-def told(before: DistributedJobStatus, after: DistributedJobStatus) -> list[tuple[str, str]]:
-    return [(n.type, n.reason) for n in events_for(before, after)]
+def events_of(before: DistributedJobStatus, after: DistributedJobStatus) -> list[tuple[str, str]]:
+    return [(e.type, e.reason) for e in events_for(before, after)]
 
 
-def said(type_: str, value: str, reason: str, message: str = "why") -> dict[str, Any]:
+def stored(type_: str, value: str, reason: str, message: str = "why") -> dict[str, Any]:
     return {**condition(type_, "True", reason), "status": value, "message": message}
 
 
 @pytest.mark.parametrize(
     ("after", "expected"),
     [
-        pytest.param(said("Running", "True", "WorkersRunning"), [], id="runs"),
-        pytest.param(said("Admitted", "True", "Admitted"), [], id="admitted"),
+        pytest.param(stored("Running", "True", "WorkersRunning"), [], id="runs"),
+        pytest.param(stored("Admitted", "True", "Admitted"), [], id="admitted"),
         pytest.param(
-            said("Admitted", "False", "NoSuchNodes"), [("Normal", "NoSuchNodes")], id="waits"
+            stored("Admitted", "False", "NoSuchNodes"), [("Normal", "NoSuchNodes")], id="waits"
         ),
         pytest.param(
-            said("Degraded", "True", "PodTrouble"), [("Warning", "PodTrouble")], id="trouble"
+            stored("Degraded", "True", "PodTrouble"), [("Warning", "PodTrouble")], id="trouble"
         ),
         pytest.param(
-            said("Failed", "True", "TaskInvalid"), [("Warning", "TaskInvalid")], id="failed"
+            stored("Failed", "True", "TaskInvalid"), [("Warning", "TaskInvalid")], id="failed"
         ),
         pytest.param(
-            said("Complete", "True", "TrainingComplete"),
+            stored("Complete", "True", "TrainingComplete"),
             [("Normal", "TrainingComplete")],
             id="complete",
         ),
-        pytest.param(said("Degraded", "True", "PodTrouble", ""), [], id="without words"),
+        pytest.param(stored("Degraded", "True", "PodTrouble", ""), [], id="without a message"),
     ],
 )
-def test_a_new_condition_is_told_when_people_wait_for_it(
+def test_a_new_condition_gets_an_event_when_people_wait_for_it(
     after: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
-    assert told(status(), status(after)) == expected
-    assert told(status(after), status(after)) == []
+    assert events_of(status(), status(after)) == expected
+    assert events_of(status(after), status(after)) == []
 
 
-def test_another_sentence_for_the_same_reason_is_no_news() -> None:
-    first = status(said("Admitted", "False", "WaitingForGPUs", "3 jobs before it"))
-    second = status(said("Admitted", "False", "WaitingForGPUs", "2 jobs before it"))
-    assert told(first, second) == []
+def test_a_changed_message_for_the_same_reason_gets_no_event() -> None:
+    first = status(stored("Admitted", "False", "WaitingForGPUs", "3 jobs before it"))
+    second = status(stored("Admitted", "False", "WaitingForGPUs", "2 jobs before it"))
+    assert events_of(first, second) == []
 
 
-def test_each_failure_is_told_once() -> None:
+def test_each_failure_gets_one_event() -> None:
     failures = [{"pod": "p", "uid": str(n), "at": at(), "message": f"m{n}"} for n in range(3)]
     before, after = status(failures=failures[:1]), status(failures=failures)
-    assert [n.message for n in events_for(before, after)] == ["m1", "m2"]
-    assert told(after, after) == []
+    assert [e.message for e in events_for(before, after)] == ["m1", "m2"]
+    assert events_of(after, after) == []
 
 
-def test_a_measured_speedup_is_told_beside_the_expected_one() -> None:
+def test_a_measured_speedup_is_compared_with_the_expected_one() -> None:
     change = Change(from_=2, to=4, reason="GrowPays", decided_at=NOW, expected_speedup=1.8)
     measured = msgspec.structs.replace(change, measured_speedup=1.5)
     before = DistributedJobStatus(scaling=admitted(4, history=[change]))
     after = DistributedJobStatus(scaling=admitted(4, history=[measured]))
-    (notice,) = events_for(before, after)
-    assert notice.message == "2 → 4 workers: 1.5× the samples per second, expected 1.8×."
-    assert told(after, after) == []
+    (found,) = events_for(before, after)
+    assert found.message == "2 → 4 workers: 1.5× the samples per second, expected 1.8×."
+    assert events_of(after, after) == []
 
 
 @pytest.mark.parametrize(
     ("before", "workers", "recommended", "expected"),
     [
-        pytest.param(ScalingStatus(), 2, 2, None, id="an admission is seen"),
+        pytest.param(ScalingStatus(), 2, 2, None, id="an admission"),
         pytest.param(admitted(2), 4, 4, "GrowPays", id="a growth"),
-        pytest.param(admitted(2), 2, 4, "Recommended", id="an advice"),
-        pytest.param(admitted(2, recommended=4), 2, 4, None, id="the same advice"),
+        pytest.param(admitted(2), 2, 4, "Recommended", id="a recommendation"),
+        pytest.param(admitted(2, recommended=4), 2, 4, None, id="the same recommendation"),
         pytest.param(admitted(2), 2, 2, None, id="no change"),
-        pytest.param(admitted(2), 0, 0, None, id="GPUs given back"),
+        pytest.param(admitted(2), 0, 0, None, id="GPUs released"),
     ],
 )
-def test_a_decision_is_told_when(
+def test_a_decision_gets_an_event_when(
     before: ScalingStatus, workers: int, recommended: int, expected: str | None
 ) -> None:
     made = decision(workers, recommended=recommended)
@@ -96,10 +96,10 @@ def test_a_decision_is_told_when(
     assert (notice.reason if notice else None) == expected
 
 
-def test_the_same_news_in_the_same_second_is_the_same_event() -> None:
-    job, notice = make_job(), EventSpec(type="Normal", reason="GrowPays", message="m" * 5000)
-    first = event(job, notice, at(), "a")
-    assert first["metadata"]["name"] == event(job, notice, at(), "b")["metadata"]["name"]
+def test_equal_events_in_the_same_second_have_the_same_name() -> None:
+    job, spec = make_job(), EventSpec(type="Normal", reason="GrowPays", message="m" * 5000)
+    first = event(job, spec, at(), "a")
+    assert first["metadata"]["name"] == event(job, spec, at(), "b")["metadata"]["name"]
     assert len(first["message"]) <= 1024
-    other = event(make_job(uid="a namesake"), notice, at(), "a")
+    other = event(make_job(uid="a namesake"), spec, at(), "a")
     assert first["metadata"]["name"] != other["metadata"]["name"]

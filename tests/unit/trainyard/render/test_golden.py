@@ -1,6 +1,6 @@
 """A resource in, manifests out: compared with files that people can read.
 
-`golden/README.md` says how to make them anew after an intended change.
+`golden/README.md` says how to regenerate them after an intended change.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def job_of(case: str) -> Job:
 def children_of(job: Job) -> list[dict[str, Any]]:
     """One of each kind of child."""
     renew_at = datetime(2026, 9, 1, tzinfo=UTC)
-    notice = EventSpec(type="Normal", reason="GrowPays", message="growing 2→4")
+    spec = EventSpec(type="Normal", reason="GrowPays", message="growing 2→4")
     return [
         coordinator_service(job),
         leaf_secret(job, ITEMS),
@@ -41,7 +41,7 @@ def children_of(job: Job) -> list[dict[str, Any]]:
         coordinator_pod(job, 2),
         *members_of(job),
         fetch_pod(job, "fetch"),
-        event(job, notice, "2026-07-01T12:00:00Z", "operator-0"),
+        event(job, spec, "2026-07-01T12:00:00Z", "operator-0"),
     ]
 
 
@@ -64,7 +64,7 @@ def test_children_are_as_in_the_golden_file(case: str) -> None:
 
 
 class _Plain(yaml.SafeDumper):
-    """Repeats shared parts instead of naming them: people read these."""
+    """Repeats shared parts instead of referring to them, as people read these."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True

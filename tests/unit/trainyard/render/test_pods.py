@@ -1,4 +1,4 @@
-"""What must hold of every pod, whatever the job asks for."""
+"""What must hold of every pod, whatever the spec asks for."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_every_pod_satisfies_the_restricted_standard(case: str, kind: str) -> No
 
 
 @pytest.mark.parametrize(("case", "kind"), PODS)
-def test_no_pod_can_speak_to_the_api_server(case: str, kind: str) -> None:
+def test_no_pod_has_access_to_the_api_server(case: str, kind: str) -> None:
     assert render(case, kind)["spec"]["automountServiceAccountToken"] is False
 
 
@@ -119,12 +119,12 @@ def test_a_party_sees_its_own_data_alone_and_cannot_change_it() -> None:
         assert mount == {"name": "trainyard-data", "mountPath": DATA_DIR, "readOnly": True}
 
 
-def test_the_aggregator_is_told_of_all_parties_and_nobody_mounts_its_claim_but_it() -> None:
+def test_the_aggregator_knows_all_parties_and_only_it_mounts_its_claim() -> None:
     job = job_of("federated")
     [config] = [e["value"] for e in _env(coordinator_pod(job, 1)) if e["name"] == ENV_CONFIG]
-    told = FederatedConfig.decode(config)
-    assert [party.name for party in told.parties] == ["budapest", "cleveland", "zurich"]
-    assert (told.rounds.deadline_seconds, told.durable) == (90.0, True)
+    decoded = FederatedConfig.decode(config)
+    assert [party.name for party in decoded.parties] == ["budapest", "cleveland", "zurich"]
+    assert (decoded.rounds.deadline_seconds, decoded.durable) == (90.0, True)
     assert all("hospitals-state" not in json.dumps(manifest) for manifest in members_of(job))
 
 
@@ -141,15 +141,15 @@ def test_the_operator_reads_its_own_workers_and_parties_back(case: str) -> None:
     job = job_of(case)
     found = [_stored(manifest) for manifest in members_of(job)]
     assert {(pod.job, pod.owner_uid) for pod in found} == {(job.key, job.uid)}
-    wanted: list[tuple[Role, names.MemberId, int, int]]
+    expected: list[tuple[Role, names.MemberId, int, int]]
     match job:
         case DistributedJob():
             workers = job.spec.workers
-            wanted = [(Role.WORKER, 3, 1, workers.gpus)]
+            expected = [(Role.WORKER, 3, 1, workers.gpus)]
         case FederatedJob():
             parties = job.spec.local_parties
-            wanted = [(Role.PARTY, party.name, 2, party.gpus) for party in parties]
-    assert [(pod.role, pod.member, pod.attempt, pod.gpus) for pod in found] == wanted
+            expected = [(Role.PARTY, party.name, 2, party.gpus) for party in parties]
+    assert [(pod.role, pod.member, pod.attempt, pod.gpus) for pod in found] == expected
 
 
 def _stored(manifest: dict[str, Any]) -> Pod:
@@ -158,7 +158,7 @@ def _stored(manifest: dict[str, Any]) -> Pod:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_longest_name_a_job_may_have_gives_names_that_kubernetes_takes(case: str) -> None:
+def test_the_longest_name_of_a_job_gives_valid_names_and_labels(case: str) -> None:
     job = make_job(name="j" * 45)
     assert len(coordinator_pod(job, 10**9)["metadata"]["name"]) <= 253
     pod = worker_pod(job, 4095, 10**9, "cluster.local")
@@ -167,21 +167,21 @@ def test_the_longest_name_a_job_may_have_gives_names_that_kubernetes_takes(case:
     assert all(len(str(v)) <= 63 for v in pod["metadata"]["labels"].values())
 
 
-def test_a_lost_nodes_pods_are_given_up_within_seconds() -> None:
+def test_pods_on_a_lost_node_are_evicted_within_seconds() -> None:
     tolerations = render("minimal", "worker")["spec"]["tolerations"]
     lost = [t for t in tolerations if t["key"].startswith("node.kubernetes.io/")]
     assert {t["tolerationSeconds"] for t in lost} == {20}
     assert len(lost) == 2
 
 
-def test_workers_of_a_job_that_places_them_itself_are_not_packed() -> None:
+def test_an_affinity_of_the_template_replaces_the_preference_for_common_nodes() -> None:
     affinity = render("full", "worker")["spec"]["affinity"]
     assert "podAffinity" not in affinity
     packed = render("minimal", "worker")["spec"]["affinity"]["podAffinity"]
     assert "requiredDuringSchedulingIgnoredDuringExecution" not in packed
 
 
-def test_the_state_is_the_coordinators_alone() -> None:
+def test_only_the_coordinator_mounts_the_state() -> None:
     def claims(job: DistributedJob) -> list[list[str]]:
         pods = (coordinator_pod(job, 1), worker_pod(job, 0, 1, "d"))
         return [
@@ -206,7 +206,7 @@ def test_two_jobs_on_one_claim_keep_their_state_apart() -> None:
     assert one["TRAINYARD_STATE"] != two["TRAINYARD_STATE"]
 
 
-def test_the_coordinator_is_told_the_whole_configuration() -> None:
+def test_the_coordinator_gets_the_whole_configuration() -> None:
     config = config_of(job_of("full"))
     assert JobConfig.decode(config.encode()) == config
     assert config.target == Target(metric="eval/accuracy", value=0.76)

@@ -1,4 +1,4 @@
-"""What coordinators are told, as they read it: configurations and Plans of both kinds."""
+"""Configurations and Plans of both kinds, as coordinators decode them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import pytest
 from tests.support.federations import PARTIES, make_federation
 from tests.support.jobs import make_job
 from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase
-from trainyard.render.trainer_config import config_of, numbered, plan_of
+from trainyard.render.trainer_config import config_of, plan_of, with_generation
 from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.federated import FederatedConfig, FederatedPlan, OptimizerConfig
 from trainyard_trainer.contract.plan import Plan
 
-RUNNING = DesiredState(phase=Phase.RUNNING, pods=DesiredPods(coordinator=True, parties=PARTIES))
+RUNNING = DesiredState(
+    phase=Phase.RUNNING, pods=DesiredPods(coordinator=True, members=PARTIES, member_role=Role.PARTY)
+)
 
 
-def test_an_aggregator_reads_what_the_job_says() -> None:
+def test_an_aggregator_decodes_what_the_spec_says() -> None:
     parties: list[dict[str, Any]] = [
         {"name": "bob", "lr": 0.5},
         {"name": "ann", "args": {"site": "a"}, "external": True},
@@ -52,13 +55,13 @@ def test_an_aggregator_reads_what_the_job_says() -> None:
     assert (config.strategy.name, config.strategy.args) == ("FedProx", {"mu": 0.1})
 
 
-def test_a_coordinator_of_workers_reads_what_the_job_says() -> None:
+def test_a_coordinator_decodes_what_the_spec_says() -> None:
     config = config_of(make_job())
     assert isinstance(config, JobConfig)
     assert JobConfig.decode(config.encode()) == config
 
 
-def test_a_plan_of_parties_is_read_back() -> None:
+def test_a_plan_of_parties_is_decoded_again() -> None:
     plan = plan_of(make_federation(), RUNNING, None)
     assert isinstance(plan, FederatedPlan)
     assert FederatedPlan.decode(plan.encode()) == plan
@@ -66,7 +69,7 @@ def test_a_plan_of_parties_is_read_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "is_news"),
+    ("spec", "is_new"),
     [
         pytest.param({}, False, id="nothing"),
         pytest.param({"failure": {"maxRestarts": 3}}, False, id="what the aggregator ignores"),
@@ -75,24 +78,26 @@ def test_a_plan_of_parties_is_read_back() -> None:
         pytest.param({"parties": [{"name": n, "lr": 0.1} for n in PARTIES]}, True, id="a rate"),
     ],
 )
-def test_a_plan_is_news_when_its_content_changes(spec: dict[str, Any], is_news: bool) -> None:
+def test_a_plan_is_new_when_its_content_changes(spec: dict[str, Any], is_new: bool) -> None:
     before = plan_of(make_federation(), RUNNING, None)
     assert before is not None
-    sent = numbered(before, 5)
-    assert (plan_of(make_federation(spec), RUNNING, sent) != sent) is is_news
+    sent = with_generation(before, 5)
+    assert (plan_of(make_federation(spec), RUNNING, sent) != sent) is is_new
 
 
-def test_the_senders_term_of_office_is_no_news() -> None:
+def test_another_fencing_token_makes_no_new_plan() -> None:
     sent = Plan(generation=4, workers=2, fencing_token=3)
-    wish = DesiredState(phase=Phase.RUNNING, pods=DesiredPods(coordinator=True, workers=2))
-    assert plan_of(make_job(), wish, sent) == sent
+    desired = DesiredState(
+        phase=Phase.RUNNING, pods=DesiredPods(coordinator=True, members=range(2))
+    )
+    assert plan_of(make_job(), desired, sent) == sent
 
 
-def test_nothing_is_planned_for_a_coordinator_that_should_not_be() -> None:
+def test_there_is_no_plan_without_a_coordinator() -> None:
     assert plan_of(make_federation(), DesiredState(phase=Phase.WAITING), None) is None
 
 
-def test_the_last_plan_stays_while_parties_end_by_themselves() -> None:
+def test_the_last_plan_stays_while_parties_exit_by_themselves() -> None:
     sent = plan_of(make_federation(), RUNNING, None)
-    ending = DesiredState(phase=Phase.RUNNING, pods=DesiredPods(coordinator=True, keeps_live=True))
-    assert plan_of(make_federation(), ending, sent) is sent
+    exiting = DesiredState(phase=Phase.RUNNING, pods=DesiredPods(coordinator=True, keeps_live=True))
+    assert plan_of(make_federation(), exiting, sent) is sent

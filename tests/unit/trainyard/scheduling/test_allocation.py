@@ -122,7 +122,7 @@ def test_a_terminating_pods_gpu_goes_to_its_successor_unless_its_node_is_lost(
     """It counted as bound on a dead node, so that a new job got the GPU that was still missing."""
     alive = cluster(2, 1, bound=pods("a", "n0", 1))
     dead = Node(name="n2", gpus={GPU: 1}, is_ready=is_ready)
-    terminating = replace(pods("a", "n2", 2)[1], is_leaving=True)
+    terminating = replace(pods("a", "n2", 2)[1], is_deleting=True)
     taken = pods("b", "n1", 1)
     snapshot = Cluster(nodes=(*alive.nodes, dead), pods=(*alive.pods, terminating, *taken))
     decisions = decide(snapshot, job("a", 2, min_workers=2, is_running=False), job("new"))

@@ -1,0 +1,179 @@
+"""The messages that people read in conditions and failures, made from the facts of the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from trainyard.api.names import MemberId
+from trainyard.api.pods import Pod
+from trainyard_trainer.contract.env import WIRE_VERSION, Role
+from trainyard_trainer.contract.exits import TerminationMessage
+
+MAX_NAMES = 10
+"""Parties that a message names."""
+MAX_QUOTE = 600
+"""Characters quoted of an answer of the API server."""
+MAX_WAITING_QUOTE = 300
+"""Characters quoted of a kubelet's or kube-scheduler's message."""
+MAX_LOG_TAIL = 300
+"""Characters quoted of the log of a process that ended without a termination message."""
+
+STATE_IN_PODS = (
+    "Without spec.state.claimName the state lives in the pods: it survives the loss of any "
+    "one of them, not of all."
+)
+SAVING, SUSPENDED = "Saving the state first.", "Suspended."
+JOB_ENDED = "The job has ended."
+
+# --- Failures ---
+
+
+def pod_failure(pod: Pod) -> str:
+    """Which pod failed, how, and what helps."""
+    who = pod.role if pod.role == Role.COORDINATOR else f"{pod.role} {pod.member}"
+    subject = f"{who} (pod {pod.name})"
+    if pod.is_disrupted:
+        return f"{subject} was ended by the cluster ({pod.reason or 'disruption'})."
+    if pod.reason == "OOMKilled":
+        return (
+            f"{subject} was killed for exceeding its memory limit (OOMKilled, exit code "
+            f"{pod.exit_code}): raise spec.{_resources_field(pod)}.limits.memory or lower "
+            "training.batchSize."
+        )
+    error = _error(pod)
+    code = "without an exit code" if pod.exit_code is None else f"with exit code {pod.exit_code}"
+    details = [pod.reason] if pod.reason not in ("", "Error") else []
+    if not error:
+        details.append("no termination message")
+    suffix = f" ({', '.join(details)})" if details else ""
+    return f"{subject} failed {code}{suffix}{error and ': ' + error}"
+
+
+def _error(pod: Pod) -> str:
+    """The error of the termination message, else the tail of the log."""
+    message = TerminationMessage.decode(pod.termination_message)
+    if message and message.error:
+        return message.error
+    return pod.termination_message.strip()[-MAX_LOG_TAIL:]
+
+
+def _resources_field(pod: Pod) -> str:
+    """The field of the spec that sets a pod's resources."""
+    if pod.role == Role.PARTY:
+        return f"parties[{pod.party}].resources"
+    return "workers.resources" if pod.role == Role.WORKER else "coordinator.resources"
+
+
+def too_many_restarts(max_restarts: int, last: str) -> str:
+    """Why a job is not restarted after its last failure, whose message is `last`."""
+    return f"Failed more often than spec.failure.maxRestarts={max_restarts}; last: {last}"
+
+
+# --- Pods that start, join or are missing ---
+
+
+def pod_waiting(pod: Pod, image: str) -> str:
+    """Why a pod cannot start."""
+    hint = {
+        "ErrImagePull": f"spec.image {image!r} cannot be pulled",
+        "ImagePullBackOff": f"spec.image {image!r} cannot be pulled",
+        "InvalidImageName": f"spec.image {image!r} is not an image name",
+        "ErrImageNeverPull": f"spec.image {image!r} is not on the node",
+        "Unschedulable": "no node takes it",
+    }.get(pod.waiting_reason, "it does not start")
+    quote = pod.waiting_message[:MAX_WAITING_QUOTE]
+    return f"Pod {pod.name}: {hint} ({pod.waiting_reason}: {quote})."
+
+
+def starting(role: Role, running: int, desired: int, quorum: int) -> str:
+    """How many of the members run."""
+    if role is Role.PARTY:
+        return f"{running} of {desired} parties run, {quorum} are needed."
+    return f"{running} of {desired} workers run."
+
+
+def start_timed_out(timeout: timedelta, cause: str) -> str:
+    """Why a job that was admitted has to give its GPUs back."""
+    cause = cause or "its pods did not all start"
+    return f"Not running {_minutes(timeout)} after it got its GPUs: {cause}"
+
+
+def rescaling(desired: int) -> str:
+    """That pods are created or deleted for another number of workers."""
+    return f"On the way to {desired} workers."
+
+
+def joining(desired: int, workers_by_state: Mapping[str, int]) -> str:
+    """That the pods run, and not all workers step together yet."""
+    states = ", ".join(f"{n} {state}" for state, n in sorted(workers_by_state.items()) if n)
+    return f"On the way to {desired} workers: {states or 'none has reported yet'}."
+
+
+def parties_missing(absent: Sequence[MemberId], cause: str) -> str:
+    """Which parties do not run, and why, if it is known."""
+    named = ", ".join(str(member) for member in absent[:MAX_NAMES])
+    more = ", …" if len(absent) > MAX_NAMES else ""
+    noun = "party is" if len(absent) == 1 else "parties are"
+    return (
+        f"{len(absent)} {noun} missing: {named}{more}; rounds continue with the others. {cause}"
+    ).strip()
+
+
+def child_refused(answer: str) -> str:
+    """That a child could not be created, with the answer of the API server."""
+    return f"The API server refused a child of this job: {answer[:MAX_QUOTE]}"
+
+
+# --- Operator and trainer image of different releases ---
+
+
+def coordinator_mismatch(wire: int) -> str:
+    """That a running coordinator speaks another wire version, and what helps."""
+    return (
+        f"The trainer image speaks wire version {wire}, this operator {WIRE_VERSION}. The job "
+        "trains on as it is and gets no Plan: run the operator of the image's release, or "
+        "recreate the job with an image of this release."
+    )
+
+
+def start_mismatch(error: str, retry_after: timedelta) -> str:
+    """That pods fail with `error`, as they do not understand this operator, and what helps."""
+    return (
+        f"{error.rstrip('.')}. This is not held against the job; its pods are tried again every "
+        f"{_minutes(retry_after)}. Recreate the job with an image of this operator's release, or "
+        "run the operator of the image's release."
+    )
+
+
+# --- The state, and the end ---
+
+
+def state_kept(claim_name: str) -> str:
+    """Where the state outlives the pods."""
+    return f"State is kept in the claim {claim_name}."
+
+
+def suspended(*, keeps_coordinator: bool) -> str:
+    """Which pods a suspended job has."""
+    kept = (
+        " The coordinator stays: without spec.state.claimName it holds the only copy of the state."
+        if keeps_coordinator
+        else ""
+    )
+    return f"spec.suspend is true; the GPUs are free.{kept}"
+
+
+def training_complete(evaluation: Mapping[str, float]) -> str:
+    """That training is complete, with its final metrics."""
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(evaluation.items()))
+    return f"Training is complete{figures and ': ' + figures}."
+
+
+def deadline_exceeded(seconds: int | None) -> str:
+    """That the job ran longer than its spec allows."""
+    return f"The job ran longer than spec.activeDeadlineSeconds={seconds}."
+
+
+def _minutes(span: timedelta) -> str:
+    return f"{span.total_seconds() / 60:g} min"
