@@ -17,7 +17,7 @@ from trainyard_trainer.contract.env import PATH_HEALTH, PATH_METRICS, PATH_PLAN,
 from trainyard_trainer.contract.metrics import Metric
 from trainyard_trainer.coordinator.server import Coordinator
 from trainyard_trainer.runtime.exits import TrainerError
-from trainyard_trainer.transport.link import CoordinatorConnection
+from trainyard_trainer.transport.connection import CoordinatorConnection
 from trainyard_trainer.transport.tls import Credentials
 
 

@@ -1,8 +1,4 @@
-"""The workers' connections, and the membership protocol between them.
-
-It stands apart from the HTTP server: here a message becomes an event for `membership.registry`, and
-its commands become messages.
-"""
+"""The workers' connections, and the membership state machine that their messages drive."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from typing import Final, assert_never
+from typing import Final
 
 from aiohttp import WSMsgType, web
 
@@ -21,72 +17,81 @@ from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.membership import decisions
-from trainyard_trainer.membership import events as nouns
+from trainyard_trainer.membership.events import Disconnected, Event, Tick
+from trainyard_trainer.membership.messages import (
+    Fence,
+    Finished,
+    Hello,
+    Message,
+    PlanUpdate,
+    ProgressReport,
+    SnapshotRequest,
+    Welcome,
+    WorkerMessage,
+)
 from trainyard_trainer.membership.registry import Registry
 from trainyard_trainer.runtime.exits import Fenced
-from trainyard_trainer.transport import messages
-from trainyard_trainer.transport.messages import FromWorker, Hello, Message
+from trainyard_trainer.transport import codec
 
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS: Final = 10.0
 TICK_SECONDS: Final = 0.2
 LEAVING_NOTICE_SECONDS: Final = 2.0
-"""When all pods of a job are told to end, their signals come within this time."""
+"""When all pods of a job are terminated, their signals come within this time."""
 LEAVING_SECONDS: Final = 60.0
-"""A coordinator that is told to end waits so long for workers that leave with it."""
-LEARNING_SILENCES: Final = 2.0
-"""A later coordinator waits so many silences for workers of an earlier one to come back."""
+"""How long a coordinator that is terminated waits for workers that leave with it."""
+REJOIN_SILENCES: Final = 2.0
+"""How many silences a later coordinator waits for the workers of an earlier one to reconnect."""
 
 
 @dataclass(slots=True)
 class MemberConnection:
     """One worker's WebSocket; messages to it queue, so that nobody waits for a slow one."""
 
-    ident: str
+    member_id: str
     socket: web.WebSocketResponse
     outbox: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)
-    left_for: nouns.ViewId | None = None
 
     async def send_all(self) -> None:
-        """Send what is queued until None, then hang up."""
+        """Send what is queued until None, then close the connection."""
         with contextlib.suppress(ConnectionError):
             while (message := await self.outbox.get()) is not None:
-                await self.socket.send_str(messages.encode(message))
+                await self.socket.send_str(codec.encode(message))
         await self.socket.close()
 
 
 class MembershipService:
-    """Who is connected, and what the protocol makes of it."""
+    """Holds the workers' connections and runs the coordinator's half of the protocol."""
 
     def __init__(self, config: JobConfig, term: int, progress: Progress) -> None:
-        """A coordinator after the first one begins by learning what its workers know."""
+        """A coordinator after the first one first waits for the workers to reconnect."""
         self.config, self.progress = config, progress
-        grace = LEARNING_SILENCES * config.silence_seconds
+        rejoin_seconds = REJOIN_SILENCES * config.silence_seconds
         self.registry = Registry(
             term=term,
             minimum=config.min_workers,
             desired=config.min_workers,
-            grace=grace,
-            learning_until=time.monotonic() + grace if term > 1 else None,
+            rejoin_seconds=rejoin_seconds,
+            rejoin_deadline=time.monotonic() + rejoin_seconds if term > 1 else None,
         )
         self.plan: Plan | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Raises Fenced when a worker knows of a higher term."""
         self.closed = asyncio.Event()
-        """Training has ended, until a plan goes on with it."""
+        """Set when training has ended, until a plan resumes it."""
         self._connections: dict[str, MemberConnection] = {}
         self._deserted = asyncio.Event()
-        """Nobody is connected."""
+        """Set while nobody is connected."""
         self._deserted.set()
 
-    def find_complete(self) -> None:
-        """Training was complete before this coordinator came: whoever connects is dismissed."""
-        self.registry = replace(self.registry, closed=Result.COMPLETE)
+    def mark_complete(self) -> None:
+        """Dismiss whoever connects: training was complete before this coordinator started."""
+        self.registry = replace(self.registry, result=Result.COMPLETE)
         self.closed.set()
 
     async def drain(self) -> None:
-        """Wait while workers leave; they hand over their state when all of a job is deleted."""
+        """Wait for workers to leave; they upload their state when the whole job is deleted."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVING_SECONDS):
                 await asyncio.sleep(LEAVING_NOTICE_SECONDS)
@@ -94,41 +99,41 @@ class MembershipService:
                     await asyncio.sleep(TICK_SECONDS)
 
     async def tick(self) -> None:
-        """Let time pass in the protocol, until cancelled."""
+        """Send the state machine a Tick now and then, until cancelled."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self.handle(nouns.Tick())
+            self.handle(Tick())
 
-    def handle(self, event: nouns.Event) -> None:
-        """Take an event to the protocol and carry out what it commands."""
+    def handle(self, event: Event) -> None:
+        """Pass an event to the state machine and send what it commands."""
         before = self.registry
         self.registry, commands = decisions.step(before, event, time.monotonic())
         if before.pending is not None and self.registry.pending is None and self.registry.view:
-            self.progress.view_begun(self.registry.view)
-        for command in commands:
-            self._carry_out(command)
+            self.progress.view_entered(self.registry.view)
+        for to, message in commands:
+            self._send(to, message)
         if self.registry.pending not in (None, before.pending):
             log.info("announcing %s", self.registry.pending)
-        if self.registry.closed is not None and self.registry.closed is not before.closed:
-            log.info("training has ended: %s", self.registry.closed)
+        if self.registry.result is not None and self.registry.result is not before.result:
+            log.info("training has ended: %s", self.registry.result)
             self.closed.set()
 
     def set_plan(self, plan: Plan) -> None:
-        """Put a plan in force: tell the workers, and the protocol how many are wanted."""
+        """Put a plan in force: send it to the workers, and have the state machine follow it."""
         self.plan = plan
-        if not plan.suspend and self.registry.closed is not Result.COMPLETE:
+        if not plan.suspend and self.registry.result is not Result.COMPLETE:
             self.closed.clear()
             self.progress.digests.clear()
         for connection in self._connections.values():
-            connection.outbox.put_nowait(messages.Orders(plan=plan.encode()))
-        self.handle(nouns.Wanted(workers=0 if plan.suspend else plan.workers))
+            connection.outbox.put_nowait(PlanUpdate(plan=plan.encode()))
+        self.handle(plan)
 
     def request_snapshot(self) -> None:
         """Have the first member of the view send in a checkpoint at its next step boundary."""
         view = self.registry.view
         connection = self._connections.get(view.member_ids[0]) if view is not None else None
         if connection is not None:
-            connection.outbox.put_nowait(messages.Snapshot())
+            connection.outbox.put_nowait(SnapshotRequest())
 
     async def wait_for_workers(self) -> None:
         """Wait until training has ended and the workers have gone."""
@@ -139,147 +144,97 @@ class MembershipService:
         """One worker's connection, from its Hello to its end."""
         # A ping unanswered for half of `heartbeat` closes the connection.
         socket = web.WebSocketResponse(
-            heartbeat=self.config.silence_seconds / 1.5, max_msg_size=messages.MESSAGE_BYTES
+            heartbeat=self.config.silence_seconds / 1.5, max_msg_size=codec.MESSAGE_BYTES
         )
         await socket.prepare(request)
         try:
             first = await socket.receive_str(timeout=HELLO_SECONDS)
-            hello = messages.decode_from_worker(first)
+            hello = codec.decode_from_worker(first)
         except (TypeError, ValueError, TimeoutError) as error:
-            log.warning("a worker's first message was no Hello: %s", error)
+            log.warning("a worker's first message is not a Hello: %s", error)
             await socket.close()
             return socket
         if isinstance(hello, Hello) and self._accept(hello):
-            await self._converse(hello, socket)
+            await self._serve_member(hello, socket)
         await socket.close()
         return socket
 
     def _accept(self, hello: Hello) -> bool:
         if hello.term > self.registry.term and not self.ended.done():
-            text = f"the workers know of term {hello.term}; this coordinator has term "
+            text = f"the workers have met term {hello.term}; this coordinator has term "
             self.ended.set_exception(Fenced(text + str(self.registry.term)))
         return hello.term <= self.registry.term
 
-    async def _converse(self, hello: Hello, socket: web.WebSocketResponse) -> None:
-        connection = MemberConnection(hello.seat.member_id, socket)
+    async def _serve_member(self, hello: Hello, socket: web.WebSocketResponse) -> None:
+        connection = MemberConnection(hello.address.member_id, socket)
         sender = asyncio.create_task(connection.send_all())
         self._welcome(hello, connection)
         try:
             if hello.wire == WIRE_VERSION:
-                await self._listen(connection)
+                await self._receive_all(connection)
         finally:
-            if self._connections.get(connection.ident) is connection:
-                del self._connections[connection.ident]
+            if self._connections.get(connection.member_id) is connection:
+                del self._connections[connection.member_id]
                 if not self._connections:
                     self._deserted.set()
-                self.handle(nouns.Lost(ident=connection.ident, left_for=connection.left_for))
+                self.handle(Disconnected(member_id=connection.member_id))
             connection.outbox.put_nowait(None)
             await sender
 
     def _welcome(self, hello: Hello, connection: MemberConnection) -> None:
-        """Introduce the job to the worker, and the worker to the protocol."""
-        pod = hello.seat.member_id.rpartition("/")[0]
+        """Send the worker what the job is, and pass its Hello to the state machine."""
+        pod = connection.member_id.rpartition("/")[0]
         for other in list(self._connections.values()):
-            if other.ident.rpartition("/")[0] == pod:
-                self._replace(other, same=other.ident == hello.seat.member_id)
-        term, config = self.registry.term, messages.as_json(self.config)
-        connection.outbox.put_nowait(messages.Welcome(term=term, config=config))
+            if other.member_id.rpartition("/")[0] == pod:
+                self._replace(other, is_same=other.member_id == connection.member_id)
+        config = codec.encode_config(self.config)
+        connection.outbox.put_nowait(Welcome(term=self.registry.term, config=config))
         if hello.wire != WIRE_VERSION:
             return
         if self.plan is not None:
-            connection.outbox.put_nowait(messages.Orders(plan=self.plan.encode()))
-        self._connections[connection.ident] = connection
+            connection.outbox.put_nowait(PlanUpdate(plan=self.plan.encode()))
+        self._connections[connection.member_id] = connection
         self._deserted.clear()
         if hello.report is not None:
-            self.progress.take(hello.report, connection.ident)
-        member = nouns.Member(
-            address=hello.seat,
-            ready_at=time.monotonic() if hello.warm else None,
-            view=hello.view.id if hello.view is not None else None,
-            announced=hello.heard,
-            progress=hello.progress,
-            digest=hello.digest,
-            stopped=hello.stopped,
-            leaving=hello.leaving,
-            halted=hello.halted,
-        )
-        self.handle(nouns.Joined(member=member, view=hello.view))
+            self.progress.record(hello.report)
+        self.handle((connection.member_id, hello))
 
-    def _replace(self, other: MemberConnection, *, same: bool) -> None:
-        del self._connections[other.ident]
-        if not same:
-            other.outbox.put_nowait(messages.Fencing(replaced=True))
+    def _replace(self, other: MemberConnection, *, is_same: bool) -> None:
+        """End a connection in favor of a newer one, of the same worker or of its successor."""
+        del self._connections[other.member_id]
+        if not is_same:
+            other.outbox.put_nowait(Fence(replaced=True))
         other.outbox.put_nowait(None)
-        self.handle(nouns.Lost(ident=other.ident))
+        self.handle(Disconnected(member_id=other.member_id))
 
-    async def _listen(self, connection: MemberConnection) -> None:
+    async def _receive_all(self, connection: MemberConnection) -> None:
         async for frame in connection.socket:
             if frame.type is not WSMsgType.TEXT:
                 continue
             try:
-                message = messages.decode_from_worker(frame.data)
+                message = codec.decode_from_worker(frame.data)
             except ValueError as error:
-                log.warning("%s sent what is no message: %s", connection.ident, error)
+                log.warning("%s sent an invalid message: %s", connection.member_id, error)
                 return
-            if self._connections.get(connection.ident) is not connection:
+            if self._connections.get(connection.member_id) is not connection:
                 return  # A newer connection has taken its place.
-            self._take(connection, message)
+            self._receive(connection.member_id, message)
 
-    def _take(self, connection: MemberConnection, message: FromWorker) -> None:
-        ident = connection.ident
+    def _receive(self, member_id: str, message: WorkerMessage) -> None:
         match message:
-            case messages.Report():
-                self.progress.take(message, ident)
-            case messages.Goodbye():
-                connection.left_for = message.left_for
-            case messages.Ready():
-                self.handle(nouns.Warm(ident=ident))
-            case messages.Leave():
-                self.handle(nouns.Leaving(ident=ident))
-            case messages.Begun():
-                self.handle(nouns.Began(ident=ident, view=message.view, progress=message.progress))
-            case messages.Halt():
-                self.handle(
-                    nouns.Stopped(
-                        ident=ident,
-                        heard=message.heard,
-                        view=message.view,
-                        progress=message.progress,
-                        digest=message.digest,
-                    )
-                )
-            case messages.Finished():
-                self.progress.digests[ident] = message.digest
-                self.handle(
-                    nouns.Halted(
-                        ident=ident,
-                        result=message.result,
-                        progress=message.progress,
-                        digest=message.digest,
-                    )
-                )
+            case ProgressReport():
+                self.progress.record(message)
             case Hello():
-                log.warning("%s said hello twice", ident)
+                log.warning("%s sent a second Hello", member_id)
             case _:
-                assert_never(message)
+                if isinstance(message, Finished):
+                    self.progress.digests[member_id] = message.digest
+                self.handle((member_id, message))
 
-    def _carry_out(self, command: nouns.Command) -> None:
-        connection = self._connections.get(command.to)
+    def _send(self, to: str, message: Message) -> None:
+        connection = self._connections.get(to)
         if connection is None:
-            return  # Its loss is an event on its way.
-        match command:
-            case nouns.Announce():
-                message: Message = messages.Announcement(view=command.view)
-            case nouns.Stop():
-                message = messages.Halting()
-            case nouns.Fence():
-                message = messages.Fencing()
-            case nouns.Collect():
-                message = messages.Collection(result=command.result)
-            case nouns.Dismiss():
-                message = messages.Dismissal(result=command.result)
-            case _:
-                assert_never(command)
+            return  # That it is disconnected is an event on its way.
         connection.outbox.put_nowait(message)
-        if isinstance(command, nouns.Fence):
-            connection.outbox.put_nowait(None)  # It comes back under a new name.
+        if isinstance(message, Fence):
+            connection.outbox.put_nowait(None)  # It comes back under a new id.

@@ -10,9 +10,9 @@ from prometheus_client.core import Metric as Family
 
 from trainyard_trainer.contract.metrics import Metric
 from trainyard_trainer.coordinator.members import MembershipService
-from trainyard_trainer.membership.events import MemberPhase
+from trainyard_trainer.membership.messages import ConfigurationThroughput
+from trainyard_trainer.membership.registry import MemberPhase
 from trainyard_trainer.runtime.exposition import Exposition, evaluation, info, outcome
-from trainyard_trainer.transport.messages import Speed
 
 
 class CoordinatorMetrics(Exposition):
@@ -36,7 +36,7 @@ class CoordinatorMetrics(Exposition):
         yield _gauge(Metric.TERM, "The coordinator's attempt.", registry.term)
         number = registry.view.id.number if registry.view is not None else 0
         yield _gauge(Metric.VIEW, "The number of the view in force.", number)
-        phases = Counter(registry.phase(ident) for ident in registry.members)
+        phases = Counter(registry.phase(member_id) for member_id in registry.members)
         members = GaugeMetricFamily(Metric.MEMBERS, "Workers by state.", labels=["state"])
         for phase in MemberPhase:
             if phase is not MemberPhase.DEAD:
@@ -49,8 +49,10 @@ class CoordinatorMetrics(Exposition):
         yield _gauge(Metric.STEP, "Steps committed.", report.step)
         yield _gauge(Metric.EPOCH, "Passes over the data.", report.epoch)
         yield _counter(Metric.SAMPLES, "Samples in committed steps.", report.samples)
-        yield _counter(Metric.EPOCHS_AUDITED, "Epochs whose samples were checked.", report.audited)
-        yield _gauge(Metric.SAMPLES_WRONG, "Samples missing or repeated.", report.wrong)
+        yield _counter(
+            Metric.EPOCHS_AUDITED, "Epochs whose samples were checked.", report.epochs_audited
+        )
+        yield _gauge(Metric.SAMPLES_WRONG, "Samples missing or repeated.", report.samples_wrong)
         if report.loss is not None:
             yield _gauge(Metric.LOSS, "Mean loss of the last reported step.", report.loss)
         yield evaluation(report.metrics)
@@ -58,7 +60,7 @@ class CoordinatorMetrics(Exposition):
             yield _gauge(Metric.LAST_STEP_AT, "When the last step was seen.", progress.last_step_at)
 
     def _profile(self) -> Iterator[Family]:
-        speeds = self._members.progress.speeds.values()
+        measured = self._members.progress.throughput.values()
         for name, text, attribute in (
             (Metric.SAMPLES_PER_SECOND, "Throughput.", "samples_per_second"),
             (Metric.MEASURED_STEPS, "Steps behind these figures.", "steps"),
@@ -66,8 +68,8 @@ class CoordinatorMetrics(Exposition):
             (Metric.COMMUNICATION_SECONDS, "Mean time in collectives.", "communication_seconds"),
         ):
             family = GaugeMetricFamily(name, text, labels=list(Metric.CONFIGURATION))
-            for speed in speeds:
-                family.add_metric(_labels(speed), getattr(speed, attribute))
+            for figures in measured:
+                family.add_metric(_labels(figures), getattr(figures, attribute))
             yield family
 
     def _plan(self) -> Iterator[Family]:
@@ -75,13 +77,13 @@ class CoordinatorMetrics(Exposition):
         yield _counter(Metric.RESCALES, "Completed view changes.", progress.rescales)
         yield _gauge(Metric.RESCALE_STALL, "Stall of the last rescale.", progress.stall_seconds)
         yield _gauge(Metric.RESCALE_COST, "Cost of the last rescale.", progress.cost_seconds)
-        generation = members.plan.generation if members.plan else progress.report.generation
+        generation = members.plan.generation if members.plan else progress.report.plan_generation
         yield _gauge(Metric.PLAN_GENERATION, "The newest plan.", generation)
-        if progress.report.generation:
+        if progress.report.plan_generation:
             text = "Where the plan in force took effect."
-            yield _gauge(Metric.PLAN_EFFECTIVE_STEP, text, progress.report.effective_step)
+            yield _gauge(Metric.PLAN_EFFECTIVE_STEP, text, progress.report.plan_effective_step)
         yield _gauge(Metric.CHECKPOINT_STEP, "The newest checkpoint.", progress.checkpoint_step)
-        yield from outcome(members.registry.closed)
+        yield from outcome(members.registry.result)
 
 
 def _gauge(name: str, text: str, value: float) -> Family:
@@ -92,5 +94,5 @@ def _counter(name: str, text: str, value: float) -> Family:
     return CounterMetricFamily(name, text, value=value)
 
 
-def _labels(speed: Speed) -> list[str]:
-    return [str(getattr(speed, name)) for name in Metric.CONFIGURATION]
+def _labels(figures: ConfigurationThroughput) -> list[str]:
+    return [str(getattr(figures, name)) for name in Metric.CONFIGURATION]

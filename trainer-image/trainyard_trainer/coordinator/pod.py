@@ -123,7 +123,7 @@ def termination_message(coordinator: Coordinator) -> TerminationMessage:
     """How training stands as the coordinator ends."""
     report = coordinator.progress.report
     return TerminationMessage(
-        result=coordinator.members.registry.closed or Result.LEFT,
+        result=coordinator.members.registry.result or Result.LEFT,
         step=report.step,
         samples=report.samples,
         metrics={name: value for name, value in report.metrics.items() if value is not None},

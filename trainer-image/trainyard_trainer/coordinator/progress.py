@@ -1,7 +1,4 @@
-"""What the workers have reported of training, for metrics, Plans and the result.
-
-It stands apart from membership: nothing here decides who trains.
-"""
+"""Training progress as the workers report it, for metrics, Plans and the result."""
 
 from __future__ import annotations
 
@@ -9,55 +6,59 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from trainyard_trainer.membership.events import View
-from trainyard_trainer.transport.messages import Report, Rescale, Speed
+from trainyard_trainer.membership.messages import (
+    ConfigurationThroughput,
+    ProgressReport,
+    RescaleCost,
+)
+from trainyard_trainer.membership.views import View
 
 
 @dataclass(slots=True)
 class Progress:
     """The newest report, the throughput by configuration, and what rescales have cost."""
 
-    report: Report = field(default_factory=Report)
-    speeds: dict[tuple[int, int, int], Speed] = field(default_factory=dict)
+    report: ProgressReport = field(default_factory=ProgressReport)
+    throughput: dict[tuple[int, int, int], ConfigurationThroughput] = field(default_factory=dict)
     """By (nodes, workers, local batch)."""
     last_step_at: float | None = None
     """Unix time at which a report first had the newest step."""
     rescales: int = 0
     """Completed changes of view."""
-    costs: dict[int, list[Rescale]] = field(default_factory=dict)
-    """What members have reported of their latest changes, by number of view."""
+    costs: dict[int, list[RescaleCost]] = field(default_factory=dict)
+    """What members have reported of the latest view changes, by view number."""
     digests: dict[str, str] = field(default_factory=dict)
     """Of the final states, by worker."""
     checkpoint_step: int = -1
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by each report; whoever waits clears it first."""
+    """Set by each report; a waiter clears it first."""
 
-    def take(self, report: Report, ident: str) -> None:  # noqa: ARG002
-        """Take a worker's report, unless a later one is known."""
-        if report.rescale is not None:
-            self._take_rescale(report.rescale)
-        for speed in report.speeds:
-            key = (speed.nodes, speed.workers, speed.local_batch)
-            if key not in self.speeds or self.speeds[key].steps <= speed.steps:
-                self.speeds[key] = speed
+    def record(self, report: ProgressReport) -> None:
+        """Record a worker's report; its progress counts unless a later one is known."""
+        if report.rescale_cost is not None:
+            self._record_cost(report.rescale_cost)
+        for measured in report.throughput:
+            key = (measured.nodes, measured.workers, measured.local_batch)
+            if key not in self.throughput or self.throughput[key].steps <= measured.steps:
+                self.throughput[key] = measured
         if report.step > self.report.step:
             self.last_step_at = time.time()
         if report.step >= self.report.step:
             self.report = report
         self.changed.set()
 
-    def _take_rescale(self, rescale: Rescale) -> None:
-        for view in [v for v in self.costs if v < rescale.view]:
+    def _record_cost(self, cost: RescaleCost) -> None:
+        for view in [v for v in self.costs if v < cost.view]:
             del self.costs[view]
-        self.costs.setdefault(rescale.view, []).append(rescale)
+        self.costs.setdefault(cost.view, []).append(cost)
 
-    def view_begun(self, view: View) -> None:
-        """All members of `view` have begun it; a change, unless it is the first of all."""
+    def view_entered(self, view: View) -> None:
+        """Count a view that all its members have entered as a rescale, unless it is initial."""
         if not view.initial:
             self.rescales += 1
 
     @property
-    def latest_costs(self) -> list[Rescale]:
+    def latest_costs(self) -> list[RescaleCost]:
         """What the members of the latest view have reported of the change to it."""
         return self.costs[max(self.costs)] if self.costs else []
 
@@ -75,9 +76,9 @@ class Progress:
         """The step at which a plan took effect; None when it has not within `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                while self.report.generation < generation:
+                while self.report.plan_generation < generation:
                     self.changed.clear()
                     await self.changed.wait()
         except TimeoutError:
             return None
-        return self.report.effective_step
+        return self.report.plan_effective_step

@@ -26,7 +26,7 @@ from trainyard_trainer.coordinator.members import MembershipService
 from trainyard_trainer.coordinator.metrics import CoordinatorMetrics
 from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.coordinator.state import KINDS, StateStore, final_report
-from trainyard_trainer.membership import events as nouns
+from trainyard_trainer.membership.events import StateStored
 from trainyard_trainer.runtime.checkpoint import CheckpointStore
 from trainyard_trainer.runtime.exits import Fenced, TrainerError
 from trainyard_trainer.runtime.exposition import CONTENT_TYPE
@@ -67,7 +67,7 @@ class Coordinator:
         """The content of result.json, once training is complete."""
         if self.result:
             self.progress.report = final_report(self.result)
-            self.members.find_complete()
+            self.members.mark_complete()
         self._figures = CoordinatorMetrics(self.members)
 
     @contextlib.asynccontextmanager
@@ -146,7 +146,7 @@ class Coordinator:
     def _stale(self, plan: Plan) -> dict[str, int] | None:
         """What is in force, when `plan` must not replace it."""
         known = self.members.plan
-        generation = max(known.generation if known else 0, self.progress.report.generation)
+        generation = max(known.generation if known else 0, self.progress.report.plan_generation)
         token = known.fencing_token if known else 0
         # A new operator sends its predecessor's Plan again, in its own name.
         same = known is not None and replace(plan, fencing_token=token) == known
@@ -173,9 +173,9 @@ class Coordinator:
             if not self.members.ended.done():
                 self.members.ended.set_exception(error)
             raise web.HTTPConflict(text=str(error)) from None
-        collecting = self.members.registry.collecting
-        if kind != "snapshot" and collecting is not None:
-            self.members.handle(nouns.Collected(ident=collecting))
+        source = self.members.registry.collecting_from
+        if kind != "snapshot" and source is not None:
+            self.members.handle(StateStored(member_id=source))
         return web.Response(text="stored")
 
     async def _keep(self, kind: str, upload: Any) -> None:

@@ -17,10 +17,10 @@ from typing import Any, Final
 from aiohttp import web
 
 from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE, STATE_DIR
+from trainyard_trainer.membership.messages import ProgressReport
 from trainyard_trainer.runtime import checkpoint
 from trainyard_trainer.runtime.checkpoint import STATE, CheckpointManifest, CheckpointStore
-from trainyard_trainer.transport.link import HEADER_DIGEST, HEADER_TERM
-from trainyard_trainer.transport.messages import Report
+from trainyard_trainer.transport.connection import HEADER_DIGEST, HEADER_TERM
 
 log = logging.getLogger(__name__)
 
@@ -128,16 +128,16 @@ class StateStore:
         return path
 
 
-def final_report(result: dict[str, Any]) -> Report:
+def final_report(result: dict[str, Any]) -> ProgressReport:
     """The last report of a training, from its result."""
-    return Report(
+    return ProgressReport(
         step=int(result.get("steps", 0)),
         samples=int(result.get("samples", 0)),
         epoch=float(result.get("epochs", 0.0)),
         loss=result.get("loss"),
         metrics=dict(result.get("metrics", {})),
-        audited=int(result.get("epochs_audited", 0)),
-        wrong=int(result.get("samples_wrong", 0)),
+        epochs_audited=int(result.get("epochs_audited", 0)),
+        samples_wrong=int(result.get("samples_wrong", 0)),
     )
 
 

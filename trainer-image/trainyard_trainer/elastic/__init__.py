@@ -1,5 +1,4 @@
-"""Process groups that change while training goes on.
+"""Distributed training with a process group that changes while training goes on.
 
-`loop` sees one `Crew`; what stands behind it (today: a stop at a step boundary and a broadcast from
-a survivor) may become faster without the loop's knowing.
+`training.loop` sees one `ElasticReplicaGroup` and none of what is behind it.
 """

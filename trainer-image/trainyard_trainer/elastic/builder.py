@@ -1,4 +1,4 @@
-"""Makes a view's process group in a thread of its own, while the old group trains."""
+"""Builds a view's process group in a thread of its own, while the old group trains."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from trainyard_trainer.elastic.process_group import (
     Rendezvous,
     TorchProcessGroup,
 )
-from trainyard_trainer.membership.events import View
+from trainyard_trainer.membership.views import View
 
 
 class GroupBuilder:
-    """The making of one view's group."""
+    """Builds the process group of one view."""
 
     def __init__(
         self,
         view: View,
-        ident: str,
+        member_id: str,
         rendezvous: Rendezvous,
         device: torch.device,
         check: Callable[[View], None],
     ) -> None:
-        """Start at once; `check` raises CollectiveError in waits once the view ends."""
+        """Start building; `check` raises CollectiveError in waits once the view has ended."""
         self.view = view
         self.group: ProcessGroup | None = LocalProcessGroup() if len(view.members) == 1 else None
         self.error: Exception | None = None
-        self._ident, self._rendezvous = ident, rendezvous
+        self._member_id, self._rendezvous = member_id, rendezvous
         self._device, self._check = device, check
         self._is_abandoned = False
         if self.group is None:
@@ -40,23 +40,23 @@ class GroupBuilder:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is a group, or never will be."""
+        """Whether there is a group, or none can be built."""
         return self.group is not None or self.error is not None
 
     def abandon(self) -> None:
-        """The view is over, or will not begin: its group is not used any more."""
+        """Abort the group, now or once it is built: its view has ended or will not begin."""
         self._is_abandoned = True
         if self.group is not None:
             self.group.abort()
 
     def _build(self) -> None:
         view, check = self.view, self._check
-        rank, size = view.member_ids.index(self._ident), len(view.members)
+        rank, size = view.member_ids.index(self._member_id), len(view.members)
         prefix = f"{view.id.term}.{view.id.number}"
-        address = view.members[0].address
+        address = view.members[0].rendezvous
         try:
-            made = self._rendezvous.create_group(address, prefix, rank, size, self._device)
-            self.group = TorchProcessGroup(made, self._device, lambda: check(view))
+            group = self._rendezvous.create_group(address, prefix, rank, size, self._device)
+            self.group = TorchProcessGroup(group, self._device, lambda: check(view))
         except RuntimeError as error:
             self.error = error
         if self._is_abandoned:

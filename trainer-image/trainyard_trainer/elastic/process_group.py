@@ -1,8 +1,8 @@
-"""Collectives of one view, behind a seam: one process alone, gloo on CPUs, NCCL with CUDA.
+"""The collectives of one view: in a single process, by gloo on CPUs, or by NCCL on GPUs.
 
-It stands apart because a process group that breaks is dangerous to touch: waits are sliced, so that
-a survivor that hangs on another notices that the view has ended; and broken groups are kept until
-the process ends, since their destructor waits for operations that never end.
+A broken process group needs care. Waits are sliced, so that a survivor that hangs on another member
+notices that the view has ended. An aborted group is destroyed in a thread of its own, because its
+destructor waits for pending operations.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from trainyard_trainer.training.loop import CollectiveError
 
 SLICE: Final = timedelta(milliseconds=50)
-"""A survivor looks so often whether its view has ended; a completed operation wakes it at once."""
+"""How often a wait checks that the view has not ended; a completed operation ends it at once."""
 POLL_SECONDS: Final = 0.0002
 BUILD_TIMEOUT: Final = timedelta(seconds=60)
-"""Members of a new view have so long to connect to each other."""
+"""Time allowed for the members of a new view to connect to each other."""
 OPERATION_TIMEOUT: Final = timedelta(minutes=30)
-"""Longer than any step: failures are noticed by other means, much sooner."""
+"""Longer than any step: failures are detected by other means, much sooner."""
 
 
 class ProcessGroup(Protocol):
@@ -44,28 +44,28 @@ class ProcessGroup(Protocol):
         """Copy the tensor of rank `source` to all members, in place; raises CollectiveError."""
 
     def abort(self) -> None:
-        """Give the group up; it is not used again."""
+        """Destroy the group; it is not used again."""
 
 
 class LocalProcessGroup:
-    """A view of one: nothing to reduce."""
+    """The group of a single member: nothing to reduce."""
 
     rank = 0
     size = 1
     seconds = 0.0
 
     def all_reduce_(self, *tensors: Tensor) -> None:
-        """Nothing to add."""
+        """Do nothing: the only member's tensors are the sums."""
 
     def broadcast_(self, tensor: Tensor, source: int) -> None:
-        """Nobody to send to."""
+        """Do nothing: there is no other member."""
 
     def abort(self) -> None:
-        """Nothing to give up."""
+        """Do nothing."""
 
 
 class TorchProcessGroup:
-    """A view of several, on a process group of `torch.distributed`."""
+    """A process group of `torch.distributed` whose waits end with the view."""
 
     def __init__(self, group: Any, device: torch.device, check: Callable[[], None]) -> None:
         """`check`, called in each slice of a wait, raises CollectiveError once the view ends."""
@@ -91,12 +91,13 @@ class TorchProcessGroup:
         self.seconds += time.perf_counter() - start
 
     def abort(self) -> None:
-        """Destroy the group and what it may still write to, however long that takes."""
+        """Destroy the group and the tensors it may still write to, however long that takes."""
         if self._group is None:
             return
-        grave = [self._pending_ops, self._group]
+        # The thread must hold the only references, so that the destructor runs there.
+        doomed = [self._pending_ops, self._group]
         self._group = None
-        threading.Thread(target=_destroy, args=(grave,), name="graveyard", daemon=True).start()
+        threading.Thread(target=_destroy, args=(doomed,), name="pg-reaper", daemon=True).start()
 
     def _try(self, operation: Callable[..., Any], *args: Any, **options: Any) -> Any:
         try:
@@ -113,14 +114,16 @@ class TorchProcessGroup:
             raise CollectiveError(str(error)) from error
 
 
-def _destroy(grave: list[Any]) -> None:
-    if grave[0]:
-        grave[1].abort()  # Frees NCCL's kernels at once; gloo's operations run into their timeout.
-    grave.clear()
+def _destroy(doomed: list[Any]) -> None:
+    pending_ops, group = doomed
+    if pending_ops:
+        group.abort()  # Frees NCCL's kernels at once; gloo's operations run into their timeout.
+    del pending_ops, group
+    doomed.clear()
 
 
 def _wait_slice(work: Any) -> bool:
-    """Wait for `work` a little; whether it is done. Raises RuntimeError when it has failed."""
+    """Wait for `work` at most `SLICE`: whether it is done. Raises RuntimeError if it has failed."""
     try:
         work.wait(SLICE)
     except RuntimeError:
@@ -131,7 +134,7 @@ def _wait_slice(work: Any) -> bool:
 
 
 def _poll(work: Any) -> bool:
-    """As `_wait_slice`, for NCCL, where a wait that times out would abort the whole group."""
+    """Like `_wait_slice`, for NCCL, where a wait that times out would abort the whole group."""
     if not work.is_completed():
         time.sleep(POLL_SECONDS)
         return False
@@ -140,10 +143,9 @@ def _poll(work: Any) -> bool:
 
 
 class Rendezvous:
-    """A store at which the members of a view meet: each worker serves one, rank 0's is used.
+    """The store at which the members of a view meet: each worker serves one, rank 0's is used.
 
-    It lives with a worker, so that views can be built and broken groups mended whatever becomes of
-    the coordinator's pod.
+    It belongs to a worker, so that process groups can be built without the coordinator.
     """
 
     def __init__(self, host: str) -> None:
@@ -159,9 +161,9 @@ class Rendezvous:
     def create_group(
         self, address: str, prefix: str, rank: int, size: int, device: torch.device
     ) -> Any:
-        """The process group of `size` members that meet at `address`; blocks until all are there.
+        """The process group of `size` members that meet at `address`; blocks until all have joined.
 
-        Raises RuntimeError when one does not come within `BUILD_TIMEOUT`.
+        Raises RuntimeError when one does not join within `BUILD_TIMEOUT`.
         """
         store: Store = self._store
         if address != self.address:
@@ -181,7 +183,7 @@ def _nccl(store: Store, rank: int, size: int) -> Any:
 
 
 def _gloo(store: Store, rank: int, size: int, host: str) -> Any:
-    # Typed as Any: what PyTorch's own `init_process_group` uses is not in its stubs.
+    # Typed as Any: PyTorch's stubs lack what its own `init_process_group` uses.
     gloo: Any = dist.ProcessGroupGloo
     options = gloo._Options()
     options._devices = [gloo.create_device(hostname=host)]

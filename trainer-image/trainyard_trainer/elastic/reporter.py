@@ -1,7 +1,4 @@
-"""What a worker tells its coordinator of its training, about once a second.
-
-It stands apart from the crew, which decides with whom to train and not how that went.
-"""
+"""Measures a worker's training and reports it to the coordinator, about once a second."""
 
 from __future__ import annotations
 
@@ -11,22 +8,26 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from trainyard_trainer.elastic.engine import ElasticReplicaGroup
-from trainyard_trainer.membership.events import View
+from trainyard_trainer.membership.messages import (
+    ConfigurationThroughput,
+    ProgressReport,
+    RescaleCost,
+)
+from trainyard_trainer.membership.views import View
 from trainyard_trainer.training.replica import Replica
 from trainyard_trainer.training.throughput import Configuration, Meter
-from trainyard_trainer.transport.messages import Report, Rescale, Speed
 
 REPORT_SECONDS: Final = 1.0
 HISTORY: Final = 1000
-"""Changes of view that the state, and result.json, remember."""
+"""View changes kept in the state, and so in result.json."""
 
 
 class Reporter:
-    """Observes the loop of a worker in a crew."""
+    """Observes the training loop of one worker."""
 
-    def __init__(self, crew: ElasticReplicaGroup, started: float) -> None:
+    def __init__(self, peers: ElasticReplicaGroup, started: float) -> None:
         """`started` is when the process began, on `time.monotonic`'s clock."""
-        self._crew, self._started = crew, started
+        self._peers, self._session, self._started = peers, peers.session, started
         self._meter = Meter()
         self._view: View | None = None
         self._latest_commit: float | None = None
@@ -35,72 +36,71 @@ class Reporter:
         self._samples = 0
 
     def committed(self, replica: Replica, compute_seconds: float) -> None:
-        """Measure the turn, and report when it is time to."""
-        now, view = time.monotonic(), self._crew.participant.view
-        rescale = None
+        """Measure the iteration, and send a report when one is due."""
+        now, view = time.monotonic(), self._peers.view
+        cost = None
         if view is not self._view and view is not None:
-            rescale = self._rescaled(view, replica, now)
-        spent, self._communication = self._communication, self._crew.group.seconds
+            cost = self._rescaled(view, replica, now)
+        communicated, self._communication = self._communication, self._peers.process_group.seconds
         samples = replica.samples - self._samples
         self._samples = replica.samples
-        if rescale is not None or samples == 0:
-            self._meter.skip(now)  # an evaluation trains on nothing
+        if cost is not None or samples == 0:
+            self._meter.skip(now)  # An evaluation trains on nothing.
         else:
             self._meter.committed(
                 now,
                 configuration(view, replica),
                 samples=samples,
                 compute=compute_seconds,
-                communication=self._crew.group.seconds - spent,
+                communication=self._communication - communicated,
             )
         self._latest_commit = now
-        if self._crew.wants_snapshot:
-            self._crew.wants_snapshot = False
-            self._crew.link.upload("snapshot", replica.encode())
-        if rescale is not None or self._is_due(now, replica):
-            self._send(replica, rescale, now)
+        if self._session.wants_snapshot:
+            self._session.wants_snapshot = False
+            self._session.connection.upload("snapshot", replica.encode())
+        if cost is not None or self._is_due(now, replica):
+            self._send(replica, cost, now)
 
     def _is_due(self, now: float, replica: Replica) -> bool:
-        told = self._crew.report.generation if self._crew.report is not None else 0
-        is_new = replica.plan is not None and replica.plan.generation > told
-        return replica.is_over or is_new or now - self._reported >= REPORT_SECONDS
+        latest = self._session.report
+        reported = latest.plan_generation if latest is not None else 0
+        is_new_plan = replica.plan is not None and replica.plan.generation > reported
+        return replica.is_over or is_new_plan or now - self._reported >= REPORT_SECONDS
 
-    def _rescaled(self, view: View, replica: Replica, now: float) -> Rescale | None:
-        """The first turn in a new view: what the change has cost this worker."""
+    def _rescaled(self, view: View, replica: Replica, now: float) -> RescaleCost | None:
+        """The cost of the view change to this worker, after its first iteration in the view."""
         self._communication = 0.0
-        stayed = self._view is not None and self._latest_commit is not None
         stall = joining = 0.0
-        if stayed and self._latest_commit is not None:
+        if self._view is not None and self._latest_commit is not None:
             stall = max(0.0, now - self._latest_commit - self._meter.normal_step())
         else:
             joining = now - self._started
         self._view = view
-        past = replica.notes.setdefault("history", [])
+        history = replica.notes.setdefault("history", [])
         entry = {"step": replica.step, "at": time.time(), "workers": len(view.members)}
-        past.append({**entry, "stall_seconds": round(stall, 4)})
-        del past[:-HISTORY]
+        history.append({**entry, "stall_seconds": round(stall, 4)})
+        del history[:-HISTORY]
         if view.initial:
             return None
-        return Rescale(view=view.id.number, stall_seconds=stall, joining_seconds=joining)
+        return RescaleCost(view=view.id.number, stall_seconds=stall, joining_seconds=joining)
 
-    def _send(self, replica: Replica, rescale: Rescale | None, now: float) -> None:
+    def _send(self, replica: Replica, cost: RescaleCost | None, now: float) -> None:
         self._reported = now
-        speeds = [
-            Speed(**asdict(key), **asdict(figures))
+        throughput = [
+            ConfigurationThroughput(**asdict(key), **asdict(figures))
             for key, figures in self._meter.profile.figures().items()
         ]
-        report = Report(**_state_of(replica), speeds=speeds, rescale=rescale)
-        with self._crew.link.changing():
-            self._crew.report = report
-            if self._crew.group.rank == 0 or rescale is not None:
-                self._crew.link.send(report)
+        report = ProgressReport(**_progress(replica), throughput=throughput, rescale_cost=cost)
+        # The coordinator needs one member's progress, and every member's costs.
+        only_next_hello = self._peers.rank != 0 and cost is None
+        self._session.send_report(report, only_next_hello=only_next_hello)
 
 
 def configuration(view: View | None, replica: Replica) -> Configuration:
-    """The configuration that the last step was made in."""
-    seats = view.members if view is not None else ()
-    workers = max(1, len(seats))
-    nodes = max(1, len({seat.node for seat in seats}))
+    """The configuration of the latest step."""
+    members = view.members if view is not None else ()
+    workers = max(1, len(members))
+    nodes = max(1, len({member.node for member in members}))
     return Configuration(
         nodes=nodes, workers=workers, local_batch=math.ceil(replica.batch_size / workers)
     )
@@ -110,7 +110,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _state_of(replica: Replica) -> dict[str, Any]:
+def _progress(replica: Replica) -> dict[str, Any]:
     plan = replica.plan
     return {
         "step": replica.step,
@@ -118,8 +118,8 @@ def _state_of(replica: Replica) -> dict[str, Any]:
         "samples": replica.samples,
         "loss": _finite(replica.loss),
         "metrics": {name: _finite(value) for name, value in replica.metrics.items()},
-        "audited": replica.audit.epochs,
-        "wrong": replica.audit.wrong,
-        "generation": plan.generation if plan is not None else 0,
-        "effective_step": replica.notes.get("effective_step", 0),
+        "epochs_audited": replica.audit.epochs,
+        "samples_wrong": replica.audit.wrong,
+        "plan_generation": plan.generation if plan is not None else 0,
+        "plan_effective_step": replica.notes.get("effective_step", 0),
     }

@@ -1,4 +1,4 @@
-"""What a worker's process does from its first line to its last words."""
+"""The worker's process, from its environment to its termination message."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from trainyard_trainer.contract.env import (
     ENV_POD_IP,
 )
 from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
-from trainyard_trainer.elastic.engine import Dismissed, ElasticReplicaGroup
+from trainyard_trainer.elastic.engine import ElasticReplicaGroup
 from trainyard_trainer.elastic.process_group import Rendezvous
 from trainyard_trainer.elastic.reporter import Reporter
+from trainyard_trainer.elastic.session import Dismissed
+from trainyard_trainer.membership.messages import LeaveRequest
 from trainyard_trainer.runtime.exits import (
     TrainerError,
     check_wire,
@@ -36,19 +38,18 @@ from trainyard_trainer.training.device import choose_device
 from trainyard_trainer.training.loop import train
 from trainyard_trainer.training.replica import build
 from trainyard_trainer.training.result import final_model
-from trainyard_trainer.transport import messages
-from trainyard_trainer.transport.link import CoordinatorConnection
+from trainyard_trainer.transport.connection import CoordinatorConnection
 from trainyard_trainer.transport.tls import Credentials
 
 log = logging.getLogger(__name__)
 
-ALONE_SECONDS: Final = 45.0
-"""A worker that was asked to leave looks so long for a coordinator: a new one takes ten seconds."""
+RECONNECT_SECONDS: Final = 45.0
+"""How long a terminating worker waits for a coordinator; a new one takes ten seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerEnv:
-    """What a worker learns from its environment; all else it learns from its coordinator."""
+    """A worker's environment; the coordinator provides everything else."""
 
     namespace: str
     job: str
@@ -58,11 +59,11 @@ class WorkerEnv:
     node: str
     coordinator: str
     tls: str
-    """The folder of the certificates."""
+    """The directory of the certificates."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str], tls: str) -> WorkerEnv:
-        """From environment variables; raises Ending that names a missing one."""
+        """From environment variables; raises TrainerError that names a missing one."""
         try:
             return cls(
                 namespace=environ[ENV_NAMESPACE],
@@ -78,39 +79,36 @@ class WorkerEnv:
 
 
 def run(environ: Mapping[str, str], *, started: float, tls: str, last_words: str) -> NoReturn:
-    """Work until let go, then end the process; `started` is on `time.monotonic`'s clock."""
+    """Train until dismissed, then end the process.
+
+    `started` is on `time.monotonic`'s clock; `last_words` is the path of the termination message.
+    """
     try:
         check_wire(environ)
-        code, words = _run(WorkerEnv.read(environ, tls), started, last_words)
+        code, message = _run(WorkerEnv.read(environ, tls), started, last_words)
     except Exception as error:
-        code, words = describe(error)
-        log.error("%s", words.error, exc_info=error.__cause__ or error)
-    write_termination_message(last_words, words)
+        code, message = describe(error)
+        log.error("%s", message.error, exc_info=error.__cause__ or error)
+    write_termination_message(last_words, message)
     logging.shutdown()
     sys.stdout.flush()
-    # Threads may wait for groups whose members are long gone; an orderly exit would wait for them.
+    # Threads may be waiting for members that are long gone; an orderly exit would join them.
     os._exit(code)
 
 
-def _run(
-    surroundings: WorkerEnv, started: float, last_words: str
-) -> tuple[Exit, TerminationMessage]:
-    credentials = Credentials(
-        namespace=surroundings.namespace, job=surroundings.job, directory=surroundings.tls
-    )
-    link = CoordinatorConnection(surroundings.coordinator, credentials)
-    crew = ElasticReplicaGroup(
-        link, Rendezvous(surroundings.address), surroundings.pod, surroundings.node
-    )
-    _leave_on_sigterm(link, last_words)
-    link.start(crew.hello)
+def _run(env: WorkerEnv, started: float, last_words: str) -> tuple[Exit, TerminationMessage]:
+    credentials = Credentials(namespace=env.namespace, job=env.job, directory=env.tls)
+    connection = CoordinatorConnection(env.coordinator, credentials)
+    peers = ElasticReplicaGroup(connection, Rendezvous(env.address), env.pod, env.node)
+    _leave_on_sigterm(connection, last_words)
+    connection.start(peers.session.hello)
     try:
-        result = _train(crew, started)
+        result = _train(peers, started)
     except Dismissed as end:
         result = end.result
     finally:
-        link.close()
-    replica = crew.replica_or_none
+        connection.close()
+    replica = peers.replica_or_none
     if replica is None or replica.iteration == 0:
         return Exit.OK, TerminationMessage(result=result)
     return Exit.OK, TerminationMessage(
@@ -118,30 +116,31 @@ def _run(
     )
 
 
-def _leave_on_sigterm(link: CoordinatorConnection, last_words: str) -> None:
+def _leave_on_sigterm(connection: CoordinatorConnection, last_words: str) -> None:
     def leave(_signal: int, _frame: FrameType | None) -> None:
-        link.wake(messages.Leave())
-        threading.Thread(target=_leave_alone, args=(link, last_words), daemon=True).start()
+        connection.inject(LeaveRequest())
+        args = (connection, last_words)
+        threading.Thread(target=_exit_without_coordinator, args=args, daemon=True).start()
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
 
 
-def _leave_alone(link: CoordinatorConnection, last_words: str) -> None:
-    """End the process when there is no coordinator to say goodbye to, well before it is killed."""
-    lonely = 0.0
-    while lonely < ALONE_SECONDS:
+def _exit_without_coordinator(connection: CoordinatorConnection, last_words: str) -> None:
+    """Exit, well before the pod is killed, when no coordinator can dismiss this worker."""
+    disconnected_seconds = 0.0
+    while disconnected_seconds < RECONNECT_SECONDS:
         time.sleep(1.0)
-        lonely = 0.0 if link.is_connected else lonely + 1.0
-    log.warning("no coordinator for %.0f s: leaving without a goodbye", lonely)
+        disconnected_seconds = 0.0 if connection.is_connected else disconnected_seconds + 1.0
+    log.warning("no coordinator for %.0f s: leaving without a goodbye", disconnected_seconds)
     write_termination_message(last_words, TerminationMessage(result=Result.LEFT))
     os._exit(Exit.OK)
 
 
-def _train(crew: ElasticReplicaGroup, started: float) -> Result:
-    config = crew.await_config()
+def _train(peers: ElasticReplicaGroup, started: float) -> Result:
+    config = peers.session.await_config()
     device = choose_device()
     replica = build(load(config.task, config.args), config, device)
-    crew.register(replica)
-    train(replica, crew, Reporter(crew, started))
-    return crew.finish(lambda: final_model(replica))
+    peers.register(replica)
+    train(replica, peers, Reporter(peers, started))
+    return peers.finish(lambda: final_model(replica))

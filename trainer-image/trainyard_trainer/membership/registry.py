@@ -1,11 +1,60 @@
-"""What the coordinator knows of its workers, and what that means; a value."""
+"""What the coordinator knows of its workers, as a value."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from trainyard_trainer.contract.exits import Result
-from trainyard_trainer.membership.events import Command, Member, MemberPhase, View
+from trainyard_trainer.membership.events import Command
+from trainyard_trainer.membership.views import MemberAddress, View, ViewId
+
+
+class MemberPhase(StrEnum):
+    """Where a worker stands, for people and metrics."""
+
+    WARMING = "warming"
+    """Connected: importing, building, or ready and waiting for a view."""
+    REPLAYING = "replaying"
+    """Named in a view, receiving its state."""
+    ACTIVE = "active"
+    LEAVING = "leaving"
+    DEAD = "dead"
+    """In the view in force, but its connection is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """What the coordinator knows of one connected worker."""
+
+    address: MemberAddress
+    ready_at: float | None = None
+    """When it had warmed up, on the coordinator's clock; None before."""
+    state_view: ViewId | None = None
+    """The last view it entered with state."""
+    announced: ViewId | None = None
+    """The newest view announced to it."""
+    progress: int = -1
+    """Iterations committed; -1 without state."""
+    digest: str = ""
+    stopped: bool = False
+    stop_requested: bool = False
+    """A StopRequest is on its way and not answered."""
+    leaving: bool = False
+    left_for: ViewId | None = None
+    """The view whose switch left it out, as its Goodbye said."""
+    finished: Result | None = None
+    """It has reached the end, or the suspension, and holds the final state."""
+
+    @property
+    def member_id(self) -> str:
+        """The worker's identity."""
+        return self.address.member_id
+
+    @property
+    def is_engaged(self) -> bool:
+        """Whether it holds state or was called into a view."""
+        return self.progress >= 0 or self.announced is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,25 +67,26 @@ class Registry:
     desired: int = 1
     """Workers that should step together; 0 while suspended."""
     members: dict[str, Member] = field(default_factory=dict)
-    """The connected workers by ident, in the order in which they came."""
+    """The connected workers by member id, in the order in which they came."""
     view: View | None = None
-    """The view in force: the highest that a worker with state has begun."""
+    """The view in force: the highest that a worker with state has entered."""
     pending: View | None = None
-    """Announced, and not yet begun by all its members."""
-    number: int = 0
-    """The highest view number heard of."""
-    grace: float = 10.0
-    """Seconds in which workers with state may come back before training starts without them."""
-    learning_until: float | None = None
-    """A coordinator after the first one begins by waiting for them."""
-    collecting: str | None = None
+    """Announced, and not yet entered by all its members."""
+    last_number: int = 0
+    """The highest view number known."""
+    rejoin_seconds: float = 10.0
+    """How long workers with state may reconnect before training starts without them."""
+    rejoin_deadline: float | None = None
+    """Until when they are awaited; set at once in a coordinator after the first one."""
+    collecting_from: str | None = None
+    """The member whose final state was asked for."""
     collected: bool = False
-    closed: Result | None = None
-    """Training has ended so; whoever connects now is dismissed."""
+    result: Result | None = None
+    """How training has ended; whoever connects now is dismissed."""
 
-    def phase(self, ident: str) -> MemberPhase:
+    def phase(self, member_id: str) -> MemberPhase:
         """Where a worker stands, for people and metrics."""
-        member = self.members.get(ident)
+        member = self.members.get(member_id)
         if member is None:
             return MemberPhase.DEAD
         if member.leaving:
@@ -47,7 +97,7 @@ class Registry:
 
     @property
     def engaged(self) -> list[Member]:
-        """The members that hold state or have been told of a view."""
+        """The members that hold state or were called into a view."""
         return [m for m in self.members.values() if m.is_engaged]
 
     @property
@@ -57,42 +107,42 @@ class Registry:
 
     def put(self, *members: Member) -> Registry:
         """The registry with these members' records added or replaced."""
-        return replace(self, members={**self.members, **{m.address.member_id: m for m in members}})
+        return replace(self, members={**self.members, **{m.member_id: m for m in members}})
 
-    def is_learning(self, now: float) -> bool:
-        """Whether workers with state may still be on their way back."""
-        if self.learning_until is None or now >= self.learning_until:
+    def awaits_rejoin(self, now: float) -> bool:
+        """Whether workers with state may still be reconnecting."""
+        if self.rejoin_deadline is None or now >= self.rejoin_deadline:
             return False
         return self.view is None or not all(i in self.members for i in self.view.member_ids)
 
     def is_intact(self, view: View) -> bool:
         """Whether all members of `view` are connected and none has stopped."""
-        seated = [self.members.get(ident) for ident in view.member_ids]
-        return all(m is not None and not m.stopped and not m.asked for m in seated)
+        members = [self.members.get(member_id) for member_id in view.member_ids]
+        return all(m is not None and not m.stopped and not m.stop_requested for m in members)
 
-    def is_coming(self, view: View) -> bool:
-        """Whether a pending view may still be begun: all its members are there and know of it."""
-        seated = [self.members[ident] for ident in view.member_ids if ident in self.members]
-        return self.is_intact(view) and all(m.announced == view.id for m in seated)
+    def can_begin(self, view: View) -> bool:
+        """Whether a pending view may still be entered: it is intact, and its members' newest."""
+        present = [self.members[i] for i in view.member_ids if i in self.members]
+        return self.is_intact(view) and all(m.announced == view.id for m in present)
 
     @property
     def is_broken(self) -> bool:
-        """Whether somebody must stop who may be stepping; not while the mending view comes."""
+        """Whether a worker that may be stepping must stop; not while a recovery view begins."""
         view, pending = self.view, self.pending
         if pending is not None and pending.initial:
             # A worker with state has come back while others were to start afresh.
-            return not self.is_coming(pending) or view is None or view.id < pending.id
-        if pending is not None and pending.after is None and self.is_coming(pending):
+            return not self.can_begin(pending) or view is None or view.id < pending.id
+        if pending is not None and pending.after is None and self.can_begin(pending):
             return False
-        if view is None or any(m.stopped or m.asked for m in self.members.values()):
+        if view is None or any(m.stopped or m.stop_requested for m in self.members.values()):
             return True
-        return not self.is_intact(view) or self._has_absent(view)
+        return not self.is_intact(view) or self._has_diverted_receiver(view)
 
-    def _has_absent(self, view: View) -> bool:
+    def _has_diverted_receiver(self, view: View) -> bool:
         """Whether a member that is to receive the view's state was called to another since."""
-        seated = [self.members[ident] for ident in view.member_ids]
-        return any(m.progress < 0 and m.announced != view.id for m in seated)
+        members = [self.members[member_id] for member_id in view.member_ids]
+        return any(m.progress < 0 and m.announced != view.id for m in members)
 
 
 Transition = tuple[Registry, list[Command]]
-"""What is known then, and what is to be done."""
+"""What the coordinator knows afterwards, and the messages to send."""

@@ -1,4 +1,4 @@
-"""What the coordinator hears changes what it knows, and decides nothing yet."""
+"""How an event changes what the coordinator knows; nothing is decided here but to fence."""
 
 from __future__ import annotations
 
@@ -6,117 +6,159 @@ from dataclasses import replace
 from typing import assert_never
 
 from trainyard_trainer.contract.exits import Result
-from trainyard_trainer.membership.events import (
-    Began,
-    Collected,
-    Event,
+from trainyard_trainer.contract.plan import Plan
+from trainyard_trainer.membership.events import Disconnected, Event, StateStored, Tick
+from trainyard_trainer.membership.messages import (
     Fence,
-    Halted,
-    Joined,
-    Leaving,
-    Lost,
-    Member,
+    Finished,
+    Goodbye,
+    Hello,
+    LeaveRequest,
+    MembershipMessage,
+    Ready,
     Stopped,
-    Tick,
-    View,
-    Wanted,
-    Warm,
+    ViewEntered,
 )
-from trainyard_trainer.membership.registry import Registry, Transition
+from trainyard_trainer.membership.registry import Member, Registry, Transition
+from trainyard_trainer.membership.views import View
 
 
 def apply_event(registry: Registry, event: Event, now: float) -> Transition:
-    """The registry after `event` at `now`; the one command it may give is to fence a worker."""
+    """The registry after `event` at `now`; the only command may be to fence a worker."""
     match event:
-        case Joined():
-            return _join(registry, event)
-        case Lost():
-            return _lose(registry, event), []
-        case Wanted():
-            # A suspension ends with the next plan; what is complete stays complete.
-            reopens = event.workers and registry.closed is not Result.COMPLETE
-            closed = None if reopens else registry.closed
-            return replace(registry, desired=event.workers, closed=closed), []
+        case Disconnected():
+            return _disconnect(registry, event.member_id), []
+        case StateStored():
+            stored = registry.collecting_from == event.member_id
+            return replace(registry, collected=stored), []
+        case Plan():
+            return _follow(registry, event), []
         case Tick():
             return registry, []
-        case Collected():
-            return replace(registry, collected=registry.collecting == event.ident), []
-        case Warm() | Began() | Stopped() | Halted() | Leaving():
-            member = registry.members.get(event.ident)
-            return (registry if member is None else _report(registry, member, event, now)), []
+        case (member_id, message):
+            return _receive(registry, member_id, message, now)
         case _:
             assert_never(event)
 
 
-def _join(registry: Registry, event: Joined) -> Transition:
-    member = event.member
-    if member.progress >= 0 and _is_given_up(registry, member.address.member_id):
-        return registry, [Fence(to=member.address.member_id)]
-    numbers = [v.number for v in (member.view, member.announced) if v is not None]
-    registry = replace(registry, number=max([registry.number, *numbers]))
-    registry = registry.put(member)
-    if event.view is not None and member.progress >= 0:
-        registry = _in_force(registry, event.view)
+def _follow(registry: Registry, plan: Plan) -> Registry:
+    """A plan that does not suspend ends a suspension; a complete training stays complete."""
+    if plan.suspend:
+        return replace(registry, desired=0)
+    result = registry.result if registry.result is Result.COMPLETE else None
+    return replace(registry, desired=plan.workers, result=result)
+
+
+def _receive(
+    registry: Registry, member_id: str, message: MembershipMessage, now: float
+) -> Transition:
+    if isinstance(message, Hello):
+        return _join(registry, message, now)
+    member = registry.members.get(member_id)
+    if member is None:
+        return registry, []
+    match message:
+        case Ready():
+            return registry.put(replace(member, ready_at=now)), []
+        case LeaveRequest():
+            return registry.put(replace(member, leaving=True)), []
+        case ViewEntered():
+            return _enter(registry, member, message), []
+        case Stopped():
+            return _stop(registry, member, message), []
+        case Goodbye():
+            return registry.put(replace(member, left_for=message.left_for)), []
+        case Finished():
+            finished = replace(
+                member,
+                finished=message.result,
+                stop_requested=False,
+                progress=message.progress,
+                digest=message.digest,
+            )
+            return registry.put(finished), []
+        case _:
+            assert_never(message)
+
+
+def _join(registry: Registry, hello: Hello, now: float) -> Transition:
+    member_id, view = hello.address.member_id, hello.state_view
+    if hello.progress >= 0 and _is_given_up(registry, member_id):
+        return registry, [(member_id, Fence())]
+    member = Member(
+        address=hello.address,
+        ready_at=now if hello.ready else None,
+        state_view=view.id if view is not None else None,
+        announced=hello.announced,
+        progress=hello.progress,
+        digest=hello.digest,
+        stopped=hello.stopped,
+        leaving=hello.leaving,
+        finished=hello.finished,
+    )
+    numbers = [v.number for v in (member.state_view, member.announced) if v is not None]
+    registry = replace(registry, last_number=max([registry.last_number, *numbers])).put(member)
+    if view is not None and member.progress >= 0:
+        registry = _in_force(registry, view)
     return registry, []
 
 
-def _is_given_up(registry: Registry, ident: str) -> bool:
-    """Whether training has gone on, or is about to, without the state that `ident` holds."""
+def _is_given_up(registry: Registry, member_id: str) -> bool:
+    """Whether training has gone on, or is about to, without the state of this worker."""
     view, pending = registry.view, registry.pending
-    if view is None or registry.learning_until is not None:
+    if view is None or registry.rejoin_deadline is not None:
         return False
-    is_mended = pending is not None and pending.after is None
-    seated = () if is_mended else view.member_ids
-    return ident not in (*seated, *(pending.member_ids if pending is not None else ()))
+    is_recovering = pending is not None and pending.after is None
+    current = () if is_recovering else view.member_ids
+    return member_id not in (*current, *(pending.member_ids if pending is not None else ()))
 
 
-def _lose(registry: Registry, event: Lost) -> Registry:
-    members = {k: m for k, m in registry.members.items() if k != event.ident}
-    pending = registry.pending
-    if pending is not None and pending.id == event.left_for:
+def _disconnect(registry: Registry, member_id: str) -> Registry:
+    members = dict(registry.members)
+    member, pending = members.pop(member_id, None), registry.pending
+    if member is not None and pending is not None and pending.id == member.left_for:
         # It left by the switch, so the switch was decided: the old view is not broken by this.
         registry = _in_force(registry, pending)
-    # What was to be collected from it is to be asked for again, of it or of another.
-    collecting = None if registry.collecting == event.ident else registry.collecting
-    return replace(registry, members=members, collecting=collecting)
+    # A state that was being collected from it is to be collected again, from it or another.
+    is_source = registry.collecting_from == member_id
+    collecting_from = None if is_source else registry.collecting_from
+    return replace(registry, members=members, collecting_from=collecting_from)
 
 
-def _report(
-    registry: Registry, member: Member, event: Warm | Began | Stopped | Halted | Leaving, now: float
-) -> Registry:
-    match event:
-        case Warm():
-            return registry.put(replace(member, ready_at=now))
-        case Leaving():
-            return registry.put(replace(member, leaving=True))
-        case Began():
-            begun = replace(
-                member, view=event.view.id, progress=event.progress, stopped=False, digest=""
-            )
-            return _settle_pending(_in_force(registry.put(begun), event.view))
-        case Stopped():
-            if event.heard != member.announced:
-                return registry  # Sent before it heard of the newest view: it will say so again.
-            stopped = replace(member, stopped=True, asked=False, digest=event.digest)
-            return registry.put(replace(stopped, view=event.view, progress=event.progress))
-        case Halted():
-            halted = replace(member, halted=event.result, asked=False, digest=event.digest)
-            return registry.put(replace(halted, progress=event.progress))
-        case _:
-            assert_never(event)
+def _enter(registry: Registry, member: Member, message: ViewEntered) -> Registry:
+    view = message.view
+    entered = replace(
+        member, state_view=view.id, progress=message.progress, stopped=False, digest=""
+    )
+    return _complete_pending(_in_force(registry.put(entered), view))
+
+
+def _stop(registry: Registry, member: Member, message: Stopped) -> Registry:
+    if message.announced != member.announced:
+        return registry  # Sent before it received the newest view: it will stop again.
+    stopped = replace(
+        member,
+        stopped=True,
+        stop_requested=False,
+        state_view=message.state_view,
+        progress=message.progress,
+        digest=message.digest,
+    )
+    return registry.put(stopped)
 
 
 def _in_force(registry: Registry, view: View) -> Registry:
     if registry.view is not None and view.id <= registry.view.id:
         return registry
-    number = max(registry.number, view.id.number)
-    return replace(registry, view=view, number=number)
+    last_number = max(registry.last_number, view.id.number)
+    return replace(registry, view=view, last_number=last_number)
 
 
-def _settle_pending(registry: Registry) -> Registry:
+def _complete_pending(registry: Registry) -> Registry:
+    """No view is pending any more once all its members have entered it."""
     pending = registry.pending
     if pending is None:
         return registry
-    seated = [registry.members.get(ident) for ident in pending.member_ids]
-    done = all(m is not None and m.view == pending.id and m.progress >= 0 for m in seated)
+    members = [registry.members.get(member_id) for member_id in pending.member_ids]
+    done = all(m is not None and m.state_view == pending.id and m.progress >= 0 for m in members)
     return replace(registry, pending=None) if done else registry

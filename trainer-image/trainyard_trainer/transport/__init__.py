@@ -1,1 +1,1 @@
-"""Bytes between trainer processes: TLS, messages, the worker's link, streamed state."""
+"""Bytes between trainer processes: TLS, the messages' encoding, the worker's connection."""

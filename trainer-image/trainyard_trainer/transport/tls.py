@@ -1,8 +1,8 @@
-"""Who may speak: mutual TLS with roles in the certificates, and plain HTTP on loopback alone.
+"""Mutual TLS with roles in the certificates; plain HTTP is for loopback only.
 
-It stands apart because every connection of the trainer passes here. Both sides verify the other's
-chain against the job's own authority, and its URI name (`contract.identity`) right after the
-handshake, before a byte of theirs is read. Certificate files are read again when they change.
+Each side verifies the other's chain against the job's own authority, and its URI name
+(`contract.env.identity`) right after the handshake, before any of its data is read. Certificate
+files are read again when they change.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -26,15 +26,15 @@ def names(certificate: Any) -> set[str]:
 
 
 def _check(certificate: Any, allowed: Collection[str], group: str) -> None:
-    """Raise unless the peer has one of the allowed names, or that of a member of `group`."""
+    """Raise unless the peer has one of the allowed names, or the name of a member of `group`."""
     found = names(certificate)
     if not found & set(allowed) and not any(group == name.rpartition("/")[0] for name in found):
         who = ", ".join(sorted(found)) or "a certificate without a name"
         raise ssl.SSLCertVerificationError(f"the peer is {who}, not {' or '.join(allowed)}")
 
 
-def _checking(context: ssl.SSLContext, allowed: Collection[str], group: str) -> None:
-    """Make handshakes of `context`, asyncio's and blocking ones, end with allowed peers alone."""
+def _restrict_peers(context: ssl.SSLContext, allowed: Collection[str], group: str) -> None:
+    """Have handshakes by `context`, in asyncio and blocking, fail unless the peer is allowed."""
 
     class CheckedObject(ssl.SSLObject):
         def do_handshake(self) -> None:
@@ -52,7 +52,7 @@ def _checking(context: ssl.SSLContext, allowed: Collection[str], group: str) -> 
 
 @dataclass(slots=True, kw_only=True)
 class Credentials:
-    """A process' certificate, key and authority, and the contexts made of them."""
+    """A process's certificate, key and authority, and the SSL contexts made from them."""
 
     namespace: str
     job: str
@@ -62,15 +62,15 @@ class Credentials:
 
     @property
     def exist(self) -> bool:
-        """Whether there are certificates at all; without them only loopback is allowed."""
+        """Whether there are certificates; without them only loopback is allowed."""
         return all(os.path.exists(os.path.join(self.directory, name)) for name in FILES)
 
     def peer(self, role: Role, member: str = "") -> str:
-        """The name that a peer of this job has in `role`, as `member` of it where it has any."""
+        """The URI name of a peer of this job in `role`, as `member` of it where that is given."""
         return identity(self.namespace, self.job, role, member)
 
     def server(self) -> ssl.SSLContext:
-        """A context that takes any role of this job; new handshakes use renewed files."""
+        """A context that accepts any role of this job; new handshakes use renewed files."""
 
         def renew(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
             connection.context = self._context(server=True)
@@ -80,7 +80,7 @@ class Credentials:
         return outer
 
     def client(self) -> ssl.SSLContext:
-        """A context that speaks with this job's coordinator alone."""
+        """A context that accepts only this job's coordinator."""
         return self._context(server=False)
 
     def _context(self, *, server: bool) -> ssl.SSLContext:
@@ -100,13 +100,13 @@ class Credentials:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         if not server:
-            # The pod's address changes with each attempt; the URI name says more than a host's.
+            # The pod's address changes with each attempt; the URI name identifies the peer better.
             context.check_hostname = False
         context.load_cert_chain(certificate, key)
         allowed = Role if server else (Role.COORDINATOR,)
-        # Parties are told apart by name: a server takes each of them, a client none.
+        # Parties have names of their own: a server accepts each of them, a client none.
         group = self.peer(Role.PARTY) if server else ""
-        _checking(context, [self.peer(role) for role in allowed], group)
+        _restrict_peers(context, [self.peer(role) for role in allowed], group)
         return context
 
 
@@ -118,6 +118,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-Contexts = Callable[[], ssl.SSLContext]

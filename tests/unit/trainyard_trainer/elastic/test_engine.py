@@ -1,30 +1,68 @@
-"""What a worker does with a coordinator that it cannot understand."""
+"""A replica group whose members change."""
 
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import torch
 
-from trainyard_trainer.contract.env import WIRE_VERSION
-from trainyard_trainer.contract.exits import Exit
+from trainyard_trainer.contract.config import JobConfig
 from trainyard_trainer.elastic.engine import ElasticReplicaGroup
 from trainyard_trainer.elastic.process_group import Rendezvous
-from trainyard_trainer.runtime.exits import WireMismatch, describe
-from trainyard_trainer.transport import messages
-from trainyard_trainer.transport.link import CoordinatorConnection
-from trainyard_trainer.transport.tls import Credentials
+from trainyard_trainer.membership import participant as protocol
+from trainyard_trainer.membership.messages import (
+    CoordinatorMessage,
+    Message,
+    Stopped,
+    StopRequest,
+    ViewAnnouncement,
+)
+from trainyard_trainer.membership.participant import Participant
+from trainyard_trainer.membership.views import MemberAddress, View, ViewId
+from trainyard_trainer.tasks.digits import Digits
+from trainyard_trainer.training.loop import CollectiveError
+from trainyard_trainer.training.replica import Contribution, Replica
 
 
-def test_a_coordinator_of_another_release_ends_the_worker_with_both_versions(
-    tmp_path: Path,
-) -> None:
-    credentials = Credentials(namespace="n", job="j", directory=str(tmp_path))
-    link = CoordinatorConnection("127.0.0.1:1", credentials)
-    crew = ElasticReplicaGroup(link, Rendezvous("127.0.0.1"), "pod", "node")
-    try:
-        with pytest.raises(WireMismatch) as raised:
-            crew._dispatch(messages.Welcome(term=1, config={}, wire=99))
-    finally:
-        link._loop.close()
-    code, words = describe(raised.value)
-    assert code is Exit.WIRE_MISMATCH
-    assert f"wire version 99, this worker {WIRE_VERSION}" in words.error
+class ScriptedConnection:
+    """Returns the given messages one by one, and keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.inbox: list[CoordinatorMessage] = []
+        self.sent: list[Message] = []
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        yield
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def receive(self, timeout: float = 0.0) -> CoordinatorMessage | None:  # noqa: ARG002
+        return self.inbox.pop(0) if self.inbox else None
+
+
+def test_no_iteration_is_committed_after_the_progress_was_reported() -> None:
+    """The stop and the next view may arrive while the iteration is being computed."""
+    connection: Any = ScriptedConnection()
+    peers = ElasticReplicaGroup(connection, Rendezvous("127.0.0.1"), "a", "node")
+    config = JobConfig(task="trainyard_trainer.tasks.digits:Digits")
+    peers.register(Replica(Digits(), config, torch.device("cpu")))
+    member_id = peers.session.participant.member_id
+    views = [
+        View(
+            id=ViewId(term=1, number=number),
+            members=(MemberAddress(member_id=member_id),),
+            source=member_id,
+            transfer=False,
+        )
+        for number in (1, 2)
+    ]
+    me = Participant(member_id=member_id, announced=views[0].id, view=views[0], term=1)
+    peers.session.update(protocol.begin(me, 4))
+    connection.inbox = [StopRequest(), ViewAnnouncement(view=views[1])]
+    work = Contribution(totals=torch.zeros(2, dtype=torch.float64))
+    with pytest.raises(CollectiveError, match="the view has ended"):
+        peers.synchronize(work)
+    assert [m.progress for m in connection.sent if isinstance(m, Stopped)] == [4]

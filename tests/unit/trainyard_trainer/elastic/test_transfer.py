@@ -11,13 +11,13 @@ from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.elastic.transfer import initialize_state
 from trainyard_trainer.tasks.digits import Digits
 from trainyard_trainer.training.replica import Replica
-from trainyard_trainer.transport.link import CoordinatorConnection
+from trainyard_trainer.transport.connection import CoordinatorConnection
 
 CONFIG = JobConfig(task="trainyard_trainer.tasks.digits:Digits")
 
 
-class Keeping:
-    """A coordinator's side of downloads, with one checkpoint."""
+class OneCheckpoint:
+    """A connection to a coordinator that stores one checkpoint."""
 
     def __init__(self, checkpoint: bytes) -> None:
         self.checkpoint = checkpoint
@@ -32,21 +32,21 @@ def replica(plan: Plan | None = None) -> Replica:
     return made
 
 
-def resumed(stored: Plan, offered: Plan | None) -> Plan | None:
+def plan_after_resuming(stored: Plan, newest: Plan | None) -> Plan | None:
     fresh = replica()
-    link: Any = Keeping(replica(stored).encode())
-    initialize_state(fresh, cast(CoordinatorConnection, link), offered)
+    connection: Any = OneCheckpoint(replica(stored).encode())
+    initialize_state(fresh, cast(CoordinatorConnection, connection), newest)
     return fresh.plan
 
 
-def test_the_plan_of_a_suspension_has_passed_when_training_resumes() -> None:
-    assert resumed(Plan(generation=2, workers=0, suspend=True), None) is None
+def test_the_plan_of_a_suspension_does_not_apply_when_training_resumes() -> None:
+    assert plan_after_resuming(Plan(generation=2, workers=0, suspend=True), None) is None
 
 
-def test_a_plan_that_is_offered_comes_before_the_checkpoints() -> None:
-    offered = Plan(generation=3, workers=2)
-    assert resumed(Plan(generation=2, workers=1), offered) == offered
+def test_the_coordinators_plan_takes_precedence_over_the_checkpoints() -> None:
+    newest = Plan(generation=3, workers=2)
+    assert plan_after_resuming(Plan(generation=2, workers=1), newest) == newest
 
 
-def test_without_an_offer_the_checkpoints_plan_goes_on() -> None:
-    assert resumed(Plan(generation=2, workers=1), None) == Plan(generation=2, workers=1)
+def test_without_a_plan_of_the_coordinator_the_checkpoints_applies() -> None:
+    assert plan_after_resuming(Plan(generation=2, workers=1), None) == Plan(generation=2, workers=1)

@@ -4,35 +4,35 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from tests.unit.trainyard_trainer.elastic.collectives import (
-    begun,
+from tests.unit.trainyard_trainer.membership.collectives import (
+    begin,
     can_fail,
-    completed,
-    has_all,
-    transfer_entered,
-    turn_entered,
+    complete,
+    enter_step,
+    enter_transfer,
+    have_all_entered,
 )
 from tests.unit.trainyard_trainer.membership.world import (
     Violation,
     Worker,
     World,
-    feed,
+    act,
+    handle,
     hello,
     is_built,
     put,
-    react,
-    take,
-    tell,
+    receive,
+    send,
 )
 from trainyard_trainer.contract.exits import Result
-from trainyard_trainer.membership import events as nouns
-from trainyard_trainer.membership import participant
-from trainyard_trainer.membership.events import Joined
-from trainyard_trainer.membership.participant import Mode
+from trainyard_trainer.membership import participant as protocol
+from trainyard_trainer.membership.events import Disconnected, Tick
+from trainyard_trainer.membership.messages import Hello, LeaveRequest, Ready
+from trainyard_trainer.membership.participant import ParticipantPhase
 from trainyard_trainer.membership.registry import Registry
 
 LATER = 1e9
-"""A time by which everything has settled; events happen at 0."""
+"""A time by which every window is over; events happen at 0."""
 
 
 def successors(world: World) -> Iterator[tuple[str, World]]:
@@ -45,69 +45,67 @@ def successors(world: World) -> Iterator[tuple[str, World]]:
 def steps(world: World) -> Iterator[tuple[str, World]]:
     """What happens without faults."""
     for index, worker in enumerate(world.workers):
-        name = worker.me.member_id
+        name = worker.member_id
         if world.registry is not None and worker.outbox:
-            yield f"coordinator hears {name}", _hear(world, index)
+            yield f"coordinator hears {name}", _deliver(world, index)
         if worker.alive:
             yield from ((f"{name} {what}", new) for what, new in _moves(world, index, worker))
     if world.registry is None:
-        learning = Registry(term=world.term + 1, minimum=1, desired=3, learning_until=1.0)
-        yield "coordinator restarts", replace(world, registry=learning, term=world.term + 1)
-    elif _may_settle(world):
-        now = max(LATER, (world.registry.learning_until or 0.0) + 1.0)
-        later = feed(world, nouns.Tick(), now)
+        waiting = Registry(term=world.term + 1, minimum=1, desired=3, rejoin_deadline=1.0)
+        yield "coordinator restarts", replace(world, registry=waiting, term=world.term + 1)
+    elif _may_time_pass(world):
+        now = max(LATER, (world.registry.rejoin_deadline or 0.0) + 1.0)
+        later = handle(world, Tick(), now)
         if later != world:
             yield "time passes", later
 
 
-def _may_settle(world: World) -> bool:
-    """The grace of a new coordinator is longer than living workers need to come back."""
+def _may_time_pass(world: World) -> bool:
+    """A coordinator waits longer for rejoining workers than living ones need to reconnect."""
     assert world.registry is not None
     back = all(w.connected and not w.outbox for w in world.workers if w.alive)
-    return back or world.registry.learning_until is None
+    return back or world.registry.rejoin_deadline is None
 
 
-def _hear(world: World, index: int) -> World:
+def _deliver(world: World, index: int) -> World:
     worker = world.workers[index]
-    message, worker = worker.outbox[0], replace(worker, outbox=worker.outbox[1:])
-    world = put(world, index, worker)
-    if isinstance(message, Joined):
-        greeting = ("term", world.term)
-        world = put(world, index, replace(worker, greeted=True, inbox=(*worker.inbox, greeting)))
-    return feed(world, message)
+    event, worker = worker.outbox[0], replace(worker, outbox=worker.outbox[1:])
+    match event:
+        case (_, Hello()):
+            welcome = ("welcome", world.term)
+            worker = replace(worker, welcomed=True, inbox=(*worker.inbox, welcome))
+    return handle(put(world, index, worker), event)
 
 
 def _moves(world: World, index: int, worker: Worker) -> Iterator[tuple[str, World]]:
     if not worker.connected:
         if world.registry is not None:
-            back = replace(worker, connected=True, greeted=False, inbox=())
-            greeting = (*worker.outbox, hello(worker))
-            yield "connects", put(world, index, replace(back, outbox=greeting))
+            back = replace(worker, connected=True, welcomed=False, inbox=())
+            yield "connects", put(world, index, send(back, hello(worker)))
     elif worker.inbox:
-        yield "listens", take(world, index)
-    if worker.connected and not worker.warm:
-        warm = tell(replace(worker, warm=True), nouns.Warm(ident=worker.me.member_id))
-        yield "is warm", put(world, index, warm)
+        yield "receives", receive(world, index)
+    if worker.connected and not worker.ready:
+        yield "is ready", put(world, index, send(replace(worker, ready=True), Ready()))
     yield from _trains(world, index, worker)
 
 
 def _trains(world: World, index: int, worker: Worker) -> Iterator[tuple[str, World]]:
-    me = worker.me
+    me = worker.participant
     if worker.waiting is not None:
-        if has_all(world, worker.waiting):
-            yield "completes", completed(world, index)
+        if have_all_entered(world, worker.waiting):
+            yield "completes", complete(world, index)
         if can_fail(world, worker):
-            yield "fails", react(world, index, participant.fail(me))
-    elif me.mode is Mode.STEPPING:
-        yield "steps", turn_entered(world, index)
-    elif me.mode is Mode.ENTERING and me.view is not None:
+            yield "fails", act(world, index, protocol.fail(me))
+    elif me.phase is ParticipantPhase.STEPPING:
+        yield "steps", enter_step(world, index)
+    elif me.phase is ParticipantPhase.ENTERING and me.view is not None:
         if is_built(world, me.view):
             if me.view.transfer:
-                yield "transfers", transfer_entered(world, index)
+                yield "transfers", enter_transfer(world, index)
             else:
-                yield "begins", begun(world, index, worker)
+                yield "begins", begin(world, index, worker)
         elif can_fail(world, worker):
-            yield "cannot build", react(world, index, participant.fail(me))
+            yield "cannot build", act(world, index, protocol.fail(me))
 
 
 def faults(world: World) -> Iterator[tuple[str, World]]:
@@ -115,24 +113,22 @@ def faults(world: World) -> Iterator[tuple[str, World]]:
     left = replace(world, faults=world.faults - 1)
     if world.registry is not None:
         cut = tuple(
-            replace(w, connected=False, greeted=False, inbox=(), outbox=()) for w in world.workers
+            replace(w, connected=False, welcomed=False, inbox=(), outbox=()) for w in world.workers
         )
         yield "coordinator dies", replace(left, registry=None, workers=cut)
     for index, worker in enumerate(world.workers):
         if not worker.alive:
             continue
-        lost = (nouns.Lost(ident=worker.me.member_id),) if worker.connected else ()
-        dead = replace(worker, alive=False, connected=False, greeted=False, inbox=(), waiting=None)
-        yield (
-            f"{worker.me.member_id} dies",
-            put(left, index, replace(dead, outbox=worker.outbox + lost)),
-        )
+        name = worker.member_id
+        lost = (Disconnected(member_id=name),) if worker.connected else ()
+        dead = replace(worker, alive=False, connected=False, welcomed=False, inbox=(), waiting=None)
+        yield f"{name} dies", put(left, index, replace(dead, outbox=worker.outbox + lost))
         if worker.connected:
-            cut_off = replace(worker, connected=False, greeted=False, inbox=(), outbox=lost)
-            yield f"{worker.me.member_id} is cut off", put(left, index, cut_off)
+            cut_off = replace(worker, connected=False, welcomed=False, inbox=(), outbox=lost)
+            yield f"{name} is cut off", put(left, index, cut_off)
         if worker.connected and not worker.leaving:
-            leaving = tell(replace(worker, leaving=True), nouns.Leaving(ident=worker.me.member_id))
-            yield f"{worker.me.member_id} leaves", put(left, index, leaving)
+            leaving = send(replace(worker, leaving=True), LeaveRequest())
+            yield f"{name} leaves", put(left, index, leaving)
 
 
 # --- what must hold -------------------------------------------------------------------------------
@@ -140,19 +136,20 @@ def faults(world: World) -> Iterator[tuple[str, World]]:
 
 def check(world: World) -> None:
     """Raise Violation when the world is one that must not be."""
-    stepping = [w for w in world.workers if w.alive and w.me.mode is Mode.STEPPING]
+    phase = ParticipantPhase.STEPPING
+    stepping = [w for w in world.workers if w.alive and w.participant.phase is phase]
     states: dict[tuple[Any, int], tuple[Any, ...]] = {}
     for worker in stepping:
-        me = worker.me
+        me = worker.participant
         assert me.view is not None
         if not me.is_member:
             raise Violation(f"{me.member_id} steps in {me.view.id}, which is not its own")
         if me.view not in world.views:
             raise Violation(f"{me.member_id} steps in another {me.view.id} than was announced")
-        turns = [entry for entry in worker.lineage if entry[0] != "birth"]
-        if [view for _, view in turns] != sorted(view for _, view in turns):
+        commits = [entry for entry in worker.lineage if entry[0] != "initial"]
+        if [view for _, view in commits] != sorted(view for _, view in commits):
             raise Violation(f"{me.member_id} has committed in a lower view after a higher one")
-        if [turn for turn, _ in turns] != list(range(1, me.progress + 1)):
+        if [progress for progress, _ in commits] != list(range(1, me.progress + 1)):
             raise Violation(f"{me.member_id} is at {me.progress} by {worker.lineage}")
         other = states.setdefault((me.view.id, me.progress), worker.lineage)
         if other != worker.lineage:
@@ -163,4 +160,4 @@ def is_over(world: World) -> bool:
     """Whether the job has ended as it should: complete, or with nobody left to work."""
     if not any(w.alive for w in world.workers):
         return True
-    return world.registry is not None and world.registry.closed is Result.COMPLETE
+    return world.registry is not None and world.registry.result is Result.COMPLETE

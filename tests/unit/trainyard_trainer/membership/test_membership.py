@@ -1,154 +1,177 @@
 """Decisions of the membership protocol, one history each; the checker walks the rest."""
 
-from dataclasses import replace
-
 import pytest
 
 from trainyard_trainer.contract.exits import Result
-from trainyard_trainer.membership import participant as worker
-from trainyard_trainer.membership.decisions import START_SETTLE_SECONDS, step
-from trainyard_trainer.membership.events import (
-    Announce,
-    Began,
-    Collect,
-    Collected,
-    Command,
+from trainyard_trainer.contract.plan import Plan
+from trainyard_trainer.membership import participant as protocol
+from trainyard_trainer.membership.decisions import START_WINDOW_SECONDS, step
+from trainyard_trainer.membership.events import Command, Disconnected, Event, StateStored, Tick
+from trainyard_trainer.membership.messages import (
+    CollectState,
     Dismiss,
-    Event,
     Fence,
-    Halted,
-    Joined,
-    Leaving,
-    Lost,
-    Member,
-    MemberAddress,
-    Stop,
+    Finished,
+    Goodbye,
+    Hello,
+    LeaveRequest,
+    Ready,
     Stopped,
-    Tick,
-    View,
-    ViewId,
-    Wanted,
-    Warm,
+    StopRequest,
+    ViewAnnouncement,
+    ViewEntered,
 )
-from trainyard_trainer.membership.participant import Mode, Participant, Reaction, Votes
+from trainyard_trainer.membership.participant import (
+    Participant,
+    ParticipantPhase,
+    ViewAction,
+    Votes,
+)
 from trainyard_trainer.membership.registry import Registry
+from trainyard_trainer.membership.views import MemberAddress, View, ViewId
 
 
 class Coordinator:
     """A registry, its clock and the commands it has given."""
 
-    def __init__(self, wanted: int, minimum: int = 1, term: int = 1) -> None:
-        self.registry = Registry(term=term, minimum=minimum, desired=wanted, grace=10.0)
+    def __init__(
+        self, desired: int, minimum: int = 1, term: int = 1, rejoin_deadline: float | None = None
+    ) -> None:
+        self.registry = Registry(
+            term=term,
+            minimum=minimum,
+            desired=desired,
+            rejoin_seconds=10.0,
+            rejoin_deadline=rejoin_deadline,
+        )
         self.now = 0.0
-        self.said: list[Command] = []
+        self.commands: list[Command] = []
 
-    def hear(self, *events: Event, after: float = 0.0) -> list[Command]:
-        """What it commands upon these events."""
+    def handle(self, *events: Event, after: float = 0.0) -> list[Command]:
+        """The commands upon these events."""
         self.now += after
-        said: list[Command] = []
+        commands: list[Command] = []
         for event in events:
-            self.registry, commands = step(self.registry, event, self.now)
-            said += commands
-        self.said += said
-        return said
+            self.registry, more = step(self.registry, event, self.now)
+            commands += more
+        self.commands += commands
+        return commands
 
-    def idents(self) -> tuple[str, ...]:
+    def members(self) -> tuple[str, ...]:
         """The members of the view announced last."""
         return self.announced.member_ids
 
     @property
     def announced(self) -> View:
-        return [c.view for c in self.said if isinstance(c, Announce)][-1]
+        messages = [message for _, message in self.commands]
+        return [m.view for m in messages if isinstance(m, ViewAnnouncement)][-1]
 
     def join(self, *names: str) -> None:
         for name in names:
-            self.hear(
-                Joined(member=Member(address=MemberAddress(member_id=name))), Warm(ident=name)
-            )
+            address = MemberAddress(member_id=name)
+            self.handle((name, Hello(address=address)), (name, Ready()))
 
-    def begin(self, progress: int = 0) -> None:
-        """All members begin the view announced last."""
-        view = self.announced
-        for ident in view.member_ids:
-            self.hear(Began(ident=ident, view=view, progress=progress))
-
-    def stopped(self, ident: str, progress: int, digest: str = "") -> Stopped:
-        member = self.registry.members[ident]
-        return Stopped(
-            ident=ident, heard=member.announced, view=member.view, progress=progress, digest=digest
+    def rejoin(self, name: str, view: View | None, progress: int) -> list[Command]:
+        """A worker with the state of `view` connects again."""
+        hello = Hello(
+            address=MemberAddress(member_id=name),
+            ready=True,
+            announced=view.id if view is not None else None,
+            state_view=view,
+            progress=progress,
         )
+        return self.handle((name, hello))
+
+    def enter(self, progress: int = 0) -> None:
+        """All members enter the view announced last."""
+        view = self.announced
+        for name in view.member_ids:
+            self.handle((name, ViewEntered(view=view, progress=progress)))
+
+    def stopped(self, name: str, progress: int, digest: str = "") -> tuple[str, Stopped]:
+        member = self.registry.members[name]
+        message = Stopped(
+            announced=member.announced,
+            state_view=member.state_view,
+            progress=progress,
+            digest=digest,
+        )
+        return name, message
 
 
-def running(*names: str, wanted: int = 0) -> Coordinator:
-    """A coordinator whose first view has begun."""
-    coordinator = Coordinator(wanted or len(names), minimum=len(names))
+def running(*names: str, desired: int = 0) -> Coordinator:
+    """A coordinator whose first view has been entered."""
+    coordinator = Coordinator(desired or len(names), minimum=len(names))
     coordinator.join(*names)
-    coordinator.hear(Tick(), after=START_SETTLE_SECONDS)
-    coordinator.begin()
+    coordinator.handle(Tick(), after=START_WINDOW_SECONDS)
+    coordinator.enter()
     return coordinator
 
 
 def test_the_first_view_waits_for_the_plan_then_for_the_minimum() -> None:
-    coordinator = Coordinator(wanted=3, minimum=2)
+    coordinator = Coordinator(desired=3, minimum=2)
     coordinator.join("a")
-    assert coordinator.hear(Tick(), after=100.0) == []
+    assert coordinator.handle(Tick(), after=100.0) == []
     coordinator.join("b")
-    assert coordinator.hear(Tick(), after=START_SETTLE_SECONDS / 2) == []
-    coordinator.hear(Tick(), after=START_SETTLE_SECONDS)
-    assert coordinator.idents() == ("a", "b")
+    assert coordinator.handle(Tick(), after=START_WINDOW_SECONDS / 2) == []
+    coordinator.handle(Tick(), after=START_WINDOW_SECONDS)
+    assert coordinator.members() == ("a", "b")
     assert coordinator.announced.initial
 
 
 def test_the_first_view_forms_at_once_when_all_are_there() -> None:
-    coordinator = Coordinator(wanted=2)
+    coordinator = Coordinator(desired=2)
     coordinator.join("a", "b")
-    assert coordinator.idents() == ("a", "b")
+    assert coordinator.members() == ("a", "b")
 
 
 def test_joiners_are_batched_up_to_the_plan() -> None:
-    coordinator = running("a", wanted=3)
+    coordinator = running("a", desired=3)
     coordinator.join("b")
-    assert coordinator.idents() == ("a",)
+    assert coordinator.members() == ("a",)
     coordinator.join("c", "d")
-    assert coordinator.idents() == ("a", "b", "c")
+    assert coordinator.members() == ("a", "b", "c")
     assert coordinator.announced.transfer
     assert coordinator.announced.after is not None
 
 
-def test_a_leaver_is_let_go_without_a_transfer() -> None:
+def test_a_leaver_is_released_without_a_transfer() -> None:
     coordinator = running("a", "b")
-    coordinator.hear(Leaving(ident="a"))
-    assert coordinator.idents() == ("b",)
+    coordinator.handle(("a", LeaveRequest()))
+    assert coordinator.members() == ("b",)
     assert not coordinator.announced.transfer
 
 
-def test_leavers_with_nobody_staying_hand_their_state_to_a_joiner_first() -> None:
-    coordinator = running("a", wanted=2)
+def test_leavers_with_nobody_staying_hand_over_their_state_to_a_joiner_first() -> None:
+    coordinator = running("a", desired=2)
     coordinator.join("b")
-    coordinator.hear(Leaving(ident="a"))
-    assert coordinator.idents() == ("a", "b")
-    assert coordinator.hear(Tick(), Tick(), after=1.0) == []  # Announced once, not over and over.
-    coordinator.begin(3)
-    assert coordinator.idents() == ("b",)
+    coordinator.handle(("a", LeaveRequest()))
+    assert coordinator.members() == ("a", "b")
+    assert coordinator.handle(Tick(), Tick(), after=1.0) == []  # Announced once, not over and over.
+    coordinator.enter(3)
+    assert coordinator.members() == ("b",)
 
 
-def test_the_last_to_leave_is_collected_from() -> None:
+def test_the_state_of_the_last_to_leave_is_collected() -> None:
     coordinator = running("a")
-    assert coordinator.hear(Leaving(ident="a")) == [Stop(to="a")]
-    said = coordinator.hear(coordinator.stopped("a", 5))
-    assert said == [Collect(to="a", result=Result.LEFT)]
-    said = coordinator.hear(Collected(ident="a"))
-    assert said == [Dismiss(to="a", result=Result.LEFT)]
+    assert coordinator.handle(("a", LeaveRequest())) == [("a", StopRequest())]
+    commands = coordinator.handle(coordinator.stopped("a", 5))
+    assert commands == [("a", CollectState(result=Result.LEFT))]
+    commands = coordinator.handle(StateStored(member_id="a"))
+    assert commands == [("a", Dismiss(result=Result.LEFT))]
     coordinator.join("b")
-    coordinator.hear(Tick(), after=START_SETTLE_SECONDS)
+    coordinator.handle(Tick(), after=START_WINDOW_SECONDS)
     assert coordinator.announced.initial
 
 
 def test_survivors_adopt_the_state_of_the_furthest() -> None:
     coordinator = running("a", "b", "c")
-    assert set(coordinator.hear(Lost(ident="c"))) == {Stop(to="a"), Stop(to="b")}
-    coordinator.hear(coordinator.stopped("a", 6, "x"))
-    coordinator.hear(coordinator.stopped("b", 7, "y"))
+    assert set(coordinator.handle(Disconnected(member_id="c"))) == {
+        ("a", StopRequest()),
+        ("b", StopRequest()),
+    }
+    coordinator.handle(coordinator.stopped("a", 6, "x"))
+    coordinator.handle(coordinator.stopped("b", 7, "y"))
     view = coordinator.announced
     assert (view.member_ids, view.source, view.transfer) == (("a", "b"), "b", True)
     assert view.after is None
@@ -156,88 +179,99 @@ def test_survivors_adopt_the_state_of_the_furthest() -> None:
 
 def test_equal_survivors_need_no_transfer() -> None:
     coordinator = running("a", "b", "c")
-    coordinator.hear(Lost(ident="c"))
-    coordinator.hear(coordinator.stopped("a", 6, "x"), coordinator.stopped("b", 6, "x"))
+    coordinator.handle(Disconnected(member_id="c"))
+    coordinator.handle(coordinator.stopped("a", 6, "x"), coordinator.stopped("b", 6, "x"))
     assert not coordinator.announced.transfer
 
 
-def test_a_report_made_before_the_newest_view_was_heard_of_is_stale() -> None:
+def test_a_stop_from_before_the_newest_announcement_is_ignored() -> None:
     coordinator = running("a", "b", "c")
     late = coordinator.stopped("a", 6)
-    coordinator.hear(Lost(ident="c"))
-    coordinator.hear(coordinator.stopped("a", 6), coordinator.stopped("b", 6))
-    coordinator.begin(6)
-    assert coordinator.hear(late) == []
+    coordinator.handle(Disconnected(member_id="c"))
+    coordinator.handle(coordinator.stopped("a", 6), coordinator.stopped("b", 6))
+    coordinator.enter(6)
+    assert coordinator.handle(late) == []
 
 
-def test_a_member_that_comes_back_after_the_mending_is_fenced() -> None:
-    coordinator = running("a", "b", "c")
-    member, view = coordinator.registry.members["c"], coordinator.registry.view
-    coordinator.hear(Lost(ident="c"))
-    coordinator.hear(coordinator.stopped("a", 6), coordinator.stopped("b", 6))
-    back = Joined(member=replace(member, progress=7), view=view)
-    assert coordinator.hear(back) == [Fence(to="c")]
-
-
-def test_a_member_that_comes_back_in_time_takes_part_in_the_mending() -> None:
+def test_a_member_left_out_by_a_switch_does_not_break_the_view_it_left_for() -> None:
     coordinator = running("a", "b")
-    member, view = coordinator.registry.members["b"], coordinator.registry.view
-    coordinator.hear(Lost(ident="b"))
-    said = coordinator.hear(Joined(member=replace(member, progress=7), view=view))
-    assert said == [Stop(to="b")]
+    coordinator.handle(("b", LeaveRequest()))
+    planned = coordinator.announced
+    goodbye = ("b", Goodbye(left_for=planned.id))
+    assert coordinator.handle(goodbye, Disconnected(member_id="b")) == []
+    assert coordinator.registry.view == planned
 
 
-def test_the_only_one_with_state_is_waited_for_before_starting_afresh() -> None:
-    coordinator = running("a", wanted=2)
-    member, view = coordinator.registry.members["a"], coordinator.registry.view
-    coordinator.hear(Lost(ident="a"))
+def test_a_leaver_that_dies_before_the_switch_breaks_its_view() -> None:
+    coordinator = running("a", "b")
+    coordinator.handle(("b", LeaveRequest()))
+    assert coordinator.handle(Disconnected(member_id="b")) == [("a", StopRequest())]
+
+
+def test_a_member_that_rejoins_after_the_recovery_is_fenced() -> None:
+    coordinator = running("a", "b", "c")
+    view = coordinator.registry.view
+    coordinator.handle(Disconnected(member_id="c"))
+    coordinator.handle(coordinator.stopped("a", 6), coordinator.stopped("b", 6))
+    assert coordinator.rejoin("c", view, progress=7) == [("c", Fence())]
+
+
+def test_a_member_that_rejoins_in_time_takes_part_in_the_recovery() -> None:
+    coordinator = running("a", "b")
+    view = coordinator.registry.view
+    coordinator.handle(Disconnected(member_id="b"))
+    assert coordinator.rejoin("b", view, progress=7) == [("b", StopRequest())]
+
+
+def test_the_only_worker_with_state_is_awaited_before_starting_afresh() -> None:
+    coordinator = running("a", desired=2)
+    view = coordinator.registry.view
+    coordinator.handle(Disconnected(member_id="a"))
     coordinator.join("b", "c")
-    assert coordinator.hear(Tick(), after=5.0) == []
-    coordinator.hear(Joined(member=replace(member, progress=9), view=view))
+    assert coordinator.handle(Tick(), after=5.0) == []
+    coordinator.rejoin("a", view, progress=9)
     assert coordinator.registry.view == view
     assert not coordinator.announced.initial
 
 
-def test_the_only_one_with_state_is_not_waited_for_for_ever() -> None:
-    coordinator = running("a", wanted=1)
-    coordinator.hear(Lost(ident="a"))
+def test_training_starts_afresh_when_the_only_worker_with_state_stays_away() -> None:
+    coordinator = running("a", desired=1)
+    coordinator.handle(Disconnected(member_id="a"))
     coordinator.join("b")
-    coordinator.hear(Tick(), after=20.0)
-    assert coordinator.idents() == ("b",)
+    coordinator.handle(Tick(), after=20.0)
+    assert coordinator.members() == ("b",)
     assert coordinator.announced.initial
 
 
 def test_a_later_coordinator_learns_the_view_from_its_members() -> None:
     first = running("a", "b")
-    later = Coordinator(wanted=2, term=2)
-    later.registry = replace(later.registry, learning_until=10.0)
-    for ident in ("a", "b"):
-        member = replace(first.registry.members[ident], ready_at=0.0)
-        assert later.hear(Joined(member=member, view=first.registry.view)) == []
+    later = Coordinator(desired=2, term=2, rejoin_deadline=10.0)
+    for name in ("a", "b"):
+        assert later.rejoin(name, first.registry.view, progress=0) == []
     assert later.registry.view == first.registry.view
-    later.hear(Wanted(workers=3))
+    later.handle(Plan(generation=2, workers=3))
     later.join("c")
     assert later.announced.id == ViewId(term=2, number=2)
 
 
-def test_what_a_lost_worker_was_asked_for_is_asked_of_another() -> None:
+def test_a_state_that_a_lost_worker_was_to_upload_is_collected_from_another() -> None:
     coordinator = running("a", "b")
-    for ident in ("a", "b"):
-        said = coordinator.hear(Halted(ident=ident, result=Result.COMPLETE, progress=9, digest="x"))
-    assert said == [Collect(to="a", result=Result.COMPLETE)]
-    assert coordinator.hear(Lost(ident="a")) == [Collect(to="b", result=Result.COMPLETE)]
-    said = coordinator.hear(Collected(ident="b"))
-    assert said == [Dismiss(to="b", result=Result.COMPLETE)]
+    finished = Finished(result=Result.COMPLETE, progress=9, digest="x")
+    collect, dismiss = CollectState(result=Result.COMPLETE), Dismiss(result=Result.COMPLETE)
+    coordinator.handle(("a", finished))
+    assert coordinator.handle(("b", finished)) == [("a", collect)]
+    assert coordinator.handle(Disconnected(member_id="a")) == [("b", collect)]
+    assert coordinator.handle(StateStored(member_id="b")) == [("b", dismiss)]
 
 
 def test_a_job_suspended_before_it_began_dismisses_its_workers() -> None:
-    coordinator = Coordinator(wanted=2)
-    coordinator.hear(Wanted(workers=0))
-    coordinator.hear(Joined(member=Member(address=MemberAddress(member_id="a"))))
-    assert coordinator.said == [Dismiss(to="a", result=Result.SUSPENDED)]
-    coordinator.hear(Wanted(workers=1))
+    coordinator = Coordinator(desired=2)
+    coordinator.handle(Plan(generation=1, workers=0, suspend=True))
+    coordinator.handle(("a", Hello(address=MemberAddress(member_id="a"))))
+    assert coordinator.commands == [("a", Dismiss(result=Result.SUSPENDED))]
+    coordinator.handle(Plan(generation=2, workers=1))
     coordinator.join("b")
-    assert coordinator.idents() == ("b",)
+    assert coordinator.members() == ("b",)
 
 
 # --- the worker's half ----------------------------------------------------------------------------
@@ -255,18 +289,20 @@ def view(number: int, *names: str, after: int | None = None) -> View:
 
 
 def stepping(in_view: View) -> Participant:
-    me = Participant(member_id="a", view=in_view, mode=Mode.ENTERING, term=1, announced=in_view.id)
-    return worker.begin(me, 4)
+    me = Participant(
+        member_id="a", view=in_view, phase=ParticipantPhase.ENTERING, term=1, announced=in_view.id
+    )
+    return protocol.begin(me, 4)
 
 
 def test_a_switch_goes_to_the_view_voted_for_and_not_to_a_newer_one() -> None:
     me = stepping(view(1, "a", "b"))
     second, third = view(2, "a", "b", "c", after=1), view(3, "a", "b", after=1)
-    me, _ = worker.receive_view(me, second)
-    me = worker.vote(me, is_prepared=True)
-    me, _ = worker.receive_view(me, third)
-    me, reaction = worker.switch(worker.commit(me), second.id)
-    assert reaction is Reaction.ENTER
+    me, _ = protocol.receive_view(me, second)
+    me = protocol.vote(me, is_prepared=True)
+    me, _ = protocol.receive_view(me, third)
+    me, action = protocol.switch(protocol.commit(me), second.id)
+    assert action is ViewAction.ENTER
     assert me.view == second
 
 
@@ -281,24 +317,24 @@ def test_a_switch_goes_to_the_view_voted_for_and_not_to_a_newer_one() -> None:
     ],
 )
 def test_only_equal_votes_agree(votes: list[int], agreed: int | None) -> None:
-    cast = [Votes.of(ViewId(term=2, number=v) if v else None, v) for v in votes]
+    ballots = [Votes.of(ViewId(term=2, number=v) if v else None, v) for v in votes]
     names = Votes.__dataclass_fields__
-    summed = Votes(**{name: sum(getattr(v, name) for v in cast) for name in names})
+    summed = Votes(**{name: sum(getattr(v, name) for v in ballots) for name in names})
     expected = None if agreed is None else ViewId(term=2, number=agreed)
     assert summed.agreed_view(len(votes)) == expected
     assert summed.agreed_plan(len(votes)) == (agreed or 0)
 
 
 def test_views_of_a_lower_term_are_ignored() -> None:
-    me = worker.receive_term(stepping(view(1, "a", "b")), 2)
-    _, reaction = worker.receive_view(me, view(9, "a", after=1))
-    assert reaction is Reaction.NOTHING
+    me = protocol.receive_term(stepping(view(1, "a", "b")), 2)
+    _, action = protocol.receive_view(me, view(9, "a", after=1))
+    assert action is ViewAction.NONE
 
 
-def test_who_cannot_follow_a_view_says_so() -> None:
-    me, reaction = worker.receive_view(stepping(view(1, "a", "b")), view(2, "a"))
-    assert (me.mode, reaction) == (Mode.STOPPED, Reaction.REPORT)
-    me, reaction = worker.receive_view(me, view(3, "a", "b", after=1))
-    assert (me.mode, reaction) == (Mode.STOPPED, Reaction.REPORT)
-    me, reaction = worker.receive_view(me, view(4, "a"))
-    assert (me.mode, reaction) == (Mode.ENTERING, Reaction.ENTER)
+def test_a_worker_that_cannot_follow_a_view_stops_and_reports_it() -> None:
+    me, action = protocol.receive_view(stepping(view(1, "a", "b")), view(2, "a"))
+    assert (me.phase, action) == (ParticipantPhase.STOPPED, ViewAction.STOP)
+    me, action = protocol.receive_view(me, view(3, "a", "b", after=1))
+    assert (me.phase, action) == (ParticipantPhase.STOPPED, ViewAction.STOP)
+    me, action = protocol.receive_view(me, view(4, "a"))
+    assert (me.phase, action) == (ParticipantPhase.ENTERING, ViewAction.ENTER)

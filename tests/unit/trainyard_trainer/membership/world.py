@@ -1,4 +1,4 @@
-"""A model of a job for the membership checker: the real protocol, pretended wires and collectives.
+"""A model of a job for the membership checker: the real protocol, simulated wires and collectives.
 
 Both halves of the protocol are the shipped code; what is modelled is what lies between them:
 connections that deliver in order or break, processes that die, and collectives that complete on a
@@ -11,33 +11,51 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainyard_trainer.contract.exits import Result
-from trainyard_trainer.membership import decisions, participant
-from trainyard_trainer.membership import events as nouns
-from trainyard_trainer.membership.events import Joined, Member, MemberAddress, View, ViewId
-from trainyard_trainer.membership.participant import Mode, Participant, Reaction
+from trainyard_trainer.membership import decisions
+from trainyard_trainer.membership import participant as protocol
+from trainyard_trainer.membership.events import Command, Disconnected, Event, StateStored
+from trainyard_trainer.membership.messages import (
+    CollectState,
+    Dismiss,
+    Fence,
+    Goodbye,
+    Hello,
+    MembershipMessage,
+    Stopped,
+    StopRequest,
+    ViewAnnouncement,
+)
+from trainyard_trainer.membership.participant import Participant, ParticipantPhase, Step, ViewAction
 from trainyard_trainer.membership.registry import Registry
+from trainyard_trainer.membership.views import MemberAddress, View, ViewId
 
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
     """One worker's process."""
 
-    me: Participant
+    participant: Participant
     alive: bool = True
     connected: bool = False
-    greeted: bool = False
-    """The coordinator has heard the Hello of this connection; what it sent before is lost."""
-    warm: bool = False
+    welcomed: bool = False
+    """The coordinator has received this connection's Hello; what it sent before is lost."""
+    ready: bool = False
     leaving: bool = False
     building: ViewId | None = None
-    """The view whose group it takes part in making."""
+    """The view whose group it takes part in building."""
     waiting: tuple[Any, ...] | None = None
-    """The collective it has entered and not completed: ("turn" | "transfer", view, turn)."""
+    """The collective it has entered and not completed: ("step" | "transfer", view, progress)."""
     lineage: tuple[Any, ...] = ()
-    """What its state was made of: the birth, then (turn, view) for each commit."""
+    """What its state was made of: the initial view, then (progress, view) for each commit."""
     inbox: tuple[Any, ...] = ()
-    outbox: tuple[Any, ...] = ()
+    """Messages to it; a Welcome is no value, so that ("welcome", term) stands for it."""
+    outbox: tuple[Event, ...] = ()
+    """What the coordinator has yet to take from it, the end of its connection included."""
     dismissed: Result | None = None
+
+    @property
+    def member_id(self) -> str:
+        return self.participant.member_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +68,14 @@ class World:
     faults: int
     """How many faults may still happen."""
     entered: frozenset[tuple[Any, ...]] = frozenset()
-    """(collective, ident, vote): who has entered what."""
+    """(collective, member id, vote): who has entered what."""
     built: frozenset[tuple[ViewId, str]] = frozenset()
     sources: frozenset[tuple[ViewId, int, tuple[Any, ...]]] = frozenset()
-    """What the sources of transfers hold: (view, progress, lineage)."""
+    """The states that the sources of transfers hold: (view, progress, lineage)."""
     views: tuple[View, ...] = ()
     """All views ever announced."""
     stored: tuple[int, tuple[Any, ...]] | None = None
-    """The state in the coordinator's keeping: progress and lineage."""
+    """The state that the coordinator stores: progress and lineage."""
 
 
 class Violation(AssertionError):
@@ -66,7 +84,7 @@ class Violation(AssertionError):
 
 def start(count: int, faults: int) -> World:
     """A coordinator and `count` processes that have not yet connected."""
-    workers = tuple(Worker(me=Participant(member_id=f"{n}/0")) for n in "abcd"[:count])
+    workers = tuple(Worker(participant=Participant(member_id=f"{n}/0")) for n in "abcd"[:count])
     first = Registry(term=1, minimum=1, desired=count)
     return World(registry=first, term=1, workers=workers, faults=faults)
 
@@ -75,16 +93,15 @@ def key(world: World) -> Any:
     """What makes two worlds the same."""
     known = world.registry
     members = None if known is None else tuple(known.members.values())
-    rest = None if known is None else replace(known, members={})
-    flat = None if rest is None else (rest.desired, rest.view, rest.pending, rest.number)
-    more = None if rest is None else (rest.learning_until, rest.collecting, rest.collected)
-    closed = None if rest is None else rest.closed
+    views = None if known is None else (known.desired, known.view, known.pending, known.last_number)
+    more = None if known is None else (known.rejoin_deadline, known.collecting_from)
+    end = None if known is None else (known.collected, known.result)
     live = frozenset(e for e in world.entered if _is_awaited(world, e[0]))
     return (
         members,
-        flat,
+        views,
         more,
-        closed,
+        end,
         world.workers,
         world.faults,
         live,
@@ -100,33 +117,34 @@ def _is_awaited(world: World, collective: tuple[Any, ...]) -> bool:
 # --- the coordinator's side -----------------------------------------------------------------------
 
 
-def feed(world: World, event: nouns.Event, now: float = 0.0) -> World:
-    """The coordinator takes an event, and its commands go out."""
+def handle(world: World, event: Event, now: float = 0.0) -> World:
+    """The coordinator handles an event, and sends what it commands."""
     assert world.registry is not None
-    known, commands = decisions.step(world.registry, event, now)
-    world = replace(world, registry=known)
+    registry, commands = decisions.step(world.registry, event, now)
+    world = replace(world, registry=registry)
     for command in commands:
-        world = _send(world, command)
+        world = _send_command(world, command)
     return world
 
 
-def _send(world: World, command: nouns.Command) -> World:
-    if isinstance(command, nouns.Announce):
+def _send_command(world: World, command: Command) -> World:
+    to, message = command
+    if isinstance(message, ViewAnnouncement):
         for view in world.views:
-            if view.id == command.view.id and view != command.view:
+            if view.id == message.view.id and view != message.view:
                 raise Violation(f"two views are called {view.id}")
-        if command.view not in world.views:
-            world = replace(world, views=(*world.views, command.view))
-    index = _index(world, command.to)
-    if index is None or not world.workers[index].greeted:
+        if message.view not in world.views:
+            world = replace(world, views=(*world.views, message.view))
+    index = _index(world, to)
+    if index is None or not world.workers[index].welcomed:
         return world
     worker = world.workers[index]
-    return put(world, index, replace(worker, inbox=(*worker.inbox, command)))
+    return put(world, index, replace(worker, inbox=(*worker.inbox, message)))
 
 
-def _index(world: World, ident: str) -> int | None:
+def _index(world: World, member_id: str) -> int | None:
     for index, worker in enumerate(world.workers):
-        if worker.me.member_id == ident:
+        if worker.member_id == member_id:
             return index
     return None
 
@@ -139,107 +157,109 @@ def put(world: World, index: int, worker: Worker) -> World:
 # --- a worker's side ------------------------------------------------------------------------------
 
 
-def _cut_off(worker: Worker) -> Worker:
-    return replace(worker, connected=False, greeted=False, inbox=())
+def _disconnected(worker: Worker) -> Worker:
+    return replace(worker, connected=False, welcomed=False, inbox=())
 
 
-def tell(worker: Worker, message: Any) -> Worker:
-    return replace(worker, outbox=(*worker.outbox, message)) if worker.connected else worker
+def queue(worker: Worker, event: Event) -> Worker:
+    """Have the coordinator take an event after all that this worker has sent before."""
+    return replace(worker, outbox=(*worker.outbox, event)) if worker.connected else worker
+
+
+def send(worker: Worker, message: MembershipMessage) -> Worker:
+    return queue(worker, (worker.member_id, message))
 
 
 def digest(worker: Worker) -> str:
     return str(hash(worker.lineage))
 
 
-def _report(worker: Worker) -> Worker:
-    me = worker.me
+def _send_stopped(worker: Worker) -> Worker:
+    me = worker.participant
     worker = replace(worker, waiting=None, building=None)
-    return tell(
+    return send(
         worker,
-        nouns.Stopped(
-            ident=me.member_id,
-            heard=me.announced,
-            view=me.state_view.id if me.state_view else None,
+        Stopped(
+            announced=me.announced,
+            state_view=me.state_view.id if me.state_view else None,
             progress=me.progress,
             digest=digest(worker),
         ),
     )
 
 
-def react(world: World, index: int, step: tuple[Participant, Reaction]) -> World:
-    me, reaction = step
-    worker = replace(world.workers[index], me=me)
-    if reaction is Reaction.REPORT:
-        return put(world, index, _report(worker))
-    if reaction is Reaction.PREPARE:
+def act(world: World, index: int, step: Step) -> World:
+    """A worker takes the action that its half of the protocol calls for."""
+    me, action = step
+    worker = replace(world.workers[index], participant=me)
+    if action is ViewAction.STOP:
+        return put(world, index, _send_stopped(worker))
+    if action is ViewAction.PREPARE:
         assert me.pending is not None
         if me.member_id in me.pending.member_ids:
             worker = replace(worker, building=me.pending.id)
             built = world.built | {(me.pending.id, me.member_id)}
             return put(replace(world, built=built), index, worker)
-    if reaction is Reaction.ENTER:
+    if action is ViewAction.ENTER:
         return _enter(world, index, worker)
     return put(world, index, worker)
 
 
 def _enter(world: World, index: int, worker: Worker) -> World:
-    view = worker.me.view
+    view = worker.participant.view
     assert view is not None
     worker = replace(worker, waiting=None, building=view.id)
-    if not worker.me.is_member:
-        worker = tell(worker, nouns.Lost(ident=worker.me.member_id, left_for=view.id))
-        gone = replace(_cut_off(worker), alive=False, dismissed=Result.LEFT)
+    if not worker.participant.is_member:
+        worker = send(worker, Goodbye(left_for=view.id))
+        worker = queue(worker, Disconnected(member_id=worker.member_id))
+        gone = replace(_disconnected(worker), alive=False, dismissed=Result.LEFT)
         return put(world, index, gone)
-    return put(replace(world, built=world.built | {(view.id, worker.me.member_id)}), index, worker)
+    return put(replace(world, built=world.built | {(view.id, worker.member_id)}), index, worker)
 
 
 def is_built(world: World, view: View) -> bool:
-    return all((view.id, ident) in world.built for ident in view.member_ids)
+    return all((view.id, member_id) in world.built for member_id in view.member_ids)
 
 
-def hello(worker: Worker) -> Joined:
-    me = worker.me
-    halted = Result.COMPLETE if me.mode is Mode.HALTED else None
-    member = Member(
+def hello(worker: Worker) -> Hello:
+    me = worker.participant
+    finished = Result.COMPLETE if me.phase is ParticipantPhase.FINISHED else None
+    return Hello(
         address=MemberAddress(member_id=me.member_id),
-        ready_at=0.0 if worker.warm else None,
-        view=me.state_view.id if me.state_view else None,
+        ready=worker.ready,
         announced=me.announced,
+        state_view=me.state_view,
         progress=me.progress,
-        digest=digest(worker) if me.is_stopped or halted else "",
+        digest=digest(worker) if me.is_stopped or finished else "",
         stopped=me.is_stopped,
         leaving=worker.leaving,
-        halted=halted,
+        finished=finished,
     )
-    return Joined(member=member, view=me.state_view)
 
 
-def take(world: World, index: int) -> World:
-    """A worker takes the next message of its inbox."""
+def receive(world: World, index: int) -> World:
+    """A worker receives the next message of its inbox."""
     worker = world.workers[index]
-    command, worker = worker.inbox[0], replace(worker, inbox=worker.inbox[1:])
+    message, worker = worker.inbox[0], replace(worker, inbox=worker.inbox[1:])
     world = put(world, index, worker)
-    match command:
-        case ("term", term):
-            me = participant.receive_term(worker.me, term)
-            return put(world, index, replace(worker, me=me))
-        case nouns.Announce():
-            return react(world, index, participant.receive_view(worker.me, command.view))
-        case nouns.Stop():
-            return react(world, index, participant.receive_stop(worker.me))
-        case nouns.Fence():
-            name, _, number = worker.me.member_id.partition("/")
-            me = participant.reset(worker.me, f"{name}/{int(number) + 1}")
-            fresh = Worker(me=me, warm=True, leaving=worker.leaving)
-            return put(world, index, fresh)
-        case nouns.Collect():
-            stored = (worker.me.progress, worker.lineage)
-            worker = tell(worker, nouns.Collected(ident=worker.me.member_id))
+    match message:
+        case ("welcome", term):
+            me = protocol.receive_term(worker.participant, term)
+            return put(world, index, replace(worker, participant=me))
+        case ViewAnnouncement():
+            return act(world, index, protocol.receive_view(worker.participant, message.view))
+        case StopRequest():
+            return act(world, index, protocol.receive_stop(worker.participant))
+        case Fence():
+            name, _, number = worker.member_id.partition("/")
+            me = protocol.reset(worker.participant, f"{name}/{int(number) + 1}")
+            return put(world, index, Worker(participant=me, ready=True, leaving=worker.leaving))
+        case CollectState():
+            stored = (worker.participant.progress, worker.lineage)
+            worker = queue(worker, StateStored(member_id=worker.member_id))
             return put(replace(world, stored=stored), index, worker)
-        case nouns.Dismiss():
-            gone = replace(
-                worker, alive=False, connected=False, greeted=False, dismissed=command.result
-            )
-            return put(world, index, replace(gone, inbox=(), waiting=None))
+        case Dismiss():
+            gone = replace(_disconnected(worker), alive=False, dismissed=message.result)
+            return put(world, index, replace(gone, waiting=None))
         case _:
-            raise AssertionError(command)
+            raise AssertionError(message)

@@ -1,9 +1,9 @@
 """A worker's connection to its coordinator, kept up by a thread of its own.
 
-It stands apart from the training thread so that no step waits for the network: messages go out
-through a queue and come in through another. When the coordinator is gone the link looks for it
-again, by name, for as long as it takes; each new connection begins with a `Hello` that says all
-that the worker knows, so nothing that was said to the old coordinator needs repeating.
+Training never waits for the network: messages go out through one queue and come in through another.
+When the coordinator is lost, the thread resolves its name and reconnects for as long as it takes.
+Each new connection begins with a `Hello` that holds all that the worker knows, so that no message
+to an earlier coordinator has to be sent again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import queue
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -22,23 +22,29 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from trainyard_trainer.contract.env import PATH_MEMBER, PATH_STATE
+from trainyard_trainer.membership.messages import (
+    CoordinatorMessage,
+    Hello,
+    LeaveRequest,
+    Message,
+    Welcome,
+)
 from trainyard_trainer.runtime.exits import TrainerError
-from trainyard_trainer.transport import messages
-from trainyard_trainer.transport.messages import FromCoordinator, Hello, Leave, Message
+from trainyard_trainer.transport import codec
 from trainyard_trainer.transport.tls import Credentials, is_loopback
 
 CHUNK_BYTES: Final = 1 << 20
 RETRY_SECONDS: Final = (0.05, 2.0)
-"""First and longest pause between attempts to reach the coordinator."""
+"""The first and the longest pause between attempts to connect."""
 HEADER_TERM: Final = "X-Trainyard-Term"
 HEADER_DIGEST: Final = "X-Trainyard-SHA256"
 
 
 class CoordinatorConnection:
-    """The connection; its methods are called from the training thread."""
+    """Reconnects by itself; its methods are called from the training thread."""
 
     def __init__(self, coordinator: str, credentials: Credentials) -> None:
-        """`coordinator` is `host:port`, resolved anew for each connection."""
+        """`coordinator` is `host:port`; the host is resolved again for each connection."""
         host = coordinator.rpartition(":")[0].strip("[]")
         if not credentials.exist and not is_loopback(host):
             raise TrainerError(
@@ -48,72 +54,74 @@ class CoordinatorConnection:
         scheme = "https" if credentials.exist else "http"
         self._url = f"{scheme}://{coordinator}"
         self._credentials = credentials
-        self._inbox: queue.SimpleQueue[FromCoordinator | Leave] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[CoordinatorMessage | LeaveRequest] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._hello: Callable[[], Hello] | None = None
         self._outbox: asyncio.Queue[Message | None] | None = None
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name="coordinator-connection", daemon=True
+        )
         self._closing = False
         self.term = 0
-        """Of the coordinator last connected to; it goes with what is uploaded."""
+        """Of the newest coordinator connected to; uploads carry it."""
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a coordinator at the other end."""
+        """Whether a coordinator is connected."""
         return self._outbox is not None
 
     def start(self, hello: Callable[[], Hello]) -> None:
-        """Connect, and keep connected; `hello` is asked for each connection, under the lock."""
+        """Connect, and keep connected; `hello` is called for each connection, locked."""
         self._hello = hello
         self._thread.start()
 
     @contextlib.contextmanager
-    def changing(self) -> Any:
-        """Hold off new connections while what `hello` says is changed and told."""
+    def locked(self) -> Iterator[None]:
+        """Hold off new connections while the content of `hello` is changed and sent."""
         with self._lock:
             yield
 
     def send(self, message: Message) -> None:
-        """Send a message; without a connection it is dropped, for the next `Hello` says more.
+        """Send a message; without a connection it is dropped, because the next `Hello` covers it.
 
-        To be called within `changing` when the message says what has changed.
+        Call it within `locked` together with the change that the message reports.
         """
         outbox = self._outbox
         if outbox is not None:
             self._loop.call_soon_threadsafe(outbox.put_nowait, message)
 
-    def receive(self, timeout: float = 0.0) -> FromCoordinator | Leave | None:
+    def receive(self, timeout: float = 0.0) -> CoordinatorMessage | LeaveRequest | None:
         """The next message, waiting up to `timeout` seconds for one."""
         try:
             return self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
         except queue.Empty:
             return None
 
-    def wake(self, message: Leave) -> None:
-        """Have `hear` return `message`; safe in a signal handler."""
+    def inject(self, message: LeaveRequest) -> None:
+        """Have `receive` return `message`; safe in a signal handler."""
         self._inbox.put(message)
 
     def upload(self, kind: str, data: bytes) -> Future[bool]:
-        """Send a state file to the coordinator, beside all else; whether it is stored."""
+        """Upload a state file in the background; the result is whether it was stored."""
         return asyncio.run_coroutine_threadsafe(self._upload(kind, data), self._loop)
 
     def download(self, kind: str) -> bytes | None:
-        """The coordinator's newest checkpoint, or the `init` model; None when it has none.
+        """The coordinator's newest checkpoint, or the `init` model; None when there is none.
 
         Raises OSError or aiohttp.ClientError when the coordinator cannot be reached.
         """
         return asyncio.run_coroutine_threadsafe(self._download(kind), self._loop).result()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Send what is queued and hang up."""
+        """Send what is queued and close the connection."""
         self._closing = True
         with self._lock:
             if self._outbox is not None:
                 self._loop.call_soon_threadsafe(self._outbox.put_nowait, None)
         self._thread.join(timeout)
 
-    # --- in the link's own thread ---------------------------------------------------------------
+    # --- in the connection's own thread ---------------------------------------------------------
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -123,9 +131,9 @@ class CoordinatorConnection:
         pause = RETRY_SECONDS[0]
         while not self._closing:
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                if await self._connection():
-                    pause = RETRY_SECONDS[0]
-            # Jitter, so that the workers of a large job do not come back all at once.
+                await self._connect_once()
+                pause = RETRY_SECONDS[0]
+            # Jitter, so that the workers of a large job do not reconnect all at once.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(2 * pause, RETRY_SECONDS[1])
 
@@ -136,15 +144,15 @@ class CoordinatorConnection:
     def _tls(self) -> Any:
         return self._credentials.client() if self._credentials.exist else False
 
-    async def _connection(self) -> bool:
-        """One connection from `Hello` to its end; whether it came about."""
+    async def _connect_once(self) -> None:
+        """Serve one connection, from `Hello` to its end; raises when it cannot be made."""
         async with (
             self._session() as session,
             session.ws_connect(
                 self._url + PATH_MEMBER,
                 ssl=self._tls(),
                 heartbeat=5.0,
-                max_msg_size=messages.MESSAGE_BYTES,
+                max_msg_size=codec.MESSAGE_BYTES,
             ) as socket,
         ):
             outbox = self._open()
@@ -158,7 +166,6 @@ class CoordinatorConnection:
                     sender.cancel()
                 with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                     await sender
-        return True
 
     def _open(self) -> asyncio.Queue[Message | None]:
         outbox: asyncio.Queue[Message | None] = asyncio.Queue()
@@ -172,15 +179,15 @@ class CoordinatorConnection:
         self, socket: aiohttp.ClientWebSocketResponse, outbox: asyncio.Queue[Message | None]
     ) -> None:
         while (message := await outbox.get()) is not None:
-            await socket.send_str(messages.encode(message))
+            await socket.send_str(codec.encode(message))
         await socket.close()
 
     async def _receive_all(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for frame in socket:
             if frame.type is not WSMsgType.TEXT:
                 continue
-            message = messages.decode_from_coordinator(frame.data)
-            if isinstance(message, messages.Welcome):
+            message = codec.decode_from_coordinator(frame.data)
+            if isinstance(message, Welcome):
                 self.term = message.term
             self._inbox.put(message)
 
@@ -213,5 +220,5 @@ class CoordinatorConnection:
             response.raise_for_status()
             data = await response.read()
         if hashlib.sha256(data).hexdigest() != response.headers.get(HEADER_DIGEST):
-            raise aiohttp.ClientPayloadError("the checkpoint was damaged on its way")
+            raise aiohttp.ClientPayloadError("the checkpoint does not match its checksum")
         return data

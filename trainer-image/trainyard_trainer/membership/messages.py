@@ -1,0 +1,191 @@
+"""Messages between the workers and the coordinator of a DistributedJob.
+
+The state machine takes and returns these very structs, and `transport.codec` encodes them as JSON
+objects whose `kind` is the class name. Every field that a peer fills in is bounded here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from trainyard_trainer.contract.env import WIRE_VERSION
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.membership.views import MemberAddress, View, ViewId
+
+Name = Annotated[str, Meta(max_length=300)]
+Count = Annotated[int, Meta(ge=0, le=1 << 62)]
+
+
+class Message(Struct, frozen=True, kw_only=True, tag_field="kind", tag=True):
+    """A message; its class name is its kind."""
+
+
+class ConfigurationThroughput(Struct, frozen=True, kw_only=True):
+    """Throughput in one configuration, as a worker measured it."""
+
+    nodes: Count
+    workers: Count
+    local_batch: Count
+    steps: Count
+    samples_per_second: float
+    compute_seconds: float
+    communication_seconds: float
+
+
+class RescaleCost(Struct, frozen=True, kw_only=True):
+    """What a view change cost one survivor, or one joiner."""
+
+    view: Count
+    stall_seconds: float = 0.0
+    """A survivor's gap between two steps, less a normal step."""
+    joining_seconds: float = 0.0
+    """A joiner's time from the start of its process to its first step."""
+
+
+# --- worker → coordinator -------------------------------------------------------------------------
+
+
+class ProgressReport(Message, frozen=True, kw_only=True):
+    """Training progress; rank 0 sends it about once a second, others only with a rescale cost."""
+
+    step: Count = 0
+    epoch: float = 0.0
+    samples: Count = 0
+    loss: float | None = None
+    metrics: dict[Name, float | None] = {}
+    epochs_audited: Count = 0
+    samples_wrong: Count = 0
+    plan_generation: Count = 0
+    """Of the plan in force; 0 before the first."""
+    plan_effective_step: Count = 0
+    """The step at which that plan took effect."""
+    throughput: Annotated[list[ConfigurationThroughput], Meta(max_length=1000)] = []
+    """All configurations that the worker has measured."""
+    rescale_cost: RescaleCost | None = None
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """A worker's first message on a connection: who it is and, on a reconnect, what it knows."""
+
+    address: MemberAddress
+    wire: Count = WIRE_VERSION
+    term: Count = 0
+    """The highest term of a coordinator that it has met."""
+    ready: bool = False
+    announced: ViewId | None = None
+    """The newest view announced to it."""
+    state_view: View | None = None
+    """The last view entered with state: what the state at `progress` belongs to."""
+    progress: Annotated[int, Meta(ge=-1)] = -1
+    """Iterations committed; -1 without state."""
+    digest: Name = ""
+    stopped: bool = False
+    leaving: bool = False
+    finished: Result | None = None
+    report: ProgressReport | None = None
+
+
+class Ready(Message, frozen=True, kw_only=True):
+    """The worker has warmed up and can be given a view."""
+
+
+class ViewEntered(Message, frozen=True, kw_only=True):
+    """The worker has the view's process group and state."""
+
+    view: View
+    progress: Count
+
+
+class Stopped(Message, frozen=True, kw_only=True):
+    """The worker's view broke, or a stop was requested; it waits for a view that begins at once."""
+
+    announced: ViewId | None
+    state_view: ViewId | None
+    progress: Annotated[int, Meta(ge=-1)]
+    digest: Name
+
+
+class Finished(Message, frozen=True, kw_only=True):
+    """The worker has reached the end of training, or the suspension, and holds the final state."""
+
+    result: Result
+    progress: Count
+    digest: Name
+
+
+class LeaveRequest(Message, frozen=True, kw_only=True):
+    """The worker was told to terminate and waits to be dismissed."""
+
+
+class Goodbye(Message, frozen=True, kw_only=True):
+    """The worker exits cleanly."""
+
+    left_for: ViewId | None = None
+    """The view whose switch left it out."""
+
+
+# --- coordinator → worker -------------------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True, kw_only=True):
+    """The coordinator's first message on a connection: its term and the job's configuration."""
+
+    term: Count
+    config: dict[str, Any]
+    wire: Count = WIRE_VERSION
+
+
+class ViewAnnouncement(Message, frozen=True, kw_only=True):
+    """A view to begin, or to prepare."""
+
+    view: View
+
+
+class StopRequest(Message, frozen=True, kw_only=True):
+    """Stop at once and report the progress with `Stopped`."""
+
+
+class Fence(Message, frozen=True, kw_only=True):
+    """The worker was given up: its state is void, and it may only come back as a new member."""
+
+    replaced: bool = False
+    """A newer worker of the same pod name is connected: do not come back."""
+
+
+class PlanUpdate(Message, frozen=True, kw_only=True):
+    """The newest plan, as JSON of `contract.plan.Plan`."""
+
+    plan: Annotated[str, Meta(max_length=10_000)]
+
+
+class CollectState(Message, frozen=True, kw_only=True):
+    """Upload the state: the model of a complete training, else a checkpoint."""
+
+    result: Result
+
+
+class SnapshotRequest(Message, frozen=True, kw_only=True):
+    """Upload a checkpoint at the next step boundary, and train on."""
+
+
+class Dismiss(Message, frozen=True, kw_only=True):
+    """Exit cleanly with this result."""
+
+    result: Result
+
+
+MembershipMessage = Hello | Ready | ViewEntered | Stopped | Finished | LeaveRequest | Goodbye
+"""What the coordinator's state machine takes from a worker."""
+WorkerMessage = MembershipMessage | ProgressReport
+CoordinatorMessage = (
+    Welcome
+    | ViewAnnouncement
+    | StopRequest
+    | Fence
+    | PlanUpdate
+    | CollectState
+    | SnapshotRequest
+    | Dismiss
+)
