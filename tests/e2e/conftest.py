@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from tests.demo.stage import IMAGES, install
+from tests.demo.stage import IMAGES, NAME, install
 from tests.e2e.yard import Yard
 from tools.localcluster import Cluster, ClusterOptions, open_cluster
 from trainyard.cluster.client import KubeClient
 
+CLUSTER = os.environ.get("TRAINYARD_CLUSTER", NAME)
+RELEASE_SETTINGS = ("scrapeInterval=1s",)
 NAMESPACES = "/api/v1/namespaces"
 HOSPITALS = ("budapest", "cleveland", "long-beach")
 CPU = "1"
@@ -22,10 +25,10 @@ CPU = "1"
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster, with both images loaded and the release installed."""
-    with open_cluster(ClusterOptions()) as found:
+    with open_cluster(ClusterOptions(name=CLUSTER)) as found:
         for tag in IMAGES:
             found.load_image(tag)
-        install(found, "scrapeInterval=1s")
+        install(found, *RELEASE_SETTINGS)
         yield found
 
 

@@ -72,13 +72,18 @@ def images_turn() -> Iterator[None]:
 
 def build_image(engine: Engine, tag: str) -> None:
     """Build one of our images, or find that nothing changed."""
-    name = tag.partition(":")[0]
     if tag not in own_tags():
         raise ClusterError(f"{tag} is none of our images: {', '.join(own_tags())}")
+    build_variant(engine, tag, REPOSITORY)
+
+
+def build_variant(engine: Engine, tag: str, source: Path) -> None:
+    """Build one of our images under any tag, with the code of another tree and our libraries."""
+    name = tag.partition(":")[0]
     recipe = RECIPES[name]
     arguments = _arguments(engine, os.environ)
     dependencies = _ensure_dependencies(engine, name, recipe, arguments)
-    _build_code(engine, tag, recipe, dependencies)
+    _build_code(engine, tag, recipe, dependencies, source)
     engine.remove_other_tags(dependencies)
 
 
@@ -116,12 +121,12 @@ def _ensure_dependencies(
     return tag
 
 
-def _build_code(engine: Engine, tag: str, recipe: Recipe, dependencies: str) -> None:
+def _build_code(engine: Engine, tag: str, recipe: Recipe, dependencies: str, source: Path) -> None:
     """Build the image itself, from a copy of the sources without what lies between them."""
     with scratch() as context:
         for each in RECIPES.values():
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(REPOSITORY / each.folder, context / each.folder, ignore=ignored)
+            shutil.copytree(source / each.folder, context / each.folder, ignore=ignored)
         build = Build(
             tag=tag,
             containerfile=context / recipe.folder / "Containerfile",

@@ -1,5 +1,5 @@
-"""What the operator's image and the trainer's image agree on, in the standard library alone.
+"""What the operator's image and the trainer's image agree on.
 
-It is the one part of the trainer that the operator imports. A change that an older peer would
-misread raises `env.WIRE_VERSION`.
+It is the only part of the trainer that the operator imports, so it needs nothing but msgspec, which
+both images have, and the standard library.
 """

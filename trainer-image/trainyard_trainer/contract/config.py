@@ -1,13 +1,12 @@
-"""A DistributedJob's configuration: what its coordinator needs to know at its start."""
+"""A DistributedJob's configuration: what its coordinator needs when it starts."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from trainyard_trainer.contract.decoding import build, parse_object
+from trainyard_trainer.contract.encoding import decode, encode
 
 
 class Direction(StrEnum):
@@ -19,20 +18,20 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Training ends early when `metric` reaches `goal`."""
+    """Training ends early when `metric` reaches `value`."""
 
     metric: str
     value: float
     direction: Direction = Direction.MAX
 
     def reached(self, value: float) -> bool:
-        """Whether `value` is at the goal or beyond; NaN never is."""
+        """Whether `value` is at the target or beyond; NaN never is."""
         return value >= self.value if self.direction is Direction.MAX else value <= self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobConfig:
-    """What a coordinator needs to know of its job at its start; it passes it on to the workers."""
+    """A DistributedJob's configuration; the coordinator passes it on to the workers."""
 
     task: str
     """`module:Class` of the Task."""
@@ -50,18 +49,13 @@ class JobConfig:
     """Whether `STATE_DIR` survives the coordinator's pod."""
     min_workers: int = 1
     silence_seconds: float = 5.0
-    """A member not heard of for so long is dead."""
+    """A member that is silent for this long counts as dead."""
 
     def encode(self) -> str:
         """The configuration as JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return encode(self)
 
     @classmethod
     def decode(cls, text: str) -> JobConfig:
         """Parse; raises ValueError that names the field."""
-        values = parse_object(text, "job configuration")
-        if (target := values.get("target")) is not None:
-            target = build(
-                Target, {**target, "direction": Direction(target.get("direction", Direction.MAX))}
-            )
-        return build(cls, {**values, "target": target})
+        return decode(text, cls, "job configuration")

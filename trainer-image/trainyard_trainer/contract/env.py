@@ -1,4 +1,4 @@
-"""What a pod finds around it: environment variables, paths, ports, and who certificates name."""
+"""The environment of a pod: variables, paths, ports, and the names in certificates."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from enum import StrEnum
 from typing import Final
 
 WIRE_VERSION: Final = 1
-"""Raised by each change that an older peer would misread; a mismatch becomes a condition."""
+"""Version of the contract; peers of different versions refuse each other.
 
-# Environment. World size is never here: a pod knows its job, its name and its coordinator, and
-# learns all else from the coordinator.
+Operators and trainers of different releases meet, because jobs outlive upgrades. Within a version
+only these may be added: optional fields that a peer may ignore without harm, metrics, and labels
+that do not split a series. Everything else raises the version: a required field, a field that must
+not be ignored, another type, meaning or default of a field (defaults are not sent), another value
+of an enumerated field.
+"""
+
+# Environment variables. World size is not among them: a pod knows its job, its name and its
+# coordinator's address; everything else comes from the coordinator.
 ENV_NAMESPACE: Final = "TRAINYARD_NAMESPACE"
 ENV_JOB: Final = "TRAINYARD_JOB"
 ENV_POD: Final = "TRAINYARD_POD"
@@ -24,8 +31,8 @@ ENV_TERM: Final = "TRAINYARD_TERM"
 ENV_CONFIG: Final = "TRAINYARD_CONFIG"
 """The job's configuration as JSON (`JobConfig`, `FederatedConfig`); given to the coordinator."""
 ENV_STATE: Final = "TRAINYARD_STATE"
-"""The job's own folder below `STATE_DIR`; jobs may share a claim, and a job that is created anew
-under an old name must not take the old one's result for its own."""
+"""The job's own directory below `STATE_DIR`: jobs may share a claim, and a job that is recreated
+under the same name must not pick up the result of the old one."""
 ENV_WIRE: Final = "TRAINYARD_WIRE"
 """The operator's `WIRE_VERSION`."""
 
@@ -40,10 +47,10 @@ TLS_KEY: Final = f"{TLS_DIR}/tls.key"
 STATE_DIR: Final = "/var/lib/trainyard"
 """Checkpoints and results: the claim, or an emptyDir that dies with the coordinator."""
 DATA_DIR: Final = "/var/lib/trainyard-data"
-"""A party's own data, read-only; there only where the party names a claim."""
+"""A party's own data, read-only; mounted only if the party names a claim."""
 TERMINATION_LOG: Final = "/dev/termination-log"
 TERMINATION_BYTES: Final = 4096
-"""Kubernetes cuts a termination message here."""
+"""Kubernetes truncates termination messages to this size."""
 
 MODEL_FILE: Final = "model.safetensors"
 RESULT_FILE: Final = "result.json"
@@ -55,23 +62,23 @@ PATH_PLAN: Final = "/v1/plan"
 PATH_MEMBER: Final = "/v1/member"
 """WebSocket: one per worker, for as long as it is a member."""
 PATH_STATE: Final = "/v1/state"
-"""Streamed checkpoints and models, both ways."""
+"""Streamed checkpoints and models, in both directions."""
 
 
 class Role(StrEnum):
-    """Who a certificate speaks for; the last part of its URI name."""
+    """The role that a certificate identifies; a segment of its URI name."""
 
     OPERATOR = "operator"
     COORDINATOR = "coordinator"
     WORKER = "worker"
     PARTY = "party"
-    """A participant of a federation; its certificate names it besides."""
+    """A participant of a federation; its certificate also holds its name."""
 
 
 def identity(namespace: str, job: str, role: Role, member: str = "") -> str:
     """The URI subject alternative name that binds a certificate to namespace, job and role.
 
-    `member` is the party's name: parties do not trust each other, so each has a name of its own.
+    `member` is the party's name: parties do not trust each other, so each has its own identity.
     """
     name = f"trainyard://{namespace}/{job}/{role}"
     return f"{name}/{member}" if member else name

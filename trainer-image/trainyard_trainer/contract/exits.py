@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum, StrEnum
+
+import msgspec
 
 from trainyard_trainer.contract.env import TERMINATION_BYTES
 
@@ -19,13 +21,13 @@ class Exit(IntEnum):
     TASK_INVALID = 64
     """The task cannot be loaded or refuses its arguments; a retry would fail the same way."""
     INTERNAL = 70
-    """A defect of ours; retried."""
+    """A bug in Trainyard; retried."""
     STATE_UNUSABLE = 74
     """The state directory cannot be read or written."""
     FENCED = 75
-    """A higher term, or a newer member of the same name, has taken this process' place."""
+    """A coordinator of a higher term, or a newer member of this name, has replaced the process."""
     WIRE_MISMATCH = 76
-    """Operator and trainer images do not speak the same wire version."""
+    """The operator's and the trainer's image have different wire versions."""
 
 
 class Result(StrEnum):
@@ -34,7 +36,7 @@ class Result(StrEnum):
     COMPLETE = "Complete"
     SUSPENDED = "Suspended"
     LEFT = "Left"
-    """The worker left on request (SIGTERM) after its agreed step."""
+    """The worker left on request (SIGTERM) at the agreed step."""
     FAILED = "Failed"
 
 
@@ -44,42 +46,38 @@ class TerminationMessage:
 
     result: Result
     error: str = ""
-    """One sentence for a person: what went wrong and, where known, what to do."""
+    """One sentence for the user: what went wrong and, if known, what to do."""
     traceback: str = ""
-    """The last lines of the traceback; cut first when the message is too long."""
+    """The last lines of the traceback; truncated first if the message is too long."""
     step: int | None = None
     samples: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     """Final evaluation metrics by name, for example `eval/accuracy`."""
 
     def encode(self) -> str:
-        """The message, its traceback and then its error cut from the left until it fits."""
-        words = {k: v for k, v in asdict(self).items() if v not in (None, "", {})}
-        text = json.dumps(words)
+        """The message as JSON; traceback, then error are truncated from the left until it fits."""
+        values = {k: v for k, v in asdict(self).items() if v not in (None, "", {})}
+        text = json.dumps(values)
         for name in ("traceback", "error"):
             excess = len(text.encode()) - TERMINATION_BYTES
-            if excess > 0 and name in words:
+            if excess > 0 and name in values:
                 # An escaped character is at most 12 bytes of JSON, so halving converges fast.
-                while excess > 0 and words[name]:
-                    words[name] = words[name][min(len(words[name]), max(excess // 2, 1)) :]
-                    text = json.dumps(words)
+                while excess > 0 and values[name]:
+                    values[name] = values[name][min(len(values[name]), max(excess // 2, 1)) :]
+                    text = json.dumps(values)
                     excess = len(text.encode()) - TERMINATION_BYTES
         return text
 
     @classmethod
-    def decode(cls, message: str) -> TerminationMessage | None:
-        """Parse a termination message; None when a process other than ours wrote it.
+    def decode(cls, text: str) -> TerminationMessage | None:
+        """Parse a termination message; None unless it is a trainer's.
 
-        Anyone may write one, so nothing is taken on trust; metrics that are not finite are dropped.
+        Any process may write one, so nothing in it is trusted; metrics that are not finite are
+        dropped.
         """
         try:
-            words = json.loads(message)
-            known = {f.name for f in fields(cls)}
-            picked = {k: v for k, v in words.items() if k in known}
-            said = cls(**{**picked, "result": Result(words["result"])})
-            if not isinstance(said.error, str) or not isinstance(said.traceback, str):
-                return None
-            finite = {k: float(v) for k, v in said.metrics.items() if math.isfinite(v)}
-            return replace(said, metrics=finite)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+            message = msgspec.convert(json.loads(text), cls)
+        except (ValueError, RecursionError):
             return None
+        finite = {k: v for k, v in message.metrics.items() if math.isfinite(v)}
+        return replace(message, metrics=finite)

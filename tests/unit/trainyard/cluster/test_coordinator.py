@@ -55,3 +55,8 @@ async def test_a_job_that_is_gone_leaves_no_connection(address: Address) -> None
     assert coordinators.is_open(address.pod.uid)
     await coordinators.forget_job(KEY)
     assert not coordinators.is_open(address.pod.uid)
+
+
+def test_a_refused_plan_names_the_one_in_force_whatever_else_it_says() -> None:
+    error = coordinator_module._refusal(b'{"generation": 3, "fencingToken": 2, "unknown": [1]}')
+    assert (error.generation, error.fencing_token) == (3, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -258,3 +260,40 @@ def test_no_more_parties_are_read_than_a_job_may_have() -> None:
     found = report_of(*lines, "# TYPE trainyard_federated_party_state gauge", *many).federation
     assert found is not None
     assert len(found.parties) == 256
+
+
+# What a trainer of a later version may add.
+LATER = """\
+# HELP trainyard_training_later_seconds Of a later version.
+# TYPE trainyard_training_later_seconds gauge
+# UNIT trainyard_training_later_seconds seconds
+trainyard_training_later_seconds{state="active",x="1"} 3.0
+# TYPE trainyard_training_latency histogram
+trainyard_training_latency_bucket{le="1.0"} 2
+trainyard_training_latency_bucket{le="+Inf"} 3 # {trace="a"} 1.5
+trainyard_training_latency_count 3
+trainyard_training_latency_sum 4.5
+# TYPE trainyard_training_mode stateset
+trainyard_training_mode{trainyard_training_mode="eager"} 1
+# TYPE another_exporter unknown
+another_exporter 1
+# EOF
+"""
+
+
+both_kinds = pytest.mark.parametrize(
+    "known", [pytest.param(HONEST, id="coordinator"), pytest.param(FEDERATED, id="aggregator")]
+)
+
+
+@both_kinds
+def test_unknown_families_are_ignored(known: str) -> None:
+    assert parse_report(known.replace("# EOF\n", LATER), NOW) == parse_report(known, NOW)
+
+
+@both_kinds
+def test_unknown_labels_are_ignored(known: str) -> None:
+    labelled = re.sub(r"^(trainyard_\w+)\{", r'\1{unknown="x",', known, flags=re.MULTILINE)
+    labelled = re.sub(r"^(trainyard_\w+) ", r'\1{unknown="x"} ', labelled, flags=re.MULTILINE)
+    assert labelled.count("unknown") == known.count("\ntrainyard_")
+    assert parse_report(labelled, NOW) == parse_report(known, NOW)

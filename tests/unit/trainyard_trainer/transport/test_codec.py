@@ -81,3 +81,23 @@ def test_unknown_fields_of_a_worker_are_ignored() -> None:
     for known in (values, values["address"], view, view["id"], values["report"]):
         known["unknown"] = {"nested": [1]}
     assert codec.decode_from_worker(json.dumps(values)) == hello
+
+
+def test_unknown_fields_of_a_worker_are_ignored() -> None:
+    hello = Hello(address=ADDRESS, state_view=VIEW, report=ProgressReport(step=3))
+    values = json.loads(codec.encode(hello))
+    view = values["state_view"]
+    for known in (values, values["address"], view, view["id"], values["report"]):
+        known["unknown"] = {"nested": [1]}
+    assert codec.decode_from_worker(json.dumps(values)) == hello
+
+
+def test_unknown_fields_of_a_coordinator_are_ignored() -> None:
+    welcome = Welcome(term=2, config=codec.encode_config(JobConfig(task="m:C")))
+    values = json.loads(codec.encode(welcome))
+    for known in (values, values["config"]):
+        known["unknown"] = {"nested": [1]}
+    decoded = codec.decode_from_coordinator(json.dumps(values))
+    assert isinstance(decoded, Welcome)
+    assert decoded.term == 2
+    assert codec.decode_config(decoded.config) == JobConfig(task="m:C")

@@ -82,6 +82,21 @@ async def test_plans_of_replaced_operators_and_old_ones_are_refused(
         assert (await put(plan_of(kind, 5, 8).replace('"wire": 1', '"wire": 2')))[0] == 400
 
 
+@pytest.mark.parametrize("kind", [distributed, federated])
+async def test_fields_of_a_later_operator_are_ignored(tmp_path: Path, kind: Any) -> None:
+    async with kind(tmp_path) as url, aiohttp.ClientSession() as session:
+
+        async def put(text: str, **query: str) -> int:
+            async with session.put(url + PATH_PLAN, data=text, params=query) as answer:
+                return answer.status
+
+        earlier = plan_of(kind, 1, 0)
+        later = json.dumps({**json.loads(earlier), "unknown": {"nested": 1}})
+        assert await put(later, unknown="1") == 200
+        assert await put(earlier) == 200, "the same Plan"
+        assert await put(later) == 200
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -91,7 +106,7 @@ async def test_plans_of_replaced_operators_and_old_ones_are_refused(
         ({"fraction": 0}, "rounds.fraction must be above 0"),
         ({"fraction": 1.1}, "rounds.fraction must be above 0 and at most 1"),
         ({"deadline_seconds": 0}, "rounds.deadline must be above 0"),
-        ({"rate": 1}, "rate"),
+        ({"max": "9"}, "Expected `int`, got `str` - at `\\$.rounds.max`"),
     ],
 )
 def test_rounds_that_nobody_could_follow_are_refused(change: dict[str, Any], says: str) -> None:
@@ -113,6 +128,13 @@ async def test_a_party_is_told_its_own_arguments(tmp_path: Path) -> None:
         assert told["config"]["args"] == {"j": 2, "k": 1}
         assert told["config"]["lr"] == 0.5
         assert (told["term"], told["instruction"]) == (1, "Wait")
+
+
+async def test_query_parameters_of_a_later_party_are_ignored(tmp_path: Path) -> None:
+    async with federated(tmp_path) as url, aiohttp.ClientSession() as session:
+        query = {"party": "a", "wire": "1", "term": "0", "ready": "0", "unknown": "1"}
+        async with session.get(url + PATH_ROUND, params=query) as answer:
+            assert answer.status == 200
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,180 @@
+"""Operators and trainers of two versions, one with more optional fields than the other.
+
+Jobs outlive upgrades of the operator and their rollback: every operator must scale jobs of either
+version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.demo.stage import install
+from tests.e2e import later
+from tests.e2e.conftest import RELEASE_SETTINGS, digits, hospitals
+from tests.e2e.yard import Object, Yard, party, training, trains_on
+from tests.support.waiting import eventually
+from tools.localcluster import Cluster
+from trainyard.api.pods import Pod
+from trainyard_trainer.contract.env import ENV_CONFIG
+from trainyard_trainer.contract.metrics import Metric
+
+VERSION = "0.1.0"
+LATER_VERSION = VERSION + later.SUFFIX
+PARTIES = ("a", "b", "c", "d")
+TASK = {"entrypoint": "paced:Paced"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How jobs of one kind are made, scaled and observed."""
+
+    manifest: Callable[[str, str, Object], Object]
+    """Of a name, an image and a pod template; the job starts with one member."""
+    scale: Callable[[Yard, str, int], Awaitable[object]]
+    has_scaled: Callable[[int], Callable[[Object], bool]]
+    progress: Callable[[Object], int]
+    role: str
+    sizes: tuple[int, int, int]
+    """Members as each operator in turn scales the job."""
+
+
+def _distributed(name: str, image: str, template: Object) -> Object:
+    epochs, workers = {"epochs": 1_000_000}, {"template": template}
+    return digits(name, task=TASK, image=image, workers=workers, training=epochs)
+
+
+def _federated(name: str, image: str, template: Object) -> Object:
+    rounds = {"max": 1_000_000, "minParties": 1, "deadline": "20s"}
+    spec = {"task": TASK, "image": image, "template": template, "rounds": rounds}
+    return hospitals(name, **spec, parties=_parties(1), training={"batchSize": 256})
+
+
+def _parties(count: int) -> list[Object]:
+    share = {"requests": {"cpu": "50m"}, "limits": {"cpu": "1", "memory": "2Gi"}}
+    return [{"name": name, "resources": share} for name in PARTIES[:count]]
+
+
+async def _add_parties(yard: Yard, name: str, count: int) -> None:
+    await yard.patch(name, {"spec": {"parties": _parties(count)}})
+
+
+def _all_contribute(count: int) -> Callable[[Object], bool]:
+    return lambda job: all(party(job, name).get("rounds") for name in PARTIES[:count])
+
+
+KINDS = {
+    "DistributedJob": Kind(
+        manifest=_distributed,
+        scale=Yard.scale,
+        has_scaled=trains_on,
+        progress=lambda job: int(training(job).get("step", 0)),
+        role="worker",
+        sizes=(2, 1, 2),
+    ),
+    "FederatedJob": Kind(
+        manifest=_federated,
+        scale=_add_parties,
+        has_scaled=_all_contribute,
+        progress=lambda job: int(training(job).get("round", 0)),
+        role="party",
+        sizes=(2, 3, 4),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def later_images(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The images of the later version; in the end the release is as before."""
+    later.load_images(cluster, tmp_path_factory.mktemp("later"))
+    yield
+    install(cluster, *RELEASE_SETTINGS)
+
+
+async def operate(cluster: Cluster, version: str) -> None:
+    """Upgrade the operator, or roll it back."""
+    settings = (*RELEASE_SETTINGS, f"image.tag={version}", "replicas=1")
+    await asyncio.to_thread(install, cluster, *settings)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+async def test_operators_of_both_versions_scale_jobs_of_both(
+    cluster: Cluster, later_images: None, yard: Yard, kind: Kind
+) -> None:
+    template = await yard.provide_code("paced.py")
+    trainers = {"this": _trainer(VERSION), "later": _trainer(LATER_VERSION)}
+    for name, image in trainers.items():
+        await yard.submit(kind.manifest(name, image, template))
+    await _wait_for_size(yard, kind, this=1, later=1)
+    await _scale(yard, kind, this=kind.sizes[0], later=kind.sizes[0])
+    assert await _hints(yard, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 0}
+    processes = await _processes(yard, kind, "this", "later")
+
+    await operate(cluster, LATER_VERSION)
+    await yard.submit(kind.manifest("new", _trainer(VERSION), template))
+    await _scale(yard, kind, this=kind.sizes[1], later=kind.sizes[1])
+    await _wait_for_size(yard, kind, new=1)
+    assert await _hints(yard, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 1}
+    [coordinator] = await yard.pods("new", "coordinator")
+    assert '"hint": "later"' in await _configuration(yard, coordinator)
+    await _scale(yard, kind, new=2)
+    processes |= await _processes(yard, kind, "new")
+
+    await operate(cluster, VERSION)
+    await _scale(yard, kind, this=kind.sizes[2], later=kind.sizes[2], new=3)
+    assert await _hints(yard, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 0}
+    assert await _processes(yard, kind, "this", "later", "new") == processes
+
+
+async def _scale(yard: Yard, kind: Kind, **sizes: int) -> None:
+    """Scale jobs and wait until they train with so many members."""
+    for name, size in sizes.items():
+        await kind.scale(yard, name, size)
+    await _wait_for_size(yard, kind, **sizes)
+
+
+async def _wait_for_size(yard: Yard, kind: Kind, **sizes: int) -> None:
+    await asyncio.gather(*(_train_on(yard, kind, name, size) for name, size in sizes.items()))
+
+
+async def _train_on(yard: Yard, kind: Kind, name: str, size: int) -> None:
+    """Wait until a job trains on with so many members, by the Plan that its status names."""
+    job = await yard.wait(name, f"{size} members train", kind.has_scaled(size))
+    progress = kind.progress(job)
+    await yard.wait(name, "training goes on", lambda job: kind.progress(job) > progress)
+
+    async def acknowledged() -> Object:
+        metrics = await yard.metrics(name)
+        status: Object = (await yard.job(name))["status"]
+        assert metrics[Metric.PLAN_GENERATION] == status["planGeneration"]
+        return status
+
+    status = await eventually(acknowledged)
+    assert status.get("restarts", 0) == 0
+    assert "WireMismatch" not in {condition["reason"] for condition in status["conditions"]}
+
+
+async def _hints(yard: Yard, name: str) -> dict[str, float]:
+    """Which fields of a later operator a later trainer has received."""
+    metrics = await yard.metrics(name)
+    return {metric: metrics[metric] for metric in (later.CONFIG_HINT, later.PLAN_HINT)}
+
+
+async def _processes(yard: Yard, kind: Kind, *jobs: str) -> dict[str, tuple[int, str, str]]:
+    """The processes of each job's coordinator and first member."""
+    pods = [(await yard.pods(job, role))[0] for job in jobs for role in ("coordinator", kind.role)]
+    return {pod.name: await yard.process(pod) for pod in pods}
+
+
+async def _configuration(yard: Yard, coordinator: Pod) -> str:
+    """The configuration in its environment."""
+    manifest = await yard.client.get(yard.path("pods", coordinator.name))
+    [container] = manifest["spec"]["containers"]
+    return str(next(e["value"] for e in container["env"] if e["name"] == ENV_CONFIG))
+
+
+def _trainer(version: str) -> str:
+    return f"trainyard-trainer:{version}"
