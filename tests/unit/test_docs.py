@@ -26,7 +26,7 @@ DOCS: Final = ROOT / "docs"
 DECISIONS: Final = DOCS / "decisions"
 CHART: Final = ROOT / "manifests" / "charts" / "trainyard"
 GUIDES: Final = {
-    "DistributedJob": ("distributedjob.md", ROOT / "crds" / "distributedjobs.trainyard.dev.yaml"),
+    "DistributedJob": ("distributedjob-reference.md", ROOT / "crds" / "distributedjobs.trainyard.dev.yaml"),
     "FederatedJob": ("federatedjob.md", ROOT / "crds" / "federatedjobs.trainyard.dev.yaml"),
 }
 """By kind: its guide and its CRD."""
@@ -136,7 +136,7 @@ def text_of(name: str) -> str:
 
 @pytest.mark.parametrize("word", [*Reason, *ConditionType, *Phase])
 def test_every_reason_condition_and_phase_is_documented(word: str) -> None:
-    assert f"`{word}`" in text_of("distributedjob.md")
+    assert f"`{word}`" in text_of("distributedjob-reference.md")
 
 
 def test_every_reason_of_a_condition_is_documented() -> None:
@@ -160,7 +160,7 @@ def test_every_field_of_a_later_version_is_named() -> None:
 
 
 def test_every_exit_code_is_documented() -> None:
-    told = re.findall(r"^\| (\d+) \|", text_of("distributedjob.md"), re.MULTILINE)
+    told = re.findall(r"^\| (\d+) \|", text_of("distributedjob-reference.md"), re.MULTILINE)
     assert sorted(map(int, told)) == sorted(Exit)
 
 

@@ -60,7 +60,7 @@ FIGURES: Final[dict[tuple[str, str], Callable[[], float]]] = {
     ),
     ("architecture.md", r"its pods get (\d+) s"): lambda: base_pod.UNREACHABLE_SECONDS,
     ("metrics.md", r"step boundary within (\d+) s"): lambda: base_pod.GRACE_SECONDS,
-    ("distributedjob.md", r"exit code (\d+) \|"): lambda: Exit.TASK_INVALID,
+    ("distributedjob-reference.md", r"exit code (\d+) \|"): lambda: Exit.TASK_INVALID,
 }
 """By document and pattern: the constant that the figure stands for."""
 

@@ -19,6 +19,7 @@ from trainyard.api.jobs import Job
 from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase
 from trainyard.render.trainer_config import config_of, plan_of
 from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.federated import FederatedConfig, FederatedPlan
 from trainyard_trainer.contract.plan import Plan
 
@@ -28,8 +29,8 @@ MESSAGES: list[type[Message]] = [JobConfig, Plan, FederatedConfig, FederatedPlan
 
 def rendered() -> list[str]:
     """A message of each class, as the operator of the tree that runs this sends it."""
-    workers = DesiredPods(coordinator=True, workers=2)
-    parties = DesiredPods(coordinator=True, parties=PARTIES)
+    workers = DesiredPods(coordinator=True, members=range(2))
+    parties = DesiredPods(coordinator=True, members=PARTIES, member_role=Role.PARTY)
     pairs: list[tuple[Job, DesiredPods]] = [(make_job(), workers), (make_federation(), parties)]
     found = []
     for job, pods in pairs:

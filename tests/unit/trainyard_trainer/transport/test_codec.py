@@ -83,15 +83,6 @@ def test_unknown_fields_of_a_worker_are_ignored() -> None:
     assert codec.decode_from_worker(json.dumps(values)) == hello
 
 
-def test_unknown_fields_of_a_worker_are_ignored() -> None:
-    hello = Hello(address=ADDRESS, state_view=VIEW, report=ProgressReport(step=3))
-    values = json.loads(codec.encode(hello))
-    view = values["state_view"]
-    for known in (values, values["address"], view, view["id"], values["report"]):
-        known["unknown"] = {"nested": [1]}
-    assert codec.decode_from_worker(json.dumps(values)) == hello
-
-
 def test_unknown_fields_of_a_coordinator_are_ignored() -> None:
     welcome = Welcome(term=2, config=codec.encode_config(JobConfig(task="m:C")))
     values = json.loads(codec.encode(welcome))
