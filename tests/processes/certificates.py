@@ -67,7 +67,7 @@ class Authority:
 
 
 def client(folder: Path) -> ssl.SSLContext:
-    """A context that shows the certificate in `folder`, and trusts its authority."""
+    """A client context with the certificate in `folder`, which trusts its authority."""
     context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
     context.check_hostname = False
     context.load_cert_chain(folder / "tls.crt", folder / "tls.key")

@@ -1,4 +1,4 @@
-"""A job of real processes on this machine, for tests to disturb."""
+"""A DistributedJob of real processes on this machine, for tests to disturb."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from trainyard_trainer.contract.metrics import Metric
 from trainyard_trainer.contract.plan import Plan
 
 
-def _work(environ: dict[str, str], folder: str, name: str) -> None:
+def _run_worker(environ: dict[str, str], folder: str, name: str) -> None:
     log_to(folder, name)
     started = time.monotonic()
     import torch
@@ -69,14 +69,14 @@ class Job(RunningJob):
         self.term += 1
         config = {ENV_TERM: str(self.term), ENV_CONFIG: self.config.encode()}
         environ = {**os.environ, **self.environment(**config)}
-        places = {
+        options = {
             "--port": self.port,
             "--state": self.state,
             "--tls": self.folder / "coordinator-tls",
+            "--last-words": self.folder / "coordinator.words",
         }
-        places["--last-words"] = self.folder / "coordinator.words"
-        options = [str(part) for pair in places.items() for part in pair]
-        command = [sys.executable, "-m", "trainyard_trainer", "coordinator", *options]
+        arguments = [str(part) for pair in options.items() for part in pair]
+        command = [sys.executable, "-m", "trainyard_trainer", "coordinator", *arguments]
         with (self.folder / "coordinator.log").open("ab") as log:
             self.coordinator = subprocess.Popen(command, env=environ, stderr=log, stdout=log)
         if wait:
@@ -88,22 +88,22 @@ class Job(RunningJob):
             self.coordinator.wait()
 
     def start_worker(self, name: str) -> None:
-        place = {
+        environ = {
             ENV_POD: name,
             ENV_POD_IP: "127.0.0.1",
             ENV_NODE: "node",
             ENV_COORDINATOR: f"127.0.0.1:{self.port}",
         }
-        self.start_member(name, _work, self.environment(**place))
+        self.start_member(name, _run_worker, self.environment(**environ))
 
     def start(self, *names: str, workers: int | None = None) -> None:
-        """A coordinator with a plan for these workers, and them."""
+        """Start a coordinator with a plan for these workers, and the workers."""
         self.start_coordinator()
         self.plan(workers or len(names))
         for name in names:
             self.start_worker(name)
 
-    # --- what an operator does ------------------------------------------------------------------
+    # --- the operator's plans -------------------------------------------------------------------
 
     @property
     def state(self) -> Path:
@@ -137,11 +137,11 @@ class Job(RunningJob):
         until(lambda: (self.metric(Metric.STEP) or 0) >= before + count, f"{count} more steps")
 
     def pulse(self) -> int:
-        """When a worker last evaluated, in nanoseconds."""
+        """The time of the latest evaluation, in nanoseconds."""
         return Path(f"{self.gate}.pulse").stat().st_mtime_ns
 
     def finish(self) -> dict[str, Any]:
-        """Open the gate, let all workers end well, and return result.json."""
+        """Open the gate, wait until training is complete, and return result.json."""
         self.gate.touch()
         self.end_well()
         result: dict[str, Any] = json.loads((self.state / RESULT_FILE).read_text())

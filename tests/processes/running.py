@@ -1,4 +1,4 @@
-"""A job's processes on this machine, whatever its kind, and what an operator asks of them."""
+"""The processes of a job of either kind on this machine, and the operator's requests to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 DEADLINE = 60.0
 
-# Members are forked from a process that has already imported what is slow to import.
+# Members are forked from a process that has already done the slow imports.
 forks = get_context("forkserver")
 forks.set_forkserver_preload(
     [
@@ -58,20 +58,20 @@ def free_port() -> int:
 
 
 def log_to(folder: str, name: str) -> None:
-    """Have all that this process prints in a file of the folder."""
+    """Redirect this process's output to a log file in the folder."""
     log = os.open(f"{folder}/{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
 
 
 class RunningJob(ABC):
-    """A coordinator and its members; whatever still runs at the end is killed."""
+    """A coordinator and its members; those still running at the end are killed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port, self.term = free_port(), 0
         self.tls: ssl.SSLContext | None = None
-        """By which an operator speaks to the coordinator; None: in the clear."""
+        """For the operator's requests to the coordinator; None for plain HTTP."""
         self.members: dict[str, ForkServerProcess] = {}
 
     def __enter__(self) -> Self:
@@ -93,12 +93,12 @@ class RunningJob(ABC):
 
     @abstractmethod
     def kill_coordinator(self) -> None:
-        """End it as a lost node does."""
+        """Kill it, as the loss of its node does."""
 
     # --- members --------------------------------------------------------------------------------
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What any pod of the job finds in its environment, and `more`."""
+        """The environment of any pod of the job, and `more`."""
         return {ENV_NAMESPACE: "test", ENV_JOB: "job", **more}
 
     def start_member(self, name: str, target: Callable[..., None], environ: dict[str, str]) -> None:
@@ -112,7 +112,7 @@ class RunningJob(ABC):
         os.kill(pid, number)
 
     def exit_of(self, name: str) -> tuple[int, TerminationMessage]:
-        """The exit code and last words of a member that ends now."""
+        """The exit code and termination message of a member that is exiting."""
         member = self.members[name]
         member.join(DEADLINE)
         assert member.exitcode is not None, f"{name} did not end"
@@ -120,17 +120,17 @@ class RunningJob(ABC):
         return member.exitcode, self.words_of(name)
 
     def words_of(self, name: str) -> TerminationMessage:
-        words = TerminationMessage.decode((self.folder / f"{name}.words").read_text())
-        assert words is not None
-        return words
+        message = TerminationMessage.decode((self.folder / f"{name}.words").read_text())
+        assert message is not None
+        return message
 
     def end_well(self) -> None:
-        """Wait until all members have ended, and ended well."""
+        """Wait until all members have exited, each with a complete training."""
         for name in list(self.members):
-            code, words = self.exit_of(name)
-            assert (code, words.result) == (0, Result.COMPLETE)
+            code, message = self.exit_of(name)
+            assert (code, message.result) == (0, Result.COMPLETE)
 
-    # --- what an operator sees ------------------------------------------------------------------
+    # --- the operator's requests ----------------------------------------------------------------
 
     def request(
         self,

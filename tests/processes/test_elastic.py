@@ -19,25 +19,25 @@ from trainyard_trainer.training.replica import Replica
 from trainyard_trainer.training.snapshot import model_tensors
 
 
-class Nobody:
+class NoObserver:
     def committed(self, replica: Replica, compute_seconds: float) -> None:
         pass
 
 
 def reference(config: JobConfig, epochs: float) -> dict[str, torch.Tensor]:
-    """The model that one process makes of the same job."""
+    """The model that one process trains from the same job."""
     args = {**config.args, "pace": 0.0, "gate": ""}
     args.pop("victim", None)
     task = load("tests.processes.tasks:Line", args)
     plain = JobConfig(task="", batch_size=config.batch_size, epochs=int(epochs), seed=config.seed)
     replica = Replica(task, plain, torch.device("cpu"))
     replica.warm_up()
-    train(replica, SingleReplica(replica), Nobody())
+    train(replica, SingleReplica(replica), NoObserver())
     return model_tensors(replica.model)
 
 
 def assert_like_one_process(job: Job, result: dict[str, Any]) -> None:
-    """The trained model is that of one process, and every sample was seen once an epoch."""
+    """Assert that the model is that of one process, with every sample seen once per epoch."""
     assert result["samples_wrong"] == 0
     assert result["epochs_audited"] == result["epochs"]
     assert result["digests_equal"]
@@ -47,8 +47,8 @@ def assert_like_one_process(job: Job, result: dict[str, Any]) -> None:
 
 
 def await_pulse(job: Job) -> None:
-    seen = job.pulse()
-    until(lambda: job.pulse() > seen, "an evaluation")
+    previous = job.pulse()
+    until(lambda: job.pulse() > previous, "an evaluation")
 
 
 def test_three_workers_compute_what_one_process_computes(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_three_workers_compute_what_one_process_computes(tmp_path: Path) -> None
         assert_like_one_process(job, job.finish())
 
 
-def test_workers_join_and_leave_in_living_processes(tmp_path: Path) -> None:
+def test_workers_join_and_leave_without_restarting_the_others(tmp_path: Path) -> None:
     with Job(tmp_path) as job:
         job.start("a", workers=3)
         job.await_active(1)
@@ -67,8 +67,8 @@ def test_workers_join_and_leave_in_living_processes(tmp_path: Path) -> None:
         job.await_active(3)
         pids = {name: worker.pid for name, worker in job.members.items()}
         job.signal("b")
-        code, words = job.exit_of("b")
-        assert (code, words.result) == (0, Result.LEFT)
+        code, message = job.exit_of("b")
+        assert (code, message.result) == (0, Result.LEFT)
         job.await_active(2)
         assert {"a": pids["a"], "c": pids["c"]} == {n: w.pid for n, w in job.members.items()}
         assert all(worker.is_alive() for worker in job.members.values())
@@ -81,17 +81,17 @@ def test_workers_join_and_leave_in_living_processes(tmp_path: Path) -> None:
         assert_like_one_process(job, result)
 
 
-def test_a_worker_killed_in_mid_step_costs_no_sample(tmp_path: Path) -> None:
+def test_a_worker_killed_in_mid_step_loses_no_sample(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     with Job(tmp_path, task="Dying", min_workers=3, args={"victim": str(victim)}) as job:
         job.start("a", "b", "c")
         job.await_active(3)
-        doomed = job.members.pop("b")
+        killed = job.members.pop("b")
         draft = tmp_path / "draft"
-        draft.write_text(str(doomed.pid))
+        draft.write_text(str(killed.pid))
         draft.rename(victim)
-        doomed.join(30)
-        assert doomed.exitcode == -signal.SIGKILL
+        killed.join(30)
+        assert killed.exitcode == -signal.SIGKILL
         job.await_active(2)
         assert_like_one_process(job, job.finish())
 
@@ -113,9 +113,7 @@ def test_training_goes_on_while_the_coordinator_is_dead(tmp_path: Path) -> None:
         assert_like_one_process(job, job.finish())
 
 
-def test_a_worker_that_falls_silent_is_given_up_and_comes_back_as_a_new_one(
-    tmp_path: Path,
-) -> None:
+def test_an_unresponsive_worker_is_fenced_and_rejoins_as_a_new_member(tmp_path: Path) -> None:
     with Job(tmp_path, min_workers=3) as job:
         job.start("a", "b", "c")
         job.await_active(3)
@@ -126,7 +124,7 @@ def test_a_worker_that_falls_silent_is_given_up_and_comes_back_as_a_new_one(
         assert_like_one_process(job, job.finish())
 
 
-def test_a_replacement_takes_over_from_the_only_worker(tmp_path: Path) -> None:
+def test_a_replacement_receives_its_state_from_the_only_worker(tmp_path: Path) -> None:
     with Job(tmp_path) as job:
         job.start("a", workers=2)
         job.await_active(1)

@@ -1,4 +1,4 @@
-"""A job's life: plans, suspension, endings good and bad."""
+"""A job's life: plans, suspension, completion and failure."""
 
 from pathlib import Path
 
@@ -43,26 +43,28 @@ def test_a_plan_changes_the_batch_at_the_step_it_announces(tmp_path: Path) -> No
         assert job.finish()["samples_wrong"] == 0
 
 
-def test_a_suspended_job_goes_on_from_where_it_was(tmp_path: Path) -> None:
+def test_a_suspended_job_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     with Job(tmp_path, min_workers=2, durable=True) as job:
         job.start("a", "b")
         job.await_active(2)
         job.plan(2, generation=2, suspend=True)
-        steps = [job.exit_of(name) for name in ("a", "b")]
-        assert {(code, words.result) for code, words in steps} == {(0, Result.SUSPENDED)}
+        exits = [job.exit_of(name) for name in ("a", "b")]
+        assert {(code, message.result) for code, message in exits} == {(0, Result.SUSPENDED)}
         assert job.coordinator is not None
         assert job.coordinator.wait(30) == 0
-        words = TerminationMessage.decode((tmp_path / "coordinator.words").read_text())
-        assert words is not None
-        assert words.result is Result.SUSPENDED
+        message = TerminationMessage.decode((tmp_path / "coordinator.words").read_text())
+        assert message is not None
+        assert message.result is Result.SUSPENDED
         job.start("c", workers=2)
-        assert job.metric(Metric.CHECKPOINT_STEP) == steps[0][1].step
+        assert job.metric(Metric.CHECKPOINT_STEP) == exits[0][1].step
         job.start_worker("d")
-        until(lambda: (job.metric(Metric.STEP) or 0) > (steps[0][1].step or 0), "more steps")
+        until(lambda: (job.metric(Metric.STEP) or 0) > (exits[0][1].step or 0), "more steps")
         assert_like_one_process(job, job.finish())
 
 
-def test_a_coordinator_without_a_claim_waits_suspended_and_resumes(tmp_path: Path) -> None:
+def test_a_coordinator_without_durable_state_stays_up_while_suspended_and_resumes(
+    tmp_path: Path,
+) -> None:
     with Job(tmp_path) as job:
         job.start("a")
         job.await_active(1)
@@ -75,21 +77,21 @@ def test_a_coordinator_without_a_claim_waits_suspended_and_resumes(tmp_path: Pat
         assert_like_one_process(job, job.finish())
 
 
-def test_the_last_worker_to_leave_hands_its_state_to_the_coordinator(tmp_path: Path) -> None:
+def test_the_last_worker_to_leave_uploads_its_state_to_the_coordinator(tmp_path: Path) -> None:
     with Job(tmp_path) as job:
         job.start("a")
         job.await_active(1)
         job.signal("a")
-        code, words = job.exit_of("a")
-        assert (code, words.result) == (0, Result.LEFT)
+        code, message = job.exit_of("a")
+        assert (code, message.result) == (0, Result.LEFT)
         job.start_worker("b")
         job.await_active(1)
-        assert (job.metric(Metric.STEP) or 0) >= (words.step or 0)
+        assert (job.metric(Metric.STEP) or 0) >= (message.step or 0)
         assert_like_one_process(job, job.finish())
 
 
 @pytest.mark.parametrize(
-    ("task", "args", "code", "says"),
+    ("task", "args", "code", "error"),
     [
         ("nowhere:Task", {}, Exit.TASK_INVALID, "there is no module 'nowhere'"),
         (
@@ -102,20 +104,20 @@ def test_the_last_worker_to_leave_hands_its_state_to_the_coordinator(tmp_path: P
         ("tests.processes.tasks:Failing", {}, Exit.TASK_FAILED, "the user's own mistake"),
     ],
 )
-def test_a_task_that_fails_says_why(
-    tmp_path: Path, task: str, args: dict[str, int], code: Exit, says: str
+def test_the_error_of_a_failing_task_is_in_the_termination_message(
+    tmp_path: Path, task: str, args: dict[str, int], code: Exit, error: str
 ) -> None:
     with Job(tmp_path) as job:
         job.replace_config(task=task, args=args)
         job.start("a")
-        exit_code, words = job.exit_of("a")
+        exit_code, message = job.exit_of("a")
         assert exit_code == code
-        assert words.result is Result.FAILED
-        assert says in words.error
-        assert ("ZeroDivisionError" in words.traceback) == (code is Exit.TASK_FAILED)
+        assert message.result is Result.FAILED
+        assert error in message.error
+        assert ("ZeroDivisionError" in message.traceback) == (code is Exit.TASK_FAILED)
 
 
-def test_a_newer_worker_of_the_same_name_takes_the_place_of_the_old(tmp_path: Path) -> None:
+def test_a_newer_worker_of_the_same_name_replaces_the_old(tmp_path: Path) -> None:
     with Job(tmp_path, silence_seconds=1.5) as job:
         job.start("a")
         job.await_active(1)
@@ -126,7 +128,7 @@ def test_a_newer_worker_of_the_same_name_takes_the_place_of_the_old(tmp_path: Pa
         job.await_active(1)
 
 
-def test_a_coordinator_of_a_lower_term_gives_way(tmp_path: Path) -> None:
+def test_a_coordinator_of_a_lower_term_is_fenced(tmp_path: Path) -> None:
     with Job(tmp_path, min_workers=1) as job:
         job.term = 4
         job.start("a")

@@ -1,4 +1,4 @@
-"""Who may speak with a coordinator, and with whom a worker speaks."""
+"""Which peers a coordinator and a worker accept."""
 
 import asyncio
 import contextlib
@@ -24,9 +24,9 @@ from trainyard_trainer.transport.tls import Credentials
 @contextlib.asynccontextmanager
 async def coordinator(tmp_path: Path, tls: Path) -> AsyncIterator[str]:
     credentials = Credentials(namespace="test", job="job", directory=str(tls))
-    room = Coordinator(JobConfig(task="m:C"), 1, tmp_path / "state", credentials)
+    served = Coordinator(JobConfig(task="m:C"), 1, tmp_path / "state", credentials)
     # All addresses, as in a pod: with port 0 each address family would have a port of its own.
-    async with room.serving(None, free_port()) as port:
+    async with served.serving(None, free_port()) as port:
         yield f"https://127.0.0.1:{port}"
 
 
@@ -48,38 +48,42 @@ async def get(url: str, context: ssl.SSLContext) -> int:
         (Role.COORDINATOR, PATH_METRICS, 403),
     ],
 )
-async def test_each_role_has_its_paths(tmp_path: Path, role: Role, path: str, status: int) -> None:
+async def test_each_role_may_only_use_its_own_paths(
+    tmp_path: Path, role: Role, path: str, status: int
+) -> None:
     authority = Authority()
     mine = client(authority.issue(tmp_path / "peer", role))
     async with coordinator(tmp_path, authority.issue(tmp_path / "tls", Role.COORDINATOR)) as url:
         assert await get(url + path, mine) == status
 
 
-async def test_strangers_do_not_get_past_the_handshake(tmp_path: Path) -> None:
+async def test_certificates_of_other_jobs_and_authorities_fail_the_handshake(
+    tmp_path: Path,
+) -> None:
     authority, foreign = Authority(), Authority()
     tls = authority.issue(tmp_path / "tls", Role.COORDINATOR)
-    imposter = foreign.issue(tmp_path / "foreign", Role.OPERATOR)
-    (imposter / "ca.crt").write_bytes((tls / "ca.crt").read_bytes())
-    neighbour = authority.issue(tmp_path / "neighbour", Role.OPERATOR, job="other")
-    nameless = ssl.create_default_context(cafile=str(tls / "ca.crt"))
-    nameless.check_hostname = False
+    impostor = foreign.issue(tmp_path / "foreign", Role.OPERATOR)
+    (impostor / "ca.crt").write_bytes((tls / "ca.crt").read_bytes())
+    neighbor = authority.issue(tmp_path / "neighbor", Role.OPERATOR, job="other")
+    anonymous = ssl.create_default_context(cafile=str(tls / "ca.crt"))
+    anonymous.check_hostname = False
     async with coordinator(tmp_path, tls) as url:
-        for context in (client(imposter), client(neighbour), nameless):
+        for context in (client(impostor), client(neighbor), anonymous):
             with pytest.raises(aiohttp.ClientError):
                 await get(url + PATH_HEALTH, context)
 
 
-async def test_a_worker_speaks_with_no_coordinator_but_its_own(tmp_path: Path) -> None:
+async def test_a_worker_connects_only_to_its_jobs_coordinator(tmp_path: Path) -> None:
     authority = Authority()
     worker = authority.issue(tmp_path / "worker", Role.WORKER)
     mine = Credentials(namespace="test", job="job", directory=str(worker))
-    posing = authority.issue(tmp_path / "tls", Role.WORKER)
-    async with coordinator(tmp_path, posing) as url:
+    not_a_coordinator = authority.issue(tmp_path / "tls", Role.WORKER)
+    async with coordinator(tmp_path, not_a_coordinator) as url:
         with pytest.raises(aiohttp.ClientConnectorCertificateError, match="not trainyard://"):
             await get(url + PATH_HEALTH, mine.client())
 
 
-async def test_renewed_certificates_are_used_by_new_handshakes(tmp_path: Path) -> None:
+async def test_new_handshakes_use_renewed_certificates(tmp_path: Path) -> None:
     old, new = Authority(), Authority()
     tls = old.issue(tmp_path / "tls", Role.COORDINATOR)
     peer = tmp_path / "peer"
@@ -94,13 +98,13 @@ async def test_renewed_certificates_are_used_by_new_handshakes(tmp_path: Path) -
             await get(url + PATH_HEALTH, before)
 
 
-async def test_plain_http_is_for_loopback_alone(tmp_path: Path) -> None:
+async def test_plain_http_is_for_loopback_only(tmp_path: Path) -> None:
     credentials = Credentials(namespace="test", job="job", directory=str(tmp_path / "none"))
     with pytest.raises(TrainerError, match="plain HTTP is for loopback"):
         CoordinatorConnection("10.0.0.1:7430", credentials)
-    room = Coordinator(JobConfig(task="m:C"), 1, tmp_path / "state", credentials)
+    refusing = Coordinator(JobConfig(task="m:C"), 1, tmp_path / "state", credentials)
     with pytest.raises(TrainerError, match="refusing plain HTTP"):
-        async with room.serving(None, 0):
+        async with refusing.serving(None, 0):
             await asyncio.sleep(0)
 
 

@@ -26,7 +26,13 @@ DOCS: Final = ROOT / "docs"
 DECISIONS: Final = DOCS / "decisions"
 CHART: Final = ROOT / "manifests" / "charts" / "trainyard"
 GUIDES: Final = {
-    "DistributedJob": ("distributedjob-reference.md", ROOT / "crds" / "distributedjobs.trainyard.dev.yaml"),
+    "DistributedJob": (
+        "distributedjob-reference.md",
+        ROOT / "crds" / "distributedjobs.trainyard.dev.yaml",
+    ),
+        "distributedjob-reference.md",
+        ROOT / "crds" / "distributedjobs.trainyard.dev.yaml",
+    ),
     "FederatedJob": ("federatedjob.md", ROOT / "crds" / "federatedjobs.trainyard.dev.yaml"),
 }
 """By kind: its guide and its CRD."""

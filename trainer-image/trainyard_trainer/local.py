@@ -100,7 +100,7 @@ async def _coordinate(
             await processes.start(
                 f"worker {index}", "worker", _environment(index, port), sys.stderr
             )
-        while not coordinator.members.closed.is_set():
+        while not coordinator.members.training_ended.is_set():
             await asyncio.sleep(LOOK_SECONDS)
             display.show(TrainingState.of(coordinator.progress.report))
             processes.check()

@@ -1,1 +1,1 @@
-"""One small process per job: membership, Plans, metrics, and the keeper of state. Never torch."""
+"""The coordinator of a DistributedJob: membership, Plans, metrics and stored state; no torch."""

@@ -78,17 +78,17 @@ class MembershipService:
         self.plan: Plan | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Raises Fenced when a worker knows of a higher term."""
-        self.closed = asyncio.Event()
+        self.training_ended = asyncio.Event()
         """Set when training has ended, until a plan resumes it."""
         self._connections: dict[str, MemberConnection] = {}
-        self._deserted = asyncio.Event()
+        self._all_disconnected = asyncio.Event()
         """Set while nobody is connected."""
-        self._deserted.set()
+        self._all_disconnected.set()
 
     def mark_complete(self) -> None:
         """Dismiss whoever connects: training was complete before this coordinator started."""
         self.registry = replace(self.registry, result=Result.COMPLETE)
-        self.closed.set()
+        self.training_ended.set()
 
     async def drain(self) -> None:
         """Wait for workers to leave; they upload their state when the whole job is deleted."""
@@ -116,32 +116,32 @@ class MembershipService:
             log.info("announcing %s", self.registry.pending)
         if self.registry.result is not None and self.registry.result is not before.result:
             log.info("training has ended: %s", self.registry.result)
-            self.closed.set()
+            self.training_ended.set()
 
     def set_plan(self, plan: Plan) -> None:
         """Put a plan in force: send it to the workers, and have the state machine follow it."""
         self.plan = plan
         if not plan.suspend and self.registry.result is not Result.COMPLETE:
-            self.closed.clear()
+            self.training_ended.clear()
             self.progress.digests.clear()
         for connection in self._connections.values():
             connection.outbox.put_nowait(PlanUpdate(plan=plan.encode()))
         self.handle(plan)
 
     def request_snapshot(self) -> None:
-        """Have the first member of the view send in a checkpoint at its next step boundary."""
+        """Have the view's first member upload a checkpoint at its next step boundary."""
         view = self.registry.view
         connection = self._connections.get(view.member_ids[0]) if view is not None else None
         if connection is not None:
             connection.outbox.put_nowait(SnapshotRequest())
 
     async def wait_for_workers(self) -> None:
-        """Wait until training has ended and the workers have gone."""
-        await self.closed.wait()
-        await self._deserted.wait()
+        """Wait until training has ended and all workers have disconnected."""
+        await self.training_ended.wait()
+        await self._all_disconnected.wait()
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
-        """One worker's connection, from its Hello to its end."""
+        """Serve one worker's connection, from its Hello to its end."""
         # A ping unanswered for half of `heartbeat` closes the connection.
         socket = web.WebSocketResponse(
             heartbeat=self.config.silence_seconds / 1.5, max_msg_size=codec.MESSAGE_BYTES
@@ -154,12 +154,12 @@ class MembershipService:
             log.warning("a worker's first message is not a Hello: %s", error)
             await socket.close()
             return socket
-        if isinstance(hello, Hello) and self._accept(hello):
+        if isinstance(hello, Hello) and self._check_term(hello):
             await self._serve_member(hello, socket)
         await socket.close()
         return socket
 
-    def _accept(self, hello: Hello) -> bool:
+    def _check_term(self, hello: Hello) -> bool:
         if hello.term > self.registry.term and not self.ended.done():
             text = f"the workers have met term {hello.term}; this coordinator has term "
             self.ended.set_exception(Fenced(text + str(self.registry.term)))
@@ -176,13 +176,13 @@ class MembershipService:
             if self._connections.get(connection.member_id) is connection:
                 del self._connections[connection.member_id]
                 if not self._connections:
-                    self._deserted.set()
+                    self._all_disconnected.set()
                 self.handle(Disconnected(member_id=connection.member_id))
             connection.outbox.put_nowait(None)
             await sender
 
     def _welcome(self, hello: Hello, connection: MemberConnection) -> None:
-        """Send the worker what the job is, and pass its Hello to the state machine."""
+        """Send the worker the job's configuration, and pass its Hello to the state machine."""
         pod = connection.member_id.rpartition("/")[0]
         for other in list(self._connections.values()):
             if other.member_id.rpartition("/")[0] == pod:
@@ -194,7 +194,7 @@ class MembershipService:
         if self.plan is not None:
             connection.outbox.put_nowait(PlanUpdate(plan=self.plan.encode()))
         self._connections[connection.member_id] = connection
-        self._deserted.clear()
+        self._all_disconnected.clear()
         if hello.report is not None:
             self.progress.record(hello.report)
         self.handle((connection.member_id, hello))
@@ -217,7 +217,7 @@ class MembershipService:
                 log.warning("%s sent an invalid message: %s", connection.member_id, error)
                 return
             if self._connections.get(connection.member_id) is not connection:
-                return  # A newer connection has taken its place.
+                return  # A newer connection has replaced it.
             self._receive(connection.member_id, message)
 
     def _receive(self, member_id: str, message: WorkerMessage) -> None:

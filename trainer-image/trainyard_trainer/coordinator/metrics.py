@@ -16,10 +16,10 @@ from trainyard_trainer.runtime.exposition import Exposition, evaluation, info, o
 
 
 class CoordinatorMetrics(Exposition):
-    """Reads the members' state as metrics."""
+    """Exposes membership, progress and the plan as metrics."""
 
     def __init__(self, members: MembershipService) -> None:
-        """Every scrape reads `members` and its progress as they then are."""
+        """Each scrape reads `members` and its progress at that moment."""
         super().__init__()
         self._members = members
 

@@ -104,7 +104,7 @@ class Coordinator:
 
     async def wait_for_workers(self) -> None:
         """Wait until training has ended and the workers have gone."""
-        await self.members.closed.wait()
+        await self.members.training_ended.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.members.wait_for_workers()

@@ -1,7 +1,4 @@
-"""Uploads of checkpoints and models, streamed to disk and verified; downloads of the newest one.
-
-It stands apart because it is the only room that writes to the state directory.
-"""
+"""Checkpoints and models, streamed to disk and verified; the only writer of the state directory."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ DOCUMENT: Final = "trainyard"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpooledUpload:
-    """A state file as it arrived."""
+    """A received state file, not yet stored under its name."""
 
     spool: Path
     sha256: str
@@ -38,28 +35,28 @@ class SpooledUpload:
 
 
 class StateStore:
-    """Keeps what the workers send in, and gives it back."""
+    """Stores the state files that workers upload, and serves the newest."""
 
     def __init__(self, store: CheckpointStore, init: str) -> None:
-        """`init` is the job's starting model, which may lie below the state directory."""
+        """`init` is the path of the job's starting model, possibly in the state directory."""
         self.store, self._init = store, init
 
     def checkpoint_step(self) -> int:
-        """The step of the newest whole checkpoint; -1 without one."""
+        """The step of the newest valid checkpoint; -1 without one."""
         newest = self.store.newest()
         return -1 if newest is None else newest[1].step
 
     def result(self) -> dict[str, Any]:
-        """The result of a training that was complete under an earlier term; empty without one."""
+        """The result of a training that was complete in an earlier term; empty without one."""
         try:
             found = json.loads((self.store.directory / RESULT_FILE).read_text())
         except (OSError, ValueError):
             return {}
-        is_whole = isinstance(found, dict) and (self.store.directory / MODEL_FILE).is_file()
-        return found if is_whole else {}
+        is_complete = isinstance(found, dict) and (self.store.directory / MODEL_FILE).is_file()
+        return found if is_complete else {}
 
     async def receive(self, request: web.Request) -> SpooledUpload:
-        """Stream an upload into a spool; raises an HTTP error and leaves nothing when it is bad."""
+        """Stream an upload into a spool; if invalid, removes it and raises an HTTP error."""
         if request.headers.get(HEADER_TERM) != str(self.store.term):
             raise web.HTTPConflict(text=f"this coordinator has term {self.store.term}")
         spool = self.store.open_spool()
@@ -78,12 +75,12 @@ class StateStore:
         return SpooledUpload(spool=spool, sha256=summary.hexdigest(), size=size)
 
     def keep_checkpoint(self, upload: SpooledUpload) -> int:
-        """Make an upload the newest checkpoint; its step."""
+        """Make an upload the newest checkpoint; returns its step."""
         found = checkpoint.document(upload.spool / STATE, DOCUMENT)
         counts = found.get("counts")
         step = counts.get("step") if isinstance(counts, dict) else None
         if not isinstance(step, int):
-            raise ValueError("the checkpoint does not say its step")
+            raise ValueError("the checkpoint has no counts.step")
         manifest = CheckpointManifest(
             term=self.store.term, step=step, sha256=upload.sha256, size=upload.size
         )
@@ -92,7 +89,7 @@ class StateStore:
         return step
 
     def keep_model(self, upload: SpooledUpload, *, digests_equal: bool) -> dict[str, object]:
-        """Make an upload the final model and its result; the result."""
+        """Make an upload the final model, and store and return its result."""
         found = checkpoint.document(upload.spool / STATE, DOCUMENT)
         model = {"sha256": upload.sha256, "bytes": upload.size}
         result = {
@@ -109,7 +106,7 @@ class StateStore:
         return result
 
     async def send(self, request: web.Request) -> web.StreamResponse:
-        """Stream the newest whole checkpoint, or the starting model where that is asked for."""
+        """Stream the newest valid checkpoint, or the starting model for `kind=init`."""
         if request.query.get("kind") == "init":
             path = await asyncio.to_thread(self._find_init)
             return _file(path, await asyncio.to_thread(checkpoint.checksum, path))
@@ -119,7 +116,7 @@ class StateStore:
         return _file(newest[0], newest[1].sha256)
 
     def _find_init(self) -> Path:
-        # Jobs may share a claim, so that one can start from another's model.
+        # Jobs may share a PersistentVolumeClaim, so that one can start from another's model.
         inside_pod = self.store.directory.is_relative_to(STATE_DIR)
         root = Path(STATE_DIR) if inside_pod else self.store.directory
         path = (root / self._init).resolve()
@@ -129,7 +126,7 @@ class StateStore:
 
 
 def final_report(result: dict[str, Any]) -> ProgressReport:
-    """The last report of a training, from its result."""
+    """The last progress report of a complete training, from its result."""
     return ProgressReport(
         step=int(result.get("steps", 0)),
         samples=int(result.get("samples", 0)),

@@ -143,7 +143,7 @@ class ElasticReplicaGroup:
         self._follow_plan(votes.agreed_plan(size))
         self.session.receive()
         if self._me.phase is not ParticipantPhase.STEPPING:
-            return  # Asked to stop: the next iteration finds out.
+            return  # It was stopped: `synchronize` raises in the next iteration.
         if self.is_done:
             return
         me, action = protocol.switch(self._me, votes.agreed_view(size))
@@ -153,7 +153,7 @@ class ElasticReplicaGroup:
 
     @property
     def is_done(self) -> bool:
-        """Whether training has come to its end, or to a suspension."""
+        """Whether training has ended or is suspended."""
         plan = self.replica.plan
         return self.replica.is_over or (plan is not None and plan.suspend)
 

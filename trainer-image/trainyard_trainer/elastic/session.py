@@ -103,7 +103,7 @@ class MembershipSession:
     # --- worker → coordinator -------------------------------------------------------------------
 
     def update(self, me: Participant, message: Message | None = None) -> None:
-        """Change the participant and send the message that says so, as one step."""
+        """Change the participant and send the message that reports it, atomically."""
         with self.connection.locked():
             self.participant = me
             if message is not None:
@@ -199,7 +199,7 @@ class MembershipSession:
         self.update(protocol.reset(self.participant, new_member_id(self.pod)))
 
     def _on_leave_request(self) -> None:
-        """The process was told to terminate: pass that on, and exit at once without state."""
+        """Ask the coordinator to be dismissed; a worker without state exits at once."""
         with self.connection.locked():
             self._is_leaving = True
             self.connection.send(LeaveRequest())

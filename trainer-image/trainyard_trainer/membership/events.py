@@ -1,4 +1,4 @@
-"""What the coordinator's state machine takes and returns, besides workers' messages."""
+"""The inputs and outputs of the coordinator's state machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainyard_trainer.membership.messages import (
 
 
 class Disconnected(Struct, frozen=True, kw_only=True):
-    """A worker's connection is gone."""
+    """A worker's connection has ended."""
 
     member_id: str
 
@@ -32,7 +32,7 @@ class Tick(Struct, frozen=True):
 
 
 Event = tuple[str, MembershipMessage] | Disconnected | StateStored | Plan | Tick
-"""A worker's message comes after the id of its sender; a Plan is the one to follow from now on."""
+"""A message from a worker, paired with its member id; a new Plan; or what happened otherwise."""
 
 Command = tuple[str, ViewAnnouncement | StopRequest | Fence | CollectState | Dismiss]
-"""A message, after the id of the worker to send it to."""
+"""A message to a worker, paired with its member id."""

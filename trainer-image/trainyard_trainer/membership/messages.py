@@ -116,7 +116,7 @@ class Finished(Message, frozen=True, kw_only=True):
 
 
 class LeaveRequest(Message, frozen=True, kw_only=True):
-    """The worker was told to terminate and waits to be dismissed."""
+    """The worker is terminating and waits to be dismissed."""
 
 
 class Goodbye(Message, frozen=True, kw_only=True):
@@ -148,10 +148,10 @@ class StopRequest(Message, frozen=True, kw_only=True):
 
 
 class Fence(Message, frozen=True, kw_only=True):
-    """The worker was given up: its state is void, and it may only come back as a new member."""
+    """The worker was given up for dead: its state is void, and it may rejoin as a new member."""
 
     replaced: bool = False
-    """A newer worker of the same pod name is connected: do not come back."""
+    """A newer worker of the same pod name has connected: exit."""
 
 
 class PlanUpdate(Message, frozen=True, kw_only=True):
@@ -177,7 +177,7 @@ class Dismiss(Message, frozen=True, kw_only=True):
 
 
 MembershipMessage = Hello | Ready | ViewEntered | Stopped | Finished | LeaveRequest | Goodbye
-"""What the coordinator's state machine takes from a worker."""
+"""The worker's messages that the coordinator's state machine handles."""
 WorkerMessage = MembershipMessage | ProgressReport
 CoordinatorMessage = (
     Welcome

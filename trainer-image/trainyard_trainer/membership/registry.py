@@ -42,7 +42,7 @@ class Member:
     """A StopRequest is on its way and not answered."""
     leaving: bool = False
     left_for: ViewId | None = None
-    """The view whose switch left it out, as its Goodbye said."""
+    """The view whose switch left it out, from its Goodbye."""
     finished: Result | None = None
     """It has reached the end, or the suspension, and holds the final state."""
 
@@ -67,7 +67,7 @@ class Registry:
     desired: int = 1
     """Workers that should step together; 0 while suspended."""
     members: dict[str, Member] = field(default_factory=dict)
-    """The connected workers by member id, in the order in which they came."""
+    """The connected workers by member id, in the order of their connections."""
     view: View | None = None
     """The view in force: the highest that a worker with state has entered."""
     pending: View | None = None
@@ -79,7 +79,7 @@ class Registry:
     rejoin_deadline: float | None = None
     """Until when they are awaited; set at once in a coordinator after the first one."""
     collecting_from: str | None = None
-    """The member whose final state was asked for."""
+    """The member that was asked to upload the final state."""
     collected: bool = False
     result: Result | None = None
     """How training has ended; whoever connects now is dismissed."""

@@ -1,4 +1,4 @@
-"""How an event changes what the coordinator knows; nothing is decided here but to fence."""
+"""How events change the registry; the only decision made here is to fence a worker."""
 
 from __future__ import annotations
 
