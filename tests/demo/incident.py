@@ -52,10 +52,14 @@ class Incident:
         return []
 
     async def _kill(self, training: dict[str, Any], party: dict[str, Any]) -> list[str]:
-        if training.get("round", 0) < AFTER_ROUNDS or not party.get("pod"):
+        if training.get("round", 0) < AFTER_ROUNDS or not party.get("podName"):
             return []
-        await self.client.delete(f"{self.pods}/{party['pod']}", grace_seconds=0)
-        self.killed, self.killed_at, self.round = party["pod"], time.monotonic(), training["round"]
+        await self.client.delete(f"{self.pods}/{party['podName']}", grace_seconds=0)
+        self.killed, self.killed_at, self.round = (
+            party["podName"],
+            time.monotonic(),
+            training["round"],
+        )
         return [f"[bold]{VICTIM}[/bold]'s pod is killed after round {self.round}"]
 
 

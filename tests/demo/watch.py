@@ -59,7 +59,7 @@ def news(job: Job, told: set[str]) -> list[str]:
     status = job.get("status") or {}
     lines = []
     for change in (status.get("scaling") or {}).get("history", []):
-        key = f"{change['decidedAt']} {change.get('measuredSpeedup') is not None}"
+        key = f"{change['decisionTime']} {change.get('measuredSpeedup') is not None}"
         if key not in told:
             told.add(key)
             lines.append(describe(change))

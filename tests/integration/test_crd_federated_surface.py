@@ -55,13 +55,15 @@ STATUS: Manifest = {
     "restarts": 1,
     "planGeneration": 4,
     "startTime": "2026-01-01T00:00:00Z",
-    "failures": [{"pod": "heart-party-ann-1", "uid": "2f0c", "exitCode": 1, "reason": "Error"}],
+    "failures": [
+        {"podName": "heart-party-ann-1", "podUID": "2f0c", "exitCode": 1, "reason": "Error"}
+    ],
     "admission": {
         "parties": ["ann", "bob"],
         "reason": "Admitted",
         "message": "admitted with 2 parties: no GPU",
-        "decidedAt": "2026-01-01T00:00:00Z",
-        "cooldownUntil": "2026-01-01T00:01:00Z",
+        "decisionTime": "2026-01-01T00:00:00Z",
+        "cooldownEndTime": "2026-01-01T00:01:00Z",
     },
     "training": {
         "term": 2,
@@ -73,13 +75,13 @@ STATUS: Manifest = {
         "samples": 6_000_000_000,
         "loss": 0.25,
         "evaluation": {"eval/accuracy": 0.9},
-        "at": "2026-01-01T00:00:06Z",
+        "reportTime": "2026-01-01T00:00:06Z",
     },
     "parties": [
         {
             "name": "ann",
             "state": "Refused",
-            "pod": "heart-party-ann-2",
+            "podName": "heart-party-ann-2",
             "rounds": 11,
             "samples": 303,
             "seconds": 1.25,

@@ -72,12 +72,12 @@ STATUS: Manifest = {
     "startTime": "2026-01-01T00:00:00Z",
     "failures": [
         {
-            "pod": "status-worker-0-1",
-            "uid": "2f0c",
+            "podName": "status-worker-0-1",
+            "podUID": "2f0c",
             "exitCode": 137,
             "reason": "OOMKilled",
             "message": "",
-            "at": "2026-01-01T00:00:05Z",
+            "failureTime": "2026-01-01T00:00:05Z",
         }
     ],
     "training": {
@@ -91,7 +91,7 @@ STATUS: Manifest = {
         "samplesPerSecond": 1234.5,
         "workers": 2,
         "checkpointStep": -1,
-        "at": "2026-01-01T00:00:06Z",
+        "reportTime": "2026-01-01T00:00:06Z",
     },
     "scaling": {
         "current": 2,
@@ -101,12 +101,12 @@ STATUS: Manifest = {
         "message": "A third worker should bring 1.4 times the throughput.",
         "expectedSpeedup": 1.4,
         "measuredSpeedup": 1.3,
-        "decidedAt": "2026-01-01T00:00:07Z",
-        "cooldownUntil": "2026-01-01T00:01:07Z",
+        "decisionTime": "2026-01-01T00:00:07Z",
+        "cooldownEndTime": "2026-01-01T00:01:07Z",
         "stallSeconds": 0.02,
-        "costGpuSeconds": 5.5,
+        "costGPUSeconds": 5.5,
         "history": [
-            {"from": 1, "to": 2, "reason": "GrowPays", "decidedAt": "2026-01-01T00:00:01Z"}
+            {"from": 1, "to": 2, "reason": "GrowPays", "decisionTime": "2026-01-01T00:00:01Z"}
         ],
         "profile": [
             {"nodes": 1, "workers": 2, "localBatch": 128, "samplesPerSecond": 900, "steps": 50}
@@ -191,7 +191,7 @@ def test_the_status_is_not_written_with_the_spec(jobs: Jobs, manual: str) -> Non
             "status.conditions[0].reason",
         ),
         "a time that is none": ({"startTime": "yesterday"}, "status.startTime"),
-        "more failures than are kept": ({"failures": [{"pod": "p"}] * 11}, "status.failures"),
+        "more failures than are kept": ({"failures": [{"podName": "p"}] * 11}, "status.failures"),
     }.values(),
 )
 def test_a_wrong_status_is_refused(

@@ -41,7 +41,7 @@ async def test_last_words_reach_the_status_and_the_worker_comes_back(
     sentence = (
         "worker 1 (pod digits-worker-1-1) failed with exit code 1: ValueError: no such column 'age'"
     )
-    assert (failed["pod"], failed["exitCode"]) == ("digits-worker-1-1", 1)
+    assert (failed["podName"], failed["exitCode"]) == ("digits-worker-1-1", 1)
     assert failed["message"] == sentence
     assert restarts(job) == 1
     [event] = await yard.until_events("digits", "PodFailed")

@@ -61,7 +61,7 @@ async def test_a_federation_gets_an_aggregator_and_a_pod_for_each_party(
     job = await yard.get("heart")
     assert condition(job, "Running")["reason"] == "PartiesRunning"
     assert job["status"]["admission"]["parties"] == ["ann", "bob", "cid"]
-    assert {p["name"]: p["pod"] for p in job["status"]["parties"]} == {
+    assert {p["name"]: p["podName"] for p in job["status"]["parties"]} == {
         name: f"heart-party-{name}-1" for name in ("ann", "bob", "cid")
     }
     assert not condition(job, "Rescaling")["status"]
@@ -115,7 +115,9 @@ async def test_a_party_that_fails_is_named_and_comes_back_while_the_others_go_on
     assert "disk full" in condition(job, "Degraded")["message"]
     assert condition(job, "Running")["status"] == "True"
     kubelet.starts = True
-    job = await yard.until("heart", lambda job: party(job, "bob").get("pod", "").endswith("bob-2"))
+    job = await yard.until(
+        "heart", lambda job: party(job, "bob").get("podName", "").endswith("bob-2")
+    )
     assert job["status"]["restarts"] == 1
     [event] = await yard.until_events("heart", "PodFailed")
     assert event["message"].startswith("party bob (pod heart-party-bob-1) failed")

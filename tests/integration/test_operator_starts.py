@@ -45,7 +45,7 @@ async def test_a_start_that_times_out_lets_the_next_job_in(
     )
     assert condition(job, "Degraded")["status"] == "True"
     assert "spec.image 'trainyard-trainer:test' cannot be pulled" in _told(job)
-    decided, until = scaling(job)["decidedAt"], scaling(job)["cooldownUntil"]
+    decided, until = scaling(job)["decisionTime"], scaling(job)["cooldownEndTime"]
     pause = datetime.fromisoformat(until) - datetime.fromisoformat(decided)
     assert 120 <= pause.total_seconds() <= 120 + START_TIMEOUT + 16
     await yard.until_phase("next", "Running")

@@ -57,7 +57,7 @@ def admission(*names: str, since: datetime = NOW, **fields: Any) -> AdmissionSta
     values: dict[str, Any] = {
         "parties": list(names or PARTIES),
         "reason": "Admitted",
-        "decided_at": since,
+        "decision_time": since,
         **fields,
     }
     return AdmissionStatus(**values)

@@ -179,7 +179,7 @@ def admitted(count: int = 1, since: datetime = NOW, **fields: Any) -> ScalingSta
         "desired": count,
         "recommended": count,
         "reason": "Admitted",
-        "decided_at": since,
+        "decision_time": since,
         **fields,
     }
     return ScalingStatus(**values)

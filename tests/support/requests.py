@@ -39,7 +39,7 @@ def job(
     long_ago = NOW - timedelta(hours=5)
     defaults: dict[str, Any] = {"max_workers": 8, "start_workers": max(1, admitted)}
     if admitted:
-        defaults |= {"admitted_at": long_ago, "decided_at": long_ago, "is_running": True}
+        defaults |= {"admitted_at": long_ago, "decision_time": long_ago, "is_running": True}
         defaults |= {"measured_at": NOW}
     profile = tuple(measurement(size, speed) for size, speed in (speeds or {}).items())
     defaults |= {"created_at": long_ago, "profile": profile, **fields}
@@ -92,13 +92,13 @@ def _applied(request: JobRequest, decision: Decision) -> JobRequest:
         from_=request.admitted_workers,
         to=decision.workers,
         reason=decision.reason,
-        decided_at=NOW,
+        decision_time=NOW,
     )
     return replace(
         request,
         admitted_workers=decision.workers,
         admitted_at=request.admitted_at or NOW,
-        decided_at=NOW,
+        decision_time=NOW,
         is_running=False,
         history=(*request.history, change),
     )

@@ -119,9 +119,9 @@ SITUATIONS = {
             restarts=1,
             failures=[
                 {
-                    "pod": "digits-worker-1-1",
-                    "uid": "gone",
-                    "at": at(),
+                    "podName": "digits-worker-1-1",
+                    "podUID": "gone",
+                    "failureTime": at(),
                     "message": "worker 1 (pod digits-worker-1-1) was killed (OOMKilled)",
                 }
             ],

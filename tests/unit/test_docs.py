@@ -30,9 +30,6 @@ GUIDES: Final = {
         "distributedjob-reference.md",
         ROOT / "crds" / "distributedjobs.trainyard.dev.yaml",
     ),
-        "distributedjob-reference.md",
-        ROOT / "crds" / "distributedjobs.trainyard.dev.yaml",
-    ),
     "FederatedJob": ("federatedjob.md", ROOT / "crds" / "federatedjobs.trainyard.dev.yaml"),
 }
 """By kind: its guide and its CRD."""

@@ -138,8 +138,8 @@ class AdmissionStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     parties: list[str] = []
     reason: str = ""
     message: str = ""
-    decided_at: datetime | None = None
-    cooldown_until: datetime | None = None
+    decision_time: datetime | None = None
+    cooldown_end_time: datetime | None = None
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -174,7 +174,7 @@ class FederatedTrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=Tru
     samples: int = 0
     loss: float | None = None
     evaluation: dict[str, float] = {}
-    at: datetime | None = None
+    report_time: datetime | None = None
 
 
 class PartyStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -182,7 +182,7 @@ class PartyStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str
     state: str
-    pod: str = ""
+    pod_name: str = ""
     rounds: int = 0
     samples: int = 0
     seconds: float | None = None

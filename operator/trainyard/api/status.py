@@ -21,9 +21,9 @@ from trainyard.api.spec import Part
 class PodFailure(Part, frozen=True, kw_only=True, omit_defaults=True):
     """A pod that failed."""
 
-    pod: str
-    uid: str
-    at: datetime
+    pod_name: str
+    pod_uid: str = msgspec.field(name="podUID")
+    failure_time: datetime
     exit_code: int | None = None
     reason: str = ""
     message: str = ""
@@ -56,7 +56,7 @@ class TrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     samples_per_second: float | None = None
     workers: int = 0
     checkpoint_step: int | None = None
-    at: datetime | None = None
+    report_time: datetime | None = None
 
 
 class Measurement(Part, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ class Change(Part, frozen=True, kw_only=True, omit_defaults=True):
     from_: int = msgspec.field(name="from")
     to: int
     reason: str
-    decided_at: datetime
+    decision_time: datetime
     expected_speedup: float | None = None
     measured_speedup: float | None = None
 
@@ -90,10 +90,10 @@ class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     message: str = ""
     expected_speedup: float | None = None
     measured_speedup: float | None = None
-    decided_at: datetime | None = None
-    cooldown_until: datetime | None = None
+    decision_time: datetime | None = None
+    cooldown_end_time: datetime | None = None
     stall_seconds: float | None = None
-    cost_gpu_seconds: float | None = None
+    cost_gpu_seconds: float | None = msgspec.field(default=None, name="costGPUSeconds")
     history: list[Change] = []
     profile: list[Measurement] = []
 

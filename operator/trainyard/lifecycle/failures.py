@@ -50,9 +50,9 @@ class FailureRecord:
 def record_failures(job: Job, pods: JobPods, timeouts: Timeouts, now: datetime) -> FailureRecord:
     """Add the failed pods that the status does not have yet; each is counted once, by its uid."""
     old, present = job.status.failures, {p.uid for p in pods.finished}
-    recorded = {f.uid for f in old}
+    recorded = {f.pod_uid for f in old}
     # A failure is not dropped while its pod is there: it would be counted again.
-    space = MAX_FAILURES - sum(f.uid in present for f in old)
+    space = MAX_FAILURES - sum(f.pod_uid in present for f in old)
     new = [p for p in pods.finished if is_failure(p) and p.uid not in recorded][: max(space, 0)]
     failures = _newest([*old, *(_pod_failure(p, now) for p in new)], present)
     last = _last_counted(old)
@@ -83,8 +83,8 @@ def _fatal(
 def _newest(failures: list[PodFailure], present: Collection[str]) -> list[PodFailure]:
     """As many as the status keeps, without the oldest of those whose pods are gone."""
     excess = max(len(failures) - MAX_FAILURES, 0)
-    dropped = {f.uid for f in [f for f in failures if f.uid not in present][:excess]}
-    return [f for f in failures if f.uid not in dropped]
+    dropped = {f.pod_uid for f in [f for f in failures if f.pod_uid not in present][:excess]}
+    return [f for f in failures if f.pod_uid not in dropped]
 
 
 def _last_counted(failures: list[PodFailure]) -> PodFailure | None:
@@ -107,11 +107,11 @@ def _retry_at(failures: list[PodFailure], restarts: int, timeouts: Timeouts) -> 
     Pods whose image is of another release are retried after the longest pause.
     """
     if failures and _is_mismatch(failures[-1]):
-        return failures[-1].at + timeouts.retry_cap
+        return failures[-1].failure_time + timeouts.retry_cap
     last, excused_at = _last_counted(failures), _retry_excused_at(failures, timeouts)
     if last is None or not restarts:
         return excused_at
-    retry_at = last.at + _backoff(restarts, timeouts)
+    retry_at = last.failure_time + _backoff(restarts, timeouts)
     return retry_at if excused_at is None else max(retry_at, excused_at)
 
 
@@ -127,9 +127,9 @@ def _retry_excused_at(failures: list[PodFailure], timeouts: Timeouts) -> datetim
     excused = [f for f in failures if _is_excused(f.reason, f.exit_code)]
     if not excused:
         return None
-    last_at = excused[-1].at
-    recent = [f for f in excused if f.at > last_at - timeouts.retry_cap]
-    losses = max(Counter(_without_attempt(f.pod) for f in recent).values())
+    last_at = excused[-1].failure_time
+    recent = [f for f in excused if f.failure_time > last_at - timeouts.retry_cap]
+    losses = max(Counter(_without_attempt(f.pod_name) for f in recent).values())
     return last_at + _backoff(losses - 1, timeouts) if losses > 1 else None
 
 
@@ -146,9 +146,9 @@ def _counts(pod: Pod, last: PodFailure | None, now: datetime) -> bool:
     """Whether the pod failed by itself, and not of the same cause as `last`."""
     if _is_excused(_reason(pod), pod.exit_code):
         return False
-    if last is None or pod.created_at > last.at:
+    if last is None or pod.created_at > last.failure_time:
         return True
-    return (pod.ended_at or now) > last.at + SAME_CAUSE_WINDOW
+    return (pod.ended_at or now) > last.failure_time + SAME_CAUSE_WINDOW
 
 
 def _reason(pod: Pod) -> str:
@@ -157,9 +157,9 @@ def _reason(pod: Pod) -> str:
 
 def _pod_failure(pod: Pod, now: datetime) -> PodFailure:
     return PodFailure(
-        pod=pod.name,
-        uid=pod.uid,
-        at=whole_seconds(now),
+        pod_name=pod.name,
+        pod_uid=pod.uid,
+        failure_time=whole_seconds(now),
         exit_code=pod.exit_code,
         reason=_reason(pod)[:MAX_REASON],
         message=messages.pod_failure(pod)[:MAX_MESSAGE],

@@ -119,9 +119,9 @@ class Observation:
         It restarts when the job loses its last worker or its quorum of parties.
         """
         is_starting = self.running_phase is Phase.STARTING and not self.is_training
-        if not is_starting or not self.assignment.decided_at:
+        if not is_starting or not self.assignment.decision_time:
             return None
-        since = self.assignment.decided_at
+        since = self.assignment.decision_time
         if (running := self._condition(ConditionType.RUNNING)) is not None:
             # Still True when the last worker has only just been lost.
             lost_at = running.last_transition_time if running.status == "False" else None

@@ -66,7 +66,7 @@ def _party_status(
     return msgspec.structs.replace(
         status,
         state=_state(party, pod, is_admitted, report.state if report else ""),
-        pod=pod.name if pod else "",
+        pod_name=pod.name if pod else "",
     )
 
 
@@ -84,7 +84,7 @@ def without_pods(parties: list[PartyStatus]) -> list[PartyStatus]:
     """The parties of a job that is suspended or has ended."""
     return [
         party
-        if party.pod or party.state == PartyPodState.AWAITS_ENROLMENT
+        if party.pod_name or party.state == PartyPodState.AWAITS_ENROLMENT
         else msgspec.structs.replace(party, state=PartyPodState.STOPPED)
         for party in parties
     ]
@@ -124,5 +124,5 @@ def rounds_of(report: CoordinatorReport, federation: FederationReport) -> Federa
         samples=report.samples,
         loss=None if report.loss is None else round(report.loss, 6),
         evaluation={k: round(v, 6) for k, v in sorted(report.evaluation.items())},
-        at=whole_seconds(report.at),
+        report_time=whole_seconds(report.at),
     )

@@ -130,7 +130,7 @@ def _training(old: TrainingStatus | None, inputs: StatusInputs) -> TrainingStatu
         step=status.step if final.step is None else final.step,
         samples=status.samples if final.samples is None else final.samples,
         evaluation=_rounded(final.metrics) or status.evaluation,
-        at=whole_seconds(inputs.now),
+        report_time=whole_seconds(inputs.now),
     )
 
 
@@ -149,7 +149,7 @@ def _rounds(job: FederatedJob, inputs: StatusInputs) -> FederatedTrainingStatus 
         round=status.round if final.step is None else final.step,
         samples=status.samples if final.samples is None else final.samples,
         evaluation=_rounded(final.metrics) or status.evaluation,
-        at=whole_seconds(inputs.now),
+        report_time=whole_seconds(inputs.now),
     )
 
 
@@ -171,7 +171,7 @@ def _training_status(report: CoordinatorReport) -> TrainingStatus:
         samples_per_second=_throughput(report),
         workers=report.active_workers,
         checkpoint_step=report.checkpoint_step if report.checkpoint_step >= 0 else None,
-        at=whole_seconds(report.at),
+        report_time=whole_seconds(report.at),
     )
 
 

@@ -125,7 +125,7 @@ def _record_desired(
 
 
 def _actions(job: Job, pods: JobPods, desired: DesiredState, now: datetime) -> PodActions:
-    recorded = frozenset(failure.uid for failure in job.status.failures)
+    recorded = frozenset(failure.pod_uid for failure in job.status.failures)
     return pod_actions(desired.pods, pods, recorded, job.status.term, now)
 
 

@@ -80,10 +80,10 @@ def _due_at(
 
 
 def _count_failures(deps: Dependencies, job: Job, status: Status) -> None:
-    recorded = {failure.uid for failure in job.status.failures}
+    recorded = {failure.pod_uid for failure in job.status.failures}
     for failure in status.failures:
-        if failure.uid not in recorded:
-            is_coordinator = failure.pod.startswith(f"{names.service_name(job.key.name)}-")
+        if failure.pod_uid not in recorded:
+            is_coordinator = failure.pod_name.startswith(f"{names.service_name(job.key.name)}-")
             role = Role.COORDINATOR if is_coordinator else job.member_role
             deps.metrics.failures.labels(role).inc()
 

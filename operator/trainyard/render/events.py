@@ -45,9 +45,9 @@ def events_for(before: Status, after: Status) -> Iterator[EventSpec]:
     old = {c.type: c for c in before.conditions}
     for condition in after.conditions:
         yield from _condition_events(old.get(condition.type), condition)
-    known = {f.uid for f in before.failures}
+    known = {f.pod_uid for f in before.failures}
     for failure in after.failures:
-        if failure.uid not in known:
+        if failure.pod_uid not in known:
             yield EventSpec(type="Warning", reason="PodFailed", message=failure.message)
     match before, after:
         case DistributedJobStatus(), DistributedJobStatus():
@@ -96,7 +96,7 @@ def _speedup_events(old: ScalingStatus, new: ScalingStatus) -> Iterator[EventSpe
         return
     last, before = new.history[-1], old.history[-1]
     is_measured = last.measured_speedup is not None and before.measured_speedup is None
-    if is_measured and last.from_ and last.decided_at == before.decided_at:
+    if is_measured and last.from_ and last.decision_time == before.decision_time:
         expected = f", expected {last.expected_speedup:g}×" if last.expected_speedup else ""
         message = (
             f"{last.from_} → {last.to} workers: {last.measured_speedup:g}× the samples per "

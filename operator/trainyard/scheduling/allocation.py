@@ -138,7 +138,7 @@ def _assume(job: JobRequest, decision: Decision, now: datetime) -> JobRequest:
         admitted_workers=decision.workers,
         admitted_parties=decision.parties,
         admitted_at=job.admitted_at or now,
-        decided_at=now,
+        decision_time=now,
         is_running=False,
     )
 

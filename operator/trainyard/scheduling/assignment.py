@@ -55,7 +55,7 @@ def initial_assignment(job: Job, pods: tuple[Pod, ...]) -> Assignment:
         assignment,
         reason=Reason.ADMITTED,
         message="Found running.",
-        decided_at=whole_seconds(min(pod.created_at for pod in members.values())),
+        decision_time=whole_seconds(min(pod.created_at for pod in members.values())),
         **_size_found(job, members),
     )
 
@@ -108,7 +108,7 @@ def release(before: _AssignmentT, reason: str, message: str) -> _AssignmentT:
 def back_off(before: _AssignmentT, delay: timedelta, message: str, now: datetime) -> _AssignmentT:
     """The assignment of a job whose start timed out: released, and queued again after the delay."""
     released = release(before, Reason.START_TIMED_OUT, message)
-    return msgspec.structs.replace(released, cooldown_until=whole_seconds(now + delay))
+    return msgspec.structs.replace(released, cooldown_end_time=whole_seconds(now + delay))
 
 
 def record_decision(
@@ -123,7 +123,7 @@ def record_decision(
         message=decision.message,
     )
     if decision.reason is Reason.START_TIMED_OUT and decision.requeue_at is not None:
-        return msgspec.structs.replace(after, cooldown_until=whole_seconds(decision.requeue_at))
+        return msgspec.structs.replace(after, cooldown_end_time=whole_seconds(decision.requeue_at))
     if decision.workers == before.desired:
         return after
     expected = None if decision.expected_speedup is None else round(decision.expected_speedup, 3)
@@ -131,15 +131,15 @@ def record_decision(
         from_=before.desired,
         to=decision.workers,
         reason=decision.reason,
-        decided_at=whole_seconds(now),
+        decision_time=whole_seconds(now),
         expected_speedup=expected,
     )
     return msgspec.structs.replace(
         after,
         expected_speedup=expected,
         measured_speedup=None,
-        decided_at=whole_seconds(now),
-        cooldown_until=whole_seconds(now + parse_duration(spec.cooldown)),
+        decision_time=whole_seconds(now),
+        cooldown_end_time=whole_seconds(now + parse_duration(spec.cooldown)),
         history=[*before.history, change][-MAX_HISTORY:],
     )
 
@@ -149,11 +149,14 @@ def _record_admission(
 ) -> AdmissionStatus:
     after = msgspec.structs.replace(before, reason=decision.reason, message=decision.message)
     if decision.reason is Reason.START_TIMED_OUT and decision.requeue_at is not None:
-        return msgspec.structs.replace(after, cooldown_until=whole_seconds(decision.requeue_at))
+        return msgspec.structs.replace(after, cooldown_end_time=whole_seconds(decision.requeue_at))
     if decision.parties == before.assigned:
         return after
     return msgspec.structs.replace(
-        after, parties=list(decision.parties), decided_at=whole_seconds(now), cooldown_until=None
+        after,
+        parties=list(decision.parties),
+        decision_time=whole_seconds(now),
+        cooldown_end_time=None,
     )
 
 

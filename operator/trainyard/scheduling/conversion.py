@@ -70,9 +70,9 @@ def _parties_request(
         policy="Manual",
         admitted_workers=len(admission.parties),
         admitted_parties=admission.assigned,
-        admitted_at=admission.decided_at if admission.parties else None,
+        admitted_at=admission.decision_time if admission.parties else None,
         backoff_until=_backoff_until(admission),
-        decided_at=admission.decided_at,
+        decision_time=admission.decision_time,
     )
 
 
@@ -112,10 +112,10 @@ def _workers_request(
         cooldown=parse_duration(spec.scaling.cooldown),
         max_changes_per_hour=spec.scaling.max_changes_per_hour,
         admitted_workers=scaling.desired,
-        admitted_at=scaling.decided_at if scaling.desired else None,
+        admitted_at=scaling.decision_time if scaling.desired else None,
         is_running=_is_steady(job, scaling, report),
         backoff_until=_backoff_until(scaling),
-        decided_at=scaling.decided_at,
+        decision_time=scaling.decision_time,
         measured_at=report.at if report else None,
         profile=tuple(scaling.profile),
         history=tuple(scaling.history),
@@ -157,4 +157,4 @@ def _is_steady(
 
 
 def _backoff_until(assignment: Assignment) -> datetime | None:
-    return assignment.cooldown_until if assignment.reason == Reason.START_TIMED_OUT else None
+    return assignment.cooldown_end_time if assignment.reason == Reason.START_TIMED_OUT else None

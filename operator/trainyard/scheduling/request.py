@@ -60,7 +60,7 @@ class JobRequest:
     """Whether all admitted workers train together; no policy changes a job that is not steady."""
     backoff_until: datetime | None = None
     """When a job whose start timed out is queued again."""
-    decided_at: datetime | None = None
+    decision_time: datetime | None = None
     """When the number of workers last changed."""
     measured_at: datetime | None = None
     """When the coordinator's metrics were last read; None before the first time."""

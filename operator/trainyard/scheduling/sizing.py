@@ -86,8 +86,8 @@ def _shrink_to_fit(
     unplaceable = unbound - ledger.slots(PodShape.of(job))
     if unplaceable <= 0:
         return None
-    decided_at = job.decided_at or job.admitted_at
-    give_up_at = decided_at + settings.unbound_grace if decided_at else now
+    decision_time = job.decision_time or job.admitted_at
+    give_up_at = decision_time + settings.unbound_grace if decision_time else now
     lost = WorkersUnplaceable(unplaceable=unplaceable, workers=current, give_up_at=None)
     if now >= give_up_at:
         size = max(job.min_workers, current - unplaceable)

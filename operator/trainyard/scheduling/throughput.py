@@ -173,7 +173,7 @@ def _rate_limited(
     """The proposal, held back by the cooldown and by the changes of the last hour."""
     if proposal.workers == job.admitted_workers:
         return replace(proposal, requeue_at=min(stale_at, proposal.requeue_at or stale_at))
-    cool_at = None if job.decided_at is None else job.decided_at + job.cooldown
+    cool_at = None if job.decision_time is None else job.decision_time + job.cooldown
     if cool_at is not None and now < cool_at:
         cooling = CoolingDown(pending=proposal.basis, until=cool_at)
         return _stay(job, Reason.COOLING_DOWN, cooling, requeue_at=min(cool_at, stale_at))
@@ -192,7 +192,7 @@ def _rate_limited(
 def _changes_of_last_hour(job: JobRequest, now: datetime) -> list[datetime]:
     """When the job was rescaled, oldest first; being admitted is no rescale."""
     rescales = (change for change in job.history if change.from_ > 0 and change.to > 0)
-    return sorted(change.decided_at for change in rescales if change.decided_at > now - _HOUR)
+    return sorted(change.decision_time for change in rescales if change.decision_time > now - _HOUR)
 
 
 def _stay(
@@ -211,8 +211,8 @@ def _retry_at(job: JobRequest, settings: SchedulerSettings) -> datetime:
     that; from its last change if the history does not reach back.
     """
     current = job.admitted_workers
-    shrunk = [change.decided_at for change in job.history if change.from_ > current >= change.to]
-    since = max(shrunk, default=job.decided_at or job.admitted_at or job.created_at)
+    shrunk = [change.decision_time for change in job.history if change.from_ > current >= change.to]
+    since = max(shrunk, default=job.decision_time or job.admitted_at or job.created_at)
     doublings = max(0, min(len(shrunk) - 1, _MAX_DOUBLINGS))
     return since + settings.retry_after * (1 << doublings)
 

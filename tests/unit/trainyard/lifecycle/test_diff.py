@@ -203,7 +203,7 @@ class World:
         found = pod_actions(
             desired,
             pods,
-            frozenset(f.uid for f in self.job.status.failures),
+            frozenset(f.pod_uid for f in self.job.status.failures),
             self.job.status.term,
             self.now,
         )
@@ -248,7 +248,7 @@ class World:
     def delete(self, undesired: Pod) -> None:
         assert undesired.owner_uid == UID, "a pod of somebody else"
         if is_failure(undesired) and undesired.is_finished:
-            assert undesired.uid in {f.uid for f in self.job.status.failures}, (
+            assert undesired.uid in {f.pod_uid for f in self.job.status.failures}, (
                 "a failure that is not recorded"
             )
         if undesired.role == Role.COORDINATOR:
@@ -327,7 +327,7 @@ def test_converges_from_any_observed_state(
     assert set(live.values()) <= {1}, "two pods of one member"
     assert members <= set(live)
     assert desired.keeps_live or set(live) == members
-    recorded = {f.uid for f in world.job.status.failures}
+    recorded = {f.pod_uid for f in world.job.status.failures}
     if not desired.keeps_finished:
         left = [p for p in world.pods if p.owner_uid == UID and p.is_finished and not p.is_deleting]
         # Failures whose pods stay on lost nodes leave no space for more until those are gone.

@@ -36,7 +36,7 @@ from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 
 def failed(**fields: Any) -> dict[str, Any]:
-    return {"pod": "digits-worker-0-1", "uid": "gone", "at": at(), "exitCode": 1, **fields}
+    return {"podName": "digits-worker-0-1", "podUID": "gone", "failureTime": at(), "exitCode": 1, **fields}
 
 
 def record(job: DistributedJob, *pods: Pod, after: timedelta = timedelta()) -> FailureRecord:
@@ -55,13 +55,13 @@ def test_a_failed_pod_is_counted_once_however_often_it_is_observed() -> None:
     again = record(recorded(job, first), pod)
     assert (first.restarts, again.restarts) == (1, 1)
     assert again.failures == first.failures
-    assert first.failures[0].uid == pod.uid
+    assert first.failures[0].pod_uid == pod.uid
 
 
 def test_pods_that_fail_together_count_once() -> None:
     found = record(make_job(), *workers(4, **failing()))
     assert found.restarts == 1
-    assert [f.uid for f in found.failures] == [p.uid for p in workers(4)]
+    assert [f.pod_uid for f in found.failures] == [p.uid for p in workers(4)]
 
 
 def test_one_crash_of_a_group_counts_once_though_its_pods_are_observed_one_by_one() -> None:
@@ -91,10 +91,10 @@ def test_failures_beyond_the_maximum_are_neither_counted_twice_nor_recorded_agai
     assert len(first.failures) == MAX_FAILURES
     job = recorded(job, first)
     assert record(job, *pods).failures == first.failures, "a status that changes at every reconcile"
-    left = [p for p in pods if p.uid not in {f.uid for f in first.failures}]
+    left = [p for p in pods if p.uid not in {f.pod_uid for f in first.failures}]
     for _ in range(10):
         job = recorded(job, record(job, *left, after=timedelta(seconds=20)))
-        left = [p for p in left if p.uid not in {f.uid for f in job.status.failures}]
+        left = [p for p in left if p.uid not in {f.pod_uid for f in job.status.failures}]
     assert not left
     assert job.status.restarts == 1
 
@@ -103,7 +103,7 @@ def test_the_oldest_failures_are_dropped_for_newer_ones() -> None:
     old = [failed(uid=f"old-{n}") for n in range(MAX_FAILURES)]
     job = make_job(status={"failures": old, "restarts": 4})
     found = record(job, worker(0, created_at=NOW + timedelta(1), **failing()))
-    assert [f.uid for f in found.failures] == [*(f["uid"] for f in old[1:]), "worker-0-1"]
+    assert [f.pod_uid for f in found.failures] == [*(f["uid"] for f in old[1:]), "worker-0-1"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_what_is_not_the_jobs_fault_is_recorded_but_not_counted(pod: Pod) -> Non
 
 
 def test_a_disruption_does_not_prolong_the_pause_after_an_older_failure() -> None:
-    old = failed(at=at(ago(hours=3)))
+    old = failed(failureTime=at(ago(hours=3)))
     job = make_job(status={"failures": [old], "restarts": 9})
     found = record(job, worker(0, 2, **failing(137, is_disrupted=True)))
     assert found.restarts == 9
@@ -152,7 +152,7 @@ def test_pods_that_a_drain_takes_together_are_replaced_at_once() -> None:
 def test_losses_long_ago_do_not_delay_a_replacement() -> None:
     times = [ago(hours=2), ago(hours=1), NOW]
     evicted = [
-        failed(pod=f"digits-worker-0-{n}", uid=f"u-{n}", reason="Evicted", at=at(when))
+        failed(podName=f"digits-worker-0-{n}", podUID=f"u-{n}", reason="Evicted", failureTime=at(when))
         for n, when in enumerate(times)
     ]
     assert record(make_job(status=has_run(failures=evicted))).retry_at is None

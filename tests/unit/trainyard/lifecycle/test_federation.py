@@ -108,7 +108,7 @@ def test_a_failed_party_is_replaced_after_a_pause_under_a_new_name() -> None:
     assert desired.phase is Phase.RUNNING
     assert desired.restarts == 1
     assert desired.pods.replace_at == NOW + timedelta(seconds=1)
-    recorded = frozenset(failure.uid for failure in desired.failures)
+    recorded = frozenset(failure.pod_uid for failure in desired.failures)
     assert not pod_actions(desired.pods, failed.pods, recorded, 1, NOW).create
     [missing] = pod_actions(
         desired.pods, failed.pods, recorded, 1, NOW + timedelta(seconds=1)

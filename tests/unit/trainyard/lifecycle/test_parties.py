@@ -74,7 +74,7 @@ def test_a_partys_state_is_its_pods_and_then_the_aggregators() -> None:
         "eve": "Waiting",
         "zoe": "AwaitsEnrolment",
     }
-    assert [p.pod for p in found.parties][:2] == ["digits-party-ann-1", "digits-party-bob-1"]
+    assert [p.pod_name for p in found.parties][:2] == ["digits-party-ann-1", "digits-party-bob-1"]
 
 
 def test_parties_of_a_suspended_job_are_stopped() -> None:

@@ -166,7 +166,7 @@ def test_a_finished_job_is_deleted_when_its_time_to_live_is_over() -> None:
 
 def test_a_completing_job_is_not_requeued_for_a_pause_that_is_over() -> None:
     """It was: a past time made the queue run it again and again without a pause."""
-    failure = {"pod": "p", "uid": "u", "at": at(ago(hours=1)), "exitCode": 1}
+    failure = {"podName": "p", "podUID": "u", "failureTime": at(ago(hours=1)), "exitCode": 1}
     job = make_job(CLAIM, has_run(restarts=1, failures=[failure]))
     desired = evaluate(observe(job, coordinator(), worker(0, **ending(Result.COMPLETE))))
     assert desired.requeue_at is None

@@ -91,9 +91,9 @@ FULL = reported(
 )
 SCALED = admitted(
     1,
-    history=[Change(from_=0, to=1, reason="Admitted", decided_at=NOW, expected_speedup=1.5)],
+    history=[Change(from_=0, to=1, reason="Admitted", decision_time=NOW, expected_speedup=1.5)],
     profile=[measured(1, 512.34)],
-    cooldown_until=NOW,
+    cooldown_end_time=NOW,
 )
 CASES: dict[str, tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]]] = {
     "new": (make_job(), (), {"assignment": ScalingStatus()}),
@@ -230,7 +230,7 @@ def test_training_figures_are_those_of_the_report_rounded() -> None:
     assert training is not None
     assert (training.step, training.loss, training.epoch) == (120, 0.123457, 3.25)
     assert (training.samples_per_second, training.checkpoint_step) == (512.35, 100)
-    assert training.at == NOW
+    assert training.report_time == NOW
 
 
 def test_a_report_before_the_first_step_replaces_no_older_figures() -> None:

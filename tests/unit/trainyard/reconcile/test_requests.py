@@ -31,7 +31,7 @@ def test_a_new_spec_assignment_or_priority_makes_a_new_request(deps: Dependencie
     assert cache.collect()[KEY].request.max_workers == 3
     assignment = deps.job_states[KEY].assignment
     assert isinstance(assignment.value, ScalingStatus)
-    assignment.value = msgspec.structs.replace(assignment.value, desired=2, decided_at="")
+    assignment.value = msgspec.structs.replace(assignment.value, desired=2, decision_time="")
     assert cache.collect()[KEY].request.admitted_workers == 2
     high = {"workers": {"max": 3}, "priorityClassName": "high"}
     deps.cache.put_job(make_job(high, resourceVersion="9"))

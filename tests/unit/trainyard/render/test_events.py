@@ -61,14 +61,14 @@ def test_a_changed_message_for_the_same_reason_gets_no_event() -> None:
 
 
 def test_each_failure_gets_one_event() -> None:
-    failures = [{"pod": "p", "uid": str(n), "at": at(), "message": f"m{n}"} for n in range(3)]
+    failures = [{"podName": "p", "podUID": str(n), "failureTime": at(), "message": f"m{n}"} for n in range(3)]
     before, after = status(failures=failures[:1]), status(failures=failures)
     assert [e.message for e in events_for(before, after)] == ["m1", "m2"]
     assert events_of(after, after) == []
 
 
 def test_a_measured_speedup_is_compared_with_the_expected_one() -> None:
-    change = Change(from_=2, to=4, reason="GrowPays", decided_at=NOW, expected_speedup=1.8)
+    change = Change(from_=2, to=4, reason="GrowPays", decision_time=NOW, expected_speedup=1.8)
     measured = msgspec.structs.replace(change, measured_speedup=1.5)
     before = DistributedJobStatus(scaling=admitted(4, history=[change]))
     after = DistributedJobStatus(scaling=admitted(4, history=[measured]))

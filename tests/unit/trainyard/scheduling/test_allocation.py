@@ -27,7 +27,7 @@ def test_an_admitted_job_keeps_its_workers_whatever_jobs_come() -> None:
 
 
 def test_gpus_are_kept_for_workers_without_a_node() -> None:
-    fresh = job("fresh", 3, decided_at=NOW, is_running=False)
+    fresh = job("fresh", 3, decision_time=NOW, is_running=False)
     decisions = decide(cluster(4, bound=pods("fresh", "n0", 1)), fresh, job("new", start_workers=4))
     assert decisions["new"].workers == 1
 
@@ -35,7 +35,7 @@ def test_gpus_are_kept_for_workers_without_a_node() -> None:
 def test_kept_gpus_are_where_no_waiting_job_could_go() -> None:
     zoned = Node(name="a", gpus={GPU: 1}, labels={"zone": "a"})
     snapshot = Cluster(nodes=(zoned, *cluster(2).nodes))
-    fresh = job("fresh", 1, decided_at=NOW, is_running=False)
+    fresh = job("fresh", 1, decision_time=NOW, is_running=False)
     decisions = decide(snapshot, fresh, job("new", node_selector={"zone": "a"}))
     assert decisions["new"].reason is Reason.ADMITTED
 
@@ -107,8 +107,8 @@ def test_a_request_that_fits_in_part_names_what_is_missing() -> None:
 def test_workers_that_can_no_longer_get_gpus_are_given_up(
     age: int, fields: dict[str, Any], workers: int, reason: Reason
 ) -> None:
-    decided_at = NOW - timedelta(seconds=age)
-    lost = job("a", 4, is_running=False, decided_at=decided_at, **fields)
+    decision_time = NOW - timedelta(seconds=age)
+    lost = job("a", 4, is_running=False, decision_time=decision_time, **fields)
     decision = decide(cluster(3, bound=pods("a", "n0", 2)), lost)["a"]
     assert (decision.workers, decision.reason) == (workers, reason)
     if reason is Reason.NO_FREE_GPUS:

@@ -47,7 +47,7 @@ def _requests(draw: st.DrawFn, name: str) -> JobRequest:
     admitted = draw(st.just(0) | st.integers(1, 6))
     sizes = draw(st.sets(st.integers(1, 8), max_size=4)) | {admitted}
     history = [
-        Change(from_=a, to=b, reason="", decided_at=long_ago - timedelta(minutes=age))
+        Change(from_=a, to=b, reason="", decision_time=long_ago - timedelta(minutes=age))
         for a, b, age in draw(
             st.lists(
                 st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(0, 60)), max_size=3
@@ -69,7 +69,7 @@ def _requests(draw: st.DrawFn, name: str) -> JobRequest:
         admitted_at=long_ago if admitted else None,
         is_running=draw(st.booleans()) if admitted else False,
         backoff_until=draw(st.sampled_from([None, None, NOW + timedelta(minutes=1)])),
-        decided_at=long_ago if admitted else None,
+        decision_time=long_ago if admitted else None,
         measured_at=NOW - timedelta(seconds=draw(st.integers(0, 20))),
         profile=tuple(measurement(size, draw(_SPEEDS)) for size in sorted(sizes) if size),
         history=tuple(history),

@@ -65,13 +65,13 @@ class Simulation:
             from_=job.admitted_workers,
             to=decision.workers,
             reason=decision.reason,
-            decided_at=self.now,
+            decision_time=self.now,
         )
         self.jobs[name] = replace(
             job,
             admitted_workers=decision.workers,
             admitted_at=job.admitted_at or self.now,
-            decided_at=self.now,
+            decision_time=self.now,
             history=(*job.history, change),
         )
         self.joining[name] = JOIN_CYCLES

@@ -37,9 +37,9 @@ def test_a_changed_number_of_workers_enters_the_history_and_starts_the_cooldown(
     after = decided(admitted(2), decision(4, expected_speedup=1.8))
     assert (after.desired, after.recommended, after.reason) == (4, 4, "GrowPays")
     assert after.history == [
-        Change(from_=2, to=4, reason="GrowPays", decided_at=NOW, expected_speedup=1.8)
+        Change(from_=2, to=4, reason="GrowPays", decision_time=NOW, expected_speedup=1.8)
     ]
-    assert (after.decided_at, after.cooldown_until) == (NOW, NOW + timedelta(seconds=90))
+    assert (after.decision_time, after.cooldown_end_time) == (NOW, NOW + timedelta(seconds=90))
     assert (after.expected_speedup, after.measured_speedup) == (1.8, None)
 
 
@@ -47,8 +47,8 @@ def test_a_decision_to_stay_changes_only_the_explanation() -> None:
     before = decided(admitted(2), decision(4, expected_speedup=1.8))
     after = record_decision(before, decision(4, Reason.STEADY), Scaling(), NOW + timedelta(1))
     assert after.reason == "Steady"
-    assert (after.history, after.decided_at) == (before.history, before.decided_at)
-    assert after.cooldown_until == before.cooldown_until
+    assert (after.history, after.decision_time) == (before.history, before.decision_time)
+    assert after.cooldown_end_time == before.cooldown_end_time
 
 
 def test_a_recommendation_changes_no_workers() -> None:
@@ -68,9 +68,9 @@ def test_a_backoff_is_recorded_and_stays_the_same() -> None:
     until = NOW + timedelta(minutes=2)
     backed_off = back_off(admitted(3), timedelta(minutes=2), "not running in time", NOW)
     assert (backed_off.desired, backed_off.reason) == (0, "StartTimedOut")
-    assert backed_off.cooldown_until == until
+    assert backed_off.cooldown_end_time == until
     again = decided(backed_off, decision(0, Reason.START_TIMED_OUT, requeue_at=until))
-    assert again.cooldown_until == backed_off.cooldown_until
+    assert again.cooldown_end_time == backed_off.cooldown_end_time
     assert again.history == backed_off.history
 
 

@@ -73,11 +73,11 @@ def test_an_unknown_priority_class_has_priority_0() -> None:
 
 
 def test_a_request_has_what_was_decided_and_measured() -> None:
-    change = Change(from_=1, to=2, reason="GrowPays", decided_at=NOW, expected_speedup=1.9)
+    change = Change(from_=1, to=2, reason="GrowPays", decision_time=NOW, expected_speedup=1.9)
     row = Measurement(nodes=1, workers=2, local_batch=32, samples_per_second=99.0, steps=40)
     scaling = admitted(2, history=[change], profile=[row])
     request = request_of(make_job(), scaling, CoordinatorReport(at=NOW), {})
-    assert request.decided_at == request.admitted_at == request.measured_at == NOW
+    assert request.decision_time == request.admitted_at == request.measured_at == NOW
     assert (request.history, request.profile) == ((change,), (row,))
 
 
@@ -85,7 +85,7 @@ def test_a_request_has_what_was_decided_and_measured() -> None:
     ("reason", "expected"), [("StartTimedOut", NOW), ("WaitingForGPUs", None), ("", None)]
 )
 def test_only_a_start_that_timed_out_backs_off(reason: str, expected: object) -> None:
-    scaling = ScalingStatus(reason=reason, cooldown_until=NOW)
+    scaling = ScalingStatus(reason=reason, cooldown_end_time=NOW)
     assert request_of(make_job(), scaling, None, {}).backoff_until == expected
 
 
@@ -130,7 +130,7 @@ def test_the_highest_index_of_running_pods_gives_the_size() -> None:
     (*_, fourth), (second, *_) = workers(4), workers(4)[1:]
     assert initial_assignment(job, (fourth,)).desired == 4
     assert initial_assignment(job, (second,)).desired == 3
-    assert initial_assignment(job, (second,)).decided_at
+    assert initial_assignment(job, (second,)).decision_time
 
 
 def test_the_terminating_pods_of_a_suspended_job_are_no_assignment() -> None:

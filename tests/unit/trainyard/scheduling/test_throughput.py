@@ -30,7 +30,7 @@ def job(admitted: int, speeds: dict[int, float], **fields: Any) -> JobRequest:
         "max_workers": 8,
         "is_running": True,
         "admitted_at": minutes_ago(300),
-        "decided_at": minutes_ago(300),
+        "decision_time": minutes_ago(300),
         "measured_at": NOW,
         "profile": tuple(measurement(workers, speed) for workers, speed in speeds.items()),
     }
@@ -39,7 +39,7 @@ def job(admitted: int, speeds: dict[int, float], **fields: Any) -> JobRequest:
 
 
 def change(before: int, after: int, minutes: float) -> Change:
-    return Change(from_=before, to=after, reason="", decided_at=minutes_ago(minutes))
+    return Change(from_=before, to=after, reason="", decision_time=minutes_ago(minutes))
 
 
 def proposal_of(request: JobRequest) -> Proposal:
@@ -123,7 +123,7 @@ def test_the_size_proposed_for_a_steady_job(
             id="few steps",
         ),
         pytest.param(
-            {"decided_at": NOW - timedelta(seconds=50)}, Reason.COOLING_DOWN, 10, id="cooldown"
+            {"decision_time": NOW - timedelta(seconds=50)}, Reason.COOLING_DOWN, 10, id="cooldown"
         ),
         pytest.param(
             {"history": tuple(change(1, 2, 59.9 - n) for n in range(12))},
