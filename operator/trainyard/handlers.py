@@ -1,7 +1,7 @@
-"""Every kopf decorator: note the object, mark its key dirty.
+"""kopf's handlers: each passes what kopf saw to the controller and returns at once.
 
-Only `on.event`: it writes no annotation, adds no finalizer and sends no request. Each handler is a
-call into the controller that is in the memo, and returns at once.
+kopf watches our own kinds; informers watch Kubernetes' own, pods and nodes. Only `on.event` is used
+for resources: it writes no annotation, adds no finalizer and sends no request.
 """
 
 from __future__ import annotations
@@ -12,31 +12,28 @@ import kopf
 
 from trainyard.api import names
 from trainyard.reconcile.controller import Controller
+from trainyard.settings import configure
 
 
-def register(registry: kopf.OperatorRegistry) -> None:
-    """Put the handlers into the registry."""
-    for plural in names.PLURALS.values():
-        kopf.on.event(names.GROUP, names.VERSION, plural, registry=registry)(on_job)
-    kopf.on.event("", "v1", "nodes", registry=registry)(on_node)
-    kopf.on.login(registry=registry)(login)
+@kopf.on.startup()
+async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
+    """Reduce kopf to watching before it begins to watch."""
+    configure(settings)
 
 
-async def on_job(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
-    """A job of either kind."""
-    _controller(memo).job_event(event["type"], cast("dict[str, Any]", event["object"]))
-
-
-async def on_node(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
-    """A node."""
-    _controller(memo).node_event(event["type"], cast("dict[str, Any]", event["object"]))
-
-
+@kopf.on.login()
 async def login(memo: Any, **_: Any) -> kopf.AiohttpSession:
-    """The same server, credentials and sockets as our own client's; asked again when expired."""
-    client = _controller(memo).services.client
+    """Use the server, credentials and sockets of our own client; called again when they expire."""
+    client = _controller(memo).deps.client
     session = client.new_session(headers=await client.headers())
     return kopf.AiohttpSession(server=client.server, aiohttp_session=session)
+
+
+@kopf.on.event(names.GROUP, names.VERSION, names.FEDERATED_JOBS)
+@kopf.on.event(names.GROUP, names.VERSION, names.DISTRIBUTED_JOBS)
+async def on_job(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
+    """A job of either kind was listed, added, modified or deleted."""
+    _controller(memo).job_event(event["type"], cast("dict[str, Any]", event["object"]))
 
 
 def _controller(memo: Any) -> Controller:

@@ -9,7 +9,7 @@ from trainyard.reconcile.controller import Controller
 
 
 class HealthServer:
-    """Serves while the context lasts; `port` 0 takes a free one."""
+    """Serves while the context lasts; `port` 0 picks a free one."""
 
     def __init__(self, controller: Controller, host: str, port: int) -> None:
         self._controller = controller
@@ -34,5 +34,5 @@ class HealthServer:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         self._controller.observe()
-        body = generate_latest(self._controller.services.metrics.registry)
+        body = generate_latest(self._controller.deps.metrics.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

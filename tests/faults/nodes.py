@@ -32,7 +32,7 @@ class Nodes:
     @property
     def silent(self) -> set[str]:
         """Nodes that cannot be reached."""
-        return self._kubelet.silent
+        return self._kubelet.unreachable
 
     @property
     def there(self) -> list[str]:
@@ -77,7 +77,7 @@ class Nodes:
         self.silent.discard(name)
         await self._heartbeat(name)
         await self._tell(name, "True")
-        await self._kubelet.catch_up()
+        await self._kubelet.sync_all()
         self._returning.discard(name)
 
     async def _tell(self, name: str, ready: str) -> None:

@@ -28,7 +28,7 @@ class Observer(PodWatcher):
         """A pod has gone with its node: nobody may have seen it, so its term may come again."""
         self._lost.add(uid)
 
-    async def take(self, kind: str, pod: Object) -> None:
+    async def handle(self, kind: str, pod: Object) -> None:
         """Note the event, and whether two pods are in one place or of one term."""
         meta, phase = pod["metadata"], pod["status"].get("phase", "")
         labels, uid = meta["labels"], meta["uid"]

@@ -74,7 +74,7 @@ class Replica:
         seconds = dice.uniform(0.1, 6)
         await self.proxy.cut()
         await asyncio.sleep(seconds)
-        await self.proxy.mend()
+        await self.proxy.restore()
 
     async def stall(self, dice: random.Random) -> None:
         """Packets are lost: for a moment, or until the connections are given up."""
@@ -83,7 +83,7 @@ class Replica:
         await asyncio.sleep(seconds)
         if seconds >= MARGIN_SECONDS:
             self.proxy.reset()
-        self.proxy.flow()
+        self.proxy.resume()
 
     async def reset(self, _: random.Random) -> None:
         """Its connections break."""

@@ -158,7 +158,7 @@ class Users:
     async def _end(self, job: Job, result: Result, role: str) -> None:
         for pod in await self._running_pods(job, role):
             with contextlib.suppress(ApiError):
-                await self._kubelet.end(pod, 0, words=TerminationMessage(result=result))
+                await self._kubelet.end(pod, 0, message=TerminationMessage(result=result))
 
     async def _running_pods(self, job: Job, role: str = "") -> list[Object]:
         return [
@@ -167,7 +167,7 @@ class Users:
             if pod["metadata"]["ownerReferences"][0]["uid"] == job.uid
             and pod["status"]["phase"] == "Running"
             and "deletionTimestamp" not in pod["metadata"]
-            and pod["spec"]["nodeName"] not in self._kubelet.silent
+            and pod["spec"]["nodeName"] not in self._kubelet.unreachable
         ]
 
     async def _change(self, job: Job, spec: Object) -> None:

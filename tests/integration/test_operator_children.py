@@ -310,8 +310,8 @@ async def test_to_look_whether_a_secret_is_there_brings_no_key(
     leaves = f"{yard.path('secrets')}/digits-trainyard-tls"
     before = await kube.get(leaves)
     monkeypatch.setattr(kube, "request", noted)
-    assert await kube.is_there(leaves)
-    assert not await kube.is_there(f"{leaves}-of-another")
+    assert await kube.exists(leaves)
+    assert not await kube.exists(f"{leaves}-of-another")
     [answer] = answers
     assert answer["metadata"]["name"] == "digits-trainyard-tls"
     assert "data" not in answer

@@ -95,7 +95,7 @@ async def test_changes_during_a_disconnect_are_found(
     gone = await prepare(yard)
     await proxy.cut()
     await change_everything(yard, gone)
-    await proxy.mend()
+    await proxy.restore()
     await all_is_right(yard, gone, operator_namespace)
 
 
@@ -115,7 +115,7 @@ async def test_changes_that_the_api_server_has_forgotten_are_found(
     await change_everything(yard, gone)
     await restart_api_server(api_cluster.kubeconfig)
     await until_gone(kube, jobs["metadata"]["resourceVersion"])
-    await proxy.mend()
+    await proxy.restore()
     await all_is_right(yard, gone, operator_namespace)
 
 
@@ -145,5 +145,5 @@ async def test_it_is_not_healthy_before_it_has_seen_the_cluster(
         return status
 
     assert await eventually(listens) == 503
-    await proxy.mend()
+    await proxy.restore()
     await asyncio.to_thread(remote.wait_until_ready)

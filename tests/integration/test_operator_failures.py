@@ -69,7 +69,7 @@ async def test_an_image_that_cannot_be_pulled_is_told_at_once(yard: Yard, kubele
         return workers[0]
 
     worker = await eventually(created)
-    await kubelet.hold_up(worker, "ImagePullBackOff", "Back-off pulling image: not found")
+    await kubelet.block(worker, "ImagePullBackOff", "Back-off pulling image: not found")
     job = await yard.until("digits", lambda job: condition(job, "Degraded")["status"] == "True")
     sentence = (
         "Pod digits-worker-0-1: spec.image 'trainyard-trainer:test' cannot be pulled "
@@ -167,7 +167,7 @@ async def test_a_fenced_coordinator_counts_nothing(yard: Yard, kubelet: Kubelet)
     await yard.add_nodes(8, is_attended=False)
     await start(yard, 1, failure={"maxRestarts": 0})
     coordinator = await yard.pod("digits-coordinator-1")
-    await kubelet.end(coordinator, Exit.FENCED, words=TerminationMessage(result=Result.FAILED))
+    await kubelet.end(coordinator, Exit.FENCED, message=TerminationMessage(result=Result.FAILED))
     await yard.until_pods("digits", "coordinator-2", "worker-0-1")
     job = await yard.until("digits", failures)
     assert (phase(job), restarts(job)) != ("Failed", 1)
@@ -190,7 +190,7 @@ async def test_the_job_completes_with_its_workers_last_words(yard: Yard, kubelet
     await yard.add_nodes(8, is_attended=False)
     for worker in await start(yard, 2):
         words = TerminationMessage(result=Result.COMPLETE, metrics={"eval/accuracy": 0.97})
-        await kubelet.end(worker, 0, words=words)
+        await kubelet.end(worker, 0, message=words)
     job = await yard.until_phase("digits", "Complete")
     claim = condition(job, "Complete")
     assert claim["message"] == "Training is complete: eval/accuracy 0.97."
@@ -203,7 +203,7 @@ async def test_the_job_completes_with_its_workers_last_words(yard: Yard, kubelet
 async def test_a_success_without_last_words_is_a_failure(yard: Yard, kubelet: Kubelet) -> None:
     await yard.add_nodes(8, is_attended=False)
     [worker] = await start(yard, 1)
-    await kubelet.end(worker, 0, words="bye")
+    await kubelet.end(worker, 0, message="bye")
     job = await yard.until("digits", failures)
     assert restarts(job) == 1
     await yard.until_pods("digits", "coordinator-1", "worker-0-2")

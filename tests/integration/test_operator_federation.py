@@ -179,7 +179,7 @@ async def test_the_aggregators_last_words_complete_the_job(yard: Yard, kubelet: 
     words = TerminationMessage(
         result=Result.COMPLETE, step=12, samples=3600, metrics={"eval/accuracy": 0.91}
     )
-    await kubelet.end(aggregator, 0, words=words)
+    await kubelet.end(aggregator, 0, message=words)
     job = await yard.until_phase("heart", "Complete")
     assert condition(job, "Complete")["message"] == "Training is complete: eval/accuracy 0.91."
     assert job["status"]["training"]["round"] == 12
@@ -193,7 +193,7 @@ async def test_a_suspended_federation_gives_its_pods_up_and_comes_back(
     await yard.change("heart", suspend=True)
     await yard.until_phase("heart", "Suspending")
     for pod in parties:
-        await kubelet.end(pod, 0, words=TerminationMessage(result=Result.SUSPENDED))
+        await kubelet.end(pod, 0, message=TerminationMessage(result=Result.SUSPENDED))
     job = await yard.until_phase("heart", "Suspended")
     assert {p["state"] for p in job["status"]["parties"]} == {"Stopped"}
 

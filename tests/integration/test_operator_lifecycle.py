@@ -44,7 +44,7 @@ async def test_suspending_waits_for_a_checkpoint_then_frees_the_gpus(
     await yard.submit("next", 2)
     await yard.until("next", lambda job: condition(job, "Admitted")["status"] == "False")
     for worker in await yard.pods("digits", "worker"):
-        await kubelet.end(worker, 0, words=TerminationMessage(result=Result.SUSPENDED, step=7))
+        await kubelet.end(worker, 0, message=TerminationMessage(result=Result.SUSPENDED, step=7))
     job = await yard.until_phase("digits", "Suspended")
     assert "The coordinator stays" in condition(job, "Suspended")["message"]
     await yard.until_pods("digits", "coordinator-1")
@@ -98,7 +98,7 @@ async def test_a_finished_job_is_deleted_after_its_time_to_live(
     made = await yard.submit("digits", 1, ttlSecondsAfterFinished=1)
     await yard.until_phase("digits", "Running")
     [worker] = await yard.pods("digits", "worker")
-    await kubelet.end(worker, 0, words=TerminationMessage(result=Result.COMPLETE))
+    await kubelet.end(worker, 0, message=TerminationMessage(result=Result.COMPLETE))
     uid = made["metadata"]["uid"]
     authority = f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
 

@@ -59,7 +59,7 @@ async def test_cut_off_it_ends_and_takes_over_when_its_successor_is_killed(
     await first.proxy.cut()
     assert await until_ended(first) == EXIT_LOST
     await until_leads(second)
-    await first.proxy.mend()
+    await first.proxy.restore()
     await first.start()
     assert not await first.leads()
     await yard.add_nodes(8)

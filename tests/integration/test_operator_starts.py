@@ -36,7 +36,7 @@ async def test_a_start_that_times_out_lets_the_next_job_in(
 
     await eventually(bound)
     for pod in await yard.pods("stuck"):
-        await kubelet.hold_up(pod, "ImagePullBackOff", "no such image")
+        await kubelet.block(pod, "ImagePullBackOff", "no such image")
     await yard.submit("next", 2)
     await yard.until_phase("next", "Waiting")
     kubelet.starts = True

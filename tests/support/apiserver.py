@@ -1,4 +1,4 @@
-"""Restarting a local cluster's API server, so that its watch cache forgets what was before."""
+"""Restarting a local cluster's API server, so that its watch cache loses older versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainyard.cluster.client import KubeClient, collection
 
 
 async def restart_api_server(kubeconfig: Path) -> None:
-    """Kill the API server behind the kubeconfig and wait until its supervisor's next one serves."""
+    """Kill the API server of a kubeconfig and wait until its supervisor has restarted it."""
     api = Api.of(kubeconfig)
     old = _find(urlsplit(api.server).port or 0)
     os.kill(old, signal.SIGKILL)
@@ -30,16 +30,16 @@ async def restart_api_server(kubeconfig: Path) -> None:
 
 
 async def until_gone(kube: KubeClient, version: str) -> None:
-    """Wait until a watch of jobs from that resource version is answered 410 Gone."""
+    """Wait until a watch of jobs from that resource version returns 410 Gone."""
     url = kube.url(f"{collection(JOBS, 'distributedjobs')}?watch=1&resourceVersion={version}")
     timeout = aiohttp.ClientTimeout(total=10)
 
     async def refused() -> None:
         async with kube.session.get(url, headers=await kube.headers(), timeout=timeout) as answer:
-            told = await answer.content.readline()
-        # As the answer itself, or as the first event; before its cache is filled it says 429.
-        event = msgspec.json.decode(told) if told.startswith(b"{") else {}
-        assert event.get("object", event).get("code") == 410, told
+            line = await answer.content.readline()
+        # As the response itself or as the first event; 429 before the watch cache is filled.
+        event = msgspec.json.decode(line) if line.startswith(b"{") else {}
+        assert event.get("object", event).get("code") == 410, line
 
     await eventually(refused)
 
@@ -48,9 +48,9 @@ def _find(port: int) -> int:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if f"--secure-port={port}".encode() in words:
+            if f"--secure-port={port}".encode() in arguments:
                 return int(entry.name)
     raise AssertionError(f"no API server of this machine listens on {port}")

@@ -1,23 +1,26 @@
-"""An API server in memory, as far as `KubeClient` is used for children; it notes every request."""
+"""An API server in memory, as far as `KubeClient` is used here; it records every request."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
+import msgspec
+
 from trainyard.cluster.client import ApiError, KubeClient
+from trainyard.cluster.decoding import ListMeta, Page
 
 Object = dict[str, Any]
 
 
 class FakeApi:
-    """Objects by path; hand `client` to whatever wants a KubeClient."""
+    """Objects by path; `client` takes the place of a KubeClient."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
         self.requests: list[tuple[str, str]] = []
         self.is_full = False
-        """Whether a quota is: creations are refused, before anybody looks at what is there."""
+        """Whether a quota is: creations are refused, even of what exists already."""
 
     @property
     def client(self) -> KubeClient:
@@ -44,7 +47,7 @@ class FakeApi:
         self.objects[path] = body
         return body
 
-    async def is_there(self, path: str) -> bool:
+    async def exists(self, path: str) -> bool:
         self.requests.append(("PATCH", path))
         return path in self.objects
 
@@ -52,8 +55,13 @@ class FakeApi:
         self.requests.append(("DELETE", path))
         self.objects.pop(path, None)
 
-    async def list_all(self, path: str, **_: Any) -> AsyncIterator[Object]:
+    async def list_all(self, path: str, **selectors: Any) -> AsyncIterator[Object]:
+        async for page in self.list_pages(path, **selectors):
+            for item in page.items:
+                yield msgspec.json.decode(item)
+
+    async def list_pages(self, path: str, **_: Any) -> AsyncIterator[Page]:
         self.requests.append(("LIST", path))
-        for name, found in list(self.objects.items()):
-            if name.startswith(f"{path}/"):
-                yield found
+        found = [made for name, made in self.objects.items() if name.startswith(f"{path}/")]
+        items = [msgspec.Raw(msgspec.json.encode(made)) for made in found]
+        yield Page(metadata=ListMeta(resource_version="1"), items=items)

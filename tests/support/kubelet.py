@@ -1,7 +1,7 @@
-"""The kubelet of a yard's unattended nodes, played by a test: pods start, end, and are held up.
+"""A fake kubelet for a yard's unattended nodes: a test starts, ends and blocks their pods.
 
-KWOK runs each pending pod of its nodes, and now and then runs it once more when a test has just
-ended it, so the pods whose ends matter live on nodes that KWOK does not attend.
+KWOK runs every pending pod of its nodes, and sometimes runs one again that a test has just ended.
+Pods whose end matters therefore live on nodes that KWOK does not attend.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 
 class Kubelet(PodWatcher):
-    """Starts and removes the pods of a yard while the context lasts, unless it is told to wait."""
+    """Starts and removes the pods of a yard while the context lasts, unless switched off."""
 
     def __init__(self, yard: Yard) -> None:
         super().__init__(yard)
@@ -27,42 +27,44 @@ class Kubelet(PodWatcher):
         self.starts = True
         """Whether pods that are bound to a node start."""
         self.stops = True
-        """Whether pods that are asked to leave go."""
-        self.silent: set[str] = set()
-        """Nodes that cannot be reached: what is asked of their pods is not heard."""
+        """Whether pods that are being deleted end."""
+        self.unreachable: set[str] = set()
+        """Nodes that cannot be reached: nothing is done about their pods."""
 
     async def run(self, pod: Object) -> None:
-        """The pod's container runs."""
+        """Report that the pod's container runs."""
         self._started.add(pod["metadata"]["uid"])
         state = {"running": {"startedAt": _now()}}
-        await self._tell(pod, phase="Running", podIP="192.0.2.1", **_container(pod, state))
+        await self._patch_status(pod, phase="Running", podIP="192.0.2.1", **_container(pod, state))
 
     async def end(
         self,
         pod: Object,
         exit_code: int,
         *,
-        words: TerminationMessage | str = "",
+        message: TerminationMessage | str = "",
         reason: str = "",
         **status: Any,
     ) -> None:
-        """The pod's process has ended with this code and these last words."""
+        """Report that the pod's process has ended, with its exit code and termination message."""
         ended = {
             "exitCode": exit_code,
             "reason": reason or ("Error" if exit_code else "Completed"),
-            "message": words.encode() if isinstance(words, TerminationMessage) else words,
+            "message": message.encode() if isinstance(message, TerminationMessage) else message,
             "finishedAt": _now(),
         }
         phase = "Failed" if exit_code else "Succeeded"
-        await self._tell(pod, phase=phase, **_container(pod, {"terminated": ended}), **status)
+        await self._patch_status(
+            pod, phase=phase, **_container(pod, {"terminated": ended}), **status
+        )
 
     async def fail(self, pod: Object, error: str, exit_code: int = 1) -> None:
-        """The trainer has failed and said why."""
-        words = TerminationMessage(result=Result.FAILED, error=error)
-        await self.end(pod, exit_code, words=words)
+        """Report that the trainer has failed, with an error in its termination message."""
+        message = TerminationMessage(result=Result.FAILED, error=error)
+        await self.end(pod, exit_code, message=message)
 
     async def disrupt(self, pod: Object) -> None:
-        """The cluster takes the pod away, as a drain or a preemption does."""
+        """Report that the cluster has ended the pod, as a drain or a preemption does."""
         target = {
             "type": "DisruptionTarget",
             "status": "True",
@@ -71,33 +73,33 @@ class Kubelet(PodWatcher):
         }
         await self.end(pod, 137, conditions=[target])
 
-    async def hold_up(self, pod: Object, reason: str, message: str) -> None:
-        """The pod's container does not start."""
+    async def block(self, pod: Object, reason: str, message: str) -> None:
+        """Report that the pod's container does not start."""
         state = {"waiting": {"reason": reason, "message": message}}
-        await self._tell(pod, phase="Pending", **_container(pod, state))
+        await self._patch_status(pod, phase="Pending", **_container(pod, state))
 
     async def remove(self, pod: Object) -> None:
-        """The pod is gone: its process has ended after it was asked to, or its node was lost."""
+        """Remove the pod: its process has ended after its deletion, or its node was lost."""
         meta = pod["metadata"]
         path = f"{collection('v1', 'pods', meta['namespace'])}/{meta['name']}"
         await self._kube.delete(path, uid=meta["uid"], grace_seconds=0)
 
-    async def take(self, kind: str, pod: Object) -> None:
-        """Do what the pod's present state asks for."""
+    async def handle(self, kind: str, pod: Object) -> None:
+        """Start or remove the pod if its state requires it."""
         if kind != "DELETED":
-            # What has changed meanwhile is told by the next event.
+            # Whatever has changed meanwhile has an event of its own.
             with contextlib.suppress(ApiError):
-                await self._serve(pod)
+                await self._sync(pod)
 
-    async def catch_up(self) -> None:
-        """See to what was asked while a node was silent."""
+    async def sync_all(self) -> None:
+        """Catch up after a node was unreachable."""
         for pod in await self.yard.pods():
             with contextlib.suppress(ApiError):
-                await self._serve(pod)
+                await self._sync(pod)
 
-    async def _serve(self, pod: Object) -> None:
+    async def _sync(self, pod: Object) -> None:
         meta = pod["metadata"]
-        if pod["spec"].get("nodeName") in self.silent:
+        if pod["spec"].get("nodeName") in self.unreachable:
             return
         if "deletionTimestamp" in meta:
             if self.stops:
@@ -105,7 +107,7 @@ class Kubelet(PodWatcher):
         elif self.starts and pod["spec"].get("nodeName") and meta["uid"] not in self._started:
             await self.run(pod)
 
-    async def _tell(self, pod: Object, **status: Any) -> None:
+    async def _patch_status(self, pod: Object, **status: Any) -> None:
         meta = pod["metadata"]
         path = f"{collection('v1', 'pods', meta['namespace'])}/{meta['name']}/status"
         body = {"metadata": {"uid": meta["uid"]}, "status": status}
@@ -114,7 +116,7 @@ class Kubelet(PodWatcher):
 
 def _container(pod: Object, state: Object) -> Object:
     [container] = pod["spec"]["containers"]
-    told = {
+    status = {
         "name": container["name"],
         "image": container["image"],
         "imageID": "",
@@ -123,7 +125,7 @@ def _container(pod: Object, state: Object) -> Object:
         "restartCount": 0,
         "state": state,
     }
-    return {"containerStatuses": [told]}
+    return {"containerStatuses": [status]}
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of the API server that a test can cut and stall, as a network does."""
+"""A TCP proxy in front of the API server that a test can cut and stall like a network."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CHANGE = re.compile(rb"(POST|PUT|PATCH|DELETE) (/\S*) HTTP/1\.1\r\n")
 
 
 class Proxy:
-    """Passes bytes on until it is cut: then connections are reset, and new ones refused.
+    """Forwards bytes until it is cut: then connections are reset, and new ones refused.
 
-    One that `reads` speaks plain HTTP to its client and TLS, as its client would, to the server.
+    One that `reads` serves plain HTTP and connects to the server by TLS with its client's identity.
     """
 
     def __init__(self, kubeconfig: Path, *, reads: bool = False) -> None:
         self._document = json.loads(kubeconfig.read_text())
         self._tls = _tls(self._document) if reads else None
         self.changes: list[tuple[str, str]] = []
-        """Method and path of every request that may change something, where it `reads`."""
+        """Method and path of every mutating request, if the proxy `reads`."""
         self._flows = asyncio.Event()
         self._flows.set()
         server = urlsplit(self._document["clusters"][0]["cluster"]["server"])
@@ -39,7 +39,7 @@ class Proxy:
         self._port = 0
 
     def write_kubeconfig(self, path: Path) -> Path:
-        """The kubeconfig of whoever goes through this proxy."""
+        """Write the kubeconfig of a client that goes through this proxy."""
         scheme = "http" if self._tls else "https"
         server = f"{scheme}://{self._host}:{self._port}"
         self._document["clusters"][0]["cluster"]["server"] = server
@@ -47,7 +47,7 @@ class Proxy:
         return path
 
     async def __aenter__(self) -> Self:
-        await self.mend()
+        await self.restore()
         return self
 
     async def __aexit__(
@@ -58,16 +58,16 @@ class Proxy:
     ) -> None:
         await self.cut()
 
-    async def mend(self) -> None:
-        """Listen (again), always on the same port."""
+    async def restore(self) -> None:
+        """Listen again, always on the same port."""
         self._server = await asyncio.start_server(self._serve, self._host, self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
-        """Reset every connection and refuse new ones until `mend`."""
+        """Reset every connection and refuse new ones until `restore`."""
         assert self._server is not None
-        # asyncio drops a connection that it has accepted, unclosed, if its server closes meanwhile:
-        # take no more first, and let those on their way arrive.
+        # asyncio leaves an accepted connection open if its server closes meanwhile: accept no more
+        # first, and let those that are being accepted arrive.
         for listener in self._server.sockets:
             asyncio.get_running_loop().remove_reader(listener.fileno())
         await asyncio.sleep(0)
@@ -76,16 +76,16 @@ class Proxy:
         await self._server.wait_closed()
 
     def reset(self) -> None:
-        """Reset every connection; new ones are taken."""
+        """Reset every connection; new ones are accepted."""
         for writer in self._open:
             writer.transport.abort()
 
     def stall(self) -> None:
-        """Take everything and pass nothing on, as a network that drops packets."""
+        """Accept bytes but forward none, like a network that drops packets."""
         self._flows.clear()
 
-    def flow(self) -> None:
-        """Pass on again, first of all what has waited."""
+    def resume(self) -> None:
+        """Forward again, first what has waited."""
         self._flows.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -129,7 +129,7 @@ class Proxy:
 
 
 def _tls(document: dict[str, Any]) -> ssl.SSLContext:
-    """The kubeconfig's own way to authenticate both sides."""
+    """The TLS context of a client with that kubeconfig."""
     cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
     authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
     context = ssl.create_default_context(cadata=authority)

@@ -1,4 +1,4 @@
-"""A watch of a yard's pods, beside the operator's own."""
+"""A watch of a yard's pods, independent of the operator's."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.yard import Yard
 
 
 async def watch_pods(yard: Yard, version: str) -> AsyncIterator[tuple[str, Object]]:
-    """Every event after that resource version: its type and the pod."""
+    """Every event after that resource version: type and pod."""
     kube = yard.kube
     timeout = aiohttp.ClientTimeout(total=None)
-    while True:  # the server ends a watch now and then
+    while True:  # the server ends every watch after a while
         url = kube.url(f"{yard.path('pods')}?watch=1&resourceVersion={version}")
         async with kube.session.get(url, headers=await kube.headers(), timeout=timeout) as answer:
             async for line in answer.content:
@@ -32,18 +32,18 @@ async def watch_pods(yard: Yard, version: str) -> AsyncIterator[tuple[str, Objec
 
 
 class PodWatcher(ABC):
-    """Takes every event of a yard's pods while the context lasts."""
+    """Handles every event of a yard's pods while the context lasts."""
 
     def __init__(self, yard: Yard) -> None:
         self.yard = yard
         self._watching: asyncio.Task[None] | None = None
 
     @abstractmethod
-    async def take(self, kind: str, pod: Object) -> None:
-        """`ADDED`, `MODIFIED` or `DELETED`, and the pod."""
+    async def handle(self, kind: str, pod: Object) -> None:
+        """Handle an event: `ADDED`, `MODIFIED` or `DELETED`, and the pod."""
 
     async def begin(self, pods: list[Object]) -> None:
-        """What is there when the watch begins; most want only what comes after."""
+        """Handle the pods that exist when the watch starts; ignores them by default."""
         del pods
 
     async def __aenter__(self) -> Self:
@@ -66,4 +66,4 @@ class PodWatcher(ABC):
 
     async def _watch(self, version: str) -> None:
         async for kind, pod in watch_pods(self.yard, version):
-            await self.take(kind, pod)
+            await self.handle(kind, pod)

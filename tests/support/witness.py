@@ -36,7 +36,7 @@ class Witness(PodWatcher):
         """Note those that are there already, where that is allowed."""
         assert not (pods and self._begins_empty), "the witness comes before the first pod"
         for pod in pods:
-            await self.take("ADDED", pod)
+            await self.handle("ADDED", pod)
 
     async def until_births(self, number: int, seconds: float) -> bool:
         """Wait until so many pods have been created, or a while; says which."""
@@ -52,7 +52,7 @@ class Witness(PodWatcher):
         """How many pods were ever created, by name."""
         return {name: len(sightings.born) for name, sightings in self.seen.items()}
 
-    async def take(self, kind: str, pod: Object) -> None:
+    async def handle(self, kind: str, pod: Object) -> None:
         """Note a birth or a death."""
         meta = pod["metadata"]
         here = self.seen[meta["name"]]

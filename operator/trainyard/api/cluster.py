@@ -48,6 +48,7 @@ class Node:
     taints: tuple[Taint, ...] = ()
     is_ready: bool = True
     """Ready and not cordoned."""
+    uid: str = field(default="", compare=False)
     resource_version: int = field(default=0, compare=False)
     """Which of two states is the newer one; a heartbeat raises it and changes nothing else."""
 

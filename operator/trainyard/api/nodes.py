@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from trainyard.api.cluster import Node, Taint
 
@@ -16,12 +16,49 @@ READINESS_TAINTS = (
 worker may run there once the node is ready again."""
 
 
+class _Meta(TypedDict, total=False):
+    name: str
+    uid: str
+    resourceVersion: str
+    labels: dict[str, str] | None
+
+
+class _Taint(TypedDict, total=False):
+    key: str
+    value: str
+    effect: str
+
+
+class _Spec(TypedDict, total=False):
+    unschedulable: bool
+    taints: list[_Taint]
+
+
+class _Condition(TypedDict, total=False):
+    type: str
+    status: str
+
+
+class _Status(TypedDict, total=False):
+    allocatable: dict[str, Any] | None
+    conditions: list[_Condition]
+
+
+class NodeObject(TypedDict, total=False):
+    """The fields that `parse_node` reads, so that a decoder may skip the rest."""
+
+    metadata: _Meta
+    spec: _Spec | None
+    status: _Status | None
+
+
 def parse_node(raw: Mapping[str, Any]) -> Node:
     """Reduce an API object to name, accelerators, labels, taints and readiness."""
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     allocatable = status.get("allocatable") or {}
     return Node(
         name=raw["metadata"]["name"],
+        uid=raw["metadata"].get("uid", ""),
         gpus={k: int(v) for k, v in allocatable.items() if "/" in k and str(v).isdecimal()},
         labels=raw["metadata"].get("labels") or {},
         taints=tuple(

@@ -1,1 +1,1 @@
-"""All I/O with the cluster: the Kubernetes API, the mirror of it, and the coordinators."""
+"""All I/O with the cluster: the Kubernetes API, informers of it, and the coordinators."""

@@ -1,4 +1,4 @@
-"""The job authorities in the operator's namespace: made once, read back after a restart."""
+"""The jobs' certificate authorities: Secrets in the operator's namespace."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.render.secrets import authority_secret
 from trainyard_trainer.contract.env import Role
 
-REMEMBERED = 512
-"""Authorities kept in memory; any other is read again when needed."""
+MAX_CACHED = 512
+"""Authorities kept in memory; any other is read again when it is needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """A job's authority, and when the leaves it signed should be renewed."""
+    """A job's authority, and when the leaves that it signed are due for renewal."""
 
     pair: KeyPair
     renew_at: datetime
     parties: frozenset[str] = frozenset()
-    """The parties that the job's leaf Secret has certificates for."""
+    """The parties whose certificates are in the job's leaf Secret."""
     version: str = ""
     """The Secret's resource version when it was read or written."""
 
@@ -47,46 +47,46 @@ class Authorities:
         self._client = client
         self._path = collection("v1", "secrets", namespace)
         self._namespace = namespace
-        self._known: OrderedDict[str, Authority] = OrderedDict()
+        self._cached: OrderedDict[str, Authority] = OrderedDict()
 
     async def ensure(
         self, job: Job, now: datetime, parties: frozenset[str] = frozenset()
     ) -> Authority:
-        """The job's authority, made if there is none yet; `parties` get leaves of a new one."""
-        found = await self.find(job.uid) if job.status.term else self._recall(job.uid)
+        """The job's authority, created if there is none; a new one covers `parties`."""
+        found = await self.find(job.uid) if job.status.term else self._cached_authority(job.uid)
         return found or await self.keep(job, self.propose(job, now, parties))
 
-    def is_known(self, uid: str) -> bool:
-        """Whether the job's authority is at hand, so that `ensure` asks nobody."""
-        return uid in self._known
+    def is_cached(self, uid: str) -> bool:
+        """Whether the job's authority is in memory, so that `ensure` sends no request."""
+        return uid in self._cached
 
     def propose(self, job: Job, now: datetime, parties: frozenset[str]) -> Authority:
-        """An authority for a job that has none, to be used only if `keep` returns it.
+        """Create an authority for a job that has none, to be used only if `keep` returns it.
 
-        A job that has run has leaves of an authority that was lost: they are due until `renewed`,
-        whoever comes to replace them.
+        The leaves of a job that has run were signed by an authority that was lost: they stay due
+        until `renewed`, even if another operator takes over.
         """
         renew_at = now if job.status.term else now + RENEW_AFTER
         return Authority(pair=make_authority(job.key, now), renew_at=renew_at, parties=parties)
 
     async def keep(self, job: Job, proposed: Authority) -> Authority:
-        """Store the authority; the one that is stored already where there is one."""
+        """Store the authority; returns the stored one if there is one already."""
         try:
             stored = await self._client.create(self._path, self._manifest(job, proposed))
         except ApiError as error:
-            # A full quota refuses the creation of what is there already, too.
-            is_there = error.is_conflict or error.is_forbidden
-            if not is_there or (found := await self.find(job.uid)) is None:
+            # An exhausted quota refuses the creation of an existing object, too.
+            may_exist = error.is_conflict or error.is_forbidden
+            if not may_exist or (found := await self.find(job.uid)) is None:
                 raise
             return found
-        return self._remember(job.uid, replace(proposed, version=_version(stored)))
+        return self._cache(job.uid, replace(proposed, version=_version(stored)))
 
     async def find(self, uid: str) -> Authority | None:
-        """The job's authority, or None when there is none."""
-        if found := self._recall(uid):
+        """The job's authority, or None if there is none."""
+        if found := self._cached_authority(uid):
             return found
         try:
-            return self._remember(uid, await self._read(uid))
+            return self._cache(uid, await self._read(uid))
         except ApiError as error:
             if error.is_missing:
                 return None
@@ -95,24 +95,24 @@ class Authorities:
     async def renewed(
         self, job: Job, now: datetime, parties: frozenset[str] = frozenset()
     ) -> Authority:
-        """Note that new leaves have been issued, and for which parties."""
+        """Record that new leaves have been issued, and for which parties."""
         authority = await self.ensure(job, now)
         fresh = Authority(pair=authority.pair, renew_at=now + RENEW_AFTER, parties=parties)
         manifest = self._manifest(job, fresh)
-        if authority.version:  # one that somebody has replaced meanwhile is not put back
+        if authority.version:  # must not overwrite one that was replaced meanwhile
             manifest["metadata"]["resourceVersion"] = authority.version
-        self._known.pop(job.uid, None)
+        self._cached.pop(job.uid, None)
         path = f"{self._path}/{names.ca_secret_name(job.uid)}"
         fresh = replace(fresh, version=_version(await self._client.apply(path, manifest)))
-        return self._remember(job.uid, fresh)
+        return self._cache(job.uid, fresh)
 
     async def delete(self, uid: str) -> None:
-        """Delete the authority of a job that is gone."""
-        self._known.pop(uid, None)
+        """Delete the authority of a removed job."""
+        self._cached.pop(uid, None)
         await self._client.delete(f"{self._path}/{names.ca_secret_name(uid)}")
 
     async def list_owners(self) -> AsyncIterator[tuple[str, Key]]:
-        """The uid and key of every job that has an authority."""
+        """Yield uid and key of every job that has an authority."""
         selector = f"{names.LABEL_MANAGED_BY}={names.MANAGER},{names.LABEL_NAMESPACE}"
         async for secret in self._client.list_all(self._path, label_selector=selector):
             labels = secret["metadata"]["labels"]
@@ -123,7 +123,7 @@ class Authorities:
             yield uid, key
 
     async def operator_context(self, key: Key, uid: str, now: datetime) -> ssl.SSLContext | None:
-        """A TLS context by which the operator speaks to the job's coordinator."""
+        """A TLS context for connections to the job's coordinator; None without an authority."""
         authority = await self.find(uid)
         if authority is None:
             return None
@@ -145,15 +145,15 @@ class Authorities:
             authority.parties,
         )
 
-    def _recall(self, uid: str) -> Authority | None:
-        if uid in self._known:
-            self._known.move_to_end(uid)
-        return self._known.get(uid)
+    def _cached_authority(self, uid: str) -> Authority | None:
+        if uid in self._cached:
+            self._cached.move_to_end(uid)
+        return self._cached.get(uid)
 
-    def _remember(self, uid: str, authority: Authority) -> Authority:
-        self._known[uid] = authority
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+    def _cache(self, uid: str, authority: Authority) -> Authority:
+        self._cached[uid] = authority
+        if len(self._cached) > MAX_CACHED:
+            self._cached.popitem(last=False)
         return authority
 
 

@@ -1,160 +1,114 @@
-"""The operator's picture of the cluster: what the watches last said, cut down to what matters.
+"""The operator's view of the cluster, reduced to what decisions need.
 
-Writes come from the watches, from the answers to our own requests (so that a decision never rests
-on a state older than our last act) and from the resync; an older resource version never overwrites
-a newer one. Reads are synchronous and never leave the process.
+kopf's handlers keep the jobs up to date, informers the pods and nodes, and responses to our own
+requests both, so that no decision rests on a state older than our last action.
 """
 
 from __future__ import annotations
-
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 from trainyard.api.cluster import Cluster, GpuPod, Node
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
-
-PodKey = tuple[str, str]
-
-MAX_TOMBSTONES = 8192
-"""Uids of deleted objects; only those of the last seconds matter."""
+from trainyard.cluster.store import ObjectKey, Store
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
-    """What there is, by name, with its uid where a name may be given again."""
+def pod_key(pod: Pod) -> ObjectKey:
+    """The key of a pod."""
+    return ObjectKey(pod.namespace, pod.name)
 
-    jobs: Mapping[Key, str]
-    pods: Mapping[PodKey, str]
-    nodes: frozenset[str]
+
+def node_key(node: Node) -> ObjectKey:
+    """The key of a node."""
+    return ObjectKey("", node.name)
+
+
+def job_key(job: Job) -> Key:
+    """The key of a job."""
+    return job.key
+
+
+class PodStore(Store[ObjectKey, Pod]):
+    """Our pods, and the pods of others while they hold accelerators."""
+
+    def __init__(self) -> None:
+        super().__init__(pod_key)
+        self._by_job: dict[Key, dict[ObjectKey, Pod]] = {}
+        self._gpu_pods: dict[ObjectKey, GpuPod] = {}
+
+    def of_job(self, key: Key) -> tuple[Pod, ...]:
+        """The job's pods, including those that have finished or are being deleted."""
+        return tuple(self._by_job.get(key, {}).values())
+
+    def holding_gpus(self) -> tuple[GpuPod, ...]:
+        """The pods that hold or wait for accelerators."""
+        return tuple(self._gpu_pods.values())
+
+    def is_relevant(self, pod: Pod) -> bool:
+        """Whether the pod is ours or holds accelerators."""
+        return pod.job is not None or _holds_gpus(pod)
+
+    def index(self, old: Pod | None, new: Pod | None) -> None:
+        """Keep the pods by job, and those with accelerators as the scheduler reads them."""
+        if old is not None:
+            self._unindex(old)
+        if new is None:
+            return
+        if new.job is not None:
+            self._by_job.setdefault(new.job, {})[pod_key(new)] = new
+        if _holds_gpus(new):
+            self._gpu_pods[pod_key(new)] = new.as_gpu_pod()
+
+    def _unindex(self, pod: Pod) -> None:
+        self._gpu_pods.pop(pod_key(pod), None)
+        if pod.job is not None:
+            siblings = self._by_job[pod.job]
+            del siblings[pod_key(pod)]
+            if not siblings:
+                del self._by_job[pod.job]
 
 
 class ClusterCache:
-    """Jobs, pods, nodes and priority classes by name."""
+    """Jobs, pods, nodes and priority classes."""
 
     def __init__(self) -> None:
-        self.jobs: dict[Key, Job] = {}
+        self.jobs: Store[Key, Job] = Store(job_key)
+        self.pods = PodStore()
+        self.nodes: Store[ObjectKey, Node] = Store(node_key)
         self.priorities: dict[str, int] = {}
         self.unknown_priorities: frozenset[str] = frozenset()
-        """Classes that jobs name and that the last listing did not have."""
-        self._pods: dict[PodKey, Pod] = {}
-        self._gpu_pods: dict[PodKey, GpuPod] = {}
-        """Those that hold accelerators, as the scheduler sees them at every tick."""
-        self._pods_of: dict[Key, dict[PodKey, Pod]] = {}
-        self._nodes: dict[str, Node] = {}
-        self._gone: OrderedDict[str, None] = OrderedDict()
-        """Uids of the deleted: an answer that was under way must not bring them back."""
+        """Classes that jobs name and the last listing did not contain."""
 
     def put_job(self, job: Job, *, only_known: bool = False) -> bool:
-        """Take the job in; False when the mirror knows a newer one already.
+        """Add or replace a job; False if it is outdated.
 
-        `only_known` is for answers to our own writes, which may overtake the job's deletion. One
-        that brings a change of the spec is left to its event, which would else be no news.
+        `only_known` is for responses to our own writes, which may arrive after the job's deletion.
+        A response with a new generation is left to its event, which would otherwise change nothing
+        and so trigger no reconcile.
         """
         known = self.jobs.get(job.key)
-        if job.uid in self._gone:
-            return False
-        is_same = known and (known.uid, known.generation) == (job.uid, job.generation)
-        if only_known and not is_same:
-            return False
-        if known and known.resource_version >= job.resource_version:
-            return False  # of a namesake too: events of its predecessor may come after its own
-        self.jobs[job.key] = job
-        return True
+        if only_known:
+            is_same = known and (known.uid, known.generation) == (job.uid, job.generation)
+            if not is_same:
+                return False
+        return self.jobs.put(job)
 
     def drop_job(self, key: Key, uid: str = "") -> Job | None:
-        """Forget the job unless another of the same name has taken its place."""
-        self._mark_deleted(uid)
-        known = self.jobs.get(key)
-        if known is None or (uid and known.uid != uid):
-            return None
-        return self.jobs.pop(key)
+        """Remove a job that is gone, unless another of the same name has replaced it."""
+        return self.jobs.remove(key, uid)
 
     def put_pod(self, pod: Pod) -> bool:
-        """Take the pod in if it is of use to us; False when nothing changed."""
-        place = (pod.namespace, pod.name)
-        known = self._pods.get(place)
-        if pod.uid in self._gone:
-            return False
-        if known and known.resource_version >= pod.resource_version:
-            return False
-        if pod.job is None and (not pod.gpus or pod.is_finished):
-            return self.drop_pod(place) is not None
-        if known and known.job != pod.job:
-            self.drop_pod(place)  # relabelled: it leaves the other job's pods
-        self._pods[place] = pod
-        if pod.gpus and not pod.is_finished:
-            self._gpu_pods[place] = pod.as_gpu_pod()
-        else:
-            self._gpu_pods.pop(place, None)
-        if pod.job is not None:
-            self._pods_of.setdefault(pod.job, {})[place] = pod
-        return True
-
-    def drop_pod(self, place: PodKey, uid: str = "") -> Pod | None:
-        """Forget the pod unless another of the same name has taken its place."""
-        self._mark_deleted(uid)
-        known = self._pods.get(place)
-        if known is None or (uid and known.uid != uid):
-            return None
-        del self._pods[place]
-        self._gpu_pods.pop(place, None)
-        if known.job is not None:
-            siblings = self._pods_of.get(known.job, {})
-            siblings.pop(place, None)
-            if not siblings:
-                self._pods_of.pop(known.job, None)
-        return known
+        """Add or replace a pod from a response to our own request; False if it is outdated."""
+        return self.pods.put(pod)
 
     def pods_of(self, key: Key) -> tuple[Pod, ...]:
-        """The job's pods, finished and leaving ones too."""
-        return tuple(self._pods_of.get(key, {}).values())
-
-    def put_node(self, node: Node) -> bool:
-        """Take the node in; False when nothing that matters changed, or a newer one is known."""
-        known = self._nodes.get(node.name)
-        if known and known.resource_version > node.resource_version:
-            return False
-        self._nodes[node.name] = node
-        return known != node
-
-    def drop_node(self, name: str) -> bool:
-        """Forget the node."""
-        return self._nodes.pop(name, None) is not None
+        """The job's pods, including those that have finished or are being deleted."""
+        return self.pods.of_job(key)
 
     def cluster(self) -> Cluster:
-        """Nodes and accelerator pods, as the scheduler's rules see them."""
-        return Cluster(nodes=tuple(self._nodes.values()), pods=tuple(self._gpu_pods.values()))
+        """Nodes and accelerator pods, as the scheduler reads them."""
+        return Cluster(nodes=tuple(self.nodes.values()), pods=self.pods.holding_gpus())
 
-    def names(self) -> Names:
-        """All that is known now."""
-        return Names(
-            jobs={key: job.uid for key, job in self.jobs.items()},
-            pods={place: pod.uid for place, pod in self._pods.items()},
-            nodes=frozenset(self._nodes),
-        )
 
-    def forget_missing(self, before: Names, listed: Names) -> set[Key]:
-        """Forget what was known `before` a complete listing and is not in it; the jobs concerned.
-
-        What came to be known while the listing was made may be missing in it for that reason.
-        """
-        dirty: set[Key] = set()
-        for key, uid in before.jobs.items() - listed.jobs.items():
-            if self.drop_job(key, uid):
-                dirty.add(key)
-        for place, uid in before.pods.items() - listed.pods.items():
-            pod = self.drop_pod(place, uid)
-            if pod is not None and pod.job is not None:
-                dirty.add(pod.job)
-        for name in before.nodes - listed.nodes:
-            self.drop_node(name)
-        return dirty
-
-    def _mark_deleted(self, uid: str) -> None:
-        if uid:
-            self._gone[uid] = None
-            if len(self._gone) > MAX_TOMBSTONES:
-                self._gone.popitem(last=False)
+def _holds_gpus(pod: Pod) -> bool:
+    return bool(pod.gpus) and not pod.is_finished

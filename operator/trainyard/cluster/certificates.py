@@ -1,7 +1,7 @@
-"""A certificate authority per job, and the leaves it signs.
+"""A certificate authority per job, and the leaf certificates it signs.
 
-A leak or a compromised pod of one job then says nothing about another. Elliptic curve P-256: a key
-and a signature cost well under a millisecond, which matters when a thousand jobs arrive at once.
+A leaked key or a compromised pod of one job does not affect another. Elliptic curve P-256: a key
+and a signature take well under a millisecond, which matters when a thousand jobs arrive at once.
 The authority's key never leaves the operator's namespace.
 """
 
@@ -26,20 +26,20 @@ from trainyard_trainer.contract.env import Role, identity
 AUTHORITY_LIFE = timedelta(days=3650)
 LEAF_LIFE = timedelta(days=90)
 RENEW_AFTER = LEAF_LIFE * 2 / 3
-"""Leaves are renewed with a month to spare for pods that cannot be reached."""
+"""Leaves a month for pods that cannot be reached."""
 CLOCK_SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyPair:
-    """A certificate and its key, PEM."""
+    """A certificate and its private key, PEM-encoded."""
 
     certificate: bytes
     key: bytes
 
 
 def make_authority(key: Key, now: datetime) -> KeyPair:
-    """A new authority that may sign leaves and nothing below them."""
+    """Create an authority that may sign leaves but no further authorities."""
     private = ec.generate_private_key(ec.SECP256R1())
     name = _name(f"trainyard {key.namespace}/{key.name}"[:64])
     builder = (
@@ -57,10 +57,10 @@ def make_authority(key: Key, now: datetime) -> KeyPair:
 def issue(
     authority: KeyPair, key: Key, role: Role, now: datetime, dns: str = "", member: str = ""
 ) -> KeyPair:
-    """A leaf whose URI name binds namespace, job, role and party; `dns` also names a server."""
+    """Issue a leaf whose URI SAN binds namespace, job, role and party; `dns` adds a DNS SAN."""
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     signer = serialization.load_pem_private_key(authority.key, password=None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)  # noqa: S101 - we made it
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)  # noqa: S101 - made here
     private = ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [
         x509.UniformResourceIdentifier(identity(key.namespace, key.name, role, member))
@@ -89,7 +89,7 @@ def issue(
 
 
 def client_context(authority: bytes, leaf: KeyPair) -> ssl.SSLContext:
-    """A TLS context that shows `leaf` and trusts nobody but the job's own authority."""
+    """A TLS context that presents `leaf` and trusts only the job's own authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=authority.decode())
@@ -100,7 +100,7 @@ def client_context(authority: bytes, leaf: KeyPair) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A file with that content, as `ssl` wants it: in memory alone, where the system can."""
+    """The path of a file with that content, which `ssl` requires: in memory where possible."""
     if hasattr(os, "memfd_create"):
         with os.fdopen(os.memfd_create("trainyard-tls"), "wb") as file:
             file.write(content)

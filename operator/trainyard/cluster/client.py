@@ -1,7 +1,7 @@
-"""A thin client of the Kubernetes API on the official client's configuration and session.
+"""A thin Kubernetes API client on the official client's configuration and session.
 
-Raw dictionaries in and out: the typed models cost three times the request itself. Every answer that
-is not a success becomes an `ApiError` with the server's own sentence.
+Plain dictionaries in and out: typed models cost three times as much as the request. Every response
+that is not a success becomes an `ApiError` with the server's message.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kubernetes.aio import client as kube_client
 from kubernetes.aio import config as kube_config
 
 from trainyard.api.names import FIELD_MANAGER
+from trainyard.cluster.decoding import Page, WatchEvent, decode_events, decode_page
 from trainyard.cluster.sockets import UNACKNOWLEDGED_SECONDS, socket_factory
 from trainyard.cluster.throttle import Priority, Throttle
 
@@ -31,23 +32,25 @@ APPLY = "application/apply-patch+yaml"
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-"""What an answer holds of an object whose content is none of our business."""
-PAGE = 500
-"""Objects per page of a LIST: as kube-controller-manager, a compromise of memory and requests."""
+"""Requests only the metadata of an object whose content the operator must not read."""
+PAGE_SIZE = 500
+"""Objects per page of a LIST, as in client-go: a compromise between memory and requests."""
 TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
 WATCH_SECONDS = 300
-"""A watch is renewed after so long; one that nothing was heard from for longer is dead."""
+"""Lifetime of a watch connection, after which the client opens the next one."""
 WATCH_TIMEOUT = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, connect=10)
 WATCH_BUFFER_BYTES = 2**21
-"""As the official client: one event of a watch may be large."""
+"""As in the official client: a single watch event may be large."""
+THROTTLED = (429, 503)
+"""Status codes of a server that asks to be left alone for a moment."""
 RETRIES = 8
-"""Attempts at a request that the server postpones (429, 503) or that never reached it."""
-PATIENCE_SECONDS = 60
-"""No further attempt after so long: whoever asked has a worker waiting, and asks again later."""
+"""Attempts at a request that is throttled (`THROTTLED`) or does not reach the server."""
+RETRY_DEADLINE_SECONDS = 60
+"""No attempt starts after this: the caller occupies a worker and will be requeued."""
 
 
 class ApiError(Exception):
-    """The API server's refusal."""
+    """An error response of the API server, or status 0 where it could not be reached."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message or f"{status} {reason}")
@@ -59,14 +62,19 @@ class ApiError(Exception):
         return self.status == 409
 
     @property
-    def is_passing(self) -> bool:
-        """Nothing is wrong with the request: the server was not reached, or could not answer."""
+    def is_transient(self) -> bool:
+        """The request is valid, but the server was unreachable, overloaded or failing."""
         return self.status in (0, 429) or self.status >= 500
 
     @property
     def is_forbidden(self) -> bool:
-        """Refused by RBAC, a quota or an admission plug-in."""
+        """Rejected by RBAC, a quota or an admission plug-in."""
         return self.status == 403
+
+    @property
+    def is_expired(self) -> bool:
+        """The server no longer has the resource version that was asked for."""
+        return self.status == 410
 
     @property
     def is_missing(self) -> bool:
@@ -88,15 +96,15 @@ class KubeClient:
         self._api = kube.client.ApiClient(configuration)
         self.throttle = throttle or Throttle()
         self.requests = 0
-        """Requests answered so far."""
+        """Number of responses received."""
         self.guard: Callable[[], None] | None = None
-        """Called right before each request that changes anything; raises when it must not go."""
+        """Called right before each mutating request; raises when it must not be sent."""
         self.unacknowledged_seconds: float = UNACKNOWLEDGED_SECONDS
-        """A request that has not reached the server after so long never does."""
+        """How long sent bytes may stay unacknowledged before the connection is closed."""
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> Self:
-        """From a kubeconfig when one is given, else from the pod's service account."""
+        """Configure from a kubeconfig if given, otherwise from the pod's service account."""
         configuration = kube_client.Configuration()
         if kubeconfig is None:
             kube_config.load_incluster_config(client_configuration=configuration)
@@ -126,7 +134,7 @@ class KubeClient:
         return session
 
     def new_session(self, **options: Any) -> aiohttp.ClientSession:
-        """A session with the cluster's certificates, for another client of the same cluster."""
+        """A new session with the cluster's certificates."""
         connector = aiohttp.TCPConnector(
             limit=0,  # the throttle is the limit
             ssl=self._api.rest_client.ssl_context,
@@ -134,8 +142,8 @@ class KubeClient:
         )
         return aiohttp.ClientSession(
             connector=connector,
-            # To trust the environment costs two hops to a thread for each request (netrc, proxies):
-            # only where there is a proxy to find.
+            # Reading proxies and netrc from the environment costs two thread switches per request:
+            # done only where a proxy is configured.
             trust_env=bool(getproxies()),
             read_bufsize=WATCH_BUFFER_BYTES,
             **options,
@@ -157,15 +165,14 @@ class KubeClient:
         return f"{self.server}{path}"
 
     def check(self) -> None:
-        """Raise what the guard raises, where there is one."""
+        """Call the guard, if there is one."""
         if self.guard is not None:
             self.guard()
 
     def guarded(self, body: bytes) -> aiohttp.BytesPayload:
-        """A body that is not sent when the guard refuses at that very moment.
+        """A request body that calls the guard again right before its first byte is sent.
 
-        Between the start of a request and its first byte lie a free place and a connection, and as
-        much time as these take.
+        Waiting for the throttle and for a connection may take any time after the request starts.
         """
         return _Guarded(body, self.check)
 
@@ -178,40 +185,55 @@ class KubeClient:
         body: Object | None = None,
         content_type: str = JSON,
         accept: str = JSON,
-        lane: Priority = Priority.WORK,
+        priority: Priority = Priority.WORK,
     ) -> Object:
-        """One request; postponed ones (429, 503, no connection) are tried again for a while."""
+        """Send one request and decode the object in the response; raises `ApiError`."""
         data = None if body is None else msgspec.json.encode(body)
-        kinds = {"Content-Type": content_type, "Accept": accept}
+        headers = {"Content-Type": content_type, "Accept": accept}
+        answer: Object = msgspec.json.decode(
+            await self._send(method, path, query, data, headers, priority)
+        )
+        return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        data: bytes | None,
+        headers: Mapping[str, str],
+        priority: Priority,
+    ) -> bytes:
+        """The body of the response; retries while the server throttles or is unreachable."""
         pause = 0.1
-        give_up_at = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        give_up_at = asyncio.get_running_loop().time() + RETRY_DEADLINE_SECONDS
         for attempt in range(RETRIES):
             is_last = attempt == RETRIES - 1 or asyncio.get_running_loop().time() > give_up_at
             try:
-                async with self.throttle.slot(lane):
-                    return await self._once(method, path, query, data, kinds)
+                async with self.throttle.slot(priority):
+                    return await self._send_once(method, path, query, data, headers)
             except ApiError as error:
-                if error.status not in (429, 503) or is_last:
+                if error.status not in THROTTLED or is_last:
                     raise
                 self.throttle.refused()
             except (aiohttp.ClientError, TimeoutError) as error:
-                # A creation that may have arrived is repeated all the same: names are
-                # deterministic, so that the second one is refused as a conflict.
+                # Repeating a creation that may have succeeded is safe: names are deterministic, so
+                # the second one is a conflict.
                 if is_last:
                     raise ApiError(0, "Unreachable", f"API server: {error!r}") from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
         raise AssertionError("unreachable")
 
-    async def _once(
+    async def _send_once(
         self,
         method: str,
         path: str,
         query: Mapping[str, str] | None,
         data: bytes | None,
-        kinds: Mapping[str, str],
-    ) -> Object:
-        headers = {**kinds, **await self.headers()}
+        headers: Mapping[str, str],
+    ) -> bytes:
+        headers = {**headers, **await self.headers()}
         body: bytes | aiohttp.BytesPayload | None = data
         if method != "GET":
             self.check()
@@ -219,31 +241,30 @@ class KubeClient:
         async with self.session.request(
             method, self.url(path), params=query, data=body, headers=headers, timeout=TIMEOUT
         ) as response:
-            text = await response.read()
+            content = await response.read()
             self.requests += 1
             if response.status >= 400:
-                raise _error(response, text)
+                raise _error(response, content)
             self.throttle.accepted()
-            answer: Object = msgspec.json.decode(text)
-            return answer
+            return content
 
     async def get(self, path: str) -> Object:
-        """One object."""
+        """Read one object."""
         return await self.request("GET", path)
 
     async def create(self, path: str, body: Object) -> Object:
-        """A new object in the collection at `path`."""
+        """Create an object in the collection at `path`."""
         return await self.request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=body)
 
-    async def apply(self, path: str, body: Object, *, lane: Priority = Priority.WORK) -> Object:
-        """Server-side apply: the object at `path` gets, and keeps only, the fields of `body`."""
+    async def apply(self, path: str, body: Object, *, priority: Priority = Priority.WORK) -> Object:
+        """Server-side apply `body` to the object at `path`."""
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self.request(
-            "PATCH", path, query=query, body=body, content_type=APPLY, lane=lane
+            "PATCH", path, query=query, body=body, content_type=APPLY, priority=priority
         )
 
-    async def is_there(self, path: str) -> bool:
-        """Whether the object exists, for who may change but not read it: by a patch of nothing."""
+    async def exists(self, path: str) -> bool:
+        """Whether the object exists, tested by an empty patch, which needs no right to read it."""
         try:
             await self.request("PATCH", path, body={}, content_type=MERGE_PATCH, accept=METADATA)
         except ApiError as error:
@@ -255,7 +276,7 @@ class KubeClient:
     async def delete(
         self, path: str, uid: str = "", grace_seconds: int | None = None, version: str = ""
     ) -> None:
-        """Delete in the background; an object that is gone, or another by now, is a success."""
+        """Delete in the background; succeeds if the object is already gone or was replaced."""
         body: Object = {"propagationPolicy": "Background"}
         conditions = {"uid": uid, "resourceVersion": version}
         if uid or version:
@@ -271,33 +292,34 @@ class KubeClient:
     async def list_all(
         self, path: str, label_selector: str = "", field_selector: str = ""
     ) -> AsyncIterator[Object]:
-        """Every object of a collection, page by page."""
-        query = {"limit": str(PAGE)}
+        """Every object of a collection."""
+        async for page in self.list_pages(path, label_selector, field_selector):
+            for item in page.items:
+                yield msgspec.json.decode(item)
+
+    async def list_pages(
+        self, path: str, label_selector: str = "", field_selector: str = ""
+    ) -> AsyncIterator[Page]:
+        """A collection page by page, all pages of the same resource version."""
+        query = {"limit": str(PAGE_SIZE)}
         if label_selector:
             query["labelSelector"] = label_selector
         if field_selector:
             query["fieldSelector"] = field_selector
         while True:
-            page = await self.request("GET", path, query=query)
-            for item in page["items"]:
-                yield item
-            token = page["metadata"].get("continue", "")
-            if not token:
+            content = await self._send("GET", path, query, None, {"Accept": JSON}, Priority.WORK)
+            page = decode_page(content)
+            yield page
+            if not page.metadata.continue_:
                 return
-            query["continue"] = token
-
-    async def latest(self, path: str) -> str:
-        """The collection's present resource version, to watch it from."""
-        page = await self.request("GET", path, query={"limit": "1"})
-        version: str = page["metadata"]["resourceVersion"]
-        return version
+            query["continue"] = page.metadata.continue_
 
     @asynccontextmanager
-    async def watch(self, path: str, version: str) -> AsyncIterator[aiohttp.StreamReader]:
-        """What happens in a collection after `version`: one JSON document a line.
+    async def watch(self, path: str, version: str) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+        """The events of a collection after `version`, on one connection, until the server ends it.
 
-        Past the throttle, which counts requests that end. Raises `ApiError`, `aiohttp.ClientError`
-        or `TimeoutError`.
+        Bypasses the throttle, which counts requests that complete. Raises `ApiError`,
+        `aiohttp.ClientError` or `TimeoutError`.
         """
         query = {
             "watch": "true",
@@ -310,11 +332,11 @@ class KubeClient:
         ) as response:
             if response.status >= 400:
                 raise _error(response, await response.read())
-            yield response.content
+            yield decode_events(response.content)
 
 
 class _Guarded(aiohttp.BytesPayload):
-    """Bytes that are checked once more as they go out; the headers leave with them."""
+    """Calls the guard once more as the bytes go out; the headers leave with them."""
 
     def __init__(self, body: bytes, check: Callable[[], None]) -> None:
         super().__init__(body)
@@ -326,15 +348,16 @@ class _Guarded(aiohttp.BytesPayload):
         try:
             self._check()
         except BaseException as error:
-            # aiohttp writes in a task of its own, which nobody waits for: the request that fails
-            # by this is tried again, and meets the guard itself.
+            # aiohttp writes in a task that nobody awaits: the request fails by this error, is
+            # retried, and then meets the guard itself.
             raise ConnectionAbortedError(f"not sent: {error}") from error
         await super().write_with_length(writer, content_length)
 
 
-def _error(response: aiohttp.ClientResponse, text: bytes) -> ApiError:
+def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
     try:
-        answer = msgspec.json.decode(text)
-        return ApiError(response.status, answer.get("reason", ""), answer.get("message", ""))
+        status = msgspec.json.decode(content)
+        return ApiError(response.status, status.get("reason", ""), status.get("message", ""))
     except (msgspec.DecodeError, AttributeError):
-        return ApiError(response.status, response.reason or "", text[:500].decode(errors="replace"))
+        text = content[:500].decode(errors="replace")
+        return ApiError(response.status, response.reason or "", text)

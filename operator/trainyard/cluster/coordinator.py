@@ -24,23 +24,23 @@ from trainyard_trainer.contract.env import COORDINATOR_PORT, PATH_METRICS, PATH_
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3, sock_connect=3)
 MAX_ANSWER_BYTES = 1 << 18
-"""Some five times an honest answer of the largest job; reading it holds the event loop up."""
+"""Some five times a genuine response of the largest job; reading it blocks the event loop."""
 MAX_COUNT = 2**53
-"""No honest generation or term comes near; a status must be able to hold it."""
-MAX_SESSIONS = 256
-"""TLS sessions kept open; an older one is closed and would be opened again."""
+"""Far above any genuine generation or fencing token, and a number that a status can hold."""
+MAX_CONNECTIONS = 256
+"""Connections kept open; the least recently used one is closed first."""
 
 
 class UnreachableError(Exception):
-    """The coordinator did not answer, or not as one."""
+    """The coordinator did not respond, or not as a coordinator does."""
 
 
 class PeerIdentityError(UnreachableError):
-    """Whoever listens there does not show the coordinator's certificate."""
+    """The peer does not present the coordinator's certificate."""
 
 
 class StalePlanError(Exception):
-    """The coordinator has a plan of a higher generation, or of a later operator."""
+    """The coordinator has a Plan of a higher generation or a higher fencing token."""
 
     def __init__(self, generation: int, fencing_token: int = 0) -> None:
         super().__init__(
@@ -51,12 +51,12 @@ class StalePlanError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where one coordinator is reached."""
+    """The address of a coordinator."""
 
     key: Key
     pod: Pod
     server_name: str
-    """The DNS name its certificate must show."""
+    """The DNS name that its certificate must contain."""
 
 
 def address_of(key: Key, pod: Pod, cluster_domain: str) -> Address:
@@ -66,38 +66,38 @@ def address_of(key: Key, pod: Pod, cluster_domain: str) -> Address:
 
 
 class Coordinators:
-    """Connections to the coordinators of all jobs, kept open between scrapes."""
+    """The connections to all coordinators, kept open between scrapes."""
 
     def __init__(self, client: KubeClient, *, is_direct: bool) -> None:
         self._client = client
         self._is_direct = is_direct
-        self._open: OrderedDict[str, _Connection] = OrderedDict()
+        self._connections: OrderedDict[str, _Connection] = OrderedDict()
 
     async def close(self) -> None:
         """Close every connection."""
-        while self._open:
-            _, link = self._open.popitem()
+        while self._connections:
+            _, link = self._connections.popitem()
             await link.stack.aclose()
 
     async def forget(self, pod_uid: str) -> None:
-        """Close the connection to one pod, for example because it is gone or failed."""
-        if link := self._open.pop(pod_uid, None):
+        """Close the connection to a pod, for example after a failure."""
+        if link := self._connections.pop(pod_uid, None):
             await link.stack.aclose()
 
     async def forget_job(self, key: Key) -> None:
-        """Close the connections to the pods of a job that is gone."""
-        for uid in [uid for uid, link in self._open.items() if link.key == key]:
+        """Close the connections to the pods of a removed job."""
+        for uid in [uid for uid, link in self._connections.items() if link.key == key]:
             await self.forget(uid)
 
     def is_open(self, pod_uid: str) -> bool:
-        """Whether a connection stands, so that no certificate need be made for a new one."""
-        return pod_uid in self._open
+        """Whether a connection is open, so that no certificate is needed for a new one."""
+        return pod_uid in self._connections
 
     async def probe(self, address: Address) -> None:
-        """See that somebody listens, before a certificate is made for a connection; raises.
+        """Check that the port accepts connections before issuing a certificate.
 
-        A coordinator's process listens a moment after its pod runs, and TLS costs a hundred times
-        as much as finding out that it does not yet.
+        Raises UnreachableError. A coordinator listens a moment after its pod runs, and TLS costs a
+        hundred times as much as this check.
         """
         if not self._is_direct:
             return
@@ -141,7 +141,7 @@ class Coordinators:
         body: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            link = await self._link(address, tls)
+            link = await self._connect(address, tls)
             async with link.session.request(
                 method,
                 f"https://{link.host}{path}",
@@ -157,11 +157,11 @@ class Coordinators:
             await self.forget(address.pod.uid)
             raise UnreachableError(f"{type(error).__name__}: {error}") from error
 
-    async def _link(self, address: Address, tls: ssl.SSLContext | None) -> _Connection:
+    async def _connect(self, address: Address, tls: ssl.SSLContext | None) -> _Connection:
         uid = address.pod.uid
-        if uid in self._open:
-            self._open.move_to_end(uid)
-            return self._open[uid]
+        if uid in self._connections:
+            self._connections.move_to_end(uid)
+            return self._connections[uid]
         if tls is None:
             raise UnreachableError("no TLS context for a new connection")
         stack = contextlib.AsyncExitStack()
@@ -170,9 +170,9 @@ class Coordinators:
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls, limit=1), timeout=TIMEOUT)
         )
         link = _Connection(key=address.key, host=host, session=session, stack=stack)
-        self._open[uid] = link
-        if len(self._open) > MAX_SESSIONS:
-            _, oldest = self._open.popitem(last=False)
+        self._connections[uid] = link
+        if len(self._connections) > MAX_CONNECTIONS:
+            _, oldest = self._connections.popitem(last=False)
             await oldest.stack.aclose()
         return link
 
@@ -193,21 +193,21 @@ class _Connection:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body, refused once it is longer than any honest one."""
+    """The whole body; raises UnreachableError if it is too long."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
-            raise UnreachableError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            raise UnreachableError(f"a response of more than {MAX_ANSWER_BYTES} bytes")
     return bytes(body)
 
 
 def _refusal(text: bytes) -> StalePlanError:
     try:
-        told = msgspec.json.decode(text)
+        current = msgspec.json.decode(text)
         return StalePlanError(
-            min(int(told["generation"]), MAX_COUNT),
-            min(int(told.get("fencingToken", 0)), MAX_COUNT),
+            min(int(current["generation"]), MAX_COUNT),
+            min(int(current.get("fencingToken", 0)), MAX_COUNT),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UnreachableError(f"plan refused without a generation: {_short(text)}") from None

@@ -1,4 +1,4 @@
-"""Running a command in a pod and taking what it writes, byte for byte."""
+"""Running a command in a pod and reading its standard output."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from trainyard.cluster.client import KubeClient, collection
 PROTOCOL = "v4.channel.k8s.io"
 OUTPUT, ERRORS, OUTCOME = 1, 2, 3
 LAST_ERRORS = 2000
-"""Bytes of a failed command's error output that are worth showing."""
+"""Bytes of a failed command's error output to show."""
 
 
 class CommandError(Exception):
-    """The command could not be run, or ended badly."""
+    """The command could not be run, or failed."""
 
 
 async def execute(
     client: KubeClient, namespace: str, pod: str, container: str, command: Sequence[str]
 ) -> AsyncIterator[bytes]:
-    """Chunks of the command's standard output; raises CommandError with its last words."""
+    """Chunks of the command's standard output; raises CommandError with its error output."""
     query = [("container", container), ("stdout", "true"), ("stderr", "true")]
-    query += [("command", word) for word in command]
+    query += [("command", argument) for argument in command]
     path = f"{collection('v1', 'pods', namespace)}/{pod}/exec?{urlencode(query)}"
     errors, outcome = b"", b""
     try:
@@ -43,8 +43,8 @@ async def execute(
     except aiohttp.ClientError as error:
         raise CommandError(f"pod {namespace}/{pod}: {error}") from error
     if not _is_success(outcome):
-        words = errors.decode(errors="replace").strip() or outcome.decode(errors="replace")
-        raise CommandError(f"{' '.join(command)} in pod {namespace}/{pod}: {words}")
+        text = errors.decode(errors="replace").strip() or outcome.decode(errors="replace")
+        raise CommandError(f"{' '.join(command)} in pod {namespace}/{pod}: {text}")
 
 
 def _is_success(outcome: bytes) -> bool:

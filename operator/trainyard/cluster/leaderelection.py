@@ -1,8 +1,8 @@
-"""PURE: the rules of the Lease by which one of several operators acts, as client-go's.
+"""PURE: the rules of leader election by a Lease, the same as client-go's.
 
-`at` is a reading of this process' own clock, in seconds: a Lease has expired when *this process*
-has seen it unchanged for its duration. The times that stand in the Lease are for people; clocks of
-two machines are never compared.
+`at` is a reading of this process's own clock, in seconds: a Lease has expired when *this process*
+has observed it unchanged for its duration. The times in the Lease are for people; clocks of two
+machines are never compared.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 JITTER = 1.2
-"""A pause is stretched by up to so much, so that replicas do not march in step."""
-WHOLE = timedelta(seconds=1)
-"""A Lease counts its duration in seconds."""
+"""Pauses are multiplied by up to this, so that replicas do not run in step."""
+ONE_SECOND = timedelta(seconds=1)
+"""The resolution of a Lease's duration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTimings:
-    """How long a Lease holds; raises ValueError that names the flag to mend."""
+    """The timings of leader election; raises ValueError that names the flag to correct."""
 
     duration: timedelta = timedelta(seconds=15)
-    """Others take the Lease when it has not been renewed for so long."""
+    """Another replica may take a Lease that was not renewed for so long."""
     renew_deadline: timedelta = timedelta(seconds=10)
-    """The holder acts no longer when it has not renewed for so long. What lies between the two is
-    the time for its last requests to arrive."""
+    """The leader stops acting after so long without a renewal; until `duration` is over, its last
+    requests may still arrive."""
     retry: timedelta = timedelta(seconds=2)
-    """Pause between two attempts to take or renew it."""
+    """Pause between two attempts to acquire or renew it."""
 
     def __post_init__(self) -> None:
-        """Refuse what would let two act at a time, or nobody for long."""
-        if self.duration < WHOLE or self.duration % WHOLE:
+        """Reject timings that allow two leaders at a time, or none for long."""
+        if self.duration < ONE_SECOND or self.duration % ONE_SECOND:
             raise ValueError("--lease-duration must be whole seconds, at least 1s")
         if self.renew_deadline >= self.duration:
             raise ValueError("--renew-deadline must be shorter than --lease-duration")
@@ -42,12 +42,12 @@ class LeaseTimings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderElectionRecord:
-    """What a Lease says."""
+    """The content of a Lease."""
 
     version: str = ""
-    """Its resource version; empty when there is no Lease yet."""
+    """The resource version of the Lease; empty if there is none yet."""
     holder: str = ""
-    """Identity of the process that holds it; empty when it was released."""
+    """The identity of the process that holds it; empty after a release."""
     duration_seconds: int = 0
     acquired_at: str = ""
     renewed_at: str = ""
@@ -55,41 +55,45 @@ class LeaderElectionRecord:
 
     @property
     def fencing_token(self) -> int:
-        """The holder's term of office: each holder's is higher than all before it, from 1."""
+        """A number from 1 that is higher for each holder than for all before it."""
         return self.transitions + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedRecord:
-    """A record, and when this process first saw it so."""
+    """A record, and when this process first observed it."""
 
     record: LeaderElectionRecord
     since: float
 
 
 def observe(last: ObservedRecord | None, record: LeaderElectionRecord, at: float) -> ObservedRecord:
-    """What a reading adds: one that found nothing new leaves the time as it was."""
+    """The observation after a reading; the time stays if the record is unchanged."""
     if last is not None and last.record == record:
         return last
     return ObservedRecord(record=record, since=at)
 
 
-def may_take(sighting: ObservedRecord, at: float) -> bool:
-    """Whether nobody holds the Lease, or its holder has been silent for its duration.
+def may_take(observed: ObservedRecord, at: float) -> bool:
+    """Whether the Lease is free or has expired.
 
-    The duration is the holder's own: during an upgrade the replicas may have different ones.
+    Its duration is the one that its holder wrote: replicas may differ during an upgrade.
     """
-    record = sighting.record
-    return not record.holder or at >= sighting.since + record.duration_seconds
+    record = observed.record
+    return not record.holder or at >= observed.since + record.duration_seconds
 
 
 def acquired(
-    record: LeaderElectionRecord, identity: str, timing: LeaseTimings, now: str, least: int = 0
+    record: LeaderElectionRecord,
+    identity: str,
+    timing: LeaseTimings,
+    now: str,
+    min_fencing_token: int = 0,
 ) -> LeaderElectionRecord:
-    """The record that makes `identity` the holder, or keeps it.
+    """The record that makes `identity` the holder, or keeps it so.
 
-    `least` is the term of office that this process has had already: who holds a Lease that was
-    deleted by hand must not start to count anew.
+    `min_fencing_token` is the token that this process has had already: a holder whose Lease was
+    deleted by hand must not count from 1 again.
     """
     is_kept = record.holder == identity
     counted = record.transitions + (0 if is_kept or not record.version else 1)
@@ -99,10 +103,10 @@ def acquired(
         duration_seconds=int(timing.duration.total_seconds()),
         acquired_at=record.acquired_at if is_kept else now,
         renewed_at=now,
-        transitions=max(counted, least - 1),
+        transitions=max(counted, min_fencing_token - 1),
     )
 
 
 def released(record: LeaderElectionRecord, now: str) -> LeaderElectionRecord:
-    """The record that lets another take the Lease at once."""
+    """The record that lets another process acquire the Lease immediately."""
     return replace(record, holder="", duration_seconds=1, renewed_at=now)

@@ -1,6 +1,6 @@
-"""The Lease: taking it, renewing it, giving it back, and the fence in front of every request.
+"""Leader election: acquiring, renewing and releasing the Lease, and fencing every request by it.
 
-On a client of its own, so that no burst of the controller's requests delays a renewal.
+Uses a client of its own, so that no burst of the controller's requests delays a renewal.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ log = logging.getLogger(__name__)
 
 API_VERSION = "coordination.k8s.io/v1"
 ATTEMPTS = 2
-"""Attempts at a renewal that each may hang, before the deadline ends the term of office."""
+"""Attempts at a renewal that fit before the renew deadline, even if each hangs."""
 NEVER = float("-inf")
 
 
 class LeadershipLost(BaseException):
-    """This process must not act any more: nothing catches it, as nothing catches SystemExit."""
+    """This process is no longer the leader; not an Exception, so that nothing handles it."""
 
 
 def boottime() -> float:
-    """Seconds on a clock that goes on while the machine is suspended, where there is one."""
+    """Seconds on a clock that includes time in suspension, where the system has one."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime(clock)
 
 
 class Election:
-    """One process' part in the election of the operator that acts."""
+    """This process's part in the election of the leader."""
 
     def __init__(
         self,
@@ -59,53 +59,53 @@ class Election:
         self._collection = collection(API_VERSION, "leases", namespace)
         self._namespace, self._name = namespace, name
         self._identity, self._timing = identity, timing
-        self._seen: ObservedRecord | None = None
-        self._is_read = False
-        """Whether the last sighting is the newest record, as far as this process can know."""
-        self._until = NEVER
+        self._observed: ObservedRecord | None = None
+        self._is_current = False
+        """Whether the observed record is the newest one, as far as this process can know."""
+        self._leads_until = NEVER
         self.elected = asyncio.Event()
-        """Set when this process has become the leader; it ends rather than become another's."""
+        """Set when this process has become the leader; it exits when it loses leadership."""
         self.fencing_token = 0
-        """This process' term of office; 0 before it is elected."""
+        """Higher than that of all previous leaders; 0 before this process is elected."""
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process may act now, by its own clock."""
-        return self._clock() < self._until
+        """Whether this process is the leader now, by its own clock."""
+        return self._clock() < self._leads_until
 
     def check(self) -> None:
-        """Raise LeadershipLost unless this process may act: called right before it does."""
+        """Raise LeadershipLost unless this process is the leader; called right before it acts."""
         if not self.is_leader:
             seconds = self._timing.renew_deadline.total_seconds()
             raise LeadershipLost(f"the Lease {self} has not been renewed for {seconds:g} s")
 
     async def run(self) -> None:
-        """Wait for the Lease, then renew it; raises LeadershipLost when that fails for too long."""
-        while not await self._try():
+        """Acquire the Lease, then renew it; raises LeadershipLost when that fails for too long."""
+        while not await self._try_acquire_or_renew():
             await self._pause()
         log.info("became the leader", extra=self._fields | {"fencing_token": self.fencing_token})
         self.elected.set()
         while True:
             await self._pause()
-            self.check()  # one that was stopped for long must not even ask
-            await self._try()
+            self.check()  # a process that was suspended must not even send a renewal
+            await self._try_acquire_or_renew()
             self.check()
 
     async def confirm(self) -> None:
-        """Ask the API server whether the Lease is still ours; raises LeadershipLost, ApiError."""
+        """Read the Lease to see if it is still ours; raises LeadershipLost or ApiError."""
         record = await self._read()
         if record.holder != self._identity:
-            self._until = NEVER
+            self._leads_until = NEVER
             raise LeadershipLost(f"the Lease {self} is held by {record.holder or 'nobody'}")
 
     async def release(self) -> None:
-        """Give the Lease back, so that another acts at once; never raises."""
+        """Release the Lease, so that another process takes over immediately; never raises."""
         if not self.is_leader:
             return
-        self._until = NEVER
+        self._leads_until = NEVER
         try:
             async with asyncio.timeout(self._timing.renew_deadline.total_seconds() / ATTEMPTS):
-                record = await self._read()  # a renewal may have been under way
+                record = await self._read()  # a renewal may have been in flight
                 if record.holder == self._identity:
                     await self._write(released(record, _now()))
         except (ApiError, TimeoutError) as error:
@@ -120,36 +120,36 @@ class Election:
     def __str__(self) -> str:
         return f"{self._namespace}/{self._name}"
 
-    async def _try(self) -> bool:
-        """One attempt; False when the Lease is another's, or no answer came in time."""
+    async def _try_acquire_or_renew(self) -> bool:
+        """Try once; False if another process holds the Lease, or no response came in time."""
         limit = self._timing.renew_deadline.total_seconds() / ATTEMPTS
         if self.elected.is_set():
-            limit = min(limit, self._until - self._clock())
+            limit = min(limit, self._leads_until - self._clock())
         try:
             async with asyncio.timeout(limit):
-                return await self._attempt()
+                return await self._acquire_or_renew()
         except (ApiError, TimeoutError) as error:
-            self._is_read = False  # it may have been written all the same
-            log.warning("the Lease %s: %s", self, str(error) or "no answer in time")
+            self._is_current = False  # the write may have succeeded all the same
+            log.warning("the Lease %s: %s", self, str(error) or "no response in time")
             return False
 
-    async def _attempt(self) -> bool:
-        if self._seen is None or not self._is_read or not self.elected.is_set():
-            self._seen = observe(self._seen, await self._read(), self._clock())
-        record, asked_at = self._seen.record, self._clock()
+    async def _acquire_or_renew(self) -> bool:
+        if self._observed is None or not self._is_current or not self.elected.is_set():
+            self._observed = observe(self._observed, await self._read(), self._clock())
+        record, asked_at = self._observed.record, self._clock()
         if record.holder != self._identity:
-            # One that was deleted is made again; one that another took ends this process.
+            # A deleted Lease is created again; one that was taken ends this process.
             if self.elected.is_set() and record.version:
-                self._until = NEVER
+                self._leads_until = NEVER
                 raise LeadershipLost(f"the Lease {self} was taken by {record.holder or 'nobody'}")
-            if not may_take(self._seen, asked_at):
+            if not may_take(self._observed, asked_at):
                 return False
         wanted = acquired(record, self._identity, self._timing, _now(), self.fencing_token)
         stored = await self._write(wanted)
-        self._seen, self._is_read = ObservedRecord(record=stored, since=asked_at), True
+        self._observed, self._is_current = ObservedRecord(record=stored, since=asked_at), True
         self.fencing_token = stored.fencing_token
-        # From when it was asked: the answer may have taken long.
-        self._until = asked_at + self._timing.renew_deadline.total_seconds()
+        # Counted from the request: the response may have taken long.
+        self._leads_until = asked_at + self._timing.renew_deadline.total_seconds()
         return True
 
     async def _pause(self) -> None:
@@ -165,7 +165,7 @@ class Election:
             raise
 
     async def _write(self, record: LeaderElectionRecord) -> LeaderElectionRecord:
-        """Create or replace; a Lease that somebody wrote meanwhile is a conflict."""
+        """Create or replace the Lease; one that was written meanwhile is a conflict."""
         body = _manifest(record, self._namespace, self._name)
         if not record.version:
             return _parse(await self._client.create(self._collection, body))

@@ -1,9 +1,9 @@
-"""A local port that leads to a pod's port through the API server.
+"""Port forwarding to a pod through the API server.
 
-The operator uses it when it runs outside the cluster. TLS stays end to end: what passes through is
-the coordinator's own mTLS stream, so neither the API server nor this tunnel can read or change it.
-The wire format is Kubernetes' `v4.channel.k8s.io` WebSocket: a channel byte (0 data, 1 error), and
-on each channel first two bytes that repeat the port.
+Used when the operator runs outside the cluster. TLS stays end to end: neither the API server nor
+this tunnel can read or change the coordinator's mTLS stream. The wire format is Kubernetes'
+`v4.channel.k8s.io` WebSocket: each message starts with a channel byte (0 data, 1 error), and the
+first message of a channel with two bytes that repeat the port.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def _tunnel(
                 up.cancel()
                 await asyncio.gather(up, return_exceptions=True)
     except (aiohttp.ClientError, OSError):
-        # The local side sees a closed connection and reports that.
+        # The local side sees a closed connection and reports it.
         pass
     finally:
         writer.close()

@@ -1,7 +1,7 @@
-"""From a coordinator's OpenMetrics text to a `Report`.
+"""Parsing a coordinator's OpenMetrics text into a `CoordinatorReport`.
 
-Any trainer that serves the documented names can be scaled, so this trusts nothing: what is absent
-is unknown, and a figure that is not finite is absent.
+Any trainer that serves the documented metrics can be scaled, so the input is untrusted: a missing
+metric is unknown, and a value that is not finite is missing.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ MAX_CONFIGURATIONS = 64
 MAX_EVALUATIONS = 32
 MAX_PARTIES = 256
 MAX_REFUSALS = 16
-"""Reasons of refusals by party; the contract has some six."""
+"""Reasons of refused updates per party; the contract defines some six."""
 MAX_LABEL = 128
-"""Characters of a label that is worth keeping; what is longer is nobody's metric."""
+"""Characters of a label; samples with longer ones are ignored."""
 MAX_LINE = 1024
-"""Characters of a line that is worth reading: the parser takes quadratic time over one line, and
-one job's trainer must not hold up the operator."""
+"""Characters of a line; longer ones are ignored, because the parser needs quadratic time for a line
+and one job's trainer must not block the operator."""
 INT32, INT64 = 2**31 - 1, 2**63 - 1
-"""What the status can hold."""
+"""The largest values that the status can hold."""
 MAX_RATE = 1e15
-"""Samples per second beyond this are no measurement, and their sums would not be finite."""
+"""Samples per second; higher rates are no measurement, and their sums would not be finite."""
 
 Sample = tuple[dict[str, str], float]
 
 
 def parse_report(text: str, at: datetime) -> CoordinatorReport:
-    """Read the figures; raises ValueError when the text is not OpenMetrics."""
+    """Parse a report; raises ValueError if the text is not OpenMetrics."""
     found = _samples(text)
     one = _Figures(found)
     return CoordinatorReport(
@@ -66,7 +66,7 @@ def parse_report(text: str, at: datetime) -> CoordinatorReport:
 
 
 class _Figures:
-    """Look-ups in the samples, by name."""
+    """Lookups of samples by metric name."""
 
     def __init__(self, found: dict[str, list[Sample]]) -> None:
         self._found = found
@@ -110,7 +110,7 @@ def _profile(found: dict[str, list[Sample]]) -> Iterable[Measurement]:
 
 
 def _federation(found: dict[str, list[Sample]], one: _Figures) -> FederationReport | None:
-    """What only an aggregator says; None when nothing of it is there."""
+    """The metrics that only an aggregator has; None without them."""
     metric = FederatedMetric
     if metric.ROUND not in found:
         return None
@@ -133,7 +133,7 @@ def _parties(found: dict[str, list[Sample]]) -> dict[str, PartyReport]:
     refused = _by_party(found[f"{metric.REFUSED}_total"])
     return {
         name: PartyReport(
-            state=next((labels.get("state", "") for labels, value in told if value), ""),
+            state=next((labels.get("state", "") for labels, value in by_state if value), ""),
             rounds=_figure(rounds.get(name)),
             samples=_figure(samples.get(name)),
             seconds=next((value for _, value in seconds.get(name, ())), None),
@@ -143,7 +143,7 @@ def _parties(found: dict[str, list[Sample]]) -> dict[str, PartyReport]:
                 if value >= 1
             },
         )
-        for name, told in list(states.items())[:MAX_PARTIES]
+        for name, by_state in list(states.items())[:MAX_PARTIES]
     }
 
 
@@ -172,7 +172,7 @@ def _is_short(labels: dict[str, str]) -> bool:
 
 
 def _whole(value: float, most: int = INT64) -> int:
-    """A count within what the status can hold."""
+    """A count, limited to what the status can hold."""
     return max(0, min(int(value), most))
 
 

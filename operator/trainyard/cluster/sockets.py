@@ -1,8 +1,8 @@
 """Sockets to the API server whose bytes arrive soon or never.
 
-A request that waits in this machine's buffers while the network is away would arrive whenever it
-comes back, and carry out what was decided long before; and a watch whose peer is gone without a
-word would stay silent for ever.
+A request buffered on this machine during a network failure would otherwise arrive whenever the
+network comes back and carry out an outdated decision, and a watch whose peer vanished would stay
+silent for ever.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Callable
 from typing import Any
 
 UNACKNOWLEDGED_SECONDS = 5
-"""As long as the default times leave between the end of a term of office and the next one."""
+"""The time between renew deadline and lease duration by default."""
 IDLE_SECONDS = 10
-"""After so long without a word the other side is asked whether it is there, and again..."""
+"""A silent connection is probed after this (TCP keepalive)."""
 PROBE_SECONDS = 5
 PROBES = 3
 
 
 def socket_factory(unacknowledged_seconds: float) -> Callable[[Any], socket.socket]:
-    """Makes sockets for aiohttp that give up when nothing is acknowledged for so long."""
+    """A factory of sockets for aiohttp that fail when data stays unacknowledged for so long."""
     options = {
         "TCP_USER_TIMEOUT": int(unacknowledged_seconds * 1000),
         "TCP_KEEPIDLE": IDLE_SECONDS,
@@ -33,10 +33,10 @@ def socket_factory(unacknowledged_seconds: float) -> Callable[[Any], socket.sock
         family, kind, protocol, *_ = address
         made = socket.socket(family, kind, protocol)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # Closing forgets what was not sent yet, also when the process is killed.
+        # Closing discards unsent data, also when the process is killed.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         for name, value in options.items():
-            if hasattr(socket, name):  # Linux has all of them, other systems some
+            if hasattr(socket, name):  # all exist on Linux, some elsewhere
                 made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         return made
 

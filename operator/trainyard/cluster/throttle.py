@@ -1,9 +1,8 @@
-"""How many requests may be under way at once: as many as the API server takes, in fair turns.
+"""A limit on concurrent requests that adapts to the API server, with two priority levels.
 
-A constant client limit is either the bottleneck or a flood. This limit starts moderate, grows by
-one for each window of answers, and halves when the server says it is too much (additive increase,
-multiplicative decrease, as TCP does). Two lanes take turns, so that status writes, which people
-wait for, never queue behind a burst of creations.
+The limit halves when the server is overloaded and grows back by one per window of responses, as in
+TCP (additive increase, multiplicative decrease). The priority levels alternate, so that status
+writes, which users wait for, never queue behind a burst of creations.
 """
 
 from __future__ import annotations
@@ -16,74 +15,75 @@ from enum import IntEnum
 
 
 class Priority(IntEnum):
-    """Who waits with whom."""
+    """The priority level of a request; each has a queue of its own."""
 
     WORK = 0
     STATUS = 1
 
 
 class Throttle:
-    """An adaptive limit on concurrent requests with two lanes that take turns.
+    """An adaptive limit on concurrent requests.
 
-    One process of Python sends well under 1,000 requests a second, which at 15 ms each are 15 under
-    way; more would only lie in the API server's queues, and each connection holds 256 KiB for TLS.
+    One Python process sends well under 1,000 requests per second, of 15 ms each: some 15 are in
+    flight. More would only wait in the API server's queues, and each connection holds 256 KiB for
+    TLS.
     """
 
     def __init__(self, start: int = 16, floor: int = 2, ceiling: int = 16) -> None:
         self._limit = float(start)
         self._floor, self._ceiling = floor, ceiling
-        self._under_way = 0
+        self._in_flight = 0
         self._waiting: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque())
-        self._turn = Priority.STATUS
+        self._preferred = Priority.STATUS
 
     @property
     def limit(self) -> int:
-        """Requests that may be under way now."""
+        """Maximum number of requests in flight now."""
         return int(self._limit)
 
     @asynccontextmanager
-    async def slot(self, lane: Priority) -> AsyncIterator[None]:
-        """Hold one request's place; waits while the limit is reached."""
-        await self._enter(lane)
+    async def slot(self, priority: Priority) -> AsyncIterator[None]:
+        """Occupy one of the slots; waits while the limit is reached."""
+        await self._enter(priority)
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._in_flight -= 1
             self._wake()
 
     def accepted(self) -> None:
-        """The server took a request: one more at a time after `limit` of them."""
+        """Record a success; the limit grows by one after `limit` of them."""
         self._limit = min(self._ceiling, self._limit + 1 / self._limit)
 
     def refused(self) -> None:
-        """The server answered 429 or is overloaded: half as many."""
+        """Record that the server throttled a request; the limit halves."""
         self._limit = max(self._floor, self._limit / 2)
 
-    async def _enter(self, lane: Priority) -> None:
-        if self._under_way < self.limit and not any(self._waiting):
-            self._under_way += 1
+    async def _enter(self, priority: Priority) -> None:
+        if self._in_flight < self.limit and not any(self._waiting):
+            self._in_flight += 1
             return
-        place = asyncio.get_running_loop().create_future()
-        self._waiting[lane].append(place)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[priority].append(waiter)
         try:
-            await place
+            await waiter
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self._under_way -= 1
+            if waiter.done() and not waiter.cancelled():
+                self._in_flight -= 1
                 self._wake()
             raise
 
     def _wake(self) -> None:
-        while self._under_way < self.limit and (place := self._next()) is not None:
-            self._under_way += 1
-            place.set_result(None)
+        while self._in_flight < self.limit and (waiter := self._next()) is not None:
+            self._in_flight += 1
+            waiter.set_result(None)
 
     def _next(self) -> asyncio.Future[None] | None:
-        for lane in (self._turn, Priority(1 - self._turn)):
-            queue = self._waiting[lane]
+        for priority in (self._preferred, Priority(1 - self._preferred)):
+            queue = self._waiting[priority]
             while queue:
-                place = queue.popleft()
-                if not place.done():
-                    self._turn = Priority(1 - lane)
-                    return place
+                waiter = queue.popleft()
+                if not waiter.done():
+                    self._preferred = Priority(1 - priority)
+                    return waiter
         return None

@@ -133,9 +133,8 @@ class Observation:
     @property
     def has_run(self) -> bool:
         """Whether there may be training state to save."""
-        return is_true(self.job.status.conditions, ConditionType.RUNNING) or bool(
-            self.job.status.training
-        )
+        status = self.job.status
+        return is_true(status.conditions, ConditionType.RUNNING) or bool(status.training)
 
     @property
     def must_keep_coordinator(self) -> bool:

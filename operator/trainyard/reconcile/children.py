@@ -60,7 +60,7 @@ async def _create_all(
     The leaves may be stored before their authority, as no pod is created before both exist.
     Returns None where anything existed already: it is left as it is until its owner is known.
     """
-    if job.status.term or deps.authorities.is_known(job.uid):
+    if job.status.term or deps.authorities.is_cached(job.uid):
         return None
     proposed = deps.authorities.propose(job, now, parties)
     kept, is_service_new, are_leaves_new = await _all(
@@ -93,7 +93,7 @@ async def _ensure_leaves(
     """Ensure leaves of this authority; existing ones, which pods may hold, stay by default."""
     name = names.leaf_secret_name(job.key.name)
     path = f"{collection('v1', 'secrets', job.key.namespace)}/{name}"
-    if replaces or not await deps.client.is_there(path):
+    if replaces or not await deps.client.exists(path):
         await deps.client.apply(path, _leaf_manifest(deps, job, authority))
 
 

@@ -64,7 +64,9 @@ async def apply_status(deps: Dependencies, job: Job, status: Status) -> Job:
         },
         "status": msgspec.to_builtins(status),
     }
-    return parse_job(await deps.client.apply(f"{path_of(job)}/status", body, lane=Priority.STATUS))
+    return parse_job(
+        await deps.client.apply(f"{path_of(job)}/status", body, priority=Priority.STATUS)
+    )
 
 
 async def delete_job(deps: Dependencies, job: Job) -> None:

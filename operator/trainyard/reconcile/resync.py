@@ -1,22 +1,19 @@
-"""Listing everything: before the first reconcile, and now and then to find what no event told.
+"""Listing our own kinds and the priority classes, and sweeping what outlives its job.
 
-A deletion during a disconnect sends no event, so the mirror would keep a ghost for ever; and the
-Secret of a job's authority lies where the job cannot own it, so one whose job is gone is swept.
+kopf does not report which jobs disappeared while its watch was disconnected: a listing finds them.
+A job's certificate authority lives in the operator's namespace, where garbage collection misses it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 from trainyard.api import names
 from trainyard.api.jobs import UnreadableJobError, parse_job
 from trainyard.api.names import Key
-from trainyard.api.nodes import parse_node
-from trainyard.api.pods import Pod, parse_pod
-from trainyard.cluster.cache import Names, PodKey
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.reconcile.dependencies import Dependencies
 
@@ -27,44 +24,39 @@ NOT_SERVED = (
     "the API server does not know {} of {} yet; if that stays so, install the CRDs: "
     "kubectl apply --server-side -f crds/"
 )
-UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
-OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 
 
-async def resync(services: Dependencies, dirty: set[Key]) -> None:
-    """Bring the mirror up to date; the jobs that something unseen happened to become `dirty`.
+async def resync(deps: Dependencies, dirty: set[Key]) -> None:
+    """List jobs and priority classes into the cache; changed and missing jobs become `dirty`.
 
-    Those stay so when it fails half-way: what is in the mirror by then is news to nobody again.
+    They stay so if the listing fails half-way: the next one finds nothing new about them.
     """
-    before = services.cache.names()
-    pods = await _pods(services, dirty)
-    nodes = await _nodes(services)
-    await _priorities(services)
-    jobs = await _jobs(services, dirty)
-    listed = Names(jobs=jobs, pods=pods, nodes=frozenset(nodes))
-    dirty |= services.cache.forget_missing(before, listed)
-    if services.is_leader:
-        await _sweep(services, set(jobs.values()))
+    await _list_priorities(deps)
+    before = deps.cache.jobs.uids()
+    listed = await _list_jobs(deps, dirty)
+    dirty |= {gone.key for gone in deps.cache.jobs.remove_missing(before, listed)}
+    if deps.is_leader:
+        await _sweep_authorities(deps, set(listed.values()))
 
 
 async def until_served(client: KubeClient) -> None:
-    """Return once the API server knows both kinds; meanwhile say which one it does not know.
+    """Return once the API server serves both kinds; meanwhile log which one is missing.
 
-    kopf looks for its kinds at its start alone: of one that came later it would never hear.
+    kopf looks for its kinds only when it starts, and would never watch one that is added later.
     """
-    while lack := await _lack(client):
-        log.warning(lack)
+    while problem := await _find_missing_kinds(client):
+        log.warning(problem)
         await asyncio.sleep(SERVED_SECONDS)
 
 
-async def _lack(client: KubeClient) -> str:
-    """What of our group kopf would not find now, in a sentence; empty when all is there."""
+async def _find_missing_kinds(client: KubeClient) -> str:
+    """Which of our kinds are not served, as a message; empty if all are."""
     served: set[str] = set()
     try:
         found = await client.get(f"/apis/{names.API_VERSION}")
         served = {resource["name"] for resource in found["resources"]}
     except ApiError as error:
-        if error.is_passing:
+        if error.is_transient:
             return f"the API server cannot be asked yet: {error}"
         if not error.is_missing:
             raise
@@ -72,91 +64,53 @@ async def _lack(client: KubeClient) -> str:
     return NOT_SERVED.format(missing, names.GROUP) if missing else ""
 
 
-async def _jobs(services: Dependencies, dirty: set[Key]) -> dict[Key, str]:
-    found: dict[Key, str] = {}
-    async for raw in _all_jobs(services):
+async def _list_jobs(deps: Dependencies, dirty: set[Key]) -> dict[Key, str]:
+    listed: dict[Key, str] = {}
+    async for raw in _all_jobs(deps):
         meta = raw["metadata"]
-        # One that cannot be read is there all the same: what it owns must not be swept.
-        found[Key(raw["kind"], meta["namespace"], meta["name"])] = meta["uid"]
+        # An unreadable job exists all the same: what it owns must not be swept.
+        listed[Key(raw["kind"], meta["namespace"], meta["name"])] = meta["uid"]
         try:
             job = parse_job(raw)
         except UnreadableJobError as error:
             log.error("%s", error)
             continue
-        if services.cache.put_job(job):
+        if deps.cache.put_job(job):
             dirty.add(job.key)
-    return found
+    return listed
 
 
-async def _all_jobs(services: Dependencies) -> AsyncIterator[dict[str, Any]]:
+async def _all_jobs(deps: Dependencies) -> AsyncIterator[dict[str, Any]]:
     for kind, plural in names.PLURALS.items():
-        async for raw in _everywhere(services, names.API_VERSION, plural):
-            yield {"kind": kind, **raw}
+        for namespace in deps.options.namespaces or ("",):
+            path = collection(names.API_VERSION, plural, namespace)
+            async for raw in deps.client.list_all(path):
+                yield {"kind": kind, **raw}
 
 
-async def _pods(services: Dependencies, dirty: set[Key]) -> dict[PodKey, str]:
-    found: dict[PodKey, str] = {}
-    for selectors in ({"label_selector": OURS}, {"field_selector": UNFINISHED}):
-        async for raw in _everywhere(services, "v1", "pods", **selectors):
-            meta = raw["metadata"]
-            found[meta["namespace"], meta["name"]] = meta["uid"]
-            pod = read_pod(raw)
-            if pod and services.cache.put_pod(pod) and pod.job is not None:
-                dirty.add(pod.job)
-    return found
+async def learn_priorities(deps: Dependencies) -> None:
+    """List the priority classes again if a job names one that the last listing did not contain."""
+    cache = deps.cache
+    named = {job.spec.priority_class_name for job in cache.jobs.values()} - {""}
+    if not named <= cache.priorities.keys() | cache.unknown_priorities:
+        await _list_priorities(deps)
+        cache.unknown_priorities = frozenset(named - cache.priorities.keys())
 
 
-def read_pod(raw: Mapping[str, Any]) -> Pod | None:
-    """The pod; None, and a line in the log, for one that would otherwise hide all others."""
-    try:
-        return parse_pod(raw)
-    except (ArithmeticError, LookupError, TypeError, ValueError):
-        meta = raw["metadata"]
-        log.exception("pod %s/%s cannot be read", meta["namespace"], meta["name"])
-        return None
-
-
-async def _nodes(services: Dependencies) -> set[str]:
-    found = set()
-    async for raw in services.client.list_all(collection("v1", "nodes")):
-        node = parse_node(raw)
-        found.add(node.name)
-        services.cache.put_node(node)
-    return found
-
-
-async def learn_priorities(services: Dependencies) -> None:
-    """List the priority classes anew if a job names one that is younger than the last listing."""
-    mirror = services.cache
-    named = {job.spec.priority_class_name for job in mirror.jobs.values()} - {""}
-    if not named <= mirror.priorities.keys() | mirror.unknown_priorities:
-        await _priorities(services)
-        mirror.unknown_priorities = frozenset(named - mirror.priorities.keys())
-
-
-async def _priorities(services: Dependencies) -> None:
+async def _list_priorities(deps: Dependencies) -> None:
     path = collection("scheduling.k8s.io/v1", "priorityclasses")
-    services.cache.priorities = {
-        raw["metadata"]["name"]: int(raw["value"]) async for raw in services.client.list_all(path)
+    deps.cache.priorities = {
+        raw["metadata"]["name"]: int(raw["value"]) async for raw in deps.client.list_all(path)
     }
-    services.cache.unknown_priorities = frozenset()
+    deps.cache.unknown_priorities = frozenset()
 
 
-async def _sweep(services: Dependencies, uids: set[str]) -> None:
-    """Delete authorities whose job is gone, in the namespaces that this operator serves."""
-    served = set(services.options.namespaces)
-    async for uid, key in services.authorities.list_owners():
-        job = services.cache.jobs.get(key)
+async def _sweep_authorities(deps: Dependencies, uids: set[str]) -> None:
+    """Delete the authorities of removed jobs in the namespaces that this operator serves."""
+    served = set(deps.options.namespaces)
+    async for uid, key in deps.authorities.list_owners():
+        job = deps.cache.jobs.get(key)
         is_new = job is not None and job.uid == uid  # created since the jobs were listed
         if uid not in uids and not is_new and (not served or key.namespace in served):
-            log.info("sweeping the certificate authority of %s, which is gone", key)
-            await services.authorities.delete(uid)
-
-
-async def _everywhere(
-    services: Dependencies, api_version: str, plural: str, **selectors: str
-) -> AsyncIterator[dict[str, Any]]:
-    for namespace in services.options.namespaces or ("",):
-        path = collection(api_version, plural, namespace)
-        async for raw in services.client.list_all(path, **selectors):
-            yield raw
+            log.info("sweeping the certificate authority of the removed job %s", key)
+            await deps.authorities.delete(uid)

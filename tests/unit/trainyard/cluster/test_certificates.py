@@ -1,4 +1,4 @@
-"""The job's authority: who may speak with whom, in real TLS handshakes on loopback."""
+"""The job's authority: who may connect to whom, in real TLS handshakes on loopback."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def foreign(now: datetime) -> KeyPair:
 
 
 class Server:
-    """A coordinator's listening socket with the trainer's own TLS; answers what it is asked."""
+    """A coordinator's listening socket with the trainer's own TLS; it echoes."""
 
     def __init__(self, folder: Path, authority: KeyPair, leaf: KeyPair) -> None:
         self.credentials = Credentials(namespace=KEY.namespace, job=KEY.name, directory=str(folder))
@@ -80,7 +80,7 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def talk(port: int, context: ssl.SSLContext, host: str = HOST) -> bytes:
-    """What comes back; raises OSError (SSLError among them) when either side refuses."""
+    """The response; raises OSError (SSLError among them) when either side refuses."""
     async with asyncio.timeout(10):
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=context, server_hostname=host
@@ -98,7 +98,7 @@ async def talk(port: int, context: ssl.SSLContext, host: str = HOST) -> bytes:
                 await writer.wait_closed()
 
 
-async def test_operator_and_coordinator_of_a_job_speak_with_each_other(
+async def test_operator_and_coordinator_of_a_job_connect(
     tmp_path: Path, authority: KeyPair, now: datetime
 ) -> None:
     server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, HOST))
@@ -142,10 +142,10 @@ async def test_the_coordinator_refuses_a_client_of_another_authority(
     tmp_path: Path, authority: KeyPair, foreign: KeyPair, now: datetime
 ) -> None:
     server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, HOST))
-    stranger = issue(foreign, KEY, Role.OPERATOR, now)
+    impostor = issue(foreign, KEY, Role.OPERATOR, now)
     async with server.listen() as port:
         with pytest.raises(OSError, match=r"."):
-            await talk(port, client_context(authority.certificate, stranger))
+            await talk(port, client_context(authority.certificate, impostor))
 
 
 async def test_the_coordinator_refuses_a_client_that_is_named_after_another_job(
@@ -169,7 +169,7 @@ async def test_an_expired_leaf_is_refused(
             await talk(port, client_context(authority.certificate, operator))
 
 
-async def test_a_renewed_leaf_is_taken_without_a_restart(
+async def test_a_renewed_leaf_is_used_without_a_restart(
     tmp_path: Path, authority: KeyPair, now: datetime
 ) -> None:
     old = now - LEAF_LIFE - timedelta(days=1)
@@ -183,7 +183,7 @@ async def test_a_renewed_leaf_is_taken_without_a_restart(
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_leaf_chains_to_its_authority_by_the_books(
+def test_a_leaf_chains_to_its_authority_by_strict_rules(
     role: Role, authority: KeyPair, now: datetime
 ) -> None:
     """The strict rules of RFC 5280, as newer OpenSSL and browsers apply them."""
@@ -197,15 +197,13 @@ def test_a_leaf_chains_to_its_authority_by_the_books(
     assert uris == [f"trainyard://team/digits/{role}"]
 
 
-def test_only_a_leaf_that_serves_names_a_host(authority: KeyPair, now: datetime) -> None:
+def test_only_the_leaf_of_a_server_names_a_host(authority: KeyPair, now: datetime) -> None:
     leaf = x509.load_pem_x509_certificate(issue(authority, KEY, Role.WORKER, now).certificate)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == []
 
 
-def test_an_authority_signs_leaves_and_nothing_below_them(
-    authority: KeyPair, now: datetime
-) -> None:
+def test_an_authority_signs_leaves_but_no_authorities(authority: KeyPair, now: datetime) -> None:
     root = x509.load_pem_x509_certificate(authority.certificate)
     constraints = root.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert (constraints.ca, constraints.path_length) == (True, 0)

@@ -1,4 +1,4 @@
-"""The guard in front of changing requests: none leaves when it refuses, however late."""
+"""The guard in front of mutating requests: none is sent once it refuses, however late."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainyard.cluster.sockets import socket_factory
 
 
 class Server:
-    """Notes what arrives; the first connection may have to wait for its handshake."""
+    """Records the requests that arrive."""
 
     def __init__(self) -> None:
         self.arrived: list[tuple[str, str]] = []
@@ -46,10 +46,10 @@ async def serving(server: Server) -> AsyncIterator[KubeClient]:
 
 
 def refuse() -> None:
-    raise LeadershipLost("it is another's")
+    raise LeadershipLost("another process holds it")
 
 
-async def test_a_guard_that_refuses_stops_every_change_and_no_reading() -> None:
+async def test_a_guard_that_refuses_stops_mutating_requests_alone() -> None:
     server = Server()
     async with serving(server) as client:
         client.guard = refuse
@@ -65,8 +65,8 @@ async def test_a_guard_that_refuses_stops_every_change_and_no_reading() -> None:
     assert server.arrived == [("GET", "/pods/a")]
 
 
-async def test_what_ends_between_the_start_of_a_request_and_its_first_byte_is_seen() -> None:
-    """As when the process was stopped while the connection was made."""
+async def test_leadership_lost_after_the_start_of_a_request_stops_its_first_byte() -> None:
+    """For example, while the process was suspended before the connection was open."""
     server = Server()
     asked = 0
 
@@ -80,7 +80,7 @@ async def test_what_ends_between_the_start_of_a_request_and_its_first_byte_is_se
         client.guard = refuse_the_second_time
         with pytest.raises(LeadershipLost):
             await client.create("/pods", {"metadata": {}})
-        assert asked > 2, "the attempt that failed is followed by one that the guard ends"
+        assert asked > 2, "the failed attempt is followed by one that the guard stops"
     assert server.arrived == []
 
 
@@ -99,7 +99,7 @@ async def test_guarded_requests_arrive_whole() -> None:
     assert answers == [{"kind": "Pod"}] * 20
 
 
-async def test_an_answer_that_is_cut_off_is_asked_for_again() -> None:
+async def test_a_request_whose_response_is_cut_off_is_repeated() -> None:
     class Cutting(Server):
         async def answer(self, request: web.Request) -> web.Response:
             self.arrived.append((request.method, request.path))
@@ -117,14 +117,14 @@ async def test_an_answer_that_is_cut_off_is_asked_for_again() -> None:
     assert len(server.arrived) == 2
 
 
-def test_sockets_give_up_what_nobody_acknowledges() -> None:
+def test_sockets_fail_when_data_stays_unacknowledged() -> None:
     with socket_factory(1.5)((socket.AF_INET, socket.SOCK_STREAM, 0, "", ())) as made:
         assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
-def test_a_socket_that_is_closed_drops_what_it_has_not_sent() -> None:
-    """Else the bytes of a process that has ended arrive when the network comes back."""
+def test_a_closed_socket_discards_unsent_data() -> None:
+    """Otherwise requests of a process that has exited arrive when the network comes back."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         made = socket_factory(5)((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))

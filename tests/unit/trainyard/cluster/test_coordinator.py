@@ -1,4 +1,4 @@
-"""Connections to coordinators: knocked at before they are made, closed with their job."""
+"""Connections to coordinators: probed before they are opened, closed with their job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOPBACK = "127.0.0.1"
 
 @pytest.fixture
 def port() -> int:
-    """A port of the loopback that nobody listens on yet."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         found: int = probe.getsockname()[1]
@@ -27,17 +27,17 @@ def port() -> int:
 
 @pytest.fixture
 def address(port: int, monkeypatch: pytest.MonkeyPatch) -> Address:
-    """A coordinator's, at that port."""
+    """The address of a coordinator at that port."""
     monkeypatch.setattr(coordinator_module, "COORDINATOR_PORT", port)
     return address_of(KEY, coordinator(ip=LOOPBACK), "cluster.local")
 
 
-async def test_who_does_not_listen_is_found_out_without_tls(address: Address) -> None:
+async def test_a_closed_port_is_detected_without_tls(address: Address) -> None:
     with pytest.raises(UnreachableError, match="ConnectionRefusedError"):
         await Coordinators(FakeApi().client, is_direct=True).probe(address)
 
 
-async def test_who_listens_is_left_in_peace(address: Address, port: int) -> None:
+async def test_an_open_port_is_not_disturbed(address: Address, port: int) -> None:
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
@@ -45,13 +45,13 @@ async def test_who_listens_is_left_in_peace(address: Address, port: int) -> None
         await Coordinators(FakeApi().client, is_direct=True).probe(address)
 
 
-async def test_behind_a_tunnel_there_is_nobody_to_knock_at(address: Address) -> None:
+async def test_a_coordinator_behind_a_tunnel_is_not_probed(address: Address) -> None:
     await Coordinators(FakeApi().client, is_direct=False).probe(address)
 
 
-async def test_a_job_that_is_gone_leaves_no_connection(address: Address) -> None:
+async def test_a_removed_job_leaves_no_connection(address: Address) -> None:
     coordinators = Coordinators(FakeApi().client, is_direct=True)
-    await coordinators._link(address, ssl.create_default_context())
+    await coordinators._connect(address, ssl.create_default_context())
     assert coordinators.is_open(address.pod.uid)
     await coordinators.forget_job(KEY)
     assert not coordinators.is_open(address.pod.uid)

@@ -1,4 +1,4 @@
-"""Who may act: one at a time, whatever the processes, their clocks and the network do."""
+"""Leader election: one leader at a time, whatever processes, clocks and the network do."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def seconds(value: float) -> timedelta:
         "no pause between retries": ("--retry-period", (15, 10, 0)),
     }.values(),
 )
-def test_times_that_do_not_fit_are_refused_by_their_flag(
+def test_timings_that_do_not_fit_are_rejected_by_flag(
     flag: str, times: tuple[float, float, float]
 ) -> None:
     duration, deadline, retry = map(seconds, times)
@@ -48,7 +48,7 @@ def test_times_that_do_not_fit_are_refused_by_their_flag(
         LeaseTimings(duration=duration, renew_deadline=deadline, retry=retry)
 
 
-def test_a_lease_is_taken_when_it_was_seen_unchanged_for_its_own_duration() -> None:
+def test_a_lease_expires_when_it_was_observed_unchanged_for_its_own_duration() -> None:
     seen = observe(None, HELD, 100.0)
     assert not may_take(seen, 114.9)
     assert may_take(seen, 115.0)
@@ -59,11 +59,11 @@ def test_a_lease_is_taken_when_it_was_seen_unchanged_for_its_own_duration() -> N
 
 
 @pytest.mark.parametrize("record", [LeaderElectionRecord(), released(HELD, "t1")])
-def test_a_lease_that_nobody_holds_is_taken_at_once(record: LeaderElectionRecord) -> None:
+def test_a_free_lease_is_acquired_immediately(record: LeaderElectionRecord) -> None:
     assert may_take(observe(None, record, 5.0), 5.0)
 
 
-def test_every_holder_has_a_higher_term_of_office() -> None:
+def test_every_holder_has_a_higher_fencing_token() -> None:
     first = acquired(LeaderElectionRecord(), "a", TIMING, "t0")
     assert first.fencing_token == 1
     kept = acquired(replace(first, version="1"), "a", TIMING, "t1")
@@ -74,25 +74,27 @@ def test_every_holder_has_a_higher_term_of_office() -> None:
     assert after.fencing_token == 3
 
 
-def test_a_holder_whose_lease_was_deleted_keeps_its_term() -> None:
-    assert acquired(LeaderElectionRecord(), "a", TIMING, "t0", least=9).fencing_token == 9
+def test_a_holder_whose_lease_was_deleted_keeps_its_fencing_token() -> None:
+    assert (
+        acquired(LeaderElectionRecord(), "a", TIMING, "t0", min_fencing_token=9).fencing_token == 9
+    )
 
 
 @dataclass
 class Process:
-    """One operator: it reads and writes, and may be stopped between any two of its steps."""
+    """One operator, which may be suspended between any two of its steps."""
 
     name: str
     skew: float
-    seen: ObservedRecord | None = None
+    observed: ObservedRecord | None = None
     asked_at: float = 0.0
     wanted: LeaderElectionRecord | None = None
     until: float = float("-inf")
-    terms: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
 
 
 class Replicas(RuleBasedStateMachine):
-    """Two processes and one Lease; every rule is one step of one of them, or time that goes by."""
+    """Two processes and one Lease; a rule is a step of one of them, or time that passes."""
 
     @initialize()
     def start(self) -> None:
@@ -105,23 +107,23 @@ class Replicas(RuleBasedStateMachine):
         return self.now + process.skew
 
     @rule(span=st.sampled_from([1.0, 9.5, 15.0]))
-    def time_goes_by(self, span: float) -> None:
+    def time_passes(self, span: float) -> None:
         self.now += span
 
     @rule(who=st.integers(0, 1))
     def read(self, who: int) -> None:
         process = self.processes[who]
-        process.seen = observe(process.seen, self.stored, self.at(process))
+        process.observed = observe(process.observed, self.stored, self.at(process))
 
     @rule(who=st.integers(0, 1))
     def decide(self, who: int) -> None:
         process = self.processes[who]
-        if process.seen is None:
+        if process.observed is None:
             return
         process.asked_at = self.at(process)
-        is_mine = process.seen.record.holder == process.name
-        if is_mine or may_take(process.seen, process.asked_at):
-            process.wanted = acquired(process.seen.record, process.name, TIMING, "now")
+        is_mine = process.observed.record.holder == process.name
+        if is_mine or may_take(process.observed, process.asked_at):
+            process.wanted = acquired(process.observed.record, process.name, TIMING, "now")
 
     @rule(who=st.integers(0, 1), is_answered=st.booleans())
     def write(self, who: int, is_answered: bool) -> None:
@@ -132,9 +134,9 @@ class Replicas(RuleBasedStateMachine):
         self.version += 1
         self.stored = replace(wanted, version=str(self.version))
         if is_answered:
-            process.seen = ObservedRecord(record=self.stored, since=process.asked_at)
+            process.observed = ObservedRecord(record=self.stored, since=process.asked_at)
             process.until = process.asked_at + TIMING.renew_deadline.total_seconds()
-            process.terms.append(self.stored.fencing_token)
+            process.tokens.append(self.stored.fencing_token)
 
     @rule(who=st.integers(0, 1))
     def attempt(self, who: int) -> None:
@@ -151,16 +153,16 @@ class Replicas(RuleBasedStateMachine):
             self.stored = replace(released(self.stored, "now"), version=str(self.version))
 
     @invariant()
-    def one_acts_at_a_time(self) -> None:
-        acting = [p.name for p in self.processes if self.at(p) < p.until]
-        assert len(acting) <= 1, f"{acting} act at {self.now}"
+    def one_leads_at_a_time(self) -> None:
+        leaders = [p.name for p in self.processes if self.at(p) < p.until]
+        assert len(leaders) <= 1, f"{leaders} lead at {self.now}"
 
     @invariant()
-    def terms_belong_to_one(self) -> None:
+    def fencing_tokens_are_unique_and_grow(self) -> None:
         for process in self.processes:
-            assert process.terms == sorted(process.terms)
-            others = {t for p in self.processes if p is not process for t in p.terms}
-            assert not others & set(process.terms)
+            assert process.tokens == sorted(process.tokens)
+            others = {t for p in self.processes if p is not process for t in p.tokens}
+            assert not others & set(process.tokens)
 
 
 Replicas.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)

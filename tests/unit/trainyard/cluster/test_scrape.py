@@ -1,4 +1,4 @@
-"""From a coordinator's words to a report: nothing in them is trusted."""
+"""Parsing a coordinator's metrics: nothing in them is trusted."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def throughput(value: str, nodes: str = "1", workers: str = "2", local_batch: st
     return f"trainyard_training_samples_per_second{{{labels}}} {value}"
 
 
-def test_an_honest_text_is_read_in_full() -> None:
+def test_genuine_metrics_are_parsed_in_full() -> None:
     assert parse_report(HONEST, NOW) == CoordinatorReport(
         at=NOW,
         wire=1,
@@ -91,12 +91,12 @@ def test_an_honest_text_is_read_in_full() -> None:
     )
 
 
-def test_what_is_absent_is_unknown() -> None:
+def test_a_missing_metric_is_unknown() -> None:
     assert report_of() == CoordinatorReport(at=NOW)
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
-def test_a_figure_that_is_not_finite_is_absent(value: str) -> None:
+def test_a_value_that_is_not_finite_is_missing(value: str) -> None:
     report = report_of(
         f"trainyard_training_loss {value}",
         f"trainyard_training_step {value}",
@@ -150,12 +150,12 @@ def test_negative_and_huge_numbers_of_members_are_bounded() -> None:
         pytest.param("trainyard_training_samples_per_second 5", id="no labels"),
     ],
 )
-def test_a_measurement_of_nothing_is_dropped(line: str) -> None:
+def test_an_empty_measurement_is_dropped(line: str) -> None:
     assert report_of(line).profile == ()
 
 
 @pytest.mark.parametrize("length", [129, 1000, 100_000])
-def test_a_label_of_any_length_does_not_reach_the_status(length: int) -> None:
+def test_a_long_label_does_not_reach_the_status(length: int) -> None:
     long = "x" * length
     report = report_of(
         f'trainyard_training_eval{{metric="{long}"}} 1',
@@ -166,8 +166,8 @@ def test_a_label_of_any_length_does_not_reach_the_status(length: int) -> None:
     assert report.members == {}
 
 
-def test_a_line_that_takes_the_parser_for_ever_is_not_read() -> None:
-    """A megabyte of quotes took it nine seconds, in which no job was looked at."""
+def test_a_line_that_blocks_the_parser_is_not_read() -> None:
+    """A megabyte of quotes took it nine seconds, in which no job was reconciled."""
     quotes = '\\"' * 500_000
     report = report_of(
         f'trainyard_training_eval{{metric="{quotes}"}} 1', "trainyard_training_step 5"
@@ -175,7 +175,7 @@ def test_a_line_that_takes_the_parser_for_ever_is_not_read() -> None:
     assert report.step == 5
 
 
-def test_series_without_end_are_cut() -> None:
+def test_the_number_of_series_is_limited() -> None:
     evaluations = (f'trainyard_training_eval{{metric="m{n}"}} 1' for n in range(1000))
     configurations = (throughput("5", workers=str(n + 1)) for n in range(1000))
     report = report_of(*evaluations, *configurations)
@@ -194,7 +194,7 @@ def test_series_without_end_are_cut() -> None:
         pytest.param("\x00\x01\x02", id="bytes"),
     ],
 )
-def test_what_is_not_openmetrics_is_refused(text: str) -> None:
+def test_a_text_that_is_not_openmetrics_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_report(text, NOW)
 
@@ -236,7 +236,7 @@ trainyard_federated_updates_refused_total{party="bob",reason="ShapeMismatch"} 1.
 """
 
 
-def test_all_that_an_aggregator_says_is_read() -> None:
+def test_all_metrics_of_an_aggregator_are_parsed() -> None:
     found = parse_report(FEDERATED, NOW).federation
     assert found == FederationReport(
         round=12,
@@ -250,11 +250,11 @@ def test_all_that_an_aggregator_says_is_read() -> None:
     )
 
 
-def test_a_coordinator_of_workers_says_nothing_of_rounds() -> None:
+def test_a_coordinator_of_workers_has_no_metrics_of_rounds() -> None:
     assert parse_report(HONEST, NOW).federation is None
 
 
-def test_no_more_parties_are_read_than_a_job_may_have() -> None:
+def test_no_more_parties_are_parsed_than_a_job_may_have() -> None:
     many = [f'trainyard_federated_party_state{{party="p{n}",state="Idle"}} 1.0' for n in range(300)]
     lines = ["# TYPE trainyard_federated_round gauge", "trainyard_federated_round 1.0"]
     found = report_of(*lines, "# TYPE trainyard_federated_party_state gauge", *many).federation

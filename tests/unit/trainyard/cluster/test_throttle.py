@@ -1,4 +1,4 @@
-"""The limit on requests: it grows and halves, lanes take turns, and no slot is ever lost."""
+"""The limit on requests: it grows and halves, priorities alternate, and no slot is ever lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainyard.cluster.throttle import Priority, Throttle
 
 
 class Crowd:
-    """Tasks that hold slots until they are let go, in the order in which they got them."""
+    """Tasks that hold slots until they are released, in the order in which they got them."""
 
     def __init__(self, throttle: Throttle) -> None:
         self.throttle = throttle
@@ -20,10 +20,10 @@ class Crowd:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leave: dict[str, asyncio.Event] = {}
 
-    async def come(self, *names: str, lane: Priority = Priority.WORK) -> None:
+    async def come(self, *names: str, priority: Priority = Priority.WORK) -> None:
         for name in names:
             self._leave[name] = asyncio.Event()
-            self._tasks[name] = asyncio.create_task(self._hold(name, lane))
+            self._tasks[name] = asyncio.create_task(self._hold(name, priority))
         await quiet()
 
     async def leave(self, name: str) -> None:
@@ -40,8 +40,8 @@ class Crowd:
     def cancel_at_once(self, name: str) -> None:
         self._tasks[name].cancel()
 
-    async def _hold(self, name: str, lane: Priority) -> None:
-        async with self.throttle.slot(lane):
+    async def _hold(self, name: str, priority: Priority) -> None:
+        async with self.throttle.slot(priority):
             self.entered.append(name)
             self.inside.append(name)
             try:
@@ -56,7 +56,7 @@ class Crowd:
 
 
 async def quiet() -> None:
-    """Let every task that can go on do so."""
+    """Let every task run until it waits."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -66,7 +66,7 @@ def crowd() -> Crowd:
     return Crowd(Throttle(start=2, floor=2, ceiling=4))
 
 
-async def test_no_more_than_the_limit_are_under_way(crowd: Crowd) -> None:
+async def test_no_more_requests_than_the_limit_are_in_flight(crowd: Crowd) -> None:
     await crowd.come("a", "b", "c", "d")
     assert crowd.inside == ["a", "b"]
     await crowd.leave("a")
@@ -75,7 +75,7 @@ async def test_no_more_than_the_limit_are_under_way(crowd: Crowd) -> None:
     assert crowd.entered == ["a", "b", "c", "d"]
 
 
-def test_the_limit_grows_by_one_for_each_window_of_answers() -> None:
+def test_the_limit_grows_by_one_for_each_window_of_responses() -> None:
     throttle = Throttle(start=8, ceiling=64)
     for _ in range(8):
         throttle.accepted()
@@ -84,7 +84,7 @@ def test_the_limit_grows_by_one_for_each_window_of_answers() -> None:
     assert throttle.limit == 9
 
 
-def test_the_limit_halves_when_the_server_says_it_is_too_much() -> None:
+def test_the_limit_halves_when_the_server_throttles() -> None:
     throttle = Throttle(start=32, floor=3)
     limits = []
     for _ in range(6):
@@ -100,7 +100,7 @@ def test_the_limit_never_exceeds_its_ceiling() -> None:
     assert throttle.limit == 4
 
 
-async def test_a_limit_that_grew_lets_more_in(crowd: Crowd) -> None:
+async def test_a_limit_that_grew_admits_more_requests(crowd: Crowd) -> None:
     await crowd.come("a", "b", "c", "d", "e")
     for _ in range(100):
         crowd.throttle.accepted()
@@ -109,7 +109,7 @@ async def test_a_limit_that_grew_lets_more_in(crowd: Crowd) -> None:
     await crowd.disperse()
 
 
-async def test_a_limit_that_halved_lets_nobody_in_until_enough_have_left() -> None:
+async def test_a_limit_that_halved_admits_none_until_enough_have_ended() -> None:
     crowd = Crowd(Throttle(start=4, floor=2, ceiling=4))
     await crowd.come("a", "b", "c", "d", "e")
     crowd.throttle.refused()
@@ -121,17 +121,17 @@ async def test_a_limit_that_halved_lets_nobody_in_until_enough_have_left() -> No
     await crowd.disperse()
 
 
-async def test_lanes_take_turns(crowd: Crowd) -> None:
+async def test_priorities_alternate(crowd: Crowd) -> None:
     await crowd.come("x", "y")
     await crowd.come("w1", "w2", "w3", "w4", "w5")
-    await crowd.come("s1", "s2", lane=Priority.STATUS)
+    await crowd.come("s1", "s2", priority=Priority.STATUS)
     for name in ("x", "y", "s1", "w1", "s2", "w2"):
         await crowd.leave(name)
     assert crowd.entered == ["x", "y", "s1", "w1", "s2", "w2", "w3", "w4"]
     await crowd.disperse()
 
 
-async def test_whoever_gives_up_waiting_takes_no_slot_along(crowd: Crowd) -> None:
+async def test_a_request_cancelled_while_it_waits_keeps_no_slot(crowd: Crowd) -> None:
     await crowd.come("a", "b", "c", "d")
     await crowd.cancel("c")
     await crowd.leave("a")
@@ -139,30 +139,30 @@ async def test_whoever_gives_up_waiting_takes_no_slot_along(crowd: Crowd) -> Non
     await crowd.disperse()
 
 
-async def test_whoever_gives_up_just_as_its_turn_comes_passes_it_on(crowd: Crowd) -> None:
+async def test_a_request_cancelled_as_it_is_admitted_passes_its_slot_on(crowd: Crowd) -> None:
     await crowd.come("a", "b", "c", "d")
     crowd.cancel_at_once("a")  # frees its slot for c ...
-    await asyncio.sleep(0)  # ... which is told, and has not gone on yet
+    await asyncio.sleep(0)  # ... which is admitted, and has not run yet
     crowd.cancel_at_once("c")
     await quiet()
     assert crowd.inside == ["b", "d"]
     await crowd.disperse()
 
 
-async def test_a_holder_that_is_cancelled_frees_its_slot(crowd: Crowd) -> None:
+async def test_a_request_cancelled_in_flight_frees_its_slot(crowd: Crowd) -> None:
     await crowd.come("a", "b", "c")
     await crowd.cancel("a")
     assert crowd.inside == ["b", "c"]
     await crowd.disperse()
 
 
-async def test_every_slot_is_free_after_any_mixture_of_ends(crowd: Crowd) -> None:
-    for turn in range(20):
-        names = [f"{turn}-{n}" for n in range(6)]
+async def test_every_slot_is_free_after_any_mixture_of_endings(crowd: Crowd) -> None:
+    for number in range(20):
+        names = [f"{number}-{n}" for n in range(6)]
         await crowd.come(*names[:4])
-        await crowd.come(*names[4:], lane=Priority.STATUS)
+        await crowd.come(*names[4:], priority=Priority.STATUS)
         for place, name in enumerate(names):
-            if (turn + place) % 3 == 0:
+            if (number + place) % 3 == 0:
                 await crowd.cancel(name)
         await crowd.disperse()
     fresh = Crowd(crowd.throttle)

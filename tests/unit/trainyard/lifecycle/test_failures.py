@@ -36,7 +36,13 @@ from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 
 def failed(**fields: Any) -> dict[str, Any]:
-    return {"podName": "digits-worker-0-1", "podUID": "gone", "failureTime": at(), "exitCode": 1, **fields}
+    return {
+        "podName": "digits-worker-0-1",
+        "podUID": "gone",
+        "failureTime": at(),
+        "exitCode": 1,
+        **fields,
+    }
 
 
 def record(job: DistributedJob, *pods: Pod, after: timedelta = timedelta()) -> FailureRecord:
@@ -100,7 +106,7 @@ def test_failures_beyond_the_maximum_are_neither_counted_twice_nor_recorded_agai
 
 
 def test_the_oldest_failures_are_dropped_for_newer_ones() -> None:
-    old = [failed(uid=f"old-{n}") for n in range(MAX_FAILURES)]
+    old = [failed(podUID=f"old-{n}") for n in range(MAX_FAILURES)]
     job = make_job(status={"failures": old, "restarts": 4})
     found = record(job, worker(0, created_at=NOW + timedelta(1), **failing()))
     assert [f.pod_uid for f in found.failures] == [*(f["uid"] for f in old[1:]), "worker-0-1"]
@@ -133,7 +139,7 @@ def test_a_disruption_does_not_prolong_the_pause_after_an_older_failure() -> Non
 def test_a_member_that_loses_pod_after_pod_waits_for_the_next(losses: int, seconds: int) -> None:
     """As on a node that is short of memory: no pod is at fault, and the next is evicted too."""
     evicted = [
-        failed(pod=f"digits-worker-0-{n + 1}", uid=f"u-{n}", reason="Evicted", exitCode=137)
+        failed(podName=f"digits-worker-0-{n + 1}", podUID=f"u-{n}", reason="Evicted", exitCode=137)
         for n in range(losses)
     ]
     found = record(make_job(status=has_run(failures=evicted)))
@@ -143,7 +149,7 @@ def test_a_member_that_loses_pod_after_pod_waits_for_the_next(losses: int, secon
 
 def test_pods_that_a_drain_takes_together_are_replaced_at_once() -> None:
     evicted = [
-        failed(pod=f"digits-worker-{n}-1", uid=f"u-{n}", reason="Evicted", exitCode=137)
+        failed(podName=f"digits-worker-{n}-1", podUID=f"u-{n}", reason="Evicted", exitCode=137)
         for n in range(MAX_FAILURES)
     ]
     assert record(make_job(status=has_run(failures=evicted))).retry_at is None
@@ -152,7 +158,9 @@ def test_pods_that_a_drain_takes_together_are_replaced_at_once() -> None:
 def test_losses_long_ago_do_not_delay_a_replacement() -> None:
     times = [ago(hours=2), ago(hours=1), NOW]
     evicted = [
-        failed(podName=f"digits-worker-0-{n}", podUID=f"u-{n}", reason="Evicted", failureTime=at(when))
+        failed(
+            podName=f"digits-worker-0-{n}", podUID=f"u-{n}", reason="Evicted", failureTime=at(when)
+        )
         for n, when in enumerate(times)
     ]
     assert record(make_job(status=has_run(failures=evicted))).retry_at is None

@@ -1,8 +1,9 @@
-"""Which events and listings have what looked at; nothing that happened may be nobody's news."""
+"""Which changes trigger which reconciles: none may be lost."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import KEY, NOW, UID, at, coordinator, has_run, make_job, raw_job, worker
+from trainyard.api.names import Key
+from trainyard.api.pods import parse_pod
 from trainyard.cluster.client import ApiError
+from trainyard.cluster.decoding import Page
 from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.job import reconcile
 
@@ -44,16 +48,16 @@ def raw_pod(phase: str, version: int, **meta: Any) -> Object:
 
 
 class ListedApi(FakeApi):
-    """What a listing finds; the paths in `broken` end in the middle."""
+    """The collections that are listed; listings of a path in `broken` end in the middle."""
 
     def __init__(self) -> None:
         super().__init__()
         self.broken: set[str] = set()
         self.objects = {f"{JOBS}/digits": raw_job()}
 
-    async def list_all(self, path: str, **selectors: Any) -> AsyncIterator[Object]:
-        async for found in super().list_all(path, **selectors):
-            yield found
+    async def list_pages(self, path: str, **selectors: Any) -> AsyncIterator[Page]:
+        async for page in super().list_pages(path, **selectors):
+            yield page
         if path in self.broken:
             raise ApiError(0, "Unreachable", "cut off")
 
@@ -66,32 +70,70 @@ def api() -> ListedApi:
 @pytest.fixture
 def controller(api: ListedApi) -> Controller:
     made = Controller(dependencies_of(api))
-    made._acts = made.is_synced = True
+    made._is_active = made.is_synced = True
     return made
 
 
-def is_poked(controller: Controller) -> bool:
-    return controller.scheduler._triggered.is_set()
+async def relist(controller: Controller) -> None:
+    for informer in controller.informers:
+        await informer.relist()
 
 
+def is_triggered(controller: Controller) -> bool:
+    triggered = controller.scheduler._triggered.is_set()
+    controller.scheduler._triggered.clear()
+    return triggered
+
+
+@pytest.mark.parametrize("broken", [PODS, NODES, JOBS])
 async def test_what_a_listing_found_before_it_was_cut_off_is_not_forgotten(
-    api: ListedApi, controller: Controller
+    api: ListedApi, controller: Controller, broken: str
 ) -> None:
-    """It was: the next listing found the same versions, and the job was never looked at."""
+    """It was: the next listing found the same versions, and the job was never reconciled."""
     api.objects[f"{PODS}/c"] = raw_pod("Failed", 9)
-    api.broken = {NODES}
+    api.broken = {broken}
     with pytest.raises(ApiError):
-        await controller._resync()
+        await controller._list_everything()
     assert KEY in controller.queue._queued
 
 
 @pytest.mark.parametrize("path", [f"{NODES}/n1", f"{PODS}/notebook"])
-async def test_what_is_found_about_nodes_and_strangers_is_the_schedulers_news(
+async def test_what_is_found_about_nodes_and_foreign_pods_triggers_the_scheduler(
     api: ListedApi, controller: Controller, path: str
 ) -> None:
-    api.objects[path] = NODE if "nodes" in path else raw_pod("Running", 9, labels={})
+    foreign = raw_pod("Running", 9, labels={})
+    foreign["spec"]["containers"] = [{"resources": {"limits": {"nvidia.com/gpu": "1"}}}]
+    api.objects[path] = NODE if "nodes" in path else foreign
+    await relist(controller)
+    assert is_triggered(controller)
+    await relist(controller)
+    assert not is_triggered(controller), "nothing has changed"
+    del api.objects[path]
+    await relist(controller)
+    assert is_triggered(controller)
+
+
+async def test_every_resync_triggers_the_scheduler(controller: Controller) -> None:
     await controller._resync()
-    assert is_poked(controller)
+    assert is_triggered(controller)
+
+
+async def test_a_pod_that_a_listing_lacks_has_its_job_reconciled(
+    api: ListedApi, controller: Controller
+) -> None:
+    api.objects[f"{PODS}/c"] = raw_pod("Running", 9)
+    await relist(controller)
+    controller.queue._queued.clear()
+    del api.objects[f"{PODS}/c"]
+    await relist(controller)
+    assert KEY in controller.queue._queued
+
+
+async def test_a_relabelled_pod_has_both_jobs_reconciled(controller: Controller) -> None:
+    old = parse_pod(raw_pod("Running", 9))
+    other = Key(KEY.kind, KEY.namespace, "other")
+    controller.pod_changed(old, replace(old, job=other, resource_version=10))
+    assert controller.queue._queued.keys() == {KEY, other}
 
 
 async def test_one_odd_pod_does_not_hide_the_others(
@@ -100,32 +142,28 @@ async def test_one_odd_pod_does_not_hide_the_others(
     """A name for a label, a number for a time: anyone may write a pod's status."""
     api.objects[f"{PODS}/a"] = raw_pod("Failed", 8, name="odd", creationTimestamp="yesterday")
     api.objects[f"{PODS}/b"] = raw_pod("Running", 9)
-    await controller._resync()
-    assert [pod.name for pod in controller.services.cache.pods_of(KEY)] == ["digits-coordinator-1"]
-    controller.pod_event("MODIFIED", api.objects[f"{PODS}/a"])
+    await relist(controller)
+    assert [pod.name for pod in controller.deps.cache.pods_of(KEY)] == ["digits-coordinator-1"]
     assert "pod team/odd cannot be read" in caplog.text
 
 
-async def test_a_listing_of_unchanged_jobs_still_says_that_events_were_missed(
-    api: ListedApi, controller: Controller
+async def test_a_listing_of_unchanged_jobs_still_means_that_events_were_missed(
+    controller: Controller,
 ) -> None:
     await controller._resync()
     controller.job_event(None, raw_job())
-    assert controller._resync_wanted.is_set()
-    await controller._resync()
-    controller.node_event(None, NODE)
-    assert controller._resync_wanted.is_set()
+    assert controller._resync_requested.is_set()
 
 
 async def test_a_standby_queues_nothing(api: ListedApi) -> None:
     controller = Controller(dependencies_of(api))
     controller.job_event("ADDED", raw_job())
-    controller.pod_event("ADDED", raw_pod("Running", 9))
+    controller.pod_changed(None, parse_pod(raw_pod("Running", 9)))
     assert controller.queue.depth == 0
 
 
 class StatusApi(FakeApi):
-    """Takes the job's status."""
+    """Accepts the job's status."""
 
     async def apply(self, path: str, body: Object, **rest: Any) -> Object:
         await super().apply(path, body, **rest)
@@ -133,7 +171,7 @@ class StatusApi(FakeApi):
 
 
 class QuotaApi(StatusApi):
-    """Has room for the pods that are there."""
+    """Has no quota left for further pods."""
 
     async def create(self, path: str, body: Object) -> Object:
         if path.endswith("/pods"):
@@ -141,20 +179,20 @@ class QuotaApi(StatusApi):
         return await super().create(path, body)
 
 
-async def test_a_job_with_a_refused_pod_is_led_all_the_same() -> None:
-    """It was not: its coordinator never heard of a Plan while a quota was full."""
+async def test_a_job_with_a_refused_pod_still_exchanges_with_its_coordinator() -> None:
+    """It did not: its coordinator was never sent a Plan while a quota was full."""
     api = QuotaApi()
     job = make_job({"workers": {"min": 1, "max": 2, "replicas": 2}}, has_run(scaling=HELD))
     controller = Controller(dependencies_of(api, job))
     for pod in (coordinator(), worker(0)):
-        controller.services.cache.put_pod(pod)
+        controller.deps.cache.put_pod(pod)
     with pytest.raises(ApiError, match="exceeded quota"):
         await controller._reconcile(KEY)
-    assert KEY in controller.contacts._queued
+    assert KEY in controller.exchanges._queued
 
 
-class ForgetfulApi(StatusApi):
-    """The pod was made, and the answer lost."""
+class LosingApi(StatusApi):
+    """Creates the pod and loses the response."""
 
     async def create(self, path: str, body: Object) -> Object:
         made = await super().create(path, body)
@@ -167,9 +205,9 @@ class ForgetfulApi(StatusApi):
         return made
 
 
-async def test_a_pod_that_was_there_already_has_the_job_looked_at_again() -> None:
-    """Its events bring nothing that is newer than what was read of it."""
-    services = dependencies_of(ForgetfulApi(), make_job({}, {"scaling": HELD}))
-    outcome = await reconcile(services, KEY)
-    assert {pod.phase for pod in services.cache.pods_of(KEY)} == {"Running"}
-    assert outcome.requeue_after == 0
+async def test_a_pod_that_existed_already_has_the_job_reconciled_again() -> None:
+    """Its events contain nothing newer than what was read of it."""
+    deps = dependencies_of(LosingApi(), make_job({}, {"scaling": HELD}))
+    result = await reconcile(deps, KEY)
+    assert {pod.phase for pod in deps.cache.pods_of(KEY)} == {"Running"}
+    assert result.requeue_after == 0

@@ -21,6 +21,7 @@ from trainyard.cluster.coordinator import (
     UnreachableError,
 )
 from trainyard.cluster.lease import LeadershipLost
+from trainyard.cluster.store import ObjectKey
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.exchange import (
     FIRST_RETRY_SECONDS,
@@ -150,7 +151,7 @@ async def test_a_coordinator_that_does_not_listen_yet_is_retried_with_exponentia
     pauses = [await exchange(deps, job.key, lambda _: None) for _ in range(4)]
     assert pauses == [FIRST_RETRY_SECONDS * n for n in (1, 1, 2, 4)]
     assert trainer.scrapes == 3, "not in the first attempt"
-    deps.cache.drop_pod(("team", "digits-coordinator-1"))
+    deps.cache.pods.remove(ObjectKey("team", "digits-coordinator-1"))
     deps.cache.put_pod(coordinator_pod(2, job=job.key))
     assert await exchange(deps, job.key, lambda _: None) == FIRST_RETRY_SECONDS
     assert (trainer.scrapes, state.coordinator.failures) == (3, 0), (

@@ -1,4 +1,4 @@
-"""What is asked of the API server before the first watch."""
+"""Waiting for the API server to serve our kinds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOTH: Object = {"resources": [{"name": "distributedjobs"}, {"name": "federatedjo
 
 
 class StartingApi(FakeApi):
-    """An API server that answers one thing after another."""
+    """An API server with one response after another."""
 
     def __init__(self, *answers: Object | ApiError) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resync, "SERVED_SECONDS", 0.0)
 
 
-async def test_an_operator_that_is_there_before_its_kinds_waits_and_names_them(
+async def test_an_operator_that_starts_before_its_kinds_are_served_waits_and_names_them(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As when a chart's objects are all applied at once, or a CRD was left out of an upgrade."""
@@ -53,12 +53,12 @@ async def test_an_operator_that_is_there_before_its_kinds_waits_and_names_them(
     assert second.endswith("install the CRDs: kubectl apply --server-side -f crds/")
 
 
-async def test_an_api_server_that_is_away_is_waited_for() -> None:
+async def test_an_unreachable_api_server_is_waited_for() -> None:
     api = StartingApi(ApiError(0, "Unreachable", "refused"), BOTH)
     await until_served(api.client)
     assert api.answers == []
 
 
-async def test_an_operator_without_rights_ends_with_the_servers_own_words() -> None:
+async def test_an_operator_without_rights_exits_with_the_message_of_the_server() -> None:
     with pytest.raises(ApiError, match="not allowed"):
         await until_served(StartingApi(ApiError(403, "Forbidden", "not allowed")).client)

@@ -61,7 +61,10 @@ def test_a_changed_message_for_the_same_reason_gets_no_event() -> None:
 
 
 def test_each_failure_gets_one_event() -> None:
-    failures = [{"podName": "p", "podUID": str(n), "failureTime": at(), "message": f"m{n}"} for n in range(3)]
+    failures = [
+        {"podName": "p", "podUID": str(n), "failureTime": at(), "message": f"m{n}"}
+        for n in range(3)
+    ]
     before, after = status(failures=failures[:1]), status(failures=failures)
     assert [e.message for e in events_for(before, after)] == ["m1", "m2"]
     assert events_of(after, after) == []

@@ -1,0 +1,164 @@
+"""The known objects of one kind: of each the newest version, in whatever order versions arrive.
+
+Versions arrive as events, in listings and in responses to our own requests. Each may be older than
+what is known by then: an event waits in its socket, a listing takes seconds, a response may be
+overtaken by the deletion of its object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+MAX_TOMBSTONES = 8192
+"""Deleted objects to remember; only those of the last seconds matter."""
+
+
+class ObjectKey(NamedTuple):
+    """The name of an object; the namespace of a cluster-scoped one is empty."""
+
+    namespace: str
+    name: str
+
+
+class Namespaced(Hashable, Protocol):
+    """A key of an object."""
+
+    @property
+    def namespace(self) -> str:
+        """Empty for a cluster-scoped object."""
+        ...
+
+
+class Versioned(Protocol):
+    """An object as it was at one resource version."""
+
+    @property
+    def uid(self) -> str:
+        """Unique among all objects there ever were, unlike the name."""
+        ...
+
+    @property
+    def resource_version(self) -> int:
+        """Grows with every change of any object of the kind."""
+        ...
+
+
+K = TypeVar("K", bound=Namespaced)
+T = TypeVar("T", bound=Versioned)
+
+
+class Store(Mapping[K, T], Generic[K, T]):
+    """Objects by key. Reads never leave the process; newer versions replace older ones."""
+
+    def __init__(self, key: Callable[[T], K]) -> None:
+        """`key` returns an object's key."""
+        self._key = key
+        self._objects: dict[K, T] = {}
+        self._tombstones: OrderedDict[str, float] = OrderedDict()
+        """By uid, the highest version that is outdated: infinite for a deleted object."""
+        self._listed_versions: dict[str, int] = {}
+        """By namespace (empty: all), the version of its last complete listing."""
+
+    def __getitem__(self, key: K) -> T:
+        return self._objects[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._objects)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def put(self, new: T, *, is_listed: bool = False) -> bool:
+        """Add or replace an object; False if it is outdated, or nothing but its version changed.
+
+        `is_listed`: it comes from a listing rather than from an event or a response.
+        """
+        key = self._key(new)
+        old = self._objects.get(key)
+        if self._is_outdated(key, old, new, is_listed=is_listed):
+            return False
+        if old is not None and old.uid != new.uid:
+            self._mark_outdated(
+                old.uid, math.inf
+            )  # a name is free again only after its object is gone
+        if not self.is_relevant(new):
+            if old is not None:
+                self._mark_outdated(new.uid, new.resource_version)
+                self._replace(key, old, None)
+            return old is not None
+        self._replace(key, old, new)
+        return old != new
+
+    def remove(self, key: K, uid: str = "", version: float = math.inf) -> T | None:
+        """Remove a deleted object, unless another of the same name has replaced it.
+
+        Versions of that `uid` up to `version` are never added again, even of one not known yet.
+        """
+        self._mark_outdated(uid, version)
+        old = self._objects.get(key)
+        if old is None or (uid and old.uid != uid):
+            return None
+        self._replace(key, old, None)
+        return old
+
+    def uids(self, namespace: str = "") -> dict[K, str]:
+        """The uid of every object, or of every object in a namespace."""
+        return {
+            key: known.uid
+            for key, known in self._objects.items()
+            if namespace in ("", key.namespace)
+        }
+
+    def remove_missing(
+        self, before: Mapping[K, str], listed: Mapping[K, str], version: float = math.inf
+    ) -> list[T]:
+        """Remove what was known `before` a complete listing and is not in it; the removed objects.
+
+        What became known while the listing was made may be missing for that reason, and stays.
+        Nothing newer than `version` is ruled out.
+        """
+        missing = before.items() - listed.items()
+        removed = (self.remove(key, uid, version) for key, uid in missing)
+        return [known for known in removed if known is not None]
+
+    def complete_listing(self, namespace: str, version: int) -> None:
+        """Record that all relevant objects of that version, in a namespace or in all, were added.
+
+        An unknown object that is not newer is then known to be deleted or irrelevant.
+        """
+        self._listed_versions[namespace] = version
+
+    def is_relevant(self, _: T) -> bool:
+        """Whether the object is worth keeping; overridden by stores that keep a part."""
+        return True
+
+    def index(self, old: T | None, new: T | None) -> None:
+        """Update what is derived from the objects; overridden by stores that look up otherwise."""
+
+    def _is_outdated(self, key: K, old: T | None, new: T, *, is_listed: bool) -> bool:
+        version = new.resource_version
+        if version <= self._tombstones.get(new.uid, -1):
+            return True
+        if old is not None:
+            return version <= old.resource_version
+        return not is_listed and version <= self._listed_version(key)
+
+    def _listed_version(self, key: K) -> int:
+        listed = self._listed_versions
+        return listed.get(key.namespace, listed.get("", -1))
+
+    def _replace(self, key: K, old: T | None, new: T | None) -> None:
+        if new is None:
+            del self._objects[key]
+        else:
+            self._objects[key] = new
+        self.index(old, new)
+
+    def _mark_outdated(self, uid: str, version: float) -> None:
+        if uid:
+            self._tombstones[uid] = max(version, self._tombstones.get(uid, version))
+            if len(self._tombstones) > MAX_TOMBSTONES:
+                self._tombstones.popitem(last=False)

@@ -1,0 +1,102 @@
+"""The flags of `python -m trainyard`, and the options that they are parsed into."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from trainyard import logs
+from trainyard.api.durations import parse_duration
+from trainyard.cluster.leaderelection import LeaseTimings
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+Kubeconfig = Annotated[
+    Path | None, typer.Option(help="Run outside the cluster, as this file's user.")
+]
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
+Namespaces = Annotated[
+    list[str] | None, typer.Option(help="Serve only this namespace; repeatable.")
+]
+OperatorNamespace = Annotated[
+    str, typer.Option(help="Namespace of the jobs' certificate authorities.")
+]
+ClusterDomain = Annotated[str, typer.Option(help="DNS domain of the cluster.")]
+Reach = Annotated[
+    Literal["auto", "direct", "port-forward"],
+    typer.Option(help="How coordinators are reached; auto: directly inside a pod."),
+]
+ScrapeInterval = Annotated[str, typer.Option(help="How often metrics are read.")]
+StartTimeout = Annotated[
+    str, typer.Option(help="How long a gang may take to start before it releases its GPUs.")
+]
+LeaderElect = Annotated[
+    bool, typer.Option(help="Act only while holding a Lease: for several replicas.")
+]
+LeaseName = Annotated[str, typer.Option(help="The Lease, in the operator's namespace.")]
+LeaseDuration = Annotated[
+    str,
+    typer.Option(
+        help="How long a Lease is valid without renewal before another replica takes over."
+    ),
+]
+RenewDeadline = Annotated[
+    str, typer.Option(help="How long the leader goes without a renewal before it exits.")
+]
+RetryPeriod = Annotated[
+    str, typer.Option(help="Pause between attempts to acquire or renew the Lease.")
+]
+HttpHost = Annotated[str, typer.Option(help="Address of /healthz and /metrics.")]
+HttpPort = Annotated[int, typer.Option(help="Port of /healthz and /metrics.")]
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+LogFormat = Annotated[
+    logs.LogFormat, typer.Option(help="text for a terminal, json for log collectors.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorOptions:
+    """How this process reaches the cluster, and how it is reached."""
+
+    kubeconfig: Path | None
+    """None: the pod's service account."""
+    context: str | None
+    is_direct: bool
+    """Whether coordinators are reached by the addresses of their pods."""
+    http_host: str
+    http_port: int
+    lease: str
+    """The name of the Lease; empty: no leader election, this process acts alone."""
+    timing: LeaseTimings
+
+
+def find_kubeconfig(given: Path | None) -> Path | None:
+    """The kubeconfig to use; None inside a pod that was given none."""
+    if given is None and SERVICE_ACCOUNT.exists():
+        return None
+    return given or Path(os.environ.get("KUBECONFIG", "~/.kube/config")).expanduser()
+
+
+def duration(text: str) -> timedelta:
+    """Parse a duration such as `90s` or `2m`; raises `BadParameter`."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def lease_timings(lease_duration: str, renew_deadline: str, retry_period: str) -> LeaseTimings:
+    """Parse the times of the leader election; raises `BadParameter` that names the flag."""
+    try:
+        return LeaseTimings(
+            duration=duration(lease_duration),
+            renew_deadline=duration(renew_deadline),
+            retry=duration(retry_period),
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -1,0 +1,110 @@
+"""The store: of each object the newest version, whatever order versions arrive in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from trainyard.cluster import store as store_module
+from trainyard.cluster.store import ObjectKey, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    uid: str = "a"
+    resource_version: int = 1
+    name: str = "thing"
+    namespace: str = "default"
+    is_relevant: bool = True
+
+
+class Things(Store[ObjectKey, Thing]):
+    def __init__(self) -> None:
+        super().__init__(lambda thing: ObjectKey(thing.namespace, thing.name))
+        self.changes: list[tuple[Thing | None, Thing | None]] = []
+
+    def is_relevant(self, thing: Thing) -> bool:
+        return thing.is_relevant
+
+    def index(self, old: Thing | None, new: Thing | None) -> None:
+        self.changes.append((old, new))
+
+
+KEY = ObjectKey("default", "thing")
+
+
+def test_each_change_updates_the_index_once() -> None:
+    things = Things()
+    first, second = Thing(), Thing(resource_version=2)
+    things.put(first)
+    things.put(first)
+    things.put(second)
+    things.remove(KEY, "a")
+    things.remove(KEY, "a")
+    assert things.changes == [(None, first), (first, second), (second, None)]
+
+
+def test_an_object_that_becomes_irrelevant_is_removed_and_its_older_versions_stay_out() -> None:
+    """A listing begun before could otherwise bring back a pod that has released its GPUs."""
+    things = Things()
+    things.put(Thing())
+    assert things.put(Thing(resource_version=3, is_relevant=False))
+    assert not things
+    assert not things.put(Thing(resource_version=2), is_listed=True)
+    assert things.put(Thing(resource_version=4))
+
+
+def test_an_object_that_never_was_relevant_is_no_change() -> None:
+    things = Things()
+    assert not things.put(Thing(is_relevant=False))
+    assert things.changes == []
+
+
+def test_the_predecessor_of_a_namesake_never_comes_back() -> None:
+    things = Things()
+    things.put(Thing())
+    things.put(Thing(uid="b", resource_version=5))
+    things.remove(KEY, "b")
+    assert not things.put(Thing(resource_version=3), is_listed=True)
+
+
+def test_a_deletion_without_a_known_object_is_remembered() -> None:
+    things = Things()
+    assert things.remove(KEY, "a") is None
+    assert not things.put(Thing(resource_version=9))
+
+
+def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MAX_TOMBSTONES", 2)
+    things = Things()
+    for uid in "abc":
+        things.remove(KEY, uid)
+    assert not things.put(Thing(uid="c"))
+    assert things.put(Thing(uid="a"))
+
+
+def test_what_a_complete_listing_did_not_contain_is_not_added_by_an_older_version() -> None:
+    """The response to a creation may arrive after a listing that already lacks the object."""
+    things = Things()
+    things.complete_listing("default", 5)
+    assert not things.put(Thing(resource_version=5))
+    assert things.put(Thing(resource_version=6))
+    assert things.put(Thing(namespace="other", resource_version=5))
+    things.complete_listing("", 7)
+    assert not things.put(Thing(namespace="another", resource_version=7))
+
+
+def test_a_listing_adds_what_the_store_lacks_for_whatever_reason() -> None:
+    things = Things()
+    things.complete_listing("", 5)
+    assert things.put(Thing(resource_version=3), is_listed=True)
+
+
+def test_a_listing_of_one_namespace_removes_nothing_from_another() -> None:
+    things = Things()
+    mine, other = Thing(), Thing(uid="b", namespace="other")
+    things.put(mine)
+    things.put(other)
+    assert things.remove_missing(things.uids("default"), {}) == [mine]
+    assert list(things.values()) == [other]

@@ -1,0 +1,102 @@
+"""The operator's flags: what they are parsed into, and what is rejected."""
+
+from __future__ import annotations
+
+import inspect
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from trainyard import __main__, options
+from trainyard.cluster.leaderelection import LeaseTimings
+from trainyard.options import OperatorOptions
+from trainyard.reconcile.dependencies import Options
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[OperatorOptions, Options]]:
+    """What a command line would run the operator with."""
+    found: list[tuple[OperatorOptions, Options]] = []
+    monkeypatch.setattr(__main__, "run", lambda *given: found.append(given))
+    return found
+
+
+def invoke(*flags: str) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(__main__.main)
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, flags)
+    return result.exit_code, result.output
+
+
+def test_the_defaults_are_those_of_the_options(
+    parsed: list[tuple[OperatorOptions, Options]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOSTNAME", "trainyard")
+    assert invoke("--kubeconfig", "config") == (0, "")
+    [(process, reconciling)] = parsed
+    assert reconciling == Options()
+    assert process.timing == LeaseTimings()
+    assert process.kubeconfig == Path("config")
+    assert not process.lease
+    assert not process.is_direct, "outside the cluster coordinators are reached by port-forward"
+
+
+def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) -> None:
+    code, _ = invoke(
+        *("--namespace", "a", "--namespace", "b", "--reach", "direct", "--leader-elect"),
+        *("--lease-name", "mine", "--start-timeout", "90s", "--scrape-interval", "2m"),
+    )
+    assert code == 0
+    [(process, reconciling)] = parsed
+    assert reconciling.namespaces == ("a", "b")
+    assert reconciling.timeouts.start_timeout == timedelta(seconds=90)
+    assert reconciling.scrape_interval == timedelta(minutes=2)
+    assert (process.lease, process.is_direct) == ("mine", True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--scrape-interval", "soon"), "soon"),
+        (("--lease-duration", "1500ms"), "--lease-duration must be whole seconds"),
+        (("--renew-deadline", "15s"), "--renew-deadline must be shorter"),
+        (("--reach", "smoke"), "smoke"),
+    ],
+)
+def test_wrong_flags_are_rejected_with_a_message(
+    flags: tuple[str, str], message: str, parsed: list[tuple[OperatorOptions, Options]]
+) -> None:
+    code, output = invoke(*flags)
+    assert code == 2
+    assert message in output
+    assert parsed == []
+
+
+def test_every_flag_has_a_help_text() -> None:
+    code, output = invoke("--help")
+    assert code == 0
+    flags = {name.replace("_", "-") for name in inspect.signature(__main__.main).parameters}
+    assert {flag for flag in flags if f"--{flag}" not in output} == set()
+
+
+def test_inside_a_pod_the_service_account_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.touch()
+    monkeypatch.setattr(options, "SERVICE_ACCOUNT", token)
+    assert options.find_kubeconfig(None) is None
+    assert options.find_kubeconfig(Path("given")) == Path("given")
+
+
+def test_outside_a_pod_the_usual_kubeconfig_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(options, "SERVICE_ACCOUNT", tmp_path / "none")
+    monkeypatch.setenv("KUBECONFIG", "/somewhere/config")
+    assert options.find_kubeconfig(None) == Path("/somewhere/config")
+    monkeypatch.delenv("KUBECONFIG")
+    assert options.find_kubeconfig(None) == Path.home() / ".kube" / "config"
