@@ -109,7 +109,7 @@ def test_the_oldest_failures_are_dropped_for_newer_ones() -> None:
     old = [failed(podUID=f"old-{n}") for n in range(MAX_FAILURES)]
     job = make_job(status={"failures": old, "restarts": 4})
     found = record(job, worker(0, created_at=NOW + timedelta(1), **failing()))
-    assert [f.pod_uid for f in found.failures] == [*(f["uid"] for f in old[1:]), "worker-0-1"]
+    assert [f.pod_uid for f in found.failures] == [*(f["podUID"] for f in old[1:]), "worker-0-1"]
 
 
 @pytest.mark.parametrize(
