@@ -12,25 +12,25 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _before(owner: Any, name: str, is_time: Callable[..., bool]) -> None:
-    """Die as `owner.name` is called, when `is_time` says so of its arguments."""
+def _before(owner: Any, name: str, matches: Callable[..., bool]) -> None:
+    """Die as `owner.name` is called with arguments that match."""
     real = getattr(owner, name)
 
     def wrapped(*args: Any, **named: Any) -> Any:
-        if is_time(*args, **named):
+        if matches(*args, **named):
             die()
         return real(*args, **named)
 
     setattr(owner, name, wrapped)
 
 
-def _after(owner: Any, name: str, is_time: Callable[..., bool]) -> None:
-    """Die as `owner.name` returns."""
+def _after(owner: Any, name: str, matches: Callable[..., bool]) -> None:
+    """Die as such a call returns."""
     real = getattr(owner, name)
 
     def wrapped(*args: Any, **named: Any) -> Any:
         result = real(*args, **named)
-        if is_time(*args, **named):
+        if matches(*args, **named):
             die()
         return result
 
@@ -38,7 +38,7 @@ def _after(owner: Any, name: str, is_time: Callable[..., bool]) -> None:
 
 
 def _without_spool() -> None:
-    """Have the directory of the updates go as one comes in."""
+    """Delete the spool's directory during an upload."""
     from trainyard_trainer.federated.server.spool import Spool, UpdateUpload
 
     real = UpdateUpload.feed
@@ -53,7 +53,7 @@ def _without_spool() -> None:
 
 def install(fault: str) -> None:
     """`PHASE:ROUND`, the phase of which round to die in."""
-    from trainyard_trainer.federated.server import store as archive
+    from trainyard_trainer.federated.server import store
     from trainyard_trainer.federated.server.aggregator import Aggregator
     from trainyard_trainer.federated.server.spool import UpdateUpload
     from trainyard_trainer.runtime.checkpoint import CheckpointStore
@@ -65,28 +65,30 @@ def install(fault: str) -> None:
         return bool(manifest.step == number)
 
     match phase:
-        case "announced":  # As the first party is told of the round.
+        case "announced":  # As the first party receives the announcement.
             _after(
                 Aggregator,
                 "announcement",
-                lambda self, _: self.course.round == number and self.course.phase == "Open",
+                lambda self, _: self.machine.round == number and self.machine.phase == "Open",
             )
         case "receiving":  # With part of an update in the spool.
             _after(
-                UpdateUpload, "feed", lambda self, _: self.note is None or self.note.round == number
+                UpdateUpload,
+                "feed",
+                lambda self, _: self.metadata is None or self.metadata.round == number,
             )
-        case "received":  # With one update safe in the spool, and others awaited.
-            _after(Aggregator, "accept", lambda self, *_: self.course.round == number)
-        case "folding":  # In the middle of the fold.
-            folds = itertools.count(1)
-            _before(archive, "fold", lambda *_, **__: next(folds) == number)
-        case "lost":  # The disk of the updates is gone as one comes in; it ends by itself.
+        case "received":  # With one update in the spool, and others awaited.
+            _after(Aggregator, "accept", lambda self, *_: self.machine.round == number)
+        case "aggregating":  # As the aggregation starts.
+            calls = itertools.count(1)
+            _before(store, "aggregate", lambda *_, **__: next(calls) == number)
+        case "lost":  # The spool disappears during an upload; the process ends by itself.
             _without_spool()
-        case "storing":  # With all files written, before they get their name.
+        case "storing":  # With all files written, before they are renamed.
             _before(CheckpointStore, "keep_checkpoint", is_stored)
-        case "stored":  # With the round safe, before the next one is announced.
+        case "stored":  # With the round stored, before the next one is announced.
             _after(CheckpointStore, "keep_checkpoint", is_stored)
-        case "finishing":  # With the model of the result there, but not what it says.
-            _after(archive, "_link", lambda _, target: target.name == "model.safetensors")
+        case "finishing":  # With the model of the result written, but not result.json.
+            _after(store, "_link", lambda _, target: target.name == "model.safetensors")
         case _:
-            raise ValueError(f"no fault is called {phase}")
+            raise ValueError(f"unknown fault {phase}")

@@ -1,4 +1,4 @@
-"""A federation of real processes on this machine, with certificates, for tests to disturb."""
+"""A federation of real local processes with certificates, for tests to disturb."""
 
 import json
 import os
@@ -34,29 +34,29 @@ def _aggregate(environ: dict[str, str], folder: str, port: int, state: str, faul
     log_to(folder, "aggregator")
     from tests.processes import faults
     from trainyard_trainer import cli
-    from trainyard_trainer.coordinator.pod import ServeOptions
-    from trainyard_trainer.federated.server import process as pod
+    from trainyard_trainer.coordinator.process import ServeOptions
+    from trainyard_trainer.federated.server import process
 
     cli.set_up_logging()
     if fault:
         faults.install(fault)
-    tls, words = f"{folder}/aggregator-tls", f"{folder}/aggregator.words"
-    os._exit(pod.run(environ, ServeOptions(port=port, state=state, tls=tls, last_words=words)))
+    tls, log = f"{folder}/aggregator-tls", f"{folder}/aggregator.words"
+    options = ServeOptions(port=port, state=state, tls=tls, termination_log=log)
+    os._exit(process.run(environ, options))
 
 
-def _take_part(environ: dict[str, str], folder: str, name: str) -> None:
+def _participate(environ: dict[str, str], folder: str, name: str) -> None:
     log_to(folder, name)
     import torch
 
     from trainyard_trainer import cli
-    from trainyard_trainer.federated.party import process as party
+    from trainyard_trainer.federated.party import process
 
     torch.set_num_threads(1)
     cli.set_up_logging()
-    party.RETRY_SECONDS = (0.05, 0.2)  # type: ignore[misc]
-    words = f"{folder}/{name}.words"
-    code = party.run(environ, tls=f"{folder}/{name}-tls", last_words=words, data=f"{folder}/none")
-    os._exit(code)
+    process.RETRY_SECONDS = (0.05, 0.2)  # type: ignore[misc]
+    tls, log = f"{folder}/{name}-tls", f"{folder}/{name}.words"
+    os._exit(process.run(environ, tls=tls, termination_log=log, data=f"{folder}/none"))
 
 
 class Federation(RunningJob):
@@ -74,7 +74,7 @@ class Federation(RunningJob):
             args=args,
             parties=tuple(PartyConfig(name=name) for name in parties),
             rounds=RoundsConfig(**{**rounds, **config.pop("rounds", {})}),
-            batch_size=9,  # The warm-up's batch, of eight, is told from others by its size.
+            batch_size=9,  # Distinguishes batches from the warm-up's, which has eight samples.
             durable=True,
         )
         self.config = replace(self.config, **config)
@@ -92,14 +92,14 @@ class Federation(RunningJob):
         self.term += 1
         config = {ENV_TERM: str(self.term), ENV_CONFIG: self.config.encode()}
         env = self.environment(**config, **environ)
-        place = (str(self.folder), self.port, str(self.state), fault)
-        self.aggregator = forks.Process(target=_aggregate, args=(env, *place))
+        args = (str(self.folder), self.port, str(self.state), fault)
+        self.aggregator = forks.Process(target=_aggregate, args=(env, *args))
         self.aggregator.start()
         if wait:
             until(lambda: self.metric(Metric.TERM) == self.term, "the aggregator answers")
 
     def end_of_aggregator(self) -> int:
-        """Its exit code; it waits for the last reading of its metrics, as an operator makes it."""
+        """Its exit code; its metrics are scraped until it ends, as an operator does."""
         aggregator = self.aggregator
         assert aggregator is not None
 
@@ -118,11 +118,8 @@ class Federation(RunningJob):
             self.aggregator.join()
 
     def start_party(self, name: str, **environ: str) -> None:
-        place = {
-            ENV_PARTY: name,
-            ENV_COORDINATOR: f"127.0.0.1:{self.port}",
-        }
-        self.start_member(name, _take_part, self.environment(**{**place, **environ}))
+        variables = {ENV_PARTY: name, ENV_COORDINATOR: f"127.0.0.1:{self.port}", **environ}
+        self.start_member(name, _participate, self.environment(**variables))
 
     def start(self, names: str = "", fault: str = "") -> None:
         self.start_aggregator(fault)
@@ -130,18 +127,18 @@ class Federation(RunningJob):
             self.start_party(name)
 
     def hold(self, name: str) -> Path:
-        """Let a party hold back in its training until the file is removed."""
+        """Pause a party in its training until the file is removed."""
         path = self.holds / name
         path.touch()
         return path
 
-    # --- what an operator sees ------------------------------------------------------------------
+    # --- the operator's view ---------------------------------------------------------------------
 
     def put(self, plan: FederatedPlan) -> int:
         return self.request(PATH_PLAN, plan.encode().encode())[0]
 
     def await_round(self, number: int) -> None:
-        """Wait until the model of round `number` is safe."""
+        """Wait until the model of round `number` is stored."""
         until(lambda: (self.metric(FederatedMetric.ROUND) or 0) >= number, f"round {number}")
 
     def await_state(self, party: str, state: str) -> None:
@@ -152,7 +149,7 @@ class Federation(RunningJob):
         )
 
     def result(self) -> dict[str, Any]:
-        """Let all end well; the content of result.json."""
+        """Wait for a successful end; the content of result.json."""
         assert self.end_of_aggregator() == 0
         self.end_well()
         found: dict[str, Any] = json.loads((self.state / RESULT_FILE).read_text())

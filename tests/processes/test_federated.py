@@ -1,4 +1,4 @@
-"""Federations from their first round to their end, and what they do not put up with."""
+"""Federations from their first round to their end, and the requests that they refuse."""
 
 import contextlib
 import json
@@ -35,11 +35,11 @@ from trainyard_trainer.contract.federated import (
 )
 from trainyard_trainer.contract.metrics import Metric
 from trainyard_trainer.federated.party.state import ModelState
-from trainyard_trainer.federated.protocol.layout import Bytes, Layout, parse
+from trainyard_trainer.federated.protocol.layout import Bytes, Layout, parse_header
 
 
 class Raw:
-    """A party made of bare requests, which does as it likes."""
+    """A party that sends raw requests."""
 
     def __init__(self, federation: Federation, name: str) -> None:
         self.federation, self.name = federation, name
@@ -53,17 +53,17 @@ class Raw:
         return self.federation.request(f"{path}?{text}", data, self.context, method)
 
     def poll(self) -> dict[str, Any]:
-        def ask() -> Any:
+        def instruction() -> Any:
             status, text = self.request(PATH_ROUND, ready=1)
             return status == 200 and json.loads(text)
 
-        found: dict[str, Any] = until(ask, f"{self.name} is asked for something")
+        found: dict[str, Any] = until(instruction, f"{self.name} gets an instruction")
         return found
 
     def model(self) -> tuple[Layout, Bytes]:
         whole = self.request(PATH_MODEL)[1]
         length = int.from_bytes(whole[:8], "little")
-        layout, _ = parse(whole[8 : 8 + length])
+        layout, _ = parse_header(whole[8 : 8 + length])
         return layout, np.frombuffer(whole[8 + length : -4], np.uint8)
 
     def send(self, whole: bytes, round_: int) -> tuple[int, dict[str, Any]]:
@@ -71,30 +71,30 @@ class Raw:
         return status, json.loads(text)
 
 
-def note(federation: Federation, number: int, **changes: Any) -> dict[str, Any]:
+def metadata(federation: Federation, number: int, **changes: Any) -> dict[str, Any]:
     common = {"term": federation.term, "round": number, "samples": 10, "weight": 10.0}
     return {**common, "loss": 1.0, **changes}
 
 
-def bad_updates(
+def invalid_updates(
     federation: Federation, number: int, layout: Layout, data: Bytes
 ) -> dict[str, bytes]:
-    spoilt = data.copy()
-    spoilt[: layout.entries[0].size].view("<f8")[3] = np.nan
+    with_nan = data.copy()
+    with_nan[: layout.entries[0].size].view("<f8")[3] = np.nan
     fewer = Layout.of(layout.entries[1:])
-    good = body(layout, data, note(federation, number))
+    good = body(layout, data, metadata(federation, number))
     return {
-        "NotFinite": body(layout, spoilt, note(federation, number)),
-        "ShapeMismatch": body(fewer, data[: fewer.size], note(federation, number)),
-        "WeightInvalid": body(layout, data, note(federation, number, weight=-1.0)),
+        "NotFinite": body(layout, with_nan, metadata(federation, number)),
+        "ShapeMismatch": body(fewer, data[: fewer.size], metadata(federation, number)),
+        "WeightInvalid": body(layout, data, metadata(federation, number, weight=-1.0)),
         "ChecksumMismatch": good[:-1] + bytes([good[-1] ^ 1]),
         "SizeMismatch": good + b"and more",
         "HeaderInvalid": b"\xff" * 8 + good,
-        "WrongRound": body(layout, data, note(federation, number + 1)),
+        "WrongRound": body(layout, data, metadata(federation, number + 1)),
     }
 
 
-def test_a_bad_update_is_refused_by_name_and_the_round_goes_on(tmp_path: Path) -> None:
+def test_an_invalid_update_is_refused_with_its_reason_and_the_round_goes_on(tmp_path: Path) -> None:
     with Federation(tmp_path, "ac", rounds={"max": 2, "min_parties": 1}) as federation:
         federation.start_aggregator()
         federation.start_party("a")
@@ -102,8 +102,8 @@ def test_a_bad_update_is_refused_by_name_and_the_round_goes_on(tmp_path: Path) -
         federation.await_state("a", "Idle")
         assert raw.poll()["instruction"] == "Train"
         layout, data = raw.model()
-        status, verdict = raw.send(bad_updates(federation, 1, layout, data)["NotFinite"], 1)
-        assert (status, verdict["refusal"]) == (422, "NotFinite")
+        status, result = raw.send(invalid_updates(federation, 1, layout, data)["NotFinite"], 1)
+        assert (status, result["refusal"]) == (422, "NotFinite")
         federation.await_round(1)
         until(lambda: refusals(federation) == {("c", "NotFinite"): 1}, "the refusal is counted")
         assert raw.request(PATH_ROUND, method="DELETE")[0] == 200
@@ -127,44 +127,44 @@ BAD: Final = {
 }
 
 
-def test_no_bad_update_leaves_a_trace_in_the_model(tmp_path: Path) -> None:
+def test_no_invalid_update_affects_the_model(tmp_path: Path) -> None:
     names = "axy" + "".join(BAD)
     with Federation(tmp_path, names, rounds={"max": 9, "min_parties": 2}) as federation:
         federation.start_aggregator()
-        raws = {name: Raw(federation, name) for name in names}
+        parties = {name: Raw(federation, name) for name in names}
         layout = ModelState(Line().model()).layout
         with ThreadPoolExecutor(len(names)) as pool:
-            asked = [pool.submit(raws[name].poll) for name in names]
-            assert asked[0].result()["instruction"] == "Initial"
+            polls = [pool.submit(parties[name].poll) for name in names]
+            assert polls[0].result()["instruction"] == "Initial"
             start = np.zeros(layout.size, np.uint8)
-            assert raws["a"].send(body(layout, start, note(federation, 0)), 0)[0] == 200
-            assert {found.result()["instruction"] for found in asked[1:]} == {"Train"}
-        raws["a"].request(PATH_ROUND, method="DELETE")
+            assert parties["a"].send(body(layout, start, metadata(federation, 0)), 0)[0] == 200
+            assert {poll.result()["instruction"] for poll in polls[1:]} == {"Train"}
+        parties["a"].request(PATH_ROUND, method="DELETE")
         ones = np.ones(layout.size // 8).view(np.uint8)
-        good = body(layout, ones, note(federation, 1))
-        half_upload(raws["x"], good)
+        good = body(layout, ones, metadata(federation, 1))
+        half_upload(parties["x"], good)
         for name, reason in BAD.items():
-            whole = bad_updates(federation, 1, layout, ones)[reason]
-            status, verdict = raws[name].send(whole, 1)
-            assert (status, verdict["refusal"]) == (422, reason)
+            whole = invalid_updates(federation, 1, layout, ones)[reason]
+            status, result = parties[name].send(whole, 1)
+            assert (status, result["refusal"]) == (422, reason)
         assert refusals(federation) == {(*pair,): 1 for pair in BAD.items()}
-        # What was only damaged on its way may be sent again.
-        assert [raws[name].poll()["instruction"] for name in "czr"] == ["Train"] * 3
+        # Updates that were corrupted in transit may be sent again.
+        assert [parties[name].poll()["instruction"] for name in "czr"] == ["Train"] * 3
         for name in "czr":
-            raws[name].request(PATH_ROUND, method="DELETE")
-        assert raws["x"].send(good, 1) == (200, {"refusal": None, "message": ""})
-        assert raws["x"].send(good, 1)[0] == 200, "a repeated one is safe already"
-        assert raws["x"].send(good, 2)[0] == 422
-        assert raws["y"].send(good, 1)[0] == 200
+            parties[name].request(PATH_ROUND, method="DELETE")
+        assert parties["x"].send(good, 1) == (200, {"refusal": None, "message": ""})
+        assert parties["x"].send(good, 1)[0] == 200, "it is stored already"
+        assert parties["x"].send(good, 2)[0] == 422
+        assert parties["y"].send(good, 1)[0] == 200
         federation.await_round(1)
-        assert (raws["x"].model()[1].view("<f8") == 1.0).all()
+        assert (parties["x"].model()[1].view("<f8") == 1.0).all()
         assert not list(federation.state.glob("checkpoints/.tmp-*/update-*"))
         for name in BAD:
             assert federation.metric(FederatedMetric.PARTY_RECEIVED + "_total", party=name) == 0
 
 
 def half_upload(raw: Raw, whole: bytes) -> None:
-    """Announce an update, send half of it, hang up."""
+    """Announce an update, send half of it, disconnect."""
     federation = raw.federation
     query = f"party={raw.name}&wire=1&term={federation.term}&round=1"
     head = f"PUT {PATH_UPDATE}?{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(whole)}\r\n\r\n"
@@ -175,7 +175,7 @@ def half_upload(raw: Raw, whole: bytes) -> None:
         secure.sendall(head.encode() + whole[: len(whole) // 2])
 
 
-def test_a_certificate_speaks_for_its_own_party_alone(tmp_path: Path) -> None:
+def test_a_certificate_is_valid_for_its_own_party_only(tmp_path: Path) -> None:
     with Federation(tmp_path, "ab") as federation:
         federation.start_aggregator()
         a, b = Raw(federation, "a"), Raw(federation, "b")
@@ -206,11 +206,11 @@ def test_the_target_ends_the_rounds_and_the_best_model_is_the_result(tmp_path: P
         assert tensors["0.weight"].dtype == torch.float64
 
 
-def test_it_stays_until_its_last_figures_are_read(tmp_path: Path) -> None:
+def test_the_aggregator_waits_until_its_last_metrics_are_scraped(tmp_path: Path) -> None:
     with Federation(tmp_path, rounds={"max": 3}) as federation:
         hold = federation.hold("b")
         federation.start()
-        federation.await_state("b", "Training")  # a reading before the end does not let it go
+        federation.await_state("b", "Training")  # a scrape before the end is not the last one
         hold.unlink()
         for name in "ab":
             assert federation.exit_of(name)[1].result is Result.COMPLETE
@@ -218,12 +218,12 @@ def test_it_stays_until_its_last_figures_are_read(tmp_path: Path) -> None:
         federation.aggregator.join(1.0)
         assert federation.aggregator.exitcode is None
         counted = f"{FederatedMetric.PARTY_ROUNDS}_total"
-        last = list(federation.samples())  # once: with this reading it may end
+        last = list(federation.samples())  # once: after this scrape it may end
         assert {its["party"]: n for name, its, n in last if name == counted} == {"a": 3, "b": 3}
         assert federation.end_of_aggregator() == 0
 
 
-def test_a_suspended_federation_goes_on_from_where_it_was(tmp_path: Path) -> None:
+def test_a_suspended_federation_resumes_where_it_stopped(tmp_path: Path) -> None:
     with Federation(tmp_path, rounds={"max": 3}, durable=False) as federation:
         hold = federation.hold("b")
         federation.start()
@@ -235,8 +235,8 @@ def test_a_suspended_federation_goes_on_from_where_it_was(tmp_path: Path) -> Non
         assert federation.put(plan) == 200
         hold.unlink()
         for name in "ab":
-            code, words = federation.exit_of(name)
-            assert (code, words.result) == (0, Result.SUSPENDED)
+            code, message = federation.exit_of(name)
+            assert (code, message.result) == (0, Result.SUSPENDED)
         assert federation.metric(FederatedMetric.ROUND) == 1
         assert federation.metric(Metric.OUTCOME, result="Suspended") == 1
         assert federation.put(replace(plan, generation=2, suspend=False)) == 200
@@ -258,14 +258,14 @@ def test_a_federation_starts_from_a_given_model(tmp_path: Path) -> None:
         federation.start()
         federation.result()
         found = safetensors.torch.load((federation.state / MODEL_FILE).read_bytes())
-        # Parties that learn nothing give back what they got.
+        # With a learning rate of 0 parties return the model unchanged.
         assert found.keys() == start.keys()
         for name, tensor in start.items():
             torch.testing.assert_close(found[name], tensor)
 
 
 @pytest.mark.parametrize(
-    ("config", "code", "says"),
+    ("config", "code", "error"),
     [
         ({"task": "Breaking"}, Exit.TASK_FAILED, "the user's own mistake"),
         ({"task": "Line"}, Exit.TASK_INVALID, "task.args"),
@@ -273,44 +273,44 @@ def test_a_federation_starts_from_a_given_model(tmp_path: Path) -> None:
         ({"target": Target(metric="eval/x", value=1)}, Exit.TASK_INVALID, "target.metric"),
     ],
 )
-def test_a_task_that_fails_ends_its_party_with_a_sentence(
-    tmp_path: Path, config: dict[str, Any], code: Exit, says: str
+def test_a_failing_task_ends_its_party_with_a_message(
+    tmp_path: Path, config: dict[str, Any], code: Exit, error: str
 ) -> None:
     with Federation(tmp_path, "a", **config) as federation:
         federation.start()
-        found, words = federation.exit_of("a")
-        assert (found, words.result) == (code, Result.FAILED)
-        assert says in words.error
+        found, message = federation.exit_of("a")
+        assert (found, message.result) == (code, Result.FAILED)
+        assert error in message.error
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "error"),
     [
         ({"init": "nowhere.safetensors"}, "training.init is 'nowhere.safetensors'"),
-        ({"init": "term"}, "training.init is 'term', which is no safetensors file here"),
+        ({"init": "term"}, "training.init is 'term', which is not a safetensors file here"),
     ],
 )
-def test_an_aggregator_without_its_starting_model_says_so(
-    tmp_path: Path, config: dict[str, Any], says: str
+def test_an_aggregator_without_its_starting_model_ends_with_a_message(
+    tmp_path: Path, config: dict[str, Any], error: str
 ) -> None:
     with Federation(tmp_path, **config) as federation:
         federation.start_aggregator(wait=False)
         assert federation.end_of_aggregator() == Exit.TASK_INVALID
-        assert says in federation.words_of("aggregator").error
+        assert error in federation.words_of("aggregator").error
 
 
-def test_images_of_different_wire_versions_end_with_a_sentence(tmp_path: Path) -> None:
+def test_images_of_different_wire_versions_end_with_a_message(tmp_path: Path) -> None:
     with Federation(tmp_path, "a") as federation:
         federation.start_aggregator(wait=False, TRAINYARD_WIRE="99")
         assert federation.end_of_aggregator() == Exit.WIRE_MISMATCH
         federation.start_party("a", TRAINYARD_WIRE="99")
-        code, words = federation.exit_of("a")
+        code, message = federation.exit_of("a")
         assert code == Exit.WIRE_MISMATCH
-        for found in (words, federation.words_of("aggregator")):
+        for found in (message, federation.words_of("aggregator")):
             assert "wire version 99, this trainer 1" in found.error
 
 
-def test_a_federation_runs_on_this_machine_by_one_command(tmp_path: Path) -> None:
+def test_a_federation_runs_locally_with_one_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainyard_trainer", "federate"]
     task = ["tests.processes.tasks:Share", "--party", "a", "--party", "b:pace=0.001"]
     options = ["--rounds", "2", "--optimizer", "SGD", "--lr", "0.1", "--output", str(tmp_path)]
@@ -322,28 +322,26 @@ def test_a_federation_runs_on_this_machine_by_one_command(tmp_path: Path) -> Non
     assert "round 2 of 2, 0 lost; rounds contributed to: a 2, b 2" in done.stdout
     assert json.loads((tmp_path / "result.json").read_text())["rounds"] == 2
     safetensors.torch.load((tmp_path / MODEL_FILE).read_bytes())
-    wrong = subprocess.run(
+    failed = subprocess.run(
         [*command, "tests.processes.tasks:Shore"],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert wrong.returncode == Exit.TASK_INVALID
-    assert "has no class 'Shore'" in wrong.stderr
+    assert failed.returncode == Exit.TASK_INVALID
+    assert "has no class 'Shore'" in failed.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "number"),
+    ("arguments", "number"),
     [
         (["federate", "tests.processes.tasks:Share", "--party", "a", "--party", "b"], 2),
         (["run", "tests.processes.tasks:Line", "--workers", "2", "--epochs", "1000"], 2),
     ],
 )
-def test_a_run_on_this_machine_that_is_told_to_end_leaves_no_process(
-    words: list[str], number: int
-) -> None:
-    command = [sys.executable, "-m", "trainyard_trainer", *words]
+def test_a_terminated_local_run_leaves_no_process(arguments: list[str], number: int) -> None:
+    command = [sys.executable, "-m", "trainyard_trainer", *arguments]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: run.poll() is not None or len(_children_of(run.pid)) == number, "processes")
     assert run.poll() is None, "it ended by itself"
@@ -356,7 +354,7 @@ def test_a_run_on_this_machine_that_is_told_to_end_leaves_no_process(
 def _children_of(pid: int) -> list[int]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # it has ended
             if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
                 found.append(int(stat.parent.name))
     return found

@@ -1,4 +1,4 @@
-"""An aggregator killed at any moment, parties that die, hold back and come back."""
+"""An aggregator killed at any moment, and parties that die, stall and rejoin."""
 
 import hashlib
 from dataclasses import replace
@@ -20,14 +20,14 @@ KILLS = (
     "announced:1",
     "receiving:1",
     "received:2",
-    "folding:1",
+    "aggregating:1",
     "storing:3",
     "stored:3",
     "announced:5",
     "stored:6",
     "finishing:6",
 )
-"""In the order in which they come to pass; folding counts the folds of its own process."""
+"""In the order in which they occur; `aggregating` counts the aggregations of its process."""
 
 
 def model_of(federation: Federation) -> str:
@@ -37,7 +37,7 @@ def model_of(federation: Federation) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
     """The model and the error of two parties' undisturbed rounds."""
-    with Federation(tmp_path_factory.mktemp("calm"), rounds={"max": ROUNDS}) as federation:
+    with Federation(tmp_path_factory.mktemp("undisturbed"), rounds={"max": ROUNDS}) as federation:
         federation.start()
         result = federation.result()
         assert (result["rounds"], result["rounds_lost"]) == (ROUNDS, 0)
@@ -48,8 +48,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
         return model_of(federation), errors[-1]
 
 
-def test_an_aggregator_that_cannot_keep_an_update_ends_and_says_why(tmp_path: Path) -> None:
-    """Else its parties would send the same again and again until the deadline."""
+def test_an_aggregator_that_cannot_spool_an_update_ends_with_the_reason(tmp_path: Path) -> None:
+    """Otherwise its parties would resend the update until the deadline."""
     with Federation(tmp_path, "a") as federation:
         federation.start_aggregator("lost:0", wait=False)
         federation.start_party("a")
@@ -58,7 +58,7 @@ def test_an_aggregator_that_cannot_keep_an_update_ends_and_says_why(tmp_path: Pa
         assert error.startswith("an update cannot be kept in the state directory: ")
 
 
-def test_killed_in_every_phase_it_goes_on_and_comes_to_the_same_model(
+def test_an_aggregator_killed_in_every_phase_reaches_the_same_model(
     tmp_path: Path, undisturbed: tuple[str, float]
 ) -> None:
     with Federation(tmp_path, rounds={"max": ROUNDS}) as federation:
@@ -85,7 +85,7 @@ def test_a_dead_party_stalls_a_round_no_longer_than_its_deadline(tmp_path: Path)
         holds, together = [federation.hold("c")], federation.hold("a")
         federation.start()
         federation.await_state("c", "Training")
-        together.unlink()  # not before: a quorum would begin without the third
+        together.unlink()  # Not before: a quorum would start without the third party.
         federation.await_state("a", "Delivered")
         federation.await_state("b", "Delivered")
         holds.append(federation.hold("a"))
@@ -108,7 +108,7 @@ def test_a_dead_party_stalls_a_round_no_longer_than_its_deadline(tmp_path: Path)
         assert 8.0 <= first["seconds"] < 30.0
 
 
-def test_a_party_that_comes_back_within_the_round_takes_part_in_it(
+def test_a_party_that_rejoins_within_the_round_takes_part_in_it(
     tmp_path: Path, undisturbed: tuple[str, float]
 ) -> None:
     with Federation(tmp_path, rounds={"max": ROUNDS}) as federation:
@@ -125,7 +125,7 @@ def test_a_party_that_comes_back_within_the_round_takes_part_in_it(
         assert (model_of(federation), result["metrics"]["eval/error"]) == undisturbed
 
 
-def test_a_party_that_is_asked_to_leave_says_goodbye(tmp_path: Path) -> None:
+def test_a_party_leaves_on_sigterm(tmp_path: Path) -> None:
     with Federation(tmp_path, "abc", rounds={"max": 2, "min_parties": 2}) as federation:
         hold, together = federation.hold("c"), federation.hold("a")
         federation.start()
@@ -135,11 +135,11 @@ def test_a_party_that_is_asked_to_leave_says_goodbye(tmp_path: Path) -> None:
         federation.signal("c")
         assert (federation.exit_of("c")[0], federation.words_of("c").result) == (0, Result.LEFT)
         hold.unlink()
-        # The deadline is a minute away: nobody waits for it.
+        # Without waiting for the deadline, which is a minute away.
         assert federation.result()["rounds"] == 2
 
 
-def test_an_aggregator_that_is_asked_to_leave_keeps_what_it_has(tmp_path: Path) -> None:
+def test_an_aggregator_keeps_its_state_on_sigterm(tmp_path: Path) -> None:
     with Federation(tmp_path, rounds={"max": 4}) as federation:
         hold = federation.hold("b")
         federation.start()
@@ -147,14 +147,14 @@ def test_an_aggregator_that_is_asked_to_leave_keeps_what_it_has(tmp_path: Path) 
         assert federation.aggregator is not None
         federation.aggregator.terminate()
         assert federation.end_of_aggregator() == 0
-        words = federation.words_of("aggregator")
-        assert (words.result, words.step) == (Result.LEFT, 0)
+        message = federation.words_of("aggregator")
+        assert (message.result, message.step) == (Result.LEFT, 0)
         hold.unlink()
         federation.start_aggregator(wait=False)
         assert federation.result()["rounds"] == 4
 
 
-def test_a_lower_term_is_fenced_and_a_stored_result_is_only_told(tmp_path: Path) -> None:
+def test_a_lower_term_is_fenced_and_a_stored_result_is_reported_again(tmp_path: Path) -> None:
     with Federation(tmp_path, rounds={"max": 1}) as federation:
         federation.term = 4
         federation.start()
@@ -166,12 +166,12 @@ def test_a_lower_term_is_fenced_and_a_stored_result_is_only_told(tmp_path: Path)
         federation.term = 7
         federation.start_aggregator(wait=False)
         assert federation.end_of_aggregator() == 0
-        words = federation.words_of("aggregator")
-        assert (words.result, words.step) == (Result.COMPLETE, 1)
-        assert words.metrics == first["metrics"]
+        message = federation.words_of("aggregator")
+        assert (message.result, message.step) == (Result.COMPLETE, 1)
+        assert message.metrics == first["metrics"]
 
 
-def test_without_a_claim_the_aggregator_stays_with_its_result(tmp_path: Path) -> None:
+def test_without_a_volume_the_aggregator_stays_with_its_result(tmp_path: Path) -> None:
     with Federation(tmp_path, rounds={"max": 1}, durable=False) as federation:
         federation.start()
         for name in "ab":

@@ -58,11 +58,11 @@ def coordinator(
     tls: Tls = TLS_DIR,
     last_words: LastWords = TERMINATION_LOG,
 ) -> None:
-    """Coordinate one job, configured by the environment; run by coordinator pods."""
-    from trainyard_trainer.coordinator import pod
+    """Coordinate one job, as its environment says; what the operator's coordinator pods run."""
+    from trainyard_trainer.coordinator import process
 
-    options = pod.ServeOptions(port=port, state=state, tls=tls, last_words=last_words)
-    raise typer.Exit(pod.run(os.environ, options))
+    options = process.ServeOptions(port=port, state=state, tls=tls, termination_log=last_words)
+    raise typer.Exit(process.run(os.environ, options))
 
 
 @app.command()
@@ -81,11 +81,11 @@ def aggregator(
     tls: Tls = TLS_DIR,
     last_words: LastWords = TERMINATION_LOG,
 ) -> None:
-    """Aggregate one federation, configured by the environment; run by aggregator pods."""
-    from trainyard_trainer.coordinator.pod import ServeOptions
+    """Aggregate one federation, as its environment says; what the operator's pods run."""
+    from trainyard_trainer.coordinator.process import ServeOptions
     from trainyard_trainer.federated.server import process
 
-    options = ServeOptions(port=port, state=state, tls=tls, last_words=last_words)
+    options = ServeOptions(port=port, state=state, tls=tls, termination_log=last_words)
     raise typer.Exit(process.run(os.environ, options))
 
 
@@ -99,7 +99,7 @@ def party(
     exit_at_once_on_sigterm(last_words)
     from trainyard_trainer.federated.party import process
 
-    raise typer.Exit(process.run(os.environ, tls=tls, last_words=last_words, data=data))
+    raise typer.Exit(process.run(os.environ, tls=tls, termination_log=last_words, data=data))
 
 
 @app.command()

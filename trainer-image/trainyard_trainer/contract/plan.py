@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from trainyard_trainer.contract.encoding import decode_versioned, encode_versioned
 
@@ -42,3 +43,58 @@ class Plan:
     def decode(cls, text: str) -> Plan:
         """Parse; raises ValueError that names the field or the wire version."""
         return decode_versioned(text, cls, "plan")
+
+
+class AnyPlan(Protocol):
+    """What the Plans of both kinds of job have in common; they are dataclasses."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def generation(self) -> int:
+        """The order of a job's Plans."""
+
+    @property
+    def fencing_token(self) -> int:
+        """The order of the operators that send them."""
+
+
+P = TypeVar("P", bound=AnyPlan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptPlan:
+    """The Plan may take effect."""
+
+    is_new: bool
+    """False for the very Plan that is in force."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StalePlan:
+    """The Plan is refused; what is in force instead."""
+
+    generation: int
+    fencing_token: int
+
+
+def plan_precedence(
+    current: P | None, new: P, *, generation_floor: int = 0, token_floor: int = 0
+) -> AcceptPlan | StalePlan:
+    """Whether `new` may replace `current`, the Plan in force.
+
+    A Plan is stale if its generation or its fencing token is below the one in force, or if it
+    differs from the one in force under the same generation. A new operator repeats its
+    predecessor's Plan under its own token, which is not a difference. The floors are what durable
+    state knows of Plans that an earlier term had in force.
+    """
+    generation, token = generation_floor, token_floor
+    is_changed = False
+    if current is not None:
+        generation = max(generation, current.generation)
+        token = max(token, current.fencing_token)
+        is_repeated = replace(new, fencing_token=current.fencing_token) == current
+        is_changed = new.generation == current.generation and not is_repeated
+    if new.generation < generation or new.fencing_token < token or is_changed:
+        return StalePlan(generation=generation, fencing_token=token)
+    return AcceptPlan(is_new=new != current)

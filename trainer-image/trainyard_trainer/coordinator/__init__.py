@@ -1,1 +1,1 @@
-"""The coordinator of a DistributedJob: membership, Plans, metrics and stored state; no torch."""
+"""The coordinator, one CPU process per job: membership, Plans, metrics and state; no torch."""

@@ -1,4 +1,7 @@
-"""Checkpoints and models, streamed to disk and verified; the only writer of the state directory."""
+"""The state directory of a DistributedJob: verified uploads of its workers, and downloads.
+
+Only this module writes there.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ DOCUMENT: Final = "trainyard"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpooledUpload:
-    """A received state file, not yet stored under its name."""
+    """A state file as it arrived, and its spool directory."""
 
     spool: Path
     sha256: str
@@ -35,52 +38,47 @@ class SpooledUpload:
 
 
 class StateStore:
-    """Stores the state files that workers upload, and serves the newest."""
+    """Stores the workers' checkpoints and final model, and serves them."""
 
     def __init__(self, store: CheckpointStore, init: str) -> None:
         """`init` is the path of the job's starting model, possibly in the state directory."""
         self.store, self._init = store, init
 
     def checkpoint_step(self) -> int:
-        """The step of the newest valid checkpoint; -1 without one."""
+        """The step of the newest complete checkpoint; -1 without one."""
         newest = self.store.newest()
         return -1 if newest is None else newest[1].step
 
     def result(self) -> dict[str, Any]:
-        """The result of a training that was complete in an earlier term; empty without one."""
-        try:
-            found = json.loads((self.store.directory / RESULT_FILE).read_text())
-        except (OSError, ValueError):
-            return {}
-        is_complete = isinstance(found, dict) and (self.store.directory / MODEL_FILE).is_file()
-        return found if is_complete else {}
+        """The result of a training that an earlier term completed; empty without one."""
+        return read_result(self.store.directory)
 
     async def receive(self, request: web.Request) -> SpooledUpload:
-        """Stream an upload into a spool; if invalid, removes it and raises an HTTP error."""
+        """Stream an upload into a spool; for a bad one raises an HTTP error and leaves nothing."""
         if request.headers.get(HEADER_TERM) != str(self.store.term):
             raise web.HTTPConflict(text=f"this coordinator has term {self.store.term}")
         spool = self.store.open_spool()
         try:
-            summary, size = hashlib.sha256(), 0
+            sha256, size = hashlib.sha256(), 0
             with (spool / STATE).open("wb") as file:
                 async for chunk in request.content.iter_chunked(checkpoint.CHUNK_BYTES):
-                    summary.update(chunk)
+                    sha256.update(chunk)
                     size += file.write(chunk)
                 checkpoint.sync_file(file)
-            if summary.hexdigest() != request.headers.get(HEADER_DIGEST):
-                raise web.HTTPBadRequest(text="the upload does not have the announced checksum")
+            if sha256.hexdigest() != request.headers.get(HEADER_DIGEST):
+                raise web.HTTPBadRequest(text="the upload does not match its announced checksum")
         except BaseException:
             shutil.rmtree(spool, ignore_errors=True)
             raise
-        return SpooledUpload(spool=spool, sha256=summary.hexdigest(), size=size)
+        return SpooledUpload(spool=spool, sha256=sha256.hexdigest(), size=size)
 
     def keep_checkpoint(self, upload: SpooledUpload) -> int:
         """Make an upload the newest checkpoint; returns its step."""
-        found = checkpoint.document(upload.spool / STATE, DOCUMENT)
-        counts = found.get("counts")
+        document = checkpoint.document(upload.spool / STATE, DOCUMENT)
+        counts = document.get("counts")
         step = counts.get("step") if isinstance(counts, dict) else None
         if not isinstance(step, int):
-            raise ValueError("the checkpoint has no counts.step")
+            raise ValueError("the checkpoint's document has no step")
         manifest = CheckpointManifest(
             term=self.store.term, step=step, sha256=upload.sha256, size=upload.size
         )
@@ -89,11 +87,11 @@ class StateStore:
         return step
 
     def keep_model(self, upload: SpooledUpload, *, digests_equal: bool) -> dict[str, object]:
-        """Make an upload the final model, and store and return its result."""
-        found = checkpoint.document(upload.spool / STATE, DOCUMENT)
+        """Make an upload the final model; returns the content of result.json."""
+        document = checkpoint.document(upload.spool / STATE, DOCUMENT)
         model = {"sha256": upload.sha256, "bytes": upload.size}
         result = {
-            **found,
+            **document,
             "model": model,
             "term": self.store.term,
             "digests_equal": digests_equal,
@@ -106,7 +104,7 @@ class StateStore:
         return result
 
     async def send(self, request: web.Request) -> web.StreamResponse:
-        """Stream the newest valid checkpoint, or the starting model for `kind=init`."""
+        """Stream the newest complete checkpoint, or the starting model (`?kind=init`)."""
         if request.query.get("kind") == "init":
             path = await asyncio.to_thread(self._find_init)
             return _file(path, await asyncio.to_thread(checkpoint.checksum, path))
@@ -116,17 +114,33 @@ class StateStore:
         return _file(newest[0], newest[1].sha256)
 
     def _find_init(self) -> Path:
-        # Jobs may share a PersistentVolumeClaim, so that one can start from another's model.
-        inside_pod = self.store.directory.is_relative_to(STATE_DIR)
-        root = Path(STATE_DIR) if inside_pod else self.store.directory
+        root = init_root(self.store.directory)
         path = (root / self._init).resolve()
         if not self._init or not path.is_relative_to(root.resolve()) or not path.is_file():
             raise web.HTTPNotFound
         return path
 
 
+def read_result(directory: Path) -> dict[str, Any]:
+    """The content of result.json in a state directory; empty unless its model is there as well."""
+    try:
+        result = json.loads((directory / RESULT_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    is_complete = isinstance(result, dict) and (directory / MODEL_FILE).is_file()
+    return result if is_complete else {}
+
+
+def init_root(directory: Path) -> Path:
+    """The directory that `training.init` is relative to.
+
+    Jobs may share a volume, so that one can start from another's model.
+    """
+    return Path(STATE_DIR) if directory.is_relative_to(STATE_DIR) else directory
+
+
 def final_report(result: dict[str, Any]) -> ProgressReport:
-    """The last progress report of a complete training, from its result."""
+    """The final progress of a completed training, from its result."""
     return ProgressReport(
         step=int(result.get("steps", 0)),
         samples=int(result.get("samples", 0)),

@@ -1,5 +1,5 @@
-"""Federations: parties train on data that never leaves them, an aggregator folds what they send.
+"""Federated training: parties train on their own data, an aggregator averages their models.
 
-`rounds`, `strategies`, `fold`, `buffers`, `wire`, `verification` and `messages` are pure; the
-aggregator's rooms never import torch, nor the user's code.
+`protocol`, `rounds` and `aggregation` are pure; `server` and `party` are the two sides. The server
+never imports torch, nor the user's code.
 """

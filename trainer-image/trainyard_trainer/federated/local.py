@@ -1,6 +1,6 @@
 """A federation on this machine, without Kubernetes: an aggregator here, a process for each party.
 
-It stands apart from the pods' rooms, and uses the same ones: a Task that runs here runs there.
+It runs the same modules as the pods do, so a Task that runs here runs there.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from trainyard_trainer.runtime.subprocesses import Processes, run_until_signalle
 from trainyard_trainer.transport.tls import Credentials
 
 NAMESPACE, JOB = "local", "run"
-LOOK_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.1
 
 
 def run(config: FederatedConfig, output: Path | None) -> Exit:
-    """Run the rounds, say how they go, and write model and result to `output` when there is one."""
+    """Run the rounds with a line for each; write model and result to `output` if it is given."""
     logging.getLogger("trainyard_trainer").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         try:
             result = run_until_signalled(_federate(config, Path(folder)))
         except Exception as error:
-            code, words = describe(error)
-            print(words.error, words.traceback, sep="\n", file=sys.stderr)
+            code, message = describe(error)
+            print(message.error, message.traceback, sep="\n", file=sys.stderr)
             return code
         print(summary(result))
         if output is not None:
@@ -55,19 +55,23 @@ def run(config: FederatedConfig, output: Path | None) -> Exit:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The result of a federation in a few lines."""
+    """A summary of the content of result.json."""
     metrics = [f"{name} = {value:.4f}" for name, value in sorted(result["metrics"].items())]
     counts = ", ".join(f"{name} {count}" for name, count in sorted(result["contributions"].items()))
     rounds = f"round {result['round']} of {result['rounds']}, {result['rounds_lost']} lost"
     return "\n".join([*metrics, f"{rounds}; rounds contributed to: {counts}"])
 
 
-def line(past: RoundRecord, rounds: int) -> str:
+def round_line(record: RoundRecord, rounds: int) -> str:
     """A round in one line."""
-    parts = [f"round {past.round}/{rounds}", f"{past.parties} parties", f"{past.seconds:.2f} s"]
-    if past.loss is not None:
-        parts.append(f"loss {past.loss:.4f}")
-    parts += [f"{k.removeprefix('eval/')} {v:.4f}" for k, v in past.metrics.items()]
+    parts = [
+        f"round {record.round}/{rounds}",
+        f"{record.parties} parties",
+        f"{record.seconds:.2f} s",
+    ]
+    if record.loss is not None:
+        parts.append(f"loss {record.loss:.4f}")
+    parts += [f"{k.removeprefix('eval/')} {v:.4f}" for k, v in record.metrics.items()]
     return "  ".join(parts)
 
 
@@ -84,23 +88,24 @@ async def _federate(config: FederatedConfig, folder: Path) -> dict[str, Any]:
                 await processes.start(f"party {party.name}", "party", environ, log)
         await _watch(aggregator, processes)
         await aggregator.wait_for_parties()
-    return aggregator.archive.result
+    return aggregator.store.result
 
 
 async def _watch(aggregator: Aggregator, processes: Processes) -> None:
-    """Show each round once its evaluation is in, until the end."""
+    """Print each round once it is evaluated, until the end."""
     console, shown = Console(stderr=True, highlight=False), 0
     while not aggregator.closed.is_set():
-        await asyncio.wait({aggregator.ended}, timeout=LOOK_SECONDS)
+        await asyncio.wait({aggregator.ended}, timeout=POLL_SECONDS)
         if aggregator.ended.done():
             aggregator.ended.result()
         processes.check()
-        record = aggregator.course.record
+        history = aggregator.machine.history
         is_last = aggregator.closed.is_set()
-        for past in record.history:
-            if shown < past.round and (is_last or past.metrics or past.round < record.round):
-                console.print(line(past, aggregator.course.terms.rounds.max))
-                shown = past.round
+        for record in history.rounds:
+            is_over = is_last or record.metrics or record.round < history.round
+            if shown < record.round and is_over:
+                console.print(round_line(record, aggregator.machine.settings.rounds.max))
+                shown = record.round
 
 
 def _environment(party: str, port: int) -> dict[str, str]:

@@ -22,7 +22,7 @@ PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
 JOBS = "/apis/trainyard.dev/v1alpha1/distributedjobs"
 NODE: Object = {"metadata": {"name": "n1", "resourceVersion": "1"}, "spec": {}, "status": {}}
-HELD = {"desired": 2, "recommended": 2, "reason": "Admitted", "decidedAt": at()}
+HELD = {"desired": 2, "recommended": 2, "reason": "Admitted", "decisionTime": at()}
 
 
 def raw_pod(phase: str, version: int, **meta: Any) -> Object:

@@ -24,7 +24,7 @@ from trainyard.reconcile.children import CHILDREN_INTERVAL
 from trainyard.reconcile.job import reconcile
 from trainyard.reconcile.status import CONFLICT_PAUSE
 
-HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decidedAt": at()}
+HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decisionTime": at()}
 
 
 class ConflictApi(FakeApi):
@@ -124,7 +124,7 @@ async def test_an_expired_job_is_deleted_only_in_the_version_that_was_observed()
 
 async def test_the_secrets_of_a_gang_that_did_not_start_are_ensured_before_the_next_try() -> None:
     """Without the one that somebody deleted, the next gang would wait as this one did."""
-    long_ago = {**HELD, "decidedAt": at(NOW - TIMEOUTS.start_timeout)}
+    long_ago = {**HELD, "decisionTime": at(NOW - TIMEOUTS.start_timeout)}
     job = make_job({}, {"scaling": long_ago, "phase": "Starting"})
     deps = dependencies_of(ConflictApi(), job)
     state = deps.job_state(job)

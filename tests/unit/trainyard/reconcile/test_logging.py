@@ -22,7 +22,7 @@ from trainyard.reconcile.scheduler import Scheduler
 from trainyard_trainer.contract.env import Role
 
 CPU = {"workers": {"min": 1, "max": 2, "gpus": 0}}
-HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decidedAt": at()}
+HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decisionTime": at()}
 JOB = {"kind": "DistributedJob", "namespace": "team", "job": "digits"}
 STANDARD = {"time", "level", "logger", "msg"}
 

@@ -33,7 +33,7 @@ from trainyard.reconcile.scheduler import Scheduler
 from trainyard.scheduling.decision import Decision
 from trainyard_trainer.contract.env import WIRE_VERSION
 
-HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decidedAt": at()}
+HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decisionTime": at()}
 JOB = make_job({"workers": {"min": 1, "max": 2, "gpus": 0}}, has_run(scaling=HELD))
 MEASURED = Measurement(nodes=1, workers=1, local_batch=256, samples_per_second=500.0, steps=20)
 REPORT = CoordinatorReport(

@@ -1,4 +1,4 @@
-"""Models of all dtypes and bodies of uploads, for the tests of this room."""
+"""Models of all dtypes and bodies of uploads, for the tests of federated training."""
 
 import zlib
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trainyard_trainer.federated.protocol.layout import DTYPES, FLOATS, Bytes, Entry, Layout
 
 EVERY = Layout.of(
-    Entry(name=f"{dtype}-{trained}", dtype=dtype, shape=(3, 5), trained=trained)
+    Entry(name=f"{dtype}-{trained}", dtype=dtype, shape=(3, 5), trainable=trained)
     for dtype in DTYPES
     for trained in (True, False)
 )
@@ -26,7 +26,7 @@ def entries() -> st.SearchStrategy[list[Entry]]:
             name=st.text(min_size=1, max_size=8).filter(lambda n: n != "__metadata__"),
             dtype=st.sampled_from(sorted(DTYPES)),
             shape=shapes,
-            trained=st.booleans(),
+            trainable=st.booleans(),
         ),
         max_size=8,
         unique_by=lambda entry: entry.name,
@@ -37,7 +37,7 @@ def random_model(layout: Layout, seed: int) -> Bytes:
     """Finite numbers of every dtype."""
     rng = np.random.default_rng(seed)
     data = np.empty(layout.size, np.uint8)
-    for entry, start in layout.places():
+    for entry, start in layout.offsets():
         data[start : start + entry.size] = random_numbers(entry, rng).view(np.uint8)
     return data
 
@@ -54,7 +54,7 @@ def random_numbers(entry: Entry, rng: np.random.Generator) -> np.ndarray[Any, An
     return rng.integers(0, 100, entry.elements).astype(kind)
 
 
-def note(**changes: Any) -> dict[str, Any]:
+def metadata(**changes: Any) -> dict[str, Any]:
     return {"term": 1, "round": 1, "samples": 10, "weight": 10.0, "loss": 0.5, **changes}
 
 

@@ -1,4 +1,4 @@
-"""A small task whose parts the tests of learners choose."""
+"""A small Task whose features the tests of local training choose."""
 
 from collections.abc import Iterable
 from typing import Any

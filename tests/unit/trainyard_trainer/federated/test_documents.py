@@ -1,4 +1,4 @@
-"""The documents name what the code has."""
+"""The documents list the metrics, states, refusals and strategies of the code."""
 
 import re
 from pathlib import Path
@@ -18,10 +18,10 @@ def test_every_metric_of_federations_is_documented(name: str) -> None:
 
 
 def test_the_documented_metrics_of_federations_exist() -> None:
-    told = re.findall(
+    documented = re.findall(
         r"^\| `(trainyard_federated_\w+?)(?:_total)?` \|", (DOCS / "metrics.md").read_text(), re.M
     )
-    assert sorted(told) == sorted(METRICS)
+    assert sorted(documented) == sorted(METRICS)
 
 
 @pytest.mark.parametrize("word", [*RefusalReason, *STRATEGIES])

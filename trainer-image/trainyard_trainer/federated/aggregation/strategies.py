@@ -1,12 +1,9 @@
-"""How updates become the next model: one small class a strategy.
+"""The strategies by which updates become the next model: one small class each.
 
-They stand apart, and are pure, behind one seam: `combine` makes one array of the parties' arrays,
-`step` makes the next model of it, and `local` says what the parties do differently. Both work on a
-chunk of numbers at a time, so a strategy never holds a model. What it keeps from round to round
-lies in slots beside the model, one number for each trained one.
-
-A strategy that must see all updates before it can weigh them (Krum's distances) will take its
-weights from a pass of its own before the fold; nothing here has to change for that.
+`combine` reduces the parties' arrays to one, `step` computes the next model from it, and
+`local_settings` configure local training. Both work on a chunk of numbers at a time, so a strategy
+never holds a model. Its state from round to round is in slots: arrays with one element for each
+trainable one of the model.
 """
 
 from __future__ import annotations
@@ -29,47 +26,46 @@ class FedAvg:
     """The mean of the parties' models, weighted by samples (McMahan et al. 2017, algorithm 1)."""
 
     slots: ClassVar[Mapping[str, str]] = {}
-    """What is kept beside each trained number, and the attribute with its first value."""
+    """The attribute with the initial value, by slot."""
 
     @property
-    def local(self) -> dict[str, float]:
-        """What parties are told of the strategy."""
+    def local_settings(self) -> dict[str, float]:
+        """Settings for the parties' local training."""
         return {}
 
     def combine(self, pieces: Iterable[tuple[float, Floats]], out: Floats) -> Floats:
-        """The weighted mean of `pieces` (share and numbers, taken one at a time) in `out`.
+        """The weighted mean of `pieces` (weight and numbers, taken one at a time), in `out`.
 
-        `out` is float64, or longdouble where a float64 would not hold the numbers; shares are
-        positive and their sum is one but for rounding, which the division takes out.
+        `out` is float64, or longdouble where float64 would lose digits; weights are positive.
         """
         out.fill(0.0)
         total = 0.0
-        for share, numbers in pieces:
-            out += np.multiply(numbers, share, dtype=out.dtype)
-            total += share
+        for weight, numbers in pieces:
+            out += np.multiply(numbers, weight, dtype=out.dtype)
+            total += weight
         out /= total
         return out
 
     def step(self, old: Floats, mean: Floats, slots: Mapping[str, Floats]) -> Floats:  # noqa: ARG002
-        """The next model's trained numbers from the old ones and the mean; `slots` in place."""
+        """The next model's trainable numbers from the old ones and the mean; updates `slots`."""
         return mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FedProx(FedAvg):
-    """FedAvg of parties that are held near the global model (Li et al. 2020, algorithm 2).
+    """FedAvg of parties that are kept near the global model (Li et al. 2020, algorithm 2).
 
-    A party minimises its loss plus mu/2 times the squared distance from the model of the round.
+    A party minimizes its loss plus mu/2 times the squared distance from the global model.
     """
 
     mu: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse what holds nobody."""
+        """Refuse a negative weight."""
         _require(self.mu >= 0, "mu", "at least 0", self.mu)
 
     @property
-    def local(self) -> dict[str, float]:
+    def local_settings(self) -> dict[str, float]:
         """The weight of the proximal term."""
         return {"mu": self.mu}
 
@@ -78,8 +74,8 @@ class FedProx(FedAvg):
 class FedAdam(FedAvg):
     """Adam at the server, with the mean change as its gradient (Reddi et al. 2021, algorithm 2).
 
-    Without correction of the bias, and with v starting at tau squared, as there. Two slots: the
-    state is two more models.
+    Without bias correction, and with v initialized to tau squared, as in the paper. It has two
+    slots, so its state is two more models.
     """
 
     slots: ClassVar[Mapping[str, str]] = {"m": "_zero", "v": "_tau_squared"}
@@ -91,7 +87,7 @@ class FedAdam(FedAvg):
     """Degree of adaptivity: small values adapt more."""
 
     def __post_init__(self) -> None:
-        """Refuse what would not converge."""
+        """Refuse settings that would not converge."""
         _require(self.lr > 0, "lr", "above 0", self.lr)
         _require(0 <= self.beta1 < 1, "beta1", "at least 0 and below 1", self.beta1)
         _require(0 <= self.beta2 < 1, "beta2", "at least 0 and below 1", self.beta2)
@@ -115,24 +111,24 @@ class FedAdam(FedAvg):
 
 
 Strategy = FedAvg
-"""The seam: FedAvg does as little as a strategy can, and the others override it."""
+"""The interface: FedAvg does as little as a strategy can, and the others override it."""
 
 STRATEGIES: Mapping[str, type[Strategy]] = {cls.__name__: cls for cls in (FedAvg, FedProx, FedAdam)}
 
 
-def make(asked: contract.StrategyConfig) -> Strategy:
-    """The strategy of this name and arguments; raises TaskInvalid that names the field."""
-    if (cls := STRATEGIES.get(asked.name)) is None:
+def make_strategy(config: contract.StrategyConfig) -> Strategy:
+    """The configured strategy; raises TaskInvalid that names the field."""
+    if (cls := STRATEGIES.get(config.name)) is None:
         known = ", ".join(STRATEGIES)
-        raise TaskInvalid(f"strategy.name is {asked.name!r}; this version has {known}")
-    takes = [field.name for field in fields(cls)]
-    for name, value in asked.args.items():
-        if name not in takes:
-            has = f"takes {', '.join(takes)}" if takes else "takes no arguments"
-            raise TaskInvalid(f"strategy.args.{name}: {asked.name} {has}")
+        raise TaskInvalid(f"strategy.name is {config.name!r}; this version has {known}")
+    known_args = [field.name for field in fields(cls)]
+    for name, value in config.args.items():
+        if name not in known_args:
+            takes = ", ".join(known_args) or "no arguments"
+            raise TaskInvalid(f"strategy.args.{name}: {config.name} takes {takes}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TaskInvalid(f"strategy.args.{name} must be a number, got {value!r}")
-    return cls(**{name: float(value) for name, value in asked.args.items()})
+    return cls(**{name: float(value) for name, value in config.args.items()})
 
 
 def _require(holds: bool, name: str, what: str, value: float) -> None:

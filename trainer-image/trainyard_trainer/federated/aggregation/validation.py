@@ -1,7 +1,7 @@
-"""Whether an update's tensors are numbers that may be averaged, told block by block.
+"""Validates an update's tensors block by block, while they stream in.
 
-It stands apart, and is pure, so that an update is judged while it streams in and is never held
-whole: each block is compared with the same block of the model that the party started from.
+Each block is compared with the same block of the model that the party started from, so that no
+update is ever held as a whole.
 """
 
 from __future__ import annotations
@@ -12,50 +12,51 @@ from typing import Final
 import numpy as np
 
 from trainyard_trainer.contract.federated import RefusalReason
-from trainyard_trainer.federated.protocol.layout import FLOATS, Bytes, Layout, Segment, widen
+from trainyard_trainer.federated.protocol.layout import FLOATS, Bytes, Layout, Segment, to_numbers
 from trainyard_trainer.federated.protocol.wire import UpdateRefused
 
 BLOCK_BYTES: Final = 1 << 20
-"""A multiple of every dtype's size, so that no number is cut in two."""
+"""A multiple of every dtype's size, so that no number is split."""
 
 
 class UpdateValidator:
-    """Judges the tensors of one update in order."""
+    """Validates the tensors of one update, in order."""
 
     def __init__(self, layout: Layout, base: Bytes | None) -> None:
-        """`base` holds the model that the update is measured against; None measures its length."""
+        """`base` is the model to measure the distance from; None measures the norm itself."""
         self._layout, self._base = layout, base
         self._offset = 0
-        self._squares = 0.0
+        self._squared_norm = 0.0
 
     @property
     def norm(self) -> float:
-        """The Euclidean distance of its floats from the base, so far."""
-        return math.sqrt(self._squares)
+        """The Euclidean distance of the floats from the base, so far."""
+        return math.sqrt(self._squared_norm)
 
     def feed(self, block: Bytes) -> None:
-        """Judge the next bytes, whole numbers all; raises Refused for NaN or an infinity."""
+        """Check the next bytes, which are whole numbers; raises UpdateRefused for NaN or inf."""
         start, stop = self._offset, self._offset + len(block)
         for segment in self._layout.segments:
             first, last = max(start, segment.start), min(stop, segment.stop)
             if segment.dtype in FLOATS and first < last:
-                self._squares += self._measure(segment, first, block[first - start : last - start])
+                piece = block[first - start : last - start]
+                self._squared_norm += self._squared_distance(segment, first, piece)
         self._offset = stop
 
-    def _measure(self, segment: Segment, first: int, stored: Bytes) -> float:
+    def _squared_distance(self, segment: Segment, first: int, stored: Bytes) -> float:
         with np.errstate(all="ignore"):
-            values = widen(stored, segment.dtype)
+            values = to_numbers(stored, segment.dtype)
             if self._base is not None:
-                base = widen(self._base[first : first + len(stored)], segment.dtype)
-                moved = np.subtract(values, base, dtype=np.result_type(values, np.float32))
+                base = to_numbers(self._base[first : first + len(stored)], segment.dtype)
+                difference = np.subtract(values, base, dtype=np.result_type(values, np.float32))
             else:
-                moved = values.astype(np.result_type(values, np.float32), copy=False)
-            squares = float(np.dot(moved, moved))
+                difference = values.astype(np.result_type(values, np.float32), copy=False)
+            squares = float(np.dot(difference, difference))
             if math.isfinite(squares):
-                return squares  # Which says besides that every number is finite.
+                return squares  # Which also implies that every number is finite.
             finite = np.isfinite(values)
             if not finite.all():
                 bad = first + int(finite.argmin()) * (len(stored) // len(values))
-                name = self._layout.at(bad).name[:100]
+                name = self._layout.entry_at(bad).name[:100]
                 raise UpdateRefused(RefusalReason.NOT_FINITE, f"{name} holds NaN or an infinity")
-            return float(np.square(moved.astype(np.float64)).sum())
+            return float(np.square(difference.astype(np.float64)).sum())

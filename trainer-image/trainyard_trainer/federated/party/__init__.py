@@ -1,1 +1,1 @@
-"""A party: its process, its client of the aggregator, and training on its own data."""
+"""A party: its process, its client of the aggregator, and local training."""

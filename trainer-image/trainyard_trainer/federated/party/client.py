@@ -1,8 +1,8 @@
-"""A party's HTTP: what to do, the model down, the update up; with blocking sockets.
+"""A party's HTTP client: polls for instructions, downloads models, uploads updates.
 
-It stands apart from the loop that decides. Blocking TLS sockets move tensors more than twice as
-fast as an event loop does, and a party does one thing at a time. Every error of the network is
-`Away`: the aggregator is not there now, and is looked for again, by name.
+It uses blocking sockets: they transfer tensors over TLS more than twice as fast as an event loop,
+and a party does one thing at a time. Every network error is `AggregatorUnavailable`; the next
+request resolves the aggregator's name again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from trainyard_trainer.contract.federated import (
     PATH_ROUND,
     PATH_UPDATE,
 )
-from trainyard_trainer.federated.protocol.layout import HEADER_BYTES, LENGTH_BYTES, Layout, parse
+from trainyard_trainer.federated.protocol.layout import (
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    Layout,
+    parse_header,
+)
 from trainyard_trainer.federated.protocol.messages import (
     MESSAGE_BYTES,
     EvaluationReport,
@@ -38,23 +43,22 @@ from trainyard_trainer.transport.tls import Credentials, is_loopback
 
 CHUNK_BYTES: Final = 4 << 20
 TIMEOUT_SECONDS: Final = 60.0
-"""Longer than a poll is ever left unanswered."""
-INIT_BYTES: Final = 1 << 40
+"""Longer than any poll waits."""
 
 
 class AggregatorUnavailable(Exception):
-    """The aggregator cannot be reached, or does not answer as it should."""
+    """The aggregator cannot be reached, or its response is invalid."""
 
 
 class Forbidden(TrainerError):
-    """The aggregator does not know this party, or its certificate is another's."""
+    """The aggregator refuses this party's certificate."""
 
 
 class AggregatorClient:
-    """The connection of one party with its aggregator; made anew after each error."""
+    """The connection of one party to its aggregator; reopened after each error."""
 
     def __init__(self, aggregator: str, party: str, credentials: Credentials) -> None:
-        """`aggregator` is `host:port`, resolved anew for each connection."""
+        """`aggregator` is `host:port`, resolved for each connection."""
         host, _, port = aggregator.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         if not credentials.exist and not is_loopback(self._host):
@@ -68,7 +72,7 @@ class AggregatorClient:
         """The highest seen."""
 
     def poll(self, *, ready: bool) -> RoundAnnouncement | None:
-        """What to do, or None when there is nothing; without `ready` it is answered at once."""
+        """The instruction, or None if there is none yet; answered at once unless `ready`."""
         with self._request("GET", PATH_ROUND, {"ready": int(ready)}) as response:
             if response.status == 204:
                 return None
@@ -76,7 +80,7 @@ class AggregatorClient:
         try:
             announcement = msgspec.json.decode(body, type=RoundAnnouncement)
         except msgspec.MsgspecError as error:
-            raise AggregatorUnavailable(f"the announcement cannot be read: {error}") from None
+            raise AggregatorUnavailable(f"invalid announcement: {error}") from None
         if announcement.wire != WIRE_VERSION:
             raise WireMismatch(
                 f"the aggregator speaks wire version {announcement.wire}, this party "
@@ -90,26 +94,26 @@ class AggregatorClient:
         return announcement
 
     def download(self, layout: Layout, into: memoryview) -> None:
-        """Receive the global model into memory of `layout`."""
+        """Download the global model into a buffer of `layout`."""
         with self._request("GET", PATH_MODEL) as response:
             checksum = self._receive_header(response, layout)
-            _fill(response, into)
+            _read_into(response, into)
             checksum = zlib.crc32(into, checksum)
             if response.read(CHECKSUM_BYTES + 1) != trailer(checksum):
-                raise AggregatorUnavailable("the model was damaged on its way")
+                raise AggregatorUnavailable("the model was corrupted in transit")
 
     def download_file(self) -> bytes:
-        """The job's starting model, a safetensors file of anybody's."""
+        """The job's starting model: any safetensors file."""
         with self._request("GET", PATH_MODEL) as response:
             body = response.read()
         if len(body) < CHECKSUM_BYTES or body[-4:] != trailer(zlib.crc32(body[:-4])):
-            raise AggregatorUnavailable("the model was damaged on its way")
+            raise AggregatorUnavailable("the model was corrupted in transit")
         return body[:-CHECKSUM_BYTES]
 
-    def upload(self, layout: Layout, data: memoryview, note: UpdateMetadata) -> UploadResult:
-        """Send an update; the aggregator's verdict."""
-        header = layout.header(msgspec.to_builtins(note))
-        fields = {"round": note.round, "term": note.term}
+    def upload(self, layout: Layout, data: memoryview, metadata: UpdateMetadata) -> UploadResult:
+        """Upload an update; returns whether the aggregator accepted it."""
+        header = layout.header(msgspec.to_builtins(metadata))
+        params = {"round": metadata.round, "term": metadata.term}
         size = len(header) + len(data) + CHECKSUM_BYTES
 
         def send(connection: http.client.HTTPConnection) -> None:
@@ -121,11 +125,11 @@ class AggregatorClient:
                 checksum = zlib.crc32(piece, checksum)
             connection.send(trailer(checksum))
 
-        with self._request("PUT", PATH_UPDATE, fields, size=size, send=send) as response:
+        with self._request("PUT", PATH_UPDATE, params, size=size, send=send) as response:
             return msgspec.json.decode(response.read(MESSAGE_BYTES), type=UploadResult)
 
-    def report(self, report: EvaluationReport) -> None:
-        """Say how the global model does here."""
+    def send_evaluation(self, report: EvaluationReport) -> None:
+        """Send an evaluation of the global model."""
         body = msgspec.json.encode(report)
         with self._request(
             "POST", PATH_EVALUATION, size=len(body), send=lambda c: c.send(body)
@@ -133,13 +137,13 @@ class AggregatorClient:
             response.read(MESSAGE_BYTES)
 
     def leave(self) -> None:
-        """Leave, so that nobody waits."""
+        """Leave the round, so that it does not wait for this party."""
         self.close()
         with self._request("DELETE", PATH_ROUND, timeout=2.0) as response:
             response.read(MESSAGE_BYTES)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -149,15 +153,15 @@ class AggregatorClient:
         self,
         method: str,
         path: str,
-        fields: dict[str, Any] | None = None,
+        params: dict[str, Any] | None = None,
         *,
         size: int = 0,
         send: Any = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> Iterator[http.client.HTTPResponse]:
-        """One request and its answer; raises Away for whatever goes wrong on the way."""
-        known = {"party": self._party, "wire": WIRE_VERSION, "term": self.term}
-        query = urlencode({**known, **(fields or {})})
+        """One request and its response; raises AggregatorUnavailable for any network error."""
+        common = {"party": self._party, "wire": WIRE_VERSION, "term": self.term}
+        query = urlencode({**common, **(params or {})})
         try:
             connection = self._connect(timeout)
             connection.putrequest(method, f"{path}?{query}", skip_accept_encoding=True)
@@ -167,9 +171,9 @@ class AggregatorClient:
                 send(connection)
             response = connection.getresponse()
             if response.status not in (200, 204, 422):
-                _fail(response)
+                _raise_for_status(response)
             yield response
-            response.read()  # To its end, so that the connection can be used again.
+            response.read()  # To the end, so that the connection can be reused.
         except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
             self.close()
             raise AggregatorUnavailable(f"{type(error).__name__}: {error}") from None
@@ -189,19 +193,19 @@ class AggregatorClient:
         return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=context)
 
     def _receive_header(self, response: http.client.HTTPResponse, layout: Layout) -> int:
-        """Read the header; its checksum. Raises Ending when the model is not this party's."""
+        """Read the header; its checksum. Raises TrainerError if the model is not this party's."""
         start = response.read(LENGTH_BYTES)
         length = int.from_bytes(start, "little")
-        if len(start) < LENGTH_BYTES or length > HEADER_BYTES:
-            raise AggregatorUnavailable("the model's header is none")
+        if len(start) < LENGTH_BYTES or length > MAX_HEADER_BYTES:
+            raise AggregatorUnavailable("the model's header is invalid")
         text = response.read(length)
-        found, _ = parse(text)
+        found, _ = parse_header(text)
         if difference := layout.difference(found):
-            raise TrainerError(f"the global model is not this party's: it {difference}")
+            raise TrainerError(f"the global model does not fit this party's: it {difference}")
         return zlib.crc32(text, zlib.crc32(start))
 
 
-def _fill(response: http.client.HTTPResponse, into: memoryview) -> None:
+def _read_into(response: http.client.HTTPResponse, into: memoryview) -> None:
     done = 0
     while done < len(into):
         count = response.readinto(into[done : done + CHUNK_BYTES])
@@ -210,7 +214,7 @@ def _fill(response: http.client.HTTPResponse, into: memoryview) -> None:
         done += count
 
 
-def _fail(response: http.client.HTTPResponse) -> None:
+def _raise_for_status(response: http.client.HTTPResponse) -> None:
     text = response.read(1000).decode(errors="replace")
     if response.status == 426:
         raise WireMismatch(text)

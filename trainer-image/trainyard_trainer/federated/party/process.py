@@ -1,4 +1,4 @@
-"""What a party's process does from its first line to its last words; it stays for all rounds."""
+"""The process of a party, from its environment to its exit code; it runs for all rounds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainyard_trainer.federated.protocol.messages import (
     RoundAnnouncement,
     TrainConfig,
     UpdateMetadata,
-    finite,
+    finite_or_none,
 )
 from trainyard_trainer.federated.rounds.events import Instruction
 from trainyard_trainer.runtime.exits import (
@@ -45,29 +45,30 @@ from trainyard_trainer.transport.tls import Credentials
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = (0.05, 2.0)
-"""First and longest pause between attempts to reach the aggregator."""
+"""Initial and longest backoff between attempts to reach the aggregator."""
 
 
 class LeaveRequested(BaseException):
-    """The process was asked to end; raised wherever it is just then."""
+    """SIGTERM was received; raised at whatever point the process has reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartyEnv:
-    """What a party learns from its environment; all else it learns from its aggregator."""
+    """The environment of a party's pod; everything else comes from the aggregator."""
 
     namespace: str
     job: str
     party: str
     aggregator: str
+    """`host:port`."""
     tls: str
-    """The folder of the certificates."""
+    """The directory of the certificates."""
     data: Path | None = None
-    """The folder of its own data."""
+    """The directory of its own data."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str], tls: str, data: Path) -> PartyEnv:
-        """From environment variables; raises Ending that names a missing one."""
+        """Read environment variables; raises TrainerError that names a missing one."""
         try:
             return cls(
                 namespace=environ[ENV_NAMESPACE],
@@ -81,25 +82,25 @@ class PartyEnv:
             raise TrainerError(f"the environment variable {error.args[0]} is not set") from None
 
 
-def run(environ: Mapping[str, str], *, tls: str, last_words: str, data: str = DATA_DIR) -> Exit:
-    """Take part until let go, or told to end."""
+def run(
+    environ: Mapping[str, str], *, tls: str, termination_log: str, data: str = DATA_DIR
+) -> Exit:
+    """Take part until the federation has ended, or until SIGTERM."""
     try:
         check_wire(environ)
-        words = _take_part(PartyEnv.read(environ, tls, Path(data)))
+        message = _participate(PartyEnv.read(environ, tls, Path(data)))
         code = Exit.OK
     except Exception as error:
-        code, words = describe(error)
-        log.error("%s", words.error, exc_info=error.__cause__ or error)
-    write_termination_message(last_words, words)
+        code, message = describe(error)
+        log.error("%s", message.error, exc_info=error.__cause__ or error)
+    write_termination_message(termination_log, message)
     return code
 
 
-def _take_part(surroundings: PartyEnv) -> TerminationMessage:
-    credentials = Credentials(
-        namespace=surroundings.namespace, job=surroundings.job, directory=surroundings.tls
-    )
-    courier = AggregatorClient(surroundings.aggregator, surroundings.party, credentials)
-    member = PartyRunner(courier, Party(name=surroundings.party, data=surroundings.data))
+def _participate(env: PartyEnv) -> TerminationMessage:
+    credentials = Credentials(namespace=env.namespace, job=env.job, directory=env.tls)
+    client = AggregatorClient(env.aggregator, env.party, credentials)
+    runner = PartyRunner(client, Party(name=env.party, data=env.data))
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -107,120 +108,141 @@ def _take_part(surroundings: PartyEnv) -> TerminationMessage:
 
     signal.signal(signal.SIGTERM, leave)
     try:
-        result = member.serve()
+        result = runner.run()
     except LeaveRequested:
         result = Result.LEFT
         try:
-            courier.leave()
+            client.leave()
         except AggregatorUnavailable as error:
-            log.warning("no goodbye to the aggregator: %s", error)
+            log.warning("cannot tell the aggregator that this party leaves: %s", error)
     finally:
-        courier.close()
-    return TerminationMessage(result=result, step=member.round, metrics=member.metrics)
+        client.close()
+    return TerminationMessage(result=result, step=runner.round, metrics=runner.metrics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedUpdate:
+    """The update in the trainer's buffer, and what it was trained from."""
+
+    model: str
+    """SHA-256 of the global model."""
+    config: TrainConfig
+    metadata: UpdateMetadata
+
+    def answers(self, announcement: RoundAnnouncement) -> bool:
+        """Whether training again would give the same update."""
+        trained = (self.model, self.metadata.round, self.config)
+        return trained == (announcement.model, announcement.round, announcement.config)
 
 
 class PartyRunner:
-    """A party's part in the federation."""
+    """A party's side of the rounds."""
 
-    def __init__(self, courier: AggregatorClient, party: Party) -> None:
-        """Nothing is asked yet, and nothing loaded."""
-        self._courier, self._party = courier, party
-        self._learner: LocalTrainer | None = None
-        self._held = ""
-        """The global model whose bytes the learner's state holds; empty for none."""
-        self._done: tuple[tuple[str, int, TrainConfig], UpdateMetadata] | None = None
-        """What the update in the learner's state answers, so that it is not trained twice."""
+    def __init__(self, client: AggregatorClient, party: Party) -> None:
+        """The Task is loaded with the first announcement."""
+        self._client, self._party = client, party
+        self._trainer: LocalTrainer | None = None
+        self._loaded_model = ""
+        """The global model in the trainer's buffer; empty for none."""
+        self._update: TrainedUpdate | None = None
+        """The update in the trainer's buffer, which is sent again rather than trained again."""
         self.round: int | None = None
-        """The last one that it delivered to."""
+        """The last one that it contributed to."""
         self.metrics: dict[str, float] = {}
 
-    def serve(self) -> Result:
-        """Do what is asked until it is over; how it ended."""
-        pause = RETRY_SECONDS[0]
+    def run(self) -> Result:
+        """Follow the aggregator's instructions until the federation has ended; its result."""
+        backoff = RETRY_SECONDS[0]
         while True:
             try:
-                announcement = self._courier.poll(ready=self._learner is not None)
+                announcement = self._client.poll(ready=self._trainer is not None)
                 if announcement is not None:
                     if announcement.instruction is Instruction.END:
                         return announcement.result or Result.COMPLETE
-                    self._answer(announcement)
-                pause = RETRY_SECONDS[0]
+                    self._follow(announcement)
+                backoff = RETRY_SECONDS[0]
             except AggregatorUnavailable as error:
-                log.info("the aggregator is away: %s", error)
-                # Jitter, so that the parties do not come back all at once.
-                time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
-                pause = min(2 * pause, RETRY_SECONDS[1])
+                log.info("the aggregator is unavailable: %s", error)
+                # Jitter, so that the parties do not return all at once.
+                time.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311
+                backoff = min(2 * backoff, RETRY_SECONDS[1])
 
-    def _answer(self, announcement: RoundAnnouncement) -> None:
-        if self._learner is None:
-            self._learner = LocalTrainer(announcement.config, self._party, choose_device())
-        self._learner.adopt(announcement.config)
+    def _follow(self, announcement: RoundAnnouncement) -> None:
+        if self._trainer is None:
+            self._trainer = LocalTrainer(announcement.config, self._party, choose_device())
+        trainer = self._trainer
+        trainer.update_config(announcement.config)
         match announcement.instruction:
             case Instruction.INITIAL:
-                self._initialize(self._learner, announcement)
+                self._initialize(trainer, announcement)
             case Instruction.TRAIN:
-                self._train(self._learner, announcement)
+                self._train(trainer, announcement)
             case Instruction.EVALUATE:
-                self._fetch(self._learner, announcement)
-                self._evaluate(self._learner, announcement)
+                self._download(trainer, announcement)
+                self._evaluate(trainer, announcement)
 
-    def _initialize(self, learner: LocalTrainer, announcement: RoundAnnouncement) -> None:
-        self._held, self._done = "", None
+    def _initialize(self, trainer: LocalTrainer, announcement: RoundAnnouncement) -> None:
+        self._loaded_model, self._update = "", None
         if announcement.model:
-            learner.start_from(self._courier.download_file())
-        learner.state.pack()
-        note = UpdateMetadata(
+            trainer.start_from(self._client.download_file())
+        trainer.state.pack()
+        metadata = UpdateMetadata(
             term=announcement.term, round=announcement.round, samples=1, weight=1.0
         )
-        self._send(learner, note)
+        self._upload(trainer, metadata)
 
-    def _train(self, learner: LocalTrainer, announcement: RoundAnnouncement) -> None:
-        key = (announcement.model, announcement.round, announcement.config)
-        if self._done is None or self._done[0] != key:
-            self._done = None
-            self._fetch(learner, announcement)
+    def _train(self, trainer: LocalTrainer, announcement: RoundAnnouncement) -> None:
+        if self._update is None or not self._update.answers(announcement):
+            self._update = None
+            self._download(trainer, announcement)
             if announcement.evaluate:
-                self._evaluate(learner, announcement)
-            trained = learner.train(announcement.round)
-            self._held = ""
-            note = UpdateMetadata(
-                term=announcement.term,
-                round=announcement.round,
-                samples=trained.samples,
-                weight=float(trained.samples),
-                loss=trained.loss,
-            )
-            self._done = key, note
-        note = self._done[1]
-        if note.term != announcement.term:
-            note = msgspec.structs.replace(note, term=announcement.term)
+                self._evaluate(trainer, announcement)
+            self._update = self._train_update(trainer, announcement)
+        metadata = self._update.metadata
+        if metadata.term != announcement.term:
+            metadata = msgspec.structs.replace(metadata, term=announcement.term)
             if announcement.evaluate:
-                self._report(learner, announcement)
-        self._send(learner, note)
+                self._report_evaluation(trainer, announcement)
+        self._upload(trainer, metadata)
 
-    def _fetch(self, learner: LocalTrainer, announcement: RoundAnnouncement) -> None:
-        if self._held != announcement.model:
-            self._held, self._done = "", None
-            self._courier.download(learner.state.layout, learner.state.data)
-            self._held = announcement.model
-
-    def _evaluate(self, learner: LocalTrainer, announcement: RoundAnnouncement) -> None:
-        self.metrics = learner.evaluate()
-        self._report(learner, announcement)
-
-    def _report(self, learner: LocalTrainer, announcement: RoundAnnouncement) -> None:
-        # A round's announcement evaluates the model that it starts from.
-        number = announcement.round - 1
-        metrics = {name: finite(value) for name, value in self.metrics.items()}
-        self._courier.report(
-            EvaluationReport(
-                term=announcement.term, round=number, samples=learner.held_out, metrics=metrics
-            )
+    def _train_update(
+        self, trainer: LocalTrainer, announcement: RoundAnnouncement
+    ) -> TrainedUpdate:
+        outcome = trainer.train(announcement.round)
+        self._loaded_model = ""
+        metadata = UpdateMetadata(
+            term=announcement.term,
+            round=announcement.round,
+            samples=outcome.samples,
+            weight=float(outcome.samples),
+            loss=outcome.loss,
+        )
+        return TrainedUpdate(
+            model=announcement.model, config=announcement.config, metadata=metadata
         )
 
-    def _send(self, learner: LocalTrainer, note: UpdateMetadata) -> None:
-        verdict = self._courier.upload(learner.state.layout, learner.state.data, note)
-        if verdict.refusal is None:
-            self.round = note.round
+    def _download(self, trainer: LocalTrainer, announcement: RoundAnnouncement) -> None:
+        if self._loaded_model != announcement.model:
+            self._loaded_model, self._update = "", None
+            self._client.download(trainer.state.layout, trainer.state.data)
+            self._loaded_model = announcement.model
+
+    def _evaluate(self, trainer: LocalTrainer, announcement: RoundAnnouncement) -> None:
+        self.metrics = trainer.evaluate()
+        self._report_evaluation(trainer, announcement)
+
+    def _report_evaluation(self, trainer: LocalTrainer, announcement: RoundAnnouncement) -> None:
+        report = EvaluationReport(
+            term=announcement.term,
+            round=announcement.round - 1,  # The model that the announced round starts from.
+            samples=trainer.eval_samples,
+            metrics={name: finite_or_none(value) for name, value in self.metrics.items()},
+        )
+        self._client.send_evaluation(report)
+
+    def _upload(self, trainer: LocalTrainer, metadata: UpdateMetadata) -> None:
+        result = self._client.upload(trainer.state.layout, trainer.state.data, metadata)
+        if result.refusal is None:
+            self.round = metadata.round
         else:
-            log.warning("the update is refused (%s): %s", verdict.refusal, verdict.message)
+            log.warning("the update was refused (%s): %s", result.refusal, result.message)

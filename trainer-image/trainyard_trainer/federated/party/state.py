@@ -1,7 +1,6 @@
-"""A party's model in one stretch of memory, as it goes over the wire.
+"""A party's model in one contiguous buffer, in the layout of the wire.
 
-It stands apart because it is where PyTorch's tensors meet `buffers`: the same bytes are received
-into, copied from and sent, so a round allocates nothing.
+The buffer is received into, copied from and sent, so a round allocates nothing.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ DTYPES: Final = {
 
 
 class ModelState:
-    """Parameters and buffers of a model, flat."""
+    """Parameters and buffers of a model, flattened."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Raises TaskInvalid for a dtype that does not travel."""
+        """Raises TaskInvalid for an unsupported dtype."""
         self._tensors = snapshot.model_tensors(model)
-        trained = {name for name, param in model.named_parameters() if param.requires_grad}
+        trainable = {name for name, param in model.named_parameters() if param.requires_grad}
         self.layout = Layout.of(
-            _entry(name, tensor, name in trained) for name, tensor in self._tensors.items()
+            _entry(name, tensor, name in trainable) for name, tensor in self._tensors.items()
         )
         self.memory = np.empty(self.layout.size, np.uint8)
         flat = torch.from_numpy(self.memory)
@@ -46,27 +45,27 @@ class ModelState:
             entry.name: flat[start : start + entry.size]
             .view(self._tensors[entry.name].dtype)
             .view(entry.shape)
-            for entry, start in self.layout.places()
+            for entry, start in self.layout.offsets()
         }
 
     @property
     def data(self) -> memoryview:
-        """The bytes, to send or to receive into."""
+        """The buffer, to send or to receive into."""
         return self.memory.data
 
     def pack(self) -> None:
-        """Copy the model into the bytes."""
+        """Copy the model into the buffer."""
         for name, view in self._views.items():
             view.copy_(self._tensors[name].detach())
 
     def unpack(self) -> None:
-        """Copy the bytes into the model."""
+        """Copy the buffer into the model."""
         with torch.no_grad():
             for name, view in self._views.items():
                 self._tensors[name].copy_(view)
 
 
-def _entry(name: str, tensor: Tensor, trained: bool) -> Entry:
+def _entry(name: str, tensor: Tensor, trainable: bool) -> Entry:
     if (dtype := DTYPES.get(tensor.dtype)) is None:
-        raise TaskInvalid(f"the model's {name} has the dtype {tensor.dtype}, which does not travel")
-    return Entry(name=name, dtype=dtype, shape=tuple(tensor.shape), trained=trained)
+        raise TaskInvalid(f"the model's {name} has the unsupported dtype {tensor.dtype}")
+    return Entry(name=name, dtype=dtype, shape=tuple(tensor.shape), trainable=trainable)

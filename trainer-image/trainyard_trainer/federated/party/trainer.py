@@ -1,9 +1,9 @@
-"""A party's side of a round: evaluate the global model, train it, say with what weight.
+"""Local training: evaluates the global model and trains it on a party's own data.
 
-It stands apart from the network. Training is `replica`'s, with one worker: gradient clipping,
-accumulation, autocast and sample weights work as in a DistributedJob. Each round begins with a
-fresh optimiser (McMahan et al. 2017), and the order of the data is a function of the job's seed,
-the round and the party's name, so a round that is done again gives the same update bit for bit.
+It uses a `Replica` as a single worker would: gradient clipping, accumulation, autocast and sample
+weights work as in a DistributedJob. Each round starts with a new optimizer (McMahan et al. 2017),
+and the order of the data is a function of the job's seed, the round and the party's name, so a
+round that is repeated gives the same update bit for bit.
 """
 
 from __future__ import annotations
@@ -30,50 +30,49 @@ from trainyard_trainer.training.replica import Replica, build, refuse_unsupporte
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOutcome:
-    """What came of a party's round."""
+    """The outcome of one round of local training."""
 
     samples: int
-    """Training samples that it has, which is also its weight."""
+    """Training samples of the party, which are also the update's weight."""
     loss: float | None
-    """Mean over the round, weighted as the samples are."""
+    """Mean training loss over the round, by sample weights; None if it is not finite."""
 
 
 class LocalTrainer:
-    """One party's model and data; it stays from round to round."""
+    """One party's model and data, for all rounds."""
 
-    def __init__(self, work: TrainConfig, party: Party, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, party: Party, device: torch.device) -> None:
         """Build and warm up the Task; raises TaskInvalid or TaskFailed."""
-        self.work, self._party = work, party
-        # The goal is the aggregator's business; that the metric exists is checked here.
-        target = Target(metric=work.target, value=math.inf) if work.target else None
-        config = JobConfig(
-            task=work.task,
-            args=work.args,
-            batch_size=work.batch_size,
-            epochs=work.local_epochs,
-            seed=work.seed,
+        self.config, self._party = config, party
+        # The aggregator checks the target's value; whether the Task has the metric is checked here.
+        target = Target(metric=config.target, value=math.inf) if config.target else None
+        self._job_config = JobConfig(
+            task=config.task,
+            args=config.args,
+            batch_size=config.batch_size,
+            epochs=config.local_epochs,
+            seed=config.seed,
             target=target,
         )
         with task_failures():
-            task = load(work.task, work.args, party)
-        self._replica: Replica = build(task, config, device)
-        self._job = config
+            task = load(config.task, config.args, party)
+        self._replica: Replica = build(task, self._job_config, device)
         self.state = ModelState(self._replica.model)
         with task_failures():
-            self._begin(1)  # What the optimiser refuses is known before the first round.
+            self._start_round(1)  # Invalid optimizer settings fail before the first round.
 
     @property
-    def held_out(self) -> int:
-        """How many samples it evaluates on."""
+    def eval_samples(self) -> int:
+        """The number of held-out samples."""
         data = self._replica.eval_data
         return 0 if data is None else len(data)
 
-    def adopt(self, work: TrainConfig) -> None:
-        """Take over what may change between rounds; other arguments would need another Task."""
-        self.work = msgspec.structs.replace(self.work, lr=work.lr)
+    def update_config(self, config: TrainConfig) -> None:
+        """Take the settings that may change between rounds: the party's learning rate."""
+        self.config = msgspec.structs.replace(self.config, lr=config.lr)
 
     def start_from(self, data: bytes) -> None:
-        """Take over the job's starting model; raises TaskInvalid when it does not fit."""
+        """Load the job's starting model; raises TaskInvalid if it does not fit."""
         self._replica.start_from(data, "the file")
 
     def evaluate(self) -> dict[str, float]:
@@ -91,20 +90,21 @@ class LocalTrainer:
         """Train the global model for round `number`; `state` then holds the result."""
         self.state.unpack()
         with task_failures():
-            trained = self._train(number)
+            outcome = self._train(number)
         self.state.pack()
-        return trained
+        return outcome
 
     def _train(self, number: int) -> TrainingOutcome:
         replica = self._replica
-        self._begin(number)
-        anchor = [p.detach().clone() for p in replica.gradients.params] if self._mu else []
+        self._start_round(number)
+        params = replica.gradients.params
+        global_params = [p.detach().clone() for p in params] if self._mu else []
         losses = samples = 0.0
-        while replica.cursor.epoch < self.work.local_epochs:
+        while replica.cursor.epoch < self.config.local_epochs:
             work = replica.compute(0, 1)
-            self._pull(anchor, float(work.totals[3] / work.totals[0]))
+            self._add_proximal_term(global_params, float(work.totals[3] / work.totals[0]))
             replica.commit(work.totals, work)
-            replica.is_evaluating = False  # Here a round decides when to evaluate.
+            replica.is_evaluating = False  # The aggregator decides when to evaluate.
             losses += replica.loss * float(work.totals[0])
             samples += float(work.totals[0])
         loss = losses / samples
@@ -112,59 +112,64 @@ class LocalTrainer:
             samples=len(replica.train_data), loss=loss if math.isfinite(loss) else None
         )
 
-    def _begin(self, number: int) -> None:
-        """Make all that is fresh in a round."""
-        replica, seed = self._replica, derive(self.work.seed, number, self._party.name)
-        replica.config = replace(self._job, seed=seed)
+    def _start_round(self, number: int) -> None:
+        """Reset the seed, the cursor, the optimizer and the scheduler for a round."""
+        replica, seed = self._replica, derive_seed(self.config.seed, number, self._party.name)
+        replica.config = replace(self._job_config, seed=seed)
         replica.cursor = Cursor(seed=seed, size=len(replica.train_data))
         replica.iteration = replica.step = 0
-        replica.optimizer = self._optimizer()
+        replica.optimizer = self._new_optimizer()
         replica.scheduler = replica.task.scheduler(replica.optimizer)
         refuse_unsupported(replica)
-        self._catch_up(number)
+        self._advance_scheduler(number)
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        """A fresh one: the job's before the Task's, the party's learning rate before both."""
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        """The job's optimizer, else the Task's; the party's learning rate overrides both."""
         params = self._replica.gradients.params
-        asked = self.work.optimizer
-        made = self._replica.task.optimizer(params) if asked is None else _make(asked, params)
-        if self.work.lr is not None:
-            for group in made.param_groups:
-                group["lr"] = self.work.lr
-        return made
+        if self.config.optimizer is None:
+            optimizer = self._replica.task.optimizer(params)
+        else:
+            optimizer = _make_optimizer(self.config.optimizer, params)
+        if self.config.lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.lr
+        return optimizer
 
-    def _catch_up(self, number: int) -> None:
-        """Move the Task's schedule to where the rounds before have brought it."""
+    def _advance_scheduler(self, number: int) -> None:
+        """Advance the Task's scheduler by the steps of the previous rounds."""
         scheduler = self._replica.scheduler
         if scheduler is None:
             return
-        steps = math.ceil(len(self._replica.train_data) / self.work.batch_size)
+        steps = math.ceil(len(self._replica.train_data) / self.config.batch_size)
         with warnings.catch_warnings():
-            # The optimiser is fresh: it has made no step, but the rounds before have.
+            # The optimizer is new and has made no step, but those of previous rounds have.
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-            for _ in range((number - 1) * steps * self.work.local_epochs):
+            for _ in range((number - 1) * steps * self.config.local_epochs):
                 scheduler.step()
 
     @property
     def _mu(self) -> float:
-        return float(self.work.local.get("mu", 0.0))
+        return float(self.config.local.get("mu", 0.0))
 
-    def _pull(self, anchor: list[Tensor], scale: float) -> None:
-        """Add FedProx' mu·(w - w_global) to gradients that hold `scale` times their mean."""
+    def _add_proximal_term(self, global_params: list[Tensor], scale: float) -> None:
+        """Add FedProx' mu·(w - w_global) to gradients that are `scale` times their mean."""
         with torch.no_grad():
-            for param, start in zip(self._replica.gradients.params, anchor, strict=bool(anchor)):
+            params = self._replica.gradients.params
+            for param, start in zip(params, global_params, strict=bool(global_params)):
                 assert param.grad is not None  # noqa: S101 -- a view into the flat gradients
                 param.grad.add_(param - start, alpha=self._mu * scale)
 
 
-def derive(seed: int, number: int, party: str) -> int:
-    """The seed of a party's round: 63 bits that differ for each of them."""
+def derive_seed(seed: int, number: int, party: str) -> int:
+    """The seed of a party's round, of 63 bits."""
     digest = hashlib.blake2b(f"{seed}/{number}/{party}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-def _make(asked: dict[str, Any], params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    name, args = str(asked.get("name")), dict(asked.get("args") or {})
+def _make_optimizer(
+    config: dict[str, Any], params: list[torch.nn.Parameter]
+) -> torch.optim.Optimizer:
+    name, args = str(config.get("name")), dict(config.get("args") or {})
     cls: Any = getattr(torch.optim, name, None)
     is_optimizer = isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)
     if not is_optimizer:
@@ -172,7 +177,7 @@ def _make(asked: dict[str, Any], params: list[torch.nn.Parameter]) -> torch.opti
         has = ", ".join(sorted(n for n in known if n not in ("Optimizer", "LBFGS")))
         raise TaskInvalid(f"training.optimizer.name is {name!r}; PyTorch has {has}")
     try:
-        made: torch.optim.Optimizer = cls(params, lr=asked["lr"], **args)
+        optimizer: torch.optim.Optimizer = cls(params, lr=config["lr"], **args)
     except (TypeError, ValueError) as error:
         raise TaskInvalid(f"training.optimizer: {name} refuses its arguments: {error}") from None
-    return made
+    return optimizer

@@ -1,1 +1,1 @@
-"""PURE: what travels between a party and the aggregator, byte for byte."""
+"""PURE: the messages and the byte format between a party and the aggregator."""

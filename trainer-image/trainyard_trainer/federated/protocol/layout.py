@@ -1,9 +1,9 @@
-"""How a model's state lies in memory, on disk and on the wire: one flat buffer per dtype.
+"""The layout of a model in memory, on disk and on the wire: one flat buffer per dtype.
 
-It stands apart, and is pure, because both sides and the store agree on it. The format is that of
-safetensors (documented, nothing is executed on load) with an order of its own: wide dtypes before
-narrow ones, and within a dtype what was trained before what is only averaged. So every run of
-equal treatment is contiguous and aligned, and a download is byte for byte the stored file.
+The format is safetensors (documented, nothing is executed on load) with an order of its own: wide
+dtypes before narrow ones, and within a dtype trainable tensors before those that are only averaged.
+So every run of tensors that are treated alike is contiguous and aligned, and a download is byte for
+byte the stored file.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "F32": np.dtype("<f4"),
     "I32": np.dtype("<i4"),
     "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: its bits.
+    "BF16": np.dtype("<u2"),  # Its bits: NumPy has no bfloat16.
     "I16": np.dtype("<i2"),
     "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("u1"),
 }
-"""safetensors' names, the widest first; what each is stored as."""
-ORDER: Final = {name: place for place, name in enumerate(DTYPES)}
+"""How each dtype, by its name in safetensors, is stored; the widest first."""
+DTYPE_ORDER: Final = {name: index for index, name in enumerate(DTYPES)}
 FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 LENGTH_BYTES: Final = 8
-"""A file begins with its header's length, an unsigned little-endian integer."""
-HEADER_BYTES: Final = 16 << 20
-"""The longest header taken; one of 10,000 tensors is about 1 MB."""
-TENSORS: Final = 100_000
-MODEL_BYTES: Final = 1 << 40
-DIMENSIONS: Final = 16
-NAME_LENGTH: Final = 1_000
-DOCUMENT: Final = "trainyard"
-"""The key of the file's metadata under which a JSON document stands."""
-UNTRAINED: Final = "untrained"
-"""The key under which the names stand that no optimiser trains: the model's buffers."""
+"""Of the header's length, an unsigned little-endian integer at the start of a file."""
+MAX_HEADER_BYTES: Final = 16 << 20
+"""A header of 10,000 tensors is about 1 MB."""
+MAX_TENSORS: Final = 100_000
+MAX_MODEL_BYTES: Final = 1 << 40
+MAX_DIMENSIONS: Final = 16
+MAX_NAME_LENGTH: Final = 1_000
+DOCUMENT_KEY: Final = "trainyard"
+"""The key of the JSON document in the file's metadata."""
+NON_TRAINABLE_KEY: Final = "untrained"
+"""The key of the names of tensors that no optimizer changes, such as buffers."""
 
 
 class MalformedLayout(ValueError):
-    """A header that is none, or beyond the limits; the message says what is wrong."""
+    """A header is invalid or beyond the limits; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +63,17 @@ class Entry:
     dtype: str
     """A key of `DTYPES`."""
     shape: tuple[int, ...]
-    trained: bool = True
-    """Whether optimisers change it; what they do not (BatchNorm's statistics) is only averaged."""
+    trainable: bool = True
+    """Whether optimizers change it; others (BatchNorm's statistics) are only averaged."""
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """In bytes."""
         return self.elements * DTYPES[self.dtype].itemsize
 
 
@@ -82,27 +82,27 @@ class Segment:
     """A run of tensors of one dtype that are treated alike."""
 
     dtype: str
-    trained: bool
+    trainable: bool
     start: int
     """First byte, counted from the end of the header."""
     stop: int
 
     @property
     def key(self) -> str:
-        """A name for what strategies keep beside it."""
-        return f"{self.dtype}.{'trained' if self.trained else 'averaged'}"
+        """Names the slots that a strategy keeps for it."""
+        return f"{self.dtype}.{'trainable' if self.trainable else 'averaged'}"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The tensors of a model in their order; equal layouts hold the same models."""
+    """The tensors of a model, in order; models of equal layouts can be averaged."""
 
     entries: tuple[Entry, ...]
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Layout:
-        """The layout of these tensors, put in order; equal ones keep theirs."""
-        return cls(tuple(sorted(entries, key=_rank)))
+        """The layout of these tensors, sorted (stably) by dtype, trainable ones first."""
+        return cls(tuple(sorted(entries, key=_sort_key)))
 
     @cached_property
     def size(self) -> int:
@@ -111,121 +111,126 @@ class Layout:
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """Runs of one dtype and treatment, in order."""
-        found, start = [], 0
-        for (dtype, trained), run in groupby(self.entries, lambda e: (e.dtype, e.trained)):
+        """Runs of tensors of one dtype that are all trainable or all not, in order."""
+        segments, start = [], 0
+        for (dtype, trainable), run in groupby(self.entries, lambda e: (e.dtype, e.trainable)):
             stop = start + sum(entry.size for entry in run)
-            found.append(Segment(dtype=dtype, trained=trained, start=start, stop=stop))
+            segments.append(Segment(dtype=dtype, trainable=trainable, start=start, stop=stop))
             start = stop
-        return tuple(found)
+        return tuple(segments)
 
-    def places(self) -> Iterator[tuple[Entry, int]]:
-        """Each tensor with its first byte."""
+    def offsets(self) -> Iterator[tuple[Entry, int]]:
+        """Each tensor with the offset of its first byte."""
         start = 0
         for entry in self.entries:
             yield entry, start
             start += entry.size
 
-    def at(self, offset: int) -> Entry:
+    def entry_at(self, offset: int) -> Entry:
         """The tensor that the byte at `offset` belongs to."""
-        return next(e for e, start in self.places() if start <= offset < start + e.size)
+        return next(e for e, start in self.offsets() if start <= offset < start + e.size)
 
     def difference(self, other: Layout) -> str:
-        """What sets `other` apart from this layout, in a few words; empty when they are equal."""
+        """How `other` differs from this layout, as the end of a sentence; empty if it does not."""
         mine, theirs = ({e.name: e for e in layout.entries} for layout in (self, other))
         if missing := sorted(mine.keys() - theirs.keys()):
-            return f"lacks {_few(missing)}"
+            return f"lacks {_first_names(missing)}"
         if unknown := sorted(theirs.keys() - mine.keys()):
-            return f"has {_few(unknown)}, which the model lacks"
+            return f"has {_first_names(unknown)}, which the model lacks"
         for name, entry in mine.items():
             if (found := theirs[name]) != entry:
                 return f"has {name} as {_describe(found)}, not {_describe(entry)}"
         return "" if self.entries == other.entries else "has the tensors in another order"
 
     def header(self, document: Mapping[str, Any]) -> bytes:
-        """The beginning of a file: length and JSON, padded so that the tensors are aligned."""
-        untrained = [entry.name for entry in self.entries if not entry.trained]
-        metadata = {DOCUMENT: json.dumps(document), UNTRAINED: json.dumps(untrained)}
+        """The start of a file: length and JSON, padded so that the tensors are aligned."""
+        averaged = [entry.name for entry in self.entries if not entry.trainable]
+        metadata = {DOCUMENT_KEY: json.dumps(document), NON_TRAINABLE_KEY: json.dumps(averaged)}
         fields: dict[str, Any] = {"__metadata__": metadata}
-        for entry, start in self.places():
-            offsets = [start, start + entry.size]
+        for entry, start in self.offsets():
             fields[entry.name] = {
                 "dtype": entry.dtype,
                 "shape": entry.shape,
-                "data_offsets": offsets,
+                "data_offsets": [start, start + entry.size],
             }
         text = json.dumps(fields, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
-def parse(text: bytes) -> tuple[Layout, dict[str, Any]]:
-    """The layout and the document of a header without its length; raises Malformed."""
+def parse_header(text: bytes) -> tuple[Layout, dict[str, Any]]:
+    """The layout and the document of a header, without its length; raises MalformedLayout."""
     try:
         fields = json.loads(text)
         metadata = fields.pop("__metadata__")
-        document, untrained = json.loads(metadata[DOCUMENT]), json.loads(metadata[UNTRAINED])
+        document = json.loads(metadata[DOCUMENT_KEY])
+        averaged = json.loads(metadata[NON_TRAINABLE_KEY])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MalformedLayout(f"the header cannot be read: {type(error).__name__}") from None
-    if not isinstance(document, dict) or not isinstance(untrained, list):
-        raise MalformedLayout("the header's document is no JSON object")
-    if len(fields) > TENSORS:
-        raise MalformedLayout(f"the header names {len(fields)} tensors; {TENSORS} are the most")
-    averaged = {name for name in untrained if isinstance(name, str)}
-    layout = Layout(tuple(_entry(name, value, averaged) for name, value in fields.items()))
+    if not isinstance(document, dict) or not isinstance(averaged, list):
+        raise MalformedLayout("the header's document is not a JSON object")
+    if len(fields) > MAX_TENSORS:
+        raise MalformedLayout(
+            f"the header names {len(fields)} tensors; at most {MAX_TENSORS} are allowed"
+        )
+    names = {name for name in averaged if isinstance(name, str)}
+    layout = Layout(tuple(_entry(name, value, names) for name, value in fields.items()))
     _check_order(layout, fields)
     return layout, document
 
 
 def _entry(name: str, value: Any, averaged: set[str]) -> Entry:
     shown = name[:100]
-    if len(name) > NAME_LENGTH or not isinstance(value, dict):
-        raise MalformedLayout(f"{shown!r} is no tensor's description")
+    if len(name) > MAX_NAME_LENGTH or not isinstance(value, dict):
+        raise MalformedLayout(f"{shown!r} does not describe a tensor")
     dtype, shape = value.get("dtype"), value.get("shape")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise MalformedLayout(f"{shown} has the dtype {str(dtype)[:20]!r}; use {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or len(shape) > DIMENSIONS:
-        raise MalformedLayout(f"{shown} has no shape of at most {DIMENSIONS} dimensions")
-    if not all(type(n) is int and 0 <= n <= MODEL_BYTES for n in shape):
-        raise MalformedLayout(f"{shown} has a shape that is none")
-    return Entry(name=name, dtype=dtype, shape=tuple(shape), trained=name not in averaged)
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
+        raise MalformedLayout(f"{shown} needs a shape of at most {MAX_DIMENSIONS} dimensions")
+    if not all(type(n) is int and 0 <= n <= MAX_MODEL_BYTES for n in shape):
+        raise MalformedLayout(f"{shown} has an invalid shape")
+    return Entry(name=name, dtype=dtype, shape=tuple(shape), trainable=name not in averaged)
 
 
 def _check_order(layout: Layout, fields: Mapping[str, Any]) -> None:
-    if layout.size > MODEL_BYTES:
-        raise MalformedLayout(f"the tensors have {layout.size} bytes; {MODEL_BYTES} are the most")
-    for entry, start in layout.places():
+    if layout.size > MAX_MODEL_BYTES:
+        raise MalformedLayout(
+            f"the tensors have {layout.size} bytes; at most {MAX_MODEL_BYTES} are allowed"
+        )
+    for entry, start in layout.offsets():
         if fields[entry.name].get("data_offsets") != [start, start + entry.size]:
-            raise MalformedLayout(f"{entry.name[:100]} does not lie where the one before it ends")
+            name = entry.name[:100]
+            raise MalformedLayout(f"{name} does not start where the previous tensor ends")
     if Layout.of(layout.entries) != layout:
-        raise MalformedLayout("the tensors are not sorted by dtype, trained ones first")
+        raise MalformedLayout("the tensors are not sorted by dtype, trainable ones first")
 
 
-def _rank(entry: Entry) -> tuple[int, bool]:
-    return ORDER[entry.dtype], not entry.trained
+def _sort_key(entry: Entry) -> tuple[int, bool]:
+    return DTYPE_ORDER[entry.dtype], not entry.trainable
 
 
-def _few(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(name[:100] for name in names[:5])
 
 
 def _describe(entry: Entry) -> str:
-    kind = "" if entry.trained else ", not trained"
+    kind = "" if entry.trainable else ", not trainable"
     return f"{entry.dtype}{list(entry.shape)}{kind}"
 
 
-def widen(stored: Bytes, dtype: str) -> NDArray[Any]:
-    """Stored bytes as numbers that NumPy can compute with: bfloat16 as float32, BOOL as bool."""
+def to_numbers(stored: Bytes, dtype: str) -> NDArray[Any]:
+    """Stored bytes as numbers that NumPy computes with: BF16 as float32, BOOL as bool."""
     numbers = stored.view(DTYPES[dtype])
     if dtype == "BF16":
         return (numbers.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return numbers != 0 if dtype == "BOOL" else numbers
 
 
-def narrow(numbers: NDArray[Any], dtype: str) -> Bytes:
-    """Float numbers as stored bytes: rounded to nearest even, integers held to their range.
+def to_bytes(numbers: NDArray[Any], dtype: str) -> Bytes:
+    """Numbers as stored bytes: rounded to nearest even, integers clipped to their range.
 
-    `numbers` are float64 or longdouble; a boolean is true from one half.
+    `numbers` are float64 or longdouble; booleans are true from one half.
     """
     kind = DTYPES[dtype]
     if dtype == "BOOL":
@@ -235,19 +240,20 @@ def narrow(numbers: NDArray[Any], dtype: str) -> Bytes:
     if dtype in FLOATS:
         return numbers.astype(kind).view(np.uint8)
     bounds = np.iinfo(kind)
-    held: NDArray[Any] = np.clip(np.rint(numbers), bounds.min, bounds.max).astype(kind)
-    return held.view(np.uint8)
+    clipped: NDArray[Any] = np.clip(np.rint(numbers), bounds.min, bounds.max).astype(kind)
+    return clipped.view(np.uint8)
 
 
 def _bfloat16(numbers: NDArray[np.float64]) -> NDArray[np.uint16]:
     """The bits of the nearest bfloat16, ties to even, rounded once.
 
-    float64 is first rounded to bfloat16's 8 significant bits, which float32 holds exactly; only
-    bfloat16's subnormals, which have fewer, are rounded again.
+    Numbers are rounded to bfloat16's 8 significant bits, and its subnormals, which have fewer, to
+    multiples of the smallest one; float32 represents all of these exactly.
     """
     bits = numbers.view(np.uint64)
     half = np.uint64((1 << 44) - 1) + ((bits >> np.uint64(45)) & np.uint64(1))
     rounded = ((bits + half) & ~np.uint64((1 << 45) - 1)).view(np.float64)
+    subnormal = np.abs(numbers) < 2.0**-126
+    rounded[subnormal] = np.rint(numbers[subnormal] * 2.0**133) * 2.0**-133
     single = rounded.astype(np.float32).view(np.uint32)
-    single += np.uint32(0x7FFF) + ((single >> np.uint32(16)) & np.uint32(1))
     return (single >> np.uint32(16)).astype(np.uint16)

@@ -1,7 +1,4 @@
-"""What aggregator and parties say to each other beside tensors: JSON, every part of it bounded.
-
-They stand apart because both processes decode them.
-"""
+"""The JSON messages between aggregator and parties, with every field bounded."""
 
 from __future__ import annotations
 
@@ -18,35 +15,35 @@ from trainyard_trainer.federated.protocol.wire import UpdateRefused
 from trainyard_trainer.federated.rounds.events import Instruction
 
 MESSAGE_BYTES: Final = 1 << 20
-"""The longest message; a Task's arguments are the largest part of one."""
-METRICS: Final = 100
+"""The longest message; most of it may be a Task's arguments."""
+MAX_METRICS: Final = 100
 
 Name = Annotated[str, Meta(max_length=300)]
 Count = Annotated[int, Meta(ge=0, le=1 << 62)]
-Metrics = Annotated[dict[Name, float | None], Meta(max_length=METRICS)]
+Metrics = Annotated[dict[Name, float | None], Meta(max_length=MAX_METRICS)]
 
 
 class TrainConfig(Struct, frozen=True, kw_only=True):
-    """How a party trains: what must be equal for an update to be the same."""
+    """How a party trains; equal configurations and models give equal updates."""
 
     task: str
     args: dict[str, Any]
-    """The job's arguments of the Task with the party's own over them."""
+    """Arguments of the Task: the job's, overridden by the party's."""
     seed: int
     batch_size: Count
     local_epochs: Count
     lr: float | None = None
-    """The party's own learning rate, over that of the optimiser."""
+    """The party's own learning rate; overrides the optimizer's."""
     optimizer: dict[str, Any] | None = None
-    """Name, lr and args of the job's optimiser; None keeps the Task's."""
+    """Name, lr and args of the job's optimizer; None keeps the Task's."""
     local: dict[str, float] = {}
-    """What the strategy tells parties."""
+    """The strategy's settings for local training."""
     target: Name = ""
-    """The metric that the target is set on, which the Task must have."""
+    """The target metric, which the Task must have."""
 
 
 class RoundAnnouncement(Struct, frozen=True, kw_only=True):
-    """The answer to a party that asks what to do."""
+    """The response to a party's poll."""
 
     term: Count
     instruction: Instruction
@@ -55,13 +52,13 @@ class RoundAnnouncement(Struct, frozen=True, kw_only=True):
     config: TrainConfig
     wire: Count = WIRE_VERSION
     seconds: float = 0.0
-    """Until the deadline; durations, for clocks of different machines do not agree."""
+    """Until the deadline; a duration, as the clocks of different machines disagree."""
     model: Name = ""
     """SHA-256 of the global model's file; empty when there is none."""
     evaluate: bool = False
-    """Whether the global model is to be evaluated first."""
+    """Whether to evaluate the global model before training."""
     result: Result | None = None
-    """How it ended, with `Ask.END`."""
+    """How the federation ended, with `Instruction.END`."""
 
 
 class UpdateMetadata(Struct, frozen=True, kw_only=True):
@@ -72,13 +69,13 @@ class UpdateMetadata(Struct, frozen=True, kw_only=True):
     samples: Count
     """Training samples of the party."""
     weight: float
-    """How much the update counts; by default the samples."""
+    """The weight of the update; by default its samples."""
     loss: float | None = None
     """Mean training loss over the round."""
 
 
 class UploadResult(Struct, frozen=True, kw_only=True):
-    """The answer to an update."""
+    """The response to an update."""
 
     refusal: RefusalReason | None = None
     message: str = ""
@@ -94,22 +91,20 @@ class EvaluationReport(Struct, frozen=True, kw_only=True):
     metrics: Metrics = {}
 
 
-def read_metadata(document: dict[str, Any]) -> UpdateMetadata:
-    """An update's document; raises Refused."""
+def parse_metadata(document: dict[str, Any]) -> UpdateMetadata:
+    """The metadata of an update; raises UpdateRefused."""
     try:
-        note = msgspec.convert(document, UpdateMetadata)
+        metadata = msgspec.convert(document, UpdateMetadata)
     except msgspec.ValidationError as error:
-        raise UpdateRefused(
-            RefusalReason.HEADER, f"its header's document is wrong: {error}"
-        ) from None
-    if not (math.isfinite(note.weight) and note.weight > 0 and note.samples > 0):
-        raise UpdateRefused(
-            RefusalReason.WEIGHT,
-            f"its weight is {note.weight} for {note.samples} samples; both must be above 0",
-        )
-    return note
+        text = f"its header's document is invalid: {error}"
+        raise UpdateRefused(RefusalReason.HEADER, text) from None
+    weight, samples = metadata.weight, metadata.samples
+    if not (math.isfinite(weight) and weight > 0 and samples > 0):
+        text = f"its weight is {weight} for {samples} samples; both must be above 0"
+        raise UpdateRefused(RefusalReason.WEIGHT, text)
+    return metadata
 
 
-def finite(value: float | None) -> float | None:
-    """`value`, or None for what JSON cannot say."""
+def finite_or_none(value: float | None) -> float | None:
+    """`value`, or None for NaN and infinities, which JSON does not have."""
     return value if value is not None and math.isfinite(value) else None

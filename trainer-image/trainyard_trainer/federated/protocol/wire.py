@@ -1,10 +1,10 @@
-"""The body of a transfer, taken apart as its bytes come: header, tensors, checksum.
+"""Parses the body of a transfer as it arrives: header, tensors, checksum.
 
-It stands apart, and does no I/O, so that whatever carries the bytes (an event loop now, threads
-with blocking sockets later) shares one strict parser. A body is a safetensors file and its CRC-32.
-Nothing is allocated because a header claims it: a header is gathered as it arrives, up to a limit.
+It does no I/O, so that whatever carries the bytes (an event loop, a thread with a blocking socket)
+shares one strict parser. A body is a safetensors file followed by its CRC-32. Nothing is allocated
+on the word of a header: the header itself is buffered as it arrives, up to a limit.
 
-The checksum is there for what TLS does not cover: proxies that end it, memory, our own mistakes.
+The checksum covers what TLS does not: proxies that terminate it, memory errors, our own mistakes.
 CRC-32 is enough for those, and twice as fast as SHA-256 (2.1 against 1.1 GB/s on one core).
 """
 
@@ -16,101 +16,104 @@ from typing import Any, Final
 
 from trainyard_trainer.contract.federated import RefusalReason
 from trainyard_trainer.federated.protocol.layout import (
-    HEADER_BYTES,
     LENGTH_BYTES,
+    MAX_HEADER_BYTES,
     Layout,
     MalformedLayout,
-    parse,
+    parse_header,
 )
 
 CHECKSUM_BYTES: Final = 4
 
 
 class UpdateRefused(Exception):
-    """An update that is not taken, with the reason that metrics count it under."""
+    """An update is not accepted; `reason` labels it in the metrics."""
 
-    def __init__(self, refusal: RefusalReason, message: str) -> None:
-        """`message` says in a sentence what is wrong with the update."""
+    def __init__(self, reason: RefusalReason, message: str) -> None:
+        """`message` is a sentence about the update, for a person."""
         super().__init__(message)
-        self.refusal = refusal
+        self.reason = reason
 
 
 def trailer(checksum: int) -> bytes:
-    """The end of a body whose bytes so far have this CRC-32."""
+    """The end of a body whose preceding bytes have this CRC-32."""
     return checksum.to_bytes(CHECKSUM_BYTES, "little")
 
 
 class TransferParser:
-    """Takes a body apart."""
+    """An incremental parser of one body."""
 
     def __init__(self) -> None:
-        """Nothing has come yet."""
+        """Expect the length of the header."""
         self.layout: Layout | None = None
+        """None until the header is complete."""
         self.document: dict[str, Any] = {}
-        self.header_size = 0
-        """Bytes of length and header, once both are there."""
+        """The JSON document of the header, once it is complete."""
+        self._header_size = 0
         self._head = bytearray()
-        self._left = 0
+        self._remaining = 0
         self._tail = bytearray()
         self._checksum = 0
 
     @property
     def size(self) -> int:
-        """Bytes of the whole body, once the header is there."""
-        assert self.layout is not None  # noqa: S101 -- asked for after the header
-        return self.header_size + self.layout.size + CHECKSUM_BYTES
+        """Bytes of the whole body, once the header is complete."""
+        assert self.layout is not None  # noqa: S101 -- not asked for before
+        return self._header_size + self.layout.size + CHECKSUM_BYTES
 
     def feed(self, data: memoryview) -> Iterator[memoryview]:
-        """Take the next bytes; yields those that belong to tensors. Raises Refused."""
+        """Take the next bytes; yields those that belong to tensors. Raises UpdateRefused."""
         if self.layout is None:
-            data = self._take_header(data)
+            data = self._feed_header(data)
         if self.layout is None:
             return
-        piece, data = data[: self._left], data[self._left :]
+        piece, data = data[: self._remaining], data[self._remaining :]
         if piece:
-            self._left -= len(piece)
+            self._remaining -= len(piece)
             self._checksum = zlib.crc32(piece, self._checksum)
             yield piece
         self._tail += data[: CHECKSUM_BYTES + 1]
         if len(self._tail) > CHECKSUM_BYTES:
-            raise UpdateRefused(RefusalReason.SIZE, "more bytes came than the header announced")
+            raise UpdateRefused(
+                RefusalReason.SIZE, "there are more bytes than its header announced"
+            )
 
     def close(self) -> None:
-        """The body has ended; raises Refused when it is not whole."""
-        if self.layout is None or self._left or len(self._tail) < CHECKSUM_BYTES:
+        """The body has ended; raises UpdateRefused when it is incomplete or corrupt."""
+        if self.layout is None or self._remaining or len(self._tail) < CHECKSUM_BYTES:
             raise UpdateRefused(
                 RefusalReason.SIZE, "the body ended before all that its header announced"
             )
         if bytes(self._tail) != trailer(self._checksum):
             raise UpdateRefused(
-                RefusalReason.CHECKSUM, "the body does not have the checksum at its end"
+                RefusalReason.CHECKSUM, "the body does not match the checksum at its end"
             )
 
-    def _take_header(self, data: memoryview) -> memoryview:
-        """Gather the header; the bytes after it."""
-        data = self._gather(data, LENGTH_BYTES)
+    def _feed_header(self, data: memoryview) -> memoryview:
+        """Buffer the header; returns the bytes after it."""
+        data = self._buffer(data, LENGTH_BYTES)
         if len(self._head) < LENGTH_BYTES:
             return data
         length = int.from_bytes(self._head[:LENGTH_BYTES], "little")
-        if length > HEADER_BYTES:
-            raise UpdateRefused(
-                RefusalReason.HEADER, f"its header has {length} bytes; {HEADER_BYTES} are the most"
-            )
-        data = self._gather(data, LENGTH_BYTES + length)
+        if length > MAX_HEADER_BYTES:
+            text = f"its header has {length} bytes; at most {MAX_HEADER_BYTES} are allowed"
+            raise UpdateRefused(RefusalReason.HEADER, text)
+        data = self._buffer(data, LENGTH_BYTES + length)
         if len(self._head) == LENGTH_BYTES + length:
-            self._begin()
+            self._parse_header()
         return data
 
-    def _gather(self, data: memoryview, until: int) -> memoryview:
+    def _buffer(self, data: memoryview, until: int) -> memoryview:
+        """Fill the header's buffer up to `until` bytes; returns what is left of `data`."""
         missing = max(0, until - len(self._head))
         self._head += data[:missing]
         return data[missing:]
 
-    def _begin(self) -> None:
+    def _parse_header(self) -> None:
         try:
-            self.layout, self.document = parse(bytes(self._head[LENGTH_BYTES:]))
+            self.layout, self.document = parse_header(bytes(self._head[LENGTH_BYTES:]))
         except MalformedLayout as error:
             raise UpdateRefused(RefusalReason.HEADER, str(error)) from None
-        self.header_size, self._left = len(self._head), self.layout.size
+        self._header_size, self._remaining = len(self._head), self.layout.size
         self._checksum = zlib.crc32(self._head)
         self._head.clear()

@@ -1,7 +1,4 @@
-"""What the rounds are told and what they command, in words of their own.
-
-They stand apart because the state machine, the server and the tests all speak in them.
-"""
+"""The events and commands of a federation's rounds, and the values that they carry."""
 
 from __future__ import annotations
 
@@ -12,52 +9,50 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from trainyard_trainer.contract.exits import Result
-from trainyard_trainer.contract.federated import RoundsConfig
+from trainyard_trainer.contract.federated import FederatedConfig, FederatedPlan, RoundsConfig
 
 
 class RoundPhase(StrEnum):
-    """Where the federation stands."""
+    """The phase of a federation."""
 
     WAITING = "Waiting"
     """For a quorum of parties."""
     INITIAL = "Initial"
-    """One party has been asked for the initial model."""
+    """One party is instructed to send the initial model."""
     OPEN = "Open"
     """A round is announced and collects updates."""
     STORING = "Storing"
-    """A model is being made safe."""
+    """A model is being made durable."""
     FINAL = "Final"
     """The last model is being evaluated."""
     ENDED = "Ended"
 
 
 class Instruction(StrEnum):
-    """What a party is asked to do."""
+    """What a party is to do."""
 
     WAIT = "Wait"
     INITIAL = "Initial"
-    """Send the task's initial model."""
+    """Send the Task's initial model."""
     TRAIN = "Train"
-    """Evaluate the global model, train it, send the result."""
+    """Evaluate the global model, train it, send the update."""
     EVALUATE = "Evaluate"
     END = "End"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedUpdate:
-    """A verified update, as far as the rounds care."""
+    """What the rounds need to know of a verified update."""
 
     samples: int
     """Training samples of the party."""
-    weight: float
     loss: float | None = None
     """Mean training loss."""
-    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What a party says of the global model."""
+    """A party's evaluation of the global model."""
 
     samples: int
     """Held-out samples; 0 for a party without any."""
@@ -66,21 +61,21 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenRound:
-    """Announce a round; who polls is told."""
+    """Announce a round to the parties."""
 
     round: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Initialize:
-    """Make this party's upload the model of round 0 and store it; then call `stored`."""
+    """Store this party's upload as the model of round 0, then call `stored`."""
 
     party: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aggregate:
-    """Fold these parties' updates into the model of `round` and store it; then call `stored`."""
+    """Aggregate these parties' updates into the model of `round`, store it, then call `stored`."""
 
     round: int
     parties: tuple[str, ...]
@@ -88,30 +83,30 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbandonRound:
-    """A round came to its deadline without a quorum; it is announced anew when there is one."""
+    """A round reached its deadline without a quorum; it is announced again when there is one."""
 
     round: int
-    had: int
-    """Updates that had come; they are kept, for they are of the same round and model."""
+    updates: int
+    """How many had arrived; they are kept, as they are of the same round and model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepBest:
-    """Keep the model of `round`, which is in force, as the best so far."""
+    """Keep the global model, which is that of `round`, as the best so far."""
 
     round: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """Store the model of `round` as the result; then call `finished`."""
+    """Store the model of `round` as the result, then call `finished`."""
 
     round: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """It is over; who polls is told."""
+    """The federation has ended; announce it to the parties."""
 
     result: Result
 
@@ -121,32 +116,55 @@ Command = OpenRound | Initialize | Aggregate | AbandonRound | KeepBest | Finish 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundSettings:
-    """What a round is announced with; a Plan may change it for the rounds to come."""
+    """The settings of the rounds to come; a Plan may change them."""
 
     rounds: RoundsConfig
     parties: tuple[str, ...]
     """Who may take part."""
     expected: frozenset[str] = frozenset()
     """Who should be there at the start: the parties that have pods."""
+    generation: int = 0
+    """Of the Plan that these settings are from; 0 for the job's configuration."""
+    fencing_token: int = 0
+    """Of that Plan."""
+
+    @classmethod
+    def of(cls, source: FederatedConfig | FederatedPlan) -> RoundSettings:
+        """The settings in a job's configuration or in a Plan."""
+        plan = source if isinstance(source, FederatedPlan) else None
+        return cls(
+            rounds=source.rounds,
+            parties=tuple(party.name for party in source.parties),
+            expected=frozenset(party.name for party in source.parties if not party.external),
+            generation=plan.generation if plan is not None else 0,
+            fencing_token=plan.fencing_token if plan is not None else 0,
+        )
 
 
 def shuffled(parties: Collection[str], seed: int, round_: int) -> Sequence[str]:
-    """The parties in an order that is random over rounds and the same for whoever computes it."""
+    """The parties in a random order that is a function of (seed, round) and their names."""
 
-    def lot(name: str) -> tuple[bytes, str]:
+    def key(name: str) -> tuple[bytes, str]:
         return hashlib.blake2b(f"{seed}/{round_}/{name}".encode(), digest_size=8).digest(), name
 
-    return sorted(parties, key=lot)
+    return sorted(parties, key=key)
 
 
-def mean(evaluations: Sequence[Evaluation]) -> dict[str, float]:
-    """Each metric's mean over the parties that have it, weighted by held-out samples."""
-    sums: dict[str, list[tuple[int, float]]] = {}
-    for found in evaluations:
-        for name, value in found.metrics.items():
-            if found.samples > 0:
-                sums.setdefault(name, []).append((found.samples, value))
-    return {
-        name: math.fsum(count * value for count, value in pairs) / sum(c for c, _ in pairs)
-        for name, pairs in sorted(sums.items())
-    }
+def mean_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    """The mean of each metric over the parties that have it, weighted by held-out samples."""
+    weighted: dict[str, list[tuple[int, float]]] = {}
+    for evaluation in evaluations:
+        for name, value in evaluation.metrics.items():
+            if evaluation.samples > 0:
+                weighted.setdefault(name, []).append((evaluation.samples, value))
+    return {name: _weighted_mean(pairs) for name, pairs in sorted(weighted.items())}
+
+
+def mean_loss(updates: Sequence[AcceptedUpdate]) -> float | None:
+    """The mean training loss of the updates that have one, weighted by samples."""
+    pairs = [(update.samples, update.loss) for update in updates if update.loss is not None]
+    return _weighted_mean(pairs) if pairs else None
+
+
+def _weighted_mean(pairs: Sequence[tuple[int, float]]) -> float:
+    return math.fsum(count * value for count, value in pairs) / sum(count for count, _ in pairs)

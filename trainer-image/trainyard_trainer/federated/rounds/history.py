@@ -1,21 +1,16 @@
-"""What a federation remembers of its rounds: the record that is stored with each model.
-
-It stands apart, and is pure, because the rounds, the store and the metrics share it.
-"""
+"""The history of a federation's rounds, as it is stored with each model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from trainyard_trainer.contract.config import Direction, Target
 
-LENGTH: Final = 1_000
-"""Rounds kept in the history; the oldest are forgotten, counts and the best round are not."""
+MAX_ROUNDS: Final = 1_000
+"""Round records kept; older ones are dropped, but not the counts or the best round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +25,14 @@ class RoundRecord:
     loss: float | None = None
     """Mean training loss over the parties, weighted by samples."""
     seconds: float = 0.0
-    """From its announcement to its model being folded."""
+    """From its announcement to the aggregation of its model."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of its model, meaned over the parties' held-out samples."""
+    """Of its model, averaged over the parties' held-out samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The best round so far, by the target metric (without a target, by training loss)."""
+    """The best round so far, by the target metric or, without a target, by training loss."""
 
     round: int
     value: float
@@ -45,11 +40,11 @@ class Best:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FederationHistory:
-    """All that the rounds' state is, but for the round in flight."""
+    """The durable state of the rounds: everything except the round in flight."""
 
     round: int = -1
-    """The last one whose model is safe; -1 before the initial model."""
-    history: tuple[RoundRecord, ...] = ()
+    """The last one whose model is stored; -1 before the initial model."""
+    rounds: tuple[RoundRecord, ...] = ()
     best: Best | None = None
     contributors: tuple[str, ...] = ()
     """Whose updates are in the last model."""
@@ -57,72 +52,63 @@ class FederationHistory:
     """Rounds that each party contributed to."""
     samples: dict[str, int] = field(default_factory=dict)
     """Training samples of each party, by its last update."""
-    trained: int = 0
-    """Samples trained on in all folded rounds."""
+    samples_trained: int = 0
+    """Samples trained on in all aggregated rounds."""
     generation: int = 0
     """Of the newest Plan."""
     fencing_token: int = 0
-    """The highest seen in a Plan."""
-    task: dict[str, Any] = field(default_factory=dict)
-    """The task and its arguments that the model belongs to."""
+    """The highest of any Plan."""
 
     @property
-    def last(self) -> RoundRecord:
-        """The round whose model is in force."""
-        return self.history[-1]
+    def last_round(self) -> RoundRecord:
+        """The round of the global model."""
+        return self.rounds[-1]
 
-    def aggregated(
-        self, past: RoundRecord, samples: Mapping[str, int], local_epochs: int
+    def with_round(
+        self, record: RoundRecord, samples: Mapping[str, int], local_epochs: int
     ) -> FederationHistory:
-        """The record after a round to which these parties contributed."""
+        """The history after a round; `samples` are those of the parties that contributed."""
         counts = self.contributions
         return replace(
             self,
-            round=past.round,
-            history=(*self.history, past)[-LENGTH:],
+            round=record.round,
+            rounds=(*self.rounds, record)[-MAX_ROUNDS:],
             contributors=tuple(sorted(samples)),
             contributions={**counts, **{name: counts.get(name, 0) + 1 for name in samples}},
             samples={**self.samples, **samples},
-            trained=self.trained + local_epochs * sum(samples.values()),
+            samples_trained=self.samples_trained + local_epochs * sum(samples.values()),
         )
 
-    def evaluated(self, metrics: Mapping[str, float]) -> FederationHistory:
-        """The record with the evaluation of the model in force."""
-        past = replace(self.last, metrics=dict(metrics))
-        return replace(self, history=(*self.history[:-1], past))
+    def with_metrics(self, metrics: Mapping[str, float]) -> FederationHistory:
+        """The history with the evaluation of the global model."""
+        record = replace(self.last_round, metrics=dict(metrics))
+        return replace(self, rounds=(*self.rounds[:-1], record))
 
-    def judged(self, value: float | None, mode: Direction) -> FederationHistory:
-        """The record after the model in force has shown `value`; the best one is the first best."""
+    def with_score(self, value: float | None, direction: Direction) -> FederationHistory:
+        """The history with the score of the global model; of equal ones the first is the best.
+
+        Scored again, a round replaces its own earlier score.
+        """
         if value is None or not math.isfinite(value):
             return self
         best = self.best if self.best is None or self.best.round != self.round else None
-        if best is not None and not _better(value, best.value, mode):
+        if best is not None and not _is_better(value, best.value, direction):
             return self
         return replace(self, best=Best(round=self.round, value=value))
 
-    def is_stale(self, patience: int | None) -> bool:
-        """Whether `patience` rounds have brought nothing better than the best."""
+    def is_patience_exhausted(self, patience: int | None) -> bool:
+        """Whether the last `patience` rounds brought no improvement."""
         if patience is None or self.round < 0:
             return False
         since = self.best.round if self.best is not None else 0
         return self.round - since >= patience
 
 
-def _better(value: float, than: float, mode: Direction) -> bool:
-    return value > than if mode is Direction.MAX else value < than
+def _is_better(value: float, than: float, direction: Direction) -> bool:
+    return value > than if direction is Direction.MAX else value < than
 
 
-def is_reached(target: Target | None, metrics: Mapping[str, float]) -> bool:
-    """Whether these metrics are at the target."""
+def is_target_reached(target: Target | None, metrics: Mapping[str, float]) -> bool:
+    """Whether these metrics reach the target."""
     value = None if target is None else metrics.get(target.metric)
     return target is not None and value is not None and target.reached(value)
-
-
-def encode(record: FederationHistory) -> bytes:
-    """The record as JSON."""
-    return msgspec.json.encode(record)
-
-
-def decode(text: bytes) -> FederationHistory:
-    """The record of which `encode` made `text`; raises ValueError for anything else."""
-    return msgspec.json.decode(text, type=FederationHistory)

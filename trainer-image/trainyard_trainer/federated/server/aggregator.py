@@ -1,7 +1,6 @@
-"""An aggregator: the course of the rounds with its archive, its spool and a clock.
+"""One federation's aggregator: the round machine with its store, its spool and a clock.
 
-It stands apart from HTTP, which only brings events here, so that another transport can take its
-place. Commands are carried out one at a time, in their order; folding and storing run in a thread.
+It is independent of HTTP, which only calls it. Commands are carried out one at a time, in order.
 """
 
 from __future__ import annotations
@@ -10,125 +9,90 @@ import asyncio
 import contextlib
 import logging
 import math
-import time
 from collections import Counter
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 from trainyard_trainer.contract.federated import (
     FederatedConfig,
     FederatedPlan,
-    PartyConfig,
     RefusalReason,
 )
-from trainyard_trainer.federated.aggregation.aggregate import Update
-from trainyard_trainer.federated.aggregation.strategies import make
+from trainyard_trainer.contract.plan import AcceptPlan, StalePlan, plan_precedence
+from trainyard_trainer.federated.aggregation.strategies import make_strategy
+from trainyard_trainer.federated.protocol.layout import MAX_HEADER_BYTES
 from trainyard_trainer.federated.protocol.messages import (
     EvaluationReport,
     RoundAnnouncement,
     UpdateMetadata,
 )
+from trainyard_trainer.federated.protocol.wire import UpdateRefused
 from trainyard_trainer.federated.rounds.events import (
-    AbandonRound,
     AcceptedUpdate,
-    Aggregate,
     Command,
     End,
     Evaluation,
-    Finish,
-    Initialize,
     Instruction,
-    KeepBest,
     OpenRound,
     RoundPhase,
     RoundSettings,
 )
-from trainyard_trainer.federated.rounds.history import FederationHistory
 from trainyard_trainer.federated.rounds.machine import RoundMachine
-from trainyard_trainer.federated.server.payloads import summary, train_config_of
-from trainyard_trainer.federated.server.spool import Spool, SpooledUpdate, UpdateUpload
-from trainyard_trainer.federated.server.store import RoundStore
+from trainyard_trainer.federated.server.commands import CommandExecutor
+from trainyard_trainer.federated.server.connections import Connections
+from trainyard_trainer.federated.server.payloads import termination_message, train_config_of
+from trainyard_trainer.federated.server.spool import Spool, UpdateUpload
+from trainyard_trainer.federated.server.store import ModelFile, RoundStore, model_file
 from trainyard_trainer.runtime.exits import Fenced, StateUnusable
 
 log = logging.getLogger(__name__)
 
 SILENCE_SECONDS: Final = 10.0
-"""Who has nothing to do and does not ask for so long has gone."""
-REPEATS: Final = 3
-"""So often an update that was damaged on its way may be sent again in a round."""
+"""An idle party that has not polled for this long is absent."""
 DRAIN_SECONDS: Final = 10.0
-"""When all is over, parties get so long to hear of it."""
-READING_SECONDS: Final = 15.0
-"""And so long whoever reads the metrics, to read the last ones: three of its usual intervals."""
-
-
-@dataclass(slots=True)
-class PartyConnection:
-    """What is known of a party beside its part in the rounds."""
-
-    heard_at: float = -math.inf
-    polls: int = 0
-    """Connections on which it waits now."""
-    told_end: bool = False
-    damaged: int = 0
-    """Updates of the round in flight that were damaged on their way."""
-    received: int = 0
-    """Bytes of updates."""
-    sent: int = 0
-    """Bytes of models."""
-    seconds: float | None = None
-    """From a round's announcement to its update being verified, last time."""
+"""How long an aggregator that is done waits for its parties to learn of the end."""
 
 
 class Aggregator:
-    """One federation's aggregator; `work` runs it."""
+    """One federation's aggregator; `run` carries out what its events entail."""
 
     def __init__(self, config: FederatedConfig, term: int, directory: Path) -> None:
-        """Claim the state directory and resume; raises Fenced, StateUnusable or TaskInvalid."""
+        """Take over the state directory and resume; raises Fenced, StateUnusable or TaskInvalid."""
         self.config, self.term = config, term
-        self.strategy = make(config.strategy)
+        self.strategy = make_strategy(config.strategy)
         try:
-            self.archive = RoundStore(directory, term, self.strategy)
-            self._spool = Spool(self.archive.spool())
-            lost = 0 if self.archive.result else self.archive.mark_in_progress()
+            self.store = RoundStore(directory, term, self.strategy)
+            self._spool = Spool(self.store.open_spool())
+            rounds_lost = 0 if self.store.result else self.store.mark_in_progress()
         except OSError as error:
             raise StateUnusable(
                 f"the state directory {directory} cannot be used: {error}"
             ) from error
-        self.parties: dict[str, PartyConfig] = {}
-        self.course = RoundMachine(
-            terms=self._terms(config.rounds, config.parties),
+        self.parties = {party.name: party for party in config.parties}
+        self.connections = Connections(self.parties)
+        self.plan: FederatedPlan | None = None
+        self.machine = RoundMachine(
+            settings=RoundSettings.of(config),
             target=config.target,
             seed=config.seed,
             local_epochs=config.local_epochs,
-            record=self.archive.record,
-            lost=lost,
+            history=self.store.history,
+            rounds_lost=rounds_lost,
         )
-        if self.archive.result:
-            self.course.phase, self.course.result = RoundPhase.ENDED, Result.COMPLETE
-        self.init = self.archive.find_init(config.init) if self.archive.model is None else None
-        self.plan: FederatedPlan | None = None
-        self.contacts: dict[str, PartyConnection] = {
-            name: PartyConnection() for name in self.parties
-        }
+        self.init = self.store.find_init(config.init) if self.store.model is None else None
         self.refusals: Counter[tuple[str, str]] = Counter()
         """By party and reason."""
-        self._drafts: dict[str, tuple[UpdateMetadata, SpooledUpdate, UpdateUpload]] = {}
+        self._executor = CommandExecutor(config, self.machine, self.store)
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._is_sitting = True
+        self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._claims: dict[str, int] = {}
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails with what ends this process early."""
         self.closed = asyncio.Event()
-        """Set when the rounds have ended, well or in a suspension."""
-        self._is_read = False
-        """Whether anybody reads the metrics."""
-        self._end_read = asyncio.Event()
-        if self.course.phase is RoundPhase.ENDED:
+        """Set when the rounds have ended, in completion or in a suspension."""
+        if self.store.result:
+            self.machine.phase, self.machine.result = RoundPhase.ENDED, Result.COMPLETE
             self.closed.set()
 
     @property
@@ -136,249 +100,248 @@ class Aggregator:
         """The clock of the rounds."""
         return asyncio.get_running_loop().time()
 
-    # --- events ---------------------------------------------------------------------------------
+    # --- commands -------------------------------------------------------------------------------
 
-    def apply(self, commands: list[Command]) -> None:
-        """Put what follows from an event in line, and wake who may be asked for something."""
-        for command in commands:
-            self._commands.put_nowait(command)
-        if commands:
-            self.wake()
-        if self._timer is not None:
-            self._timer.cancel()
-        if (when := self.course.wakes_at(self.now)) < math.inf:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(when, lambda: self.apply(self.course.tick(self.now)))
-
-    def wake(self) -> None:
-        """Let all who wait look again."""
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
-
-    async def changed(self, seconds: float) -> None:
-        """Wait until a party may be asked for something new, at most for `seconds`."""
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
-        try:
-            await asyncio.wait({waiting}, timeout=seconds)
-        finally:
-            self._waiting.discard(waiting)
-
-    def hear(self, party: str, term: int) -> None:
-        """A party speaks, and knows of `term`."""
-        self.contacts[party].heard_at = self.now
-        self._claims[party] = term
-        higher = [name for name, claim in self._claims.items() if claim > self.term]
-        # One party alone could stop a federation by claiming one; as many as make a model may.
-        if len(higher) >= self.course.terms.rounds.min_parties and not self.ended.done():
-            highest = max(self._claims.values())
-            text = f"{len(higher)} parties know of term {highest}; this one has {self.term}"
-            self.ended.set_exception(Fenced(text))
-
-    def accept(self, party: str, upload: UpdateUpload) -> None:
-        """An update has come whole and verified; raises Refused when it is not."""
-        note, draft = upload.close()
-        contact = self.contacts[party]
-        contact.seconds = self.now - self.course.opened
-        contact.received += draft.size
-        self._drop(party)
-        self._drafts[party] = note, draft, upload
-        delivery = AcceptedUpdate(
-            samples=note.samples, weight=note.weight, loss=note.loss, at=contact.seconds
-        )
-        log.info("update of %s for round %d: norm %.4g", party, note.round, upload.norm)
-        self.apply(self.course.accepted(party, delivery, self.now))
-
-    def refuse(self, party: str, refusal: RefusalReason) -> None:
-        """An update was refused; one that was only damaged on its way may be sent again."""
-        contact = self.contacts[party]
-        if refusal is RefusalReason.ROUND and self.course.phase in (
-            RoundPhase.STORING,
-            RoundPhase.ENDED,
-        ):
-            return  # The target was reached meanwhile: nothing is wrong with the party.
-        self.refusals[party, refusal.value] += 1
-        contact.damaged += refusal in (RefusalReason.SIZE, RefusalReason.CHECKSUM)
-        may_repeat = (
-            refusal in (RefusalReason.SIZE, RefusalReason.CHECKSUM) and contact.damaged <= REPEATS
-        )
-        if refusal is not RefusalReason.ROUND and not may_repeat:
-            self.apply(self.course.refuse(party, self.now))
-
-    def evaluate(self, party: str, report: EvaluationReport) -> None:
-        """A party has evaluated a model."""
-        metrics = {k: v for k, v in report.metrics.items() if v is not None and math.isfinite(v)}
-        found = Evaluation(samples=report.samples, metrics=metrics)
-        self.apply(self.course.evaluate(party, report.round, found, self.now))
-
-    def follow(self, plan: FederatedPlan) -> None:
-        """Take a Plan for the rounds to come."""
-        self.plan = plan
-        terms = self._terms(plan.rounds, plan.parties)
-        for name in self.parties:
-            self.contacts.setdefault(name, PartyConnection())
-        if self.course.result is Result.SUSPENDED and not plan.suspend:
-            self.closed.clear()
-            self._end_read.clear()
-            for contact in self.contacts.values():
-                contact.told_end = False
-        self.apply(self.course.planned(terms, plan.suspend, self.now))
-
-    def spool(self) -> UpdateUpload:
-        """Where the next update goes."""
-        model = self.archive.model
-        layout, base = (model.layout, model.data) if model is not None else (None, None)
-        return UpdateUpload(self._spool, layout, base)
-
-    # --- questions ------------------------------------------------------------------------------
-
-    def announcement(self, party: str) -> RoundAnnouncement:
-        """What `party` is told now."""
-        course, model = self.course, self.archive.model
-        ask = course.instruction(party)
-        if ask is Instruction.END:
-            self.contacts[party].told_end = True
-        return RoundAnnouncement(
-            term=self.term,
-            instruction=ask,
-            round=course.round,
-            config=train_config_of(self.config, self.strategy.local, self.parties[party]),
-            seconds=max(0.0, course.deadline - self.now) if course.deadline < math.inf else 0.0,
-            model=model.sha256 if model is not None else "init" if self.init else "",
-            evaluate=not course.is_evaluated and party not in course.evaluations,
-            result=course.result,
-        )
-
-    def _terms(self, rounds: Any, parties: tuple[PartyConfig, ...]) -> RoundSettings:
-        self.parties = {party.name: party for party in parties}
-        expected = frozenset(party.name for party in parties if not party.external)
-        return RoundSettings(rounds=rounds, parties=tuple(self.parties), expected=expected)
-
-    # --- work -----------------------------------------------------------------------------------
-
-    async def train_config(self) -> None:
-        """Carry out commands for ever; what goes wrong ends the process."""
-        sweep = asyncio.create_task(self._sweep())
+    async def run(self) -> None:
+        """Carry out commands until cancelled; an error ends the process."""
+        sweep = asyncio.create_task(self._sweep_absent())
         try:
             while True:
-                await self._execute(await self._commands.get())
+                command = await self._commands.get()
+                following = await self._executor.execute(command)
+                if isinstance(command, End):
+                    self.closed.set()
+                self._apply(following)
         except OSError as error:
             self.fail(StateUnusable(f"the state directory cannot be written: {error}"))
-        except Exception as error:  # Whatever it is: without this task nothing would go on.
+        except Exception as error:  # Any other one as well: nothing would go on without this task.
             self.fail(error)
         finally:
             sweep.cancel()
 
     def fail(self, error: Exception) -> None:
-        """Have the process end with it."""
+        """End the process with this error."""
         if not self.ended.done():
             self.ended.set_exception(error)
 
-    async def _execute(self, command: Command) -> None:
-        match command:
-            case OpenRound(round=number):
-                await self._open()
-                log.info(
-                    "%s of round %d asks %s", self.course.phase, number, self.course.instructed
-                )
-            case Initialize(party=party):
-                await self._initialize(party)
-            case Aggregate(parties=parties):
-                await self._aggregate(parties)
-            case AbandonRound(round=number, had=had):
-                log.warning("round %d given up at its deadline with %d updates", number, had)
-                await self._mark(is_open=True)
-            case KeepBest():
-                best = self.course.record.best
-                assert best is not None  # noqa: S101 -- what the command is about
-                await asyncio.to_thread(self.archive.keep_best, best)
-            case Finish(round=number):
-                await self._finish(number)
-            case End(result=result):
-                await self._mark(is_open=False)
-                log.info("the federation has ended: %s", result)
-                self.closed.set()
+    def _apply(self, commands: list[Command]) -> None:
+        """Queue the commands of an event, wake waiting polls and set the next timer."""
+        for command in commands:
+            self._commands.put_nowait(command)
+            if isinstance(command, OpenRound):
+                self.connections.start_round()
+        if commands:
+            self._changed.set()
+            self._changed = asyncio.Event()
+        if self._timer is not None:
+            self._timer.cancel()
+        if (at := self.machine.next_tick_at(self.now)) < math.inf:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(at, lambda: self._apply(self.machine.tick(self.now)))
 
-    async def _open(self) -> None:
-        for contact in self.contacts.values():
-            contact.damaged = 0
-        if not self._is_sitting:  # It was suspended, and goes on.
-            await self._mark(is_open=True)
+    # --- parties --------------------------------------------------------------------------------
 
-    async def _mark(self, *, is_open: bool) -> None:
-        """Keep on disk whether a round may be in flight, for whoever comes after a crash."""
-        await asyncio.to_thread(self.archive.mark, self.course.lost, is_open=is_open)
-        self._is_sitting = is_open
+    def seen(self, party: str, term: int) -> None:
+        """A request of `party` has arrived, which has seen `term`.
 
-    async def _initialize(self, party: str) -> None:
-        _, draft, upload = self._drafts[party]
-        record = self._next_record()
-        await asyncio.to_thread(self.archive.initialize, upload.layout, draft.read(), record)
-        self._close_round(record)
+        A single party could stop a federation with a made-up higher term, so only as many parties
+        as make a quorum fence this aggregator.
+        """
+        connection = self.connections[party]
+        connection.seen_at, connection.term = self.now, term
+        higher = self.connections.terms_above(self.term)
+        if len(higher) >= self.machine.settings.rounds.min_parties:
+            text = f"{len(higher)} parties know of term {max(higher)}; this one has {self.term}"
+            self.fail(Fenced(text))
 
-    async def _aggregate(self, parties: tuple[str, ...]) -> None:
-        record = self._next_record()
-        held = {name: self._drafts[name] for name in parties}
-        updates = [
-            Update(party=name, weight=note.weight, data=draft.read())
-            for name, (note, draft, _) in held.items()
-        ]
-        await asyncio.to_thread(self.archive.aggregate, updates, record)
-        past = record.last
-        log.info("round %d: %d parties, loss %s", past.round, past.parties, past.loss)
-        self._close_round(record)
+    def joined(self, party: str) -> None:
+        """`party` is there and ready to train."""
+        self._apply(self.machine.joined(party, self.now))
 
-    async def _finish(self, number: int) -> None:
-        told = summary(self.config, self.course.record, number, self.course.lost)
-        await asyncio.to_thread(self.archive.finish, number, {**told, "finished_at": time.time()})
-        self.apply(self.course.finished(self.now))
+    def left(self, party: str) -> None:
+        """`party` has left, or its connection broke."""
+        self._apply(self.machine.left(party, self.now))
 
-    def _next_record(self) -> FederationHistory:
-        """The record that goes with the model of the round in flight."""
-        record, plan = self.course.outcome(self.now), self.plan
-        if plan is None:
-            return record
-        fencing_token = max(record.fencing_token, plan.fencing_token)
-        return replace(record, generation=plan.generation, fencing_token=fencing_token)
+    def open_polls(self, party: str) -> int:
+        """How many long polls of `party` are open."""
+        return self.connections[party].polls
 
-    def _close_round(self, record: FederationHistory) -> None:
-        for party in list(self._drafts):
-            self._drop(party)
-        self.apply(self.course.stored(record, self.now))
+    async def wait_for_instruction(self, party: str, seconds: float) -> bool:
+        """Wait for at most `seconds` until `party` has something to do; whether it has.
 
-    def _drop(self, party: str) -> None:
-        if (held := self._drafts.pop(party, None)) is not None:
-            held[1].discard()
+        Being cancelled means that the connection broke: with its last poll a party has left.
+        """
+        connection, end = self.connections[party], self.now + seconds
+        connection.polls += 1
+        try:
+            while self._is_waiting(party) and self.now < end:
+                await self.wait_for_change(end - self.now)
+        except asyncio.CancelledError:
+            if connection.polls == 1:
+                self.left(party)
+            raise
+        finally:
+            connection.polls -= 1
+            connection.seen_at = self.now
+        return not self._is_waiting(party)
 
-    async def _sweep(self) -> None:
-        """Take those for absent who are free and have not asked for long."""
+    def _is_waiting(self, party: str) -> bool:
+        return self.machine.instruction(party) is Instruction.WAIT
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """Wait for at most `seconds` until instructions may have changed."""
+        changed = self._changed
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await changed.wait()
+
+    async def _sweep_absent(self) -> None:
+        """Mark idle parties that have stopped polling as absent."""
         while True:
             await asyncio.sleep(SILENCE_SECONDS / 4)
-            for name in list(self.course.present):
-                contact = self.contacts[name]
-                is_free = self.course.instruction(name) is Instruction.WAIT and not contact.polls
-                if is_free and self.now - contact.heard_at > SILENCE_SECONDS:
-                    self.apply(self.course.left(name, self.now))
+            silent = self.connections.silent_since(self.now - SILENCE_SECONDS)
+            for party in silent & self.machine.present:
+                if self._is_waiting(party):
+                    self.left(party)
+
+    def announcement(self, party: str) -> RoundAnnouncement:
+        """The instruction for `party` in the round in flight."""
+        machine, model = self.machine, self.store.model
+        instruction = machine.instruction(party)
+        if instruction is Instruction.END:
+            self.connections[party].knows_end = True
+        return RoundAnnouncement(
+            term=self.term,
+            instruction=instruction,
+            round=machine.round,
+            config=train_config_of(self.config, self.strategy.local_settings, self.parties[party]),
+            seconds=max(0.0, self.deadline - self.now) if self.deadline is not None else 0.0,
+            model=model.sha256 if model is not None else "init" if self.init else "",
+            evaluate=not machine.is_evaluated and party not in machine.evaluations,
+            result=machine.result,
+        )
+
+    @property
+    def deadline(self) -> float | None:
+        """When the round in flight closes; None without one."""
+        return self.machine.deadline if self.machine.deadline < math.inf else None
+
+    @property
+    def round_seconds(self) -> float:
+        """The longest that a round lasts."""
+        return self.machine.settings.rounds.deadline_seconds
+
+    # --- models and updates ---------------------------------------------------------------------
+
+    async def model_to_send(self) -> ModelFile | None:
+        """The global model's file; before there is one, the job's starting model if it has any."""
+        if self.store.model is not None or self.init is None:
+            return self.store.model
+        return await asyncio.to_thread(model_file, self.init)
+
+    def sent(self, party: str, size: int) -> None:
+        """A model of `size` bytes was sent to `party`."""
+        self.connections[party].sent_bytes += size
+
+    def expects_update(self, party: str, term: int, number: int) -> bool:
+        """Whether to receive an update for round `number`; False when it is safe already.
+
+        Raises UpdateRefused when `party` should not send one.
+        """
+        machine = self.machine
+        is_current = (term, number) == (self.term, machine.round)
+        if is_current and party in machine.updates:
+            return False
+        is_awaited = machine.awaits_update(party)
+        if not (is_current and is_awaited):
+            awaited = machine.round if is_awaited else "none"
+            text = f"it is of round {number} of term {term}; awaited is {awaited}"
+            raise UpdateRefused(RefusalReason.ROUND, f"{text} of term {self.term}")
+        return True
+
+    @property
+    def max_update_bytes(self) -> int:
+        """More than any update has."""
+        return MAX_HEADER_BYTES + (self.store.model.size if self.store.model is not None else 0)
+
+    def open_upload(self) -> UpdateUpload:
+        """A receiver for one update."""
+        model = self.store.model
+        layout, base = (model.layout, model.data) if model is not None else (None, None)
+        return UpdateUpload(self._spool, layout, base)
+
+    def accept(self, party: str, upload: UpdateUpload, number: int) -> None:
+        """Accept a fully received update for round `number`; raises UpdateRefused."""
+        self._check_round(upload.metadata, number)
+        update = upload.close()
+        metadata, connection = update.metadata, self.connections[party]
+        connection.response_seconds = self.now - self.machine.opened_at
+        connection.received_bytes += update.tensors.size
+        self._executor.add(party, update)
+        log.info("update of %s for round %d: norm %.4g", party, number, upload.norm)
+        accepted = AcceptedUpdate(samples=metadata.samples, loss=metadata.loss)
+        self._apply(self.machine.update_accepted(party, accepted, self.now))
+
+    def _check_round(self, metadata: UpdateMetadata | None, number: int) -> None:
+        """Raise UpdateRefused if the round has closed, or the header names another one."""
+        if metadata is not None and (metadata.term, metadata.round) != (self.term, number):
+            text = f"its header is of round {metadata.round}, term {metadata.term}"
+            raise UpdateRefused(RefusalReason.ROUND, text)
+        if self.machine.round != number:
+            raise UpdateRefused(RefusalReason.ROUND, f"round {number} has closed")
+
+    def refuse(self, party: str, reason: RefusalReason) -> None:
+        """An update was refused; one that was only corrupted in transit may be sent again."""
+        is_over = self.machine.phase in (RoundPhase.STORING, RoundPhase.ENDED)
+        if reason is RefusalReason.ROUND and is_over:
+            return  # The target was reached meanwhile: the party did nothing wrong.
+        self.refusals[party, reason.value] += 1
+        if reason is RefusalReason.ROUND:
+            return
+        is_corrupt = reason in (RefusalReason.SIZE, RefusalReason.CHECKSUM)
+        connection = self.connections[party]
+        connection.corrupt_uploads += is_corrupt
+        if not (is_corrupt and connection.may_resend):
+            self._apply(self.machine.update_refused(party, self.now))
+
+    def evaluate(self, party: str, report: EvaluationReport) -> None:
+        """Take a party's evaluation of the model in force; one of another term is ignored."""
+        if report.term != self.term:
+            return
+        metrics = {k: v for k, v in report.metrics.items() if v is not None and math.isfinite(v)}
+        evaluation = Evaluation(samples=report.samples, metrics=metrics)
+        self._apply(self.machine.evaluated(party, report.round, evaluation, self.now))
+
+    # --- the operator ---------------------------------------------------------------------------
+
+    def check_plan(self, plan: FederatedPlan) -> AcceptPlan | StalePlan:
+        """Whether `plan` may replace the one in force, or the last one that was stored."""
+        history = self.machine.history
+        return plan_precedence(
+            self.plan,
+            plan,
+            generation_floor=history.generation,
+            token_floor=history.fencing_token,
+        )
+
+    def set_plan(self, plan: FederatedPlan) -> None:
+        """Put a Plan in force, for the rounds to come."""
+        self.plan = plan
+        self.parties = {party.name: party for party in plan.parties}
+        self.connections.add(self.parties)
+        if self.machine.result is Result.SUSPENDED and not plan.suspend:
+            self.closed.clear()
+            self.connections.resume()
+        settings = RoundSettings.of(plan)
+        self._apply(self.machine.plan_changed(settings, plan.suspend, self.now))
 
     async def wait_for_parties(self) -> None:
-        """Wait until the rounds have ended and all who were there know."""
+        """Wait until the rounds have ended and every party that is present knows."""
         await self.closed.wait()
         end = self.now + DRAIN_SECONDS
-        while self.now < end and any(
-            not self.contacts[name].told_end for name in self.course.present
-        ):
-            await self.changed(0.1)
+        while self.now < end and not self.connections.know_end(self.machine.present):
+            await self.wait_for_change(0.1)
 
-    def note_reading(self) -> None:
-        """Somebody reads the metrics."""
-        self._is_read = True
-        if self.closed.is_set():
-            self._end_read.set()
-
-    async def reported(self) -> None:
-        """Wait until how it all ended has been read, where the metrics were read before."""
-        if self._is_read:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(READING_SECONDS):
-                    await self._end_read.wait()
+    def termination_message(self) -> TerminationMessage:
+        """The state of the federation as its aggregator ends."""
+        return termination_message(self.machine.history, self.machine.result, self.store.result)

@@ -1,25 +1,18 @@
-"""The aggregator's HTTP server: who may ask what, and how bytes get in and out.
-
-Handlers are thin: they check who speaks, stream, and hand over to the aggregator; so the two that
-stream tensors can move to threads with blocking sockets, which are faster, without the rest.
-"""
+"""The aggregator's HTTP endpoints: who may call them, and how bytes get in and out."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import math
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Final
+from collections.abc import Coroutine, Iterable
+from typing import Any, ClassVar, Final
 
 import msgspec
 from aiohttp import web
 
-from trainyard_trainer.contract.env import PATH_HEALTH, PATH_METRICS, PATH_PLAN, WIRE_VERSION, Role
+from trainyard_trainer.contract.env import WIRE_VERSION, Role
+from trainyard_trainer.contract.exits import TerminationMessage
 from trainyard_trainer.contract.federated import (
     PATH_EVALUATION,
     PATH_MODEL,
@@ -28,106 +21,115 @@ from trainyard_trainer.contract.federated import (
     FederatedPlan,
     RefusalReason,
 )
-from trainyard_trainer.federated.protocol.layout import HEADER_BYTES
-from trainyard_trainer.federated.protocol.messages import (
-    MESSAGE_BYTES,
-    EvaluationReport,
-    UploadResult,
-)
+from trainyard_trainer.contract.plan import AcceptPlan, StalePlan
+from trainyard_trainer.federated.protocol.messages import EvaluationReport, UploadResult
 from trainyard_trainer.federated.protocol.wire import UpdateRefused, trailer
-from trainyard_trainer.federated.rounds.events import Instruction
 from trainyard_trainer.federated.server.aggregator import Aggregator
 from trainyard_trainer.federated.server.metrics import AggregatorMetrics
 from trainyard_trainer.federated.server.spool import UpdateUpload
 from trainyard_trainer.runtime import checkpoint
-from trainyard_trainer.runtime.exits import StateUnusable, TrainerError
-from trainyard_trainer.runtime.exposition import CONTENT_TYPE
-from trainyard_trainer.transport.tls import Credentials, names
+from trainyard_trainer.runtime.exits import StateUnusable
+from trainyard_trainer.transport.server import JobServer, read_body
+from trainyard_trainer.transport.tls import Credentials
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 20.0
-"""A party that asks is answered by then; proxies give up on silent connections after a minute."""
+"""The longest that a poll waits; proxies give up on silent connections after a minute."""
+MAX_POLLS: Final = 4
+"""Open polls per party; more are a mistake, or an attack."""
 THREAD_BYTES: Final = 256 << 10
-"""Pieces above this size are verified in a thread, so that others are answered meanwhile."""
-PARTY_PATHS: Final = (PATH_ROUND, PATH_MODEL, PATH_UPDATE, PATH_EVALUATION)
-BODY_SECONDS: Final = 30.0
-"""For the body of a small request."""
-POLLS: Final = 4
-"""Connections on which one party may wait at a time; more are a mistake, or an attack."""
-HEADER_LIMIT: Final = 16 << 10
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""Chunks above this size are validated in a thread, to keep the event loop responsive."""
+FINAL_SCRAPE_SECONDS: Final = 15.0
+"""How long the last metrics wait to be scraped: three of the operator's usual intervals."""
 
 
-class AggregatorServer:
+class AggregatorServer(JobServer[FederatedPlan]):
     """Serves one aggregator."""
+
+    roles: ClassVar = {
+        **JobServer.roles,
+        PATH_ROUND: Role.PARTY,
+        PATH_MODEL: Role.PARTY,
+        PATH_UPDATE: Role.PARTY,
+        PATH_EVALUATION: Role.PARTY,
+    }
+    cancels_handlers: ClassVar = True  # A party that disconnects while it waits has left.
 
     def __init__(self, aggregator: Aggregator, credentials: Credentials) -> None:
         """Without certificates it serves loopback alone."""
-        self.aggregator, self.credentials = aggregator, credentials
-        self._figures = AggregatorMetrics(aggregator)
+        super().__init__(credentials, AggregatorMetrics(aggregator))
+        self.aggregator = aggregator
         self._uploads: dict[str, asyncio.Task[object]] = {}
+        self._is_scraped = False
+        self._final_scrape = asyncio.Event()
+        """Set when the metrics have been scraped after the end."""
 
-    @contextlib.asynccontextmanager
-    async def serving(self, host: str | None, port: int) -> AsyncIterator[int]:
-        """Serve on `port` of `host` (None for all addresses; port 0 for any, of a host): the port.
-
-        Raises Ending when there are no certificates and `host` is not loopback.
-        """
-        secure = self.credentials.exist
-        if not secure and host != "127.0.0.1":
-            raise TrainerError(
-                f"no certificates in {self.credentials.directory}: refusing plain HTTP"
-            )
-        app = web.Application(middlewares=[self._authorize], client_max_size=MESSAGE_BYTES)
-        app.router.add_get(PATH_METRICS, self._metrics)
-        app.router.add_get(PATH_HEALTH, self._health)
-        app.router.add_put(PATH_PLAN, self._plan)
-        app.router.add_get(PATH_ROUND, self._round)
-        app.router.add_delete(PATH_ROUND, self._leave)
-        app.router.add_get(PATH_MODEL, self._model)
-        app.router.add_put(PATH_UPDATE, self._update)
-        app.router.add_post(PATH_EVALUATION, self._evaluation)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            shutdown_timeout=1.0,
-            handler_cancellation=True,  # A party that hangs up while it waits has left.
-            max_line_size=HEADER_LIMIT,
-            max_field_size=HEADER_LIMIT,
+    def routes(self) -> Iterable[web.RouteDef]:
+        """The parties' endpoints."""
+        return (
+            web.get(PATH_ROUND, self._get_round),
+            web.delete(PATH_ROUND, self._leave),
+            web.get(PATH_MODEL, self._send_model),
+            web.put(PATH_UPDATE, self._put_update),
+            web.post(PATH_EVALUATION, self._post_evaluation),
         )
-        await runner.setup()
-        context = self.credentials.server() if secure else None
-        await web.TCPSite(runner, host, port, ssl_context=context).start()
-        work = asyncio.create_task(self.aggregator.train_config())
-        try:
-            yield runner.addresses[0][1]
-        finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-            await runner.cleanup()
 
-    # --- who ------------------------------------------------------------------------------------
+    def background(self) -> Iterable[Coroutine[Any, Any, None]]:
+        """The aggregator's own work."""
+        return (self.aggregator.run(),)
 
-    @web.middleware
-    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self.credentials.exist and request.path != PATH_HEALTH:
-            transport = request.transport
-            found = names(transport.get_extra_info("peercert") if transport else None)
-            if self.credentials.peer(*self._who(request)) not in found:
-                raise web.HTTPForbidden(text=f"{request.path} is not for this certificate")
-        if request.path in PARTY_PATHS:
-            self._greet(request)
-        return await handler(request)
+    # --- the process ----------------------------------------------------------------------------
 
-    def _who(self, request: web.Request) -> tuple[Role, str]:
-        """Whose certificate the request needs."""
-        if request.path in PARTY_PATHS:
-            return Role.PARTY, request.query.get("party", "")
-        return Role.OPERATOR, ""
+    @property
+    def ended(self) -> asyncio.Future[None]:
+        """Fails with what ends the aggregator early."""
+        return self.aggregator.ended
 
-    def _greet(self, request: web.Request) -> None:
+    async def wait_until_done(self) -> None:
+        """Wait until the federation is over, its parties know, and its metrics were scraped.
+
+        Forever if the state would be lost with this pod.
+        """
+        if not self.aggregator.config.durable:
+            await asyncio.Event().wait()
+        await self.aggregator.wait_for_parties()
+        if self._is_scraped:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FINAL_SCRAPE_SECONDS):
+                    await self._final_scrape.wait()
+
+    def termination_message(self) -> TerminationMessage:
+        """The state of the federation as its aggregator ends."""
+        return self.aggregator.termination_message()
+
+    # --- the operator ---------------------------------------------------------------------------
+
+    def render_metrics(self) -> bytes:
+        """The response to a scrape."""
+        self._is_scraped = True
+        if self.aggregator.closed.is_set():
+            self._final_scrape.set()
+        return super().render_metrics()
+
+    def decode_plan(self, text: str) -> FederatedPlan:
+        """Parse a Plan; raises ValueError."""
+        return FederatedPlan.decode(text)
+
+    def check_plan(self, plan: FederatedPlan) -> AcceptPlan | StalePlan:
+        """Whether `plan` may replace the one in force."""
+        return self.aggregator.check_plan(plan)
+
+    def set_plan(self, plan: FederatedPlan) -> None:
+        """Put a Plan in force for the rounds to come."""
+        self.aggregator.set_plan(plan)
+        if not self.aggregator.closed.is_set():
+            self._final_scrape.clear()
+
+    # --- parties --------------------------------------------------------------------------------
+
+    def _identify(self, request: web.Request) -> str:
+        """The party that sends the request; raises an HTTP error for one that cannot take part."""
         party, wire = request.query.get("party", ""), request.query.get("wire", "")
         if wire != str(WIRE_VERSION):
             text = (
@@ -137,145 +139,84 @@ class AggregatorServer:
             log.warning("%s: %s", party[:100], text)
             raise web.HTTPUpgradeRequired(text=text)
         if party not in self.aggregator.parties:
-            # It may be one soon: a party's pod can be quicker than the Plan that adds it.
-            raise web.HTTPNotFound(text=f"{party[:100]!r} is no party of this federation")
-        self.aggregator.hear(party, _number(request, "term"))
+            # It may be one soon: a party's pod can start before the Plan that adds it arrives.
+            raise web.HTTPNotFound(text=f"{party[:100]!r} is not a party of this federation")
+        self.aggregator.seen(party, _integer(request, "term"))
+        return party
 
-    # --- the operator ---------------------------------------------------------------------------
-
-    async def _health(self, request: web.Request) -> web.Response:  # noqa: ARG002
-        return web.Response(text="ok")
-
-    async def _metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
-        body = self._figures.render()
-        self.aggregator.note_reading()
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
-
-    async def _plan(self, request: web.Request) -> web.Response:
-        try:
-            plan = FederatedPlan.decode(await _text(request))
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        known = self.aggregator.plan
-        if (current := self._stale(plan)) is not None:
-            return web.json_response(current, status=409)
-        if plan != known:
-            log.info("%s", plan)
-            self.aggregator.follow(plan)
-        return web.json_response({"generation": plan.generation})
-
-    def _stale(self, plan: FederatedPlan) -> dict[str, int] | None:
-        """What is in force, when `plan` must not replace it."""
-        known, record = self.aggregator.plan, self.aggregator.course.record
-        generation = max(known.generation if known else 0, record.generation)
-        token = max(known.fencing_token if known else 0, record.fencing_token)
-        # A new operator sends its predecessor's Plan again, in its own name.
-        same = known is not None and replace(plan, fencing_token=known.fencing_token) == known
-        is_changed = known is not None and known.generation == plan.generation and not same
-        if plan.generation >= generation and plan.fencing_token >= token and not is_changed:
-            return None
-        return {"generation": generation, "fencingToken": token}
-
-    # --- parties --------------------------------------------------------------------------------
-
-    async def _round(self, request: web.Request) -> web.Response:
-        aggregator, party = self.aggregator, request.query["party"]
+    async def _get_round(self, request: web.Request) -> web.Response:
+        aggregator, party = self.aggregator, self._identify(request)
         if request.query.get("ready") == "1":
-            aggregator.apply(aggregator.course.joined(party, aggregator.now))
-            if not await self._wait(party):
+            aggregator.joined(party)
+            if aggregator.open_polls(party) >= MAX_POLLS:
+                text = f"{party} waits on {MAX_POLLS} connections already"
+                raise web.HTTPTooManyRequests(text=text)
+            if not await aggregator.wait_for_instruction(party, POLL_SECONDS):
                 return web.Response(status=204)
         body = msgspec.json.encode(aggregator.announcement(party))
         return web.Response(body=body, content_type="application/json")
 
-    async def _wait(self, party: str) -> bool:
-        """Wait until there is something to do; whether there is."""
-        aggregator, contact = self.aggregator, self.aggregator.contacts[party]
-        end = aggregator.now + POLL_SECONDS
-        if contact.polls >= POLLS:
-            raise web.HTTPTooManyRequests(text=f"{party} waits on {POLLS} connections already")
-        contact.polls += 1
-        try:
-            while aggregator.course.instruction(party) is Instruction.WAIT and aggregator.now < end:
-                await aggregator.changed(end - aggregator.now)
-        except asyncio.CancelledError:
-            if contact.polls == 1:
-                aggregator.apply(aggregator.course.left(party, aggregator.now))
-            raise
-        finally:
-            contact.polls -= 1
-            contact.heard_at = aggregator.now
-        return aggregator.course.instruction(party) is not Instruction.WAIT
-
     async def _leave(self, request: web.Request) -> web.Response:
-        aggregator, party = self.aggregator, request.query["party"]
+        party = self._identify(request)
         log.info("%s leaves", party)
-        aggregator.apply(aggregator.course.left(party, aggregator.now))
-        return web.Response(text="farewell")
+        self.aggregator.left(party)
+        return web.Response(text="ok")
 
-    async def _model(self, request: web.Request) -> web.StreamResponse:
-        model, init = self.aggregator.archive.model, self.aggregator.init
-        path = model.path if model is not None else init
-        if path is None:
+    async def _send_model(self, request: web.Request) -> web.StreamResponse:
+        party = self._identify(request)
+        model = await self.aggregator.model_to_send()
+        if model is None:
             raise web.HTTPNotFound(text="there is no model yet")
-        with path.open("rb") as file:
-            checksum = (
-                model.checksum if model is not None else await asyncio.to_thread(_checksum, path)
-            )
-            size = path.stat().st_size if model is None else model.size
-            end = trailer(checksum)
-            response = web.StreamResponse(headers={"Content-Length": str(size + len(end))})
+        with model.path.open("rb") as file:
+            end = trailer(model.checksum)
+            size = model.size + len(end)
+            response = web.StreamResponse(headers={"Content-Length": str(size)})
             await response.prepare(request)
             # A party that reads too slowly for the round is cut off at its end.
-            deadline = self.aggregator.course.deadline
-            async with asyncio.timeout_at(deadline if deadline < math.inf else None):
+            async with asyncio.timeout_at(self.aggregator.deadline):
                 while chunk := await asyncio.to_thread(file.read, checkpoint.CHUNK_BYTES):
                     await response.write(chunk)
                 await response.write_eof(end)
-        self.aggregator.contacts[request.query["party"]].sent += size + len(end)
+        self.aggregator.sent(party, size)
         return response
 
-    async def _update(self, request: web.Request) -> web.Response:
-        party = request.query["party"]
+    async def _put_update(self, request: web.Request) -> web.Response:
+        party = self._identify(request)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 -- a handler runs in one
         if (older := self._uploads.get(party)) is not None:
-            older.cancel()  # The party has begun anew; its old connection may never end.
+            older.cancel()  # The party has started again; its old connection may never end.
         self._uploads[party] = task
         try:
-            await self._take(request, party)
+            await self._receive(request, party)
         except UpdateRefused as refused:
-            await self._drain(request)
-            return self._refuse(party, refused)
+            await self._discard_body(request)
+            log.warning("an update of %s is refused (%s): %s", party, refused.reason, refused)
+            self.aggregator.refuse(party, refused.reason)
+            return _upload_response(
+                UploadResult(refusal=refused.reason, message=str(refused)), status=422
+            )
         finally:
             if self._uploads.get(party) is task:
                 del self._uploads[party]
-        return _verdict(UploadResult())
+        return _upload_response(UploadResult())
 
-    async def _take(self, request: web.Request, party: str) -> None:
-        """Stream an update into the spool; raises Refused, and then leaves nothing."""
-        aggregator, course = self.aggregator, self.aggregator.course
-        number = _number(request, "round")
-        term = _number(request, "term")
-        if term == aggregator.term and number == course.round and party in course.accepted_updates:
-            await self._drain(request)
-            return  # The answer to it was lost on its way.
-        if term != aggregator.term or number != course.round or not course.awaits(party):
-            raise UpdateRefused(
-                RefusalReason.ROUND,
-                f"it is of round {number} of term {term}; awaited is "
-                f"{course.round if course.awaits(party) else 'none'} of term {aggregator.term}",
-            )
-        upload = aggregator.spool()
+    async def _receive(self, request: web.Request, party: str) -> None:
+        """Stream an update into the spool; raises UpdateRefused, and then leaves nothing there."""
+        aggregator = self.aggregator
+        number, term = _integer(request, "round"), _integer(request, "term")
+        if not aggregator.expects_update(party, term, number):
+            await self._discard_body(request)
+            return  # The response to it was lost in transit.
+        upload = aggregator.open_upload()
         try:
-            async with asyncio.timeout_at(course.deadline):
-                await self._stream(request, upload)
-            self._check(upload, number)
-            aggregator.accept(party, upload)
+            async with asyncio.timeout_at(aggregator.deadline):
+                await _feed(request, upload)
+            aggregator.accept(party, upload, number)
         except TimeoutError:
             upload.discard()
-            raise UpdateRefused(
-                RefusalReason.ROUND, "it was not whole by the deadline of its round"
-            ) from None
+            text = "it was not complete by the deadline of its round"
+            raise UpdateRefused(RefusalReason.ROUND, text) from None
         except StateUnusable as error:
             upload.discard()
             aggregator.fail(error)
@@ -284,74 +225,43 @@ class AggregatorServer:
             upload.discard()
             raise
 
-    async def _stream(self, request: web.Request, upload: UpdateUpload) -> None:
-        async for chunk in request.content.iter_chunked(checkpoint.CHUNK_BYTES):
-            if len(chunk) > THREAD_BYTES:
-                await asyncio.to_thread(upload.feed, chunk)
-            else:
-                upload.feed(chunk)
+    async def _discard_body(self, request: web.Request) -> None:
+        """Read the rest of the body, so that the party receives the response.
 
-    def _check(self, upload: UpdateUpload, number: int) -> None:
-        """Raise Refused when the round has closed meanwhile, or the header is of another one."""
-        note = upload.note
-        is_same = self.aggregator.course.round == number
-        if note is not None and (note.term, note.round) != (self.aggregator.term, number):
-            raise UpdateRefused(
-                RefusalReason.ROUND, f"its header is of round {note.round}, term {note.term}"
-            )
-        if not is_same:
-            raise UpdateRefused(RefusalReason.ROUND, f"round {number} has closed")
-
-    async def _drain(self, request: web.Request) -> None:
-        """Read on, so that the party hears the answer; give up on what is larger than a model."""
-        model = self.aggregator.archive.model
-        limit = HEADER_BYTES + (model.size if model is not None else 0)
-        seconds = self.aggregator.course.terms.rounds.deadline_seconds
+        Gives up on a body that is larger than an update.
+        """
+        left = self.aggregator.max_update_bytes
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self.aggregator.round_seconds):
                 async for chunk in request.content.iter_chunked(checkpoint.CHUNK_BYTES):
-                    limit -= len(chunk)
-                    if limit < 0:
+                    left -= len(chunk)
+                    if left < 0:
                         return
 
-    def _refuse(self, party: str, refused: UpdateRefused) -> web.Response:
-        aggregator = self.aggregator
-        log.warning("an update of %s is refused (%s): %s", party, refused.refusal, refused)
-        aggregator.refuse(party, refused.refusal)
-        return _verdict(UploadResult(refusal=refused.refusal, message=str(refused)), 422)
-
-    async def _evaluation(self, request: web.Request) -> web.Response:
+    async def _post_evaluation(self, request: web.Request) -> web.Response:
+        party = self._identify(request)
         try:
-            report = msgspec.json.decode(await _text(request), type=EvaluationReport)
+            report = msgspec.json.decode(await read_body(request), type=EvaluationReport)
         except msgspec.MsgspecError as error:
-            raise web.HTTPBadRequest(text=f"the evaluation is wrong: {error}") from None
-        if report.term == self.aggregator.term:
-            self.aggregator.evaluate(request.query["party"], report)
-        return web.Response(text="heard")
+            raise web.HTTPBadRequest(text=f"invalid evaluation: {error}") from None
+        self.aggregator.evaluate(party, report)
+        return web.Response(text="ok")
 
 
-async def _text(request: web.Request) -> str:
-    """The body of a small request; raises an HTTP error when it is long or slow."""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await request.text()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text="the body did not come") from None
+async def _feed(request: web.Request, upload: UpdateUpload) -> None:
+    async for chunk in request.content.iter_chunked(checkpoint.CHUNK_BYTES):
+        if len(chunk) > THREAD_BYTES:
+            await asyncio.to_thread(upload.feed, chunk)
+        else:
+            upload.feed(chunk)
 
 
-def _verdict(verdict: UploadResult, status: int = 200) -> web.Response:
-    return web.json_response(body=msgspec.json.encode(verdict), status=status)
+def _upload_response(result: UploadResult, status: int = 200) -> web.Response:
+    return web.json_response(body=msgspec.json.encode(result), status=status)
 
 
-def _number(request: web.Request, name: str) -> int:
+def _integer(request: web.Request, name: str) -> int:
     try:
         return int(request.query.get(name, "0")[:20])
     except ValueError:
-        raise web.HTTPBadRequest(text=f"{name} is no number") from None
-
-
-def _checksum(path: Path) -> int:
-    checksum = 0
-    for chunk in checkpoint.chunks(path):
-        checksum = zlib.crc32(chunk, checksum)
-    return checksum
+        raise web.HTTPBadRequest(text=f"{name} is not a number") from None

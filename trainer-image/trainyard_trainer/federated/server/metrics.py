@@ -1,4 +1,4 @@
-"""The aggregator's OpenMetrics: what `contract.FederatedMetric` names, made for each scrape."""
+"""The aggregator's OpenMetrics, rendered for each scrape; `contract.FederatedMetric` names them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AggregatorMetrics(Exposition):
     """Reads an aggregator's state as metrics."""
 
     def __init__(self, aggregator: Aggregator) -> None:
-        """Every scrape reads `aggregator` as it then is."""
+        """Each scrape reads the current state of `aggregator`."""
         super().__init__()
         self._aggregator = aggregator
 
@@ -30,59 +30,67 @@ class AggregatorMetrics(Exposition):
         yield from self._parties()
 
     def _job(self) -> Iterator[Family]:
-        aggregator, record = self._aggregator, self._aggregator.course.record
+        aggregator, history = self._aggregator, self._aggregator.machine.history
         yield info(aggregator.config.task)
         yield GaugeMetricFamily(Metric.TERM, "The aggregator's attempt.", value=aggregator.term)
-        yield CounterMetricFamily(Metric.SAMPLES, "Samples trained on.", value=record.trained)
-        losses = [past.loss for past in record.history if past.loss is not None]
+        yield CounterMetricFamily(
+            Metric.SAMPLES, "Samples trained on.", value=history.samples_trained
+        )
+        losses = [record.loss for record in history.rounds if record.loss is not None]
         if losses:
             yield GaugeMetricFamily(Metric.LOSS, "Mean training loss.", value=losses[-1])
         yield evaluation(self._metrics())
-        generation = max(aggregator.plan.generation if aggregator.plan else 0, record.generation)
-        yield GaugeMetricFamily(Metric.PLAN_GENERATION, "The newest plan.", value=generation)
-        yield from outcome(aggregator.course.result)
+        generation = max(aggregator.machine.settings.generation, history.generation)
+        yield GaugeMetricFamily(Metric.PLAN_GENERATION, "The newest Plan.", value=generation)
+        yield from outcome(aggregator.machine.result)
 
     def _metrics(self) -> dict[str, float]:
-        """The newest evaluation; at the end that of the result."""
-        if self._aggregator.archive.result:
-            return dict(self._aggregator.archive.result.get("metrics", {}))
-        history = self._aggregator.course.record.history
-        return next((past.metrics for past in reversed(history) if past.metrics), {})
+        """The newest evaluation; once the federation is complete, that of the result."""
+        if self._aggregator.store.result:
+            return dict(self._aggregator.store.result.get("metrics", {}))
+        rounds = self._aggregator.machine.history.rounds
+        return next((record.metrics for record in reversed(rounds) if record.metrics), {})
 
     def _rounds(self) -> Iterator[Family]:
-        course = self._aggregator.course
-        stored = max(0, course.record.round)
+        machine = self._aggregator.machine
+        stored = max(0, machine.history.round)
         yield GaugeMetricFamily(FederatedMetric.ROUND, "Rounds safely stored.", value=stored)
-        if course.record.round > 0:
-            seconds = course.seconds or course.record.last.seconds
-            text = "Of the last folded round."
+        if machine.history.round > 0:
+            seconds = machine.round_seconds or machine.history.last_round.seconds
+            text = "Duration of the last round."
             yield GaugeMetricFamily(FederatedMetric.ROUND_SECONDS, text, value=seconds)
-        if course.deadline < math.inf:
-            at = time.time() + course.deadline - self._aggregator.now
+        if machine.deadline < math.inf:
+            at = time.time() + machine.deadline - self._aggregator.now
             text = "When the round in flight closes."
             yield GaugeMetricFamily(FederatedMetric.ROUND_DEADLINE, text, value=at)
-        yield CounterMetricFamily(FederatedMetric.ROUNDS_LOST, "Given up.", value=course.lost)
-        if course.target is not None and course.record.best is not None:
-            best = course.record.best.round
+        yield CounterMetricFamily(
+            FederatedMetric.ROUNDS_LOST, "Rounds abandoned.", value=machine.rounds_lost
+        )
+        if machine.target is not None and machine.history.best is not None:
+            best = machine.history.best.round
             yield GaugeMetricFamily(FederatedMetric.BEST_ROUND, "The best round.", value=best)
 
     def _parties(self) -> Iterator[Family]:
-        aggregator, record = self._aggregator, self._aggregator.course.record
+        aggregator, history = self._aggregator, self._aggregator.machine.history
         names = sorted(aggregator.parties)
         states = GaugeMetricFamily(
             FederatedMetric.PARTY_STATE, "What a party is doing.", labels=["party", "state"]
         )
         for name in names:
-            states.add_metric([name, aggregator.course.state_of(name).value], 1)
+            states.add_metric([name, aggregator.machine.party_state(name).value], 1)
         yield states
-        contacts = aggregator.contacts
-        yield _counter(FederatedMetric.PARTY_ROUNDS, record.contributions, names)
-        yield _gauge(FederatedMetric.PARTY_SAMPLES, record.samples, names)
-        seconds = {n: c.seconds for n, c in contacts.items() if c.seconds is not None}
+        connections = aggregator.connections
+        yield _counter(FederatedMetric.PARTY_ROUNDS, history.contributions, names)
+        yield _gauge(FederatedMetric.PARTY_SAMPLES, history.samples, names)
+        seconds = {
+            name: connection.response_seconds
+            for name, connection in connections.items()
+            if connection.response_seconds is not None
+        }
         yield _gauge(FederatedMetric.PARTY_SECONDS, seconds, names)
-        received = {name: contact.received for name, contact in contacts.items()}
+        received = {name: connection.received_bytes for name, connection in connections.items()}
         yield _counter(FederatedMetric.PARTY_RECEIVED, received, names)
-        sent = {name: contact.sent for name, contact in contacts.items()}
+        sent = {name: connection.sent_bytes for name, connection in connections.items()}
         yield _counter(FederatedMetric.PARTY_SENT, sent, names)
         refused = CounterMetricFamily(
             FederatedMetric.REFUSED, "Updates refused.", labels=["party", "reason"]

@@ -1,10 +1,12 @@
-"""What an aggregator tells: its parties what to do, and whoever reads the result how it went."""
+"""What an aggregator sends and leaves: training configurations, result.json, its last message."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from trainyard_trainer.contract.exits import Result, TerminationMessage
 from trainyard_trainer.contract.federated import FederatedConfig, PartyConfig
 from trainyard_trainer.federated.protocol.messages import TrainConfig
 from trainyard_trainer.federated.rounds.history import FederationHistory
@@ -13,7 +15,7 @@ from trainyard_trainer.federated.rounds.history import FederationHistory
 def train_config_of(
     config: FederatedConfig, local: dict[str, float], party: PartyConfig
 ) -> TrainConfig:
-    """The local training of a party; `local` is what the strategy adds to it."""
+    """The local training of a party; `local` holds the strategy's settings for it."""
     return TrainConfig(
         task=config.task,
         args={**config.args, **party.args},
@@ -27,11 +29,12 @@ def train_config_of(
     )
 
 
-def summary(
-    config: FederatedConfig, record: FederationHistory, round_: int, lost: int
+def result_of(
+    config: FederatedConfig, history: FederationHistory, round_: int, rounds_lost: int
 ) -> dict[str, Any]:
-    """What result.json says of the model of `round_`, but for the model itself and the time."""
-    chosen = next((past for past in record.history if past.round == round_), record.last)
+    """The content of result.json for the model of `round_`, without its checksum and the time."""
+    last = history.last_round
+    chosen = next((record for record in history.rounds if record.round == round_), last)
     return {
         "task": config.task,
         "args": config.args,
@@ -40,9 +43,22 @@ def summary(
         "metrics": chosen.metrics,
         "loss": chosen.loss,
         "round": round_,
-        "rounds": record.round,
-        "rounds_lost": lost,
-        "samples": record.trained,
-        "contributions": record.contributions,
-        "history": [asdict(past) for past in record.history],
+        "rounds": history.round,
+        "rounds_lost": rounds_lost,
+        "samples": history.samples_trained,
+        "contributions": history.contributions,
+        "history": [asdict(record) for record in history.rounds],
     }
+
+
+def termination_message(
+    history: FederationHistory, outcome: Result | None, result: Mapping[str, Any]
+) -> TerminationMessage:
+    """The state of a federation as its process ends; `result` is empty before it is complete."""
+    metrics = history.last_round.metrics if history.rounds else {}
+    return TerminationMessage(
+        result=outcome or Result.LEFT,
+        step=max(0, history.round),
+        samples=history.samples_trained,
+        metrics=(result.get("metrics") or {}) if result else metrics,
+    )

@@ -1,8 +1,8 @@
-"""The state directory of a federation: each round's model, whole on disk before the next opens.
+"""The state directory of a federation: each round's model, durable before the next round opens.
 
-It stands apart because it is the only room that writes there. A round is a checkpoint of
-`checkpoint.Store`, claimed by term, with two more files in its folder: `record.json` (what is
-remembered of the rounds) and, for a strategy that keeps any, its state in `slots.safetensors`.
+Only this module writes there. A round is a checkpoint of `runtime.checkpoint`, fenced by term,
+with two more files in its folder: `history.json` and, for a strategy that has state,
+`slots.safetensors`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE, STATE_DIR
+from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE
+from trainyard_trainer.coordinator.state import init_root, read_result
 from trainyard_trainer.federated.aggregation.aggregate import (
     Update,
     aggregate,
-    fill_slots,
+    initialize_slots,
     slot_layout,
 )
 from trainyard_trainer.federated.aggregation.strategies import Strategy
 from trainyard_trainer.federated.protocol.layout import (
-    HEADER_BYTES,
     LENGTH_BYTES,
+    MAX_HEADER_BYTES,
     Bytes,
     Layout,
-    parse,
+    parse_header,
 )
 from trainyard_trainer.federated.rounds.history import Best, FederationHistory
 from trainyard_trainer.runtime import checkpoint
@@ -46,33 +47,39 @@ from trainyard_trainer.runtime.checkpoint import (
 )
 from trainyard_trainer.runtime.exits import TaskInvalid
 
-RECORD: Final = "record.json"
-SLOTS: Final = "slots.safetensors"
-BEST: Final = "best.json"
-IN_PROGRESS: Final = "sitting.json"
-"""There while rounds are in flight: a term that finds it knows that the last one did not end."""
+HISTORY_FILE: Final = "history.json"
+SLOTS_FILE: Final = "slots.safetensors"
+BEST_FILE: Final = "best.json"
+IN_PROGRESS_FILE: Final = "in-progress.json"
+"""Whether a round may be in flight: a term that finds it so knows that the last one crashed."""
 
 
-class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of a round's `record.json`."""
+class StoredHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of a round's `history.json`."""
 
-    record: FederationHistory
+    history: FederationHistory
     slots: str = ""
     """SHA-256 of the strategy's state; empty without any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A model on disk, mapped into memory."""
+class ModelFile:
+    """A model file as parties download it."""
 
     path: Path
+    size: int
+    """In bytes."""
+    checksum: int
+    """CRC-32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel(ModelFile):
+    """A round's model, mapped into memory."""
+
     layout: Layout
     data: Bytes
     sha256: str
-    """Of the file."""
-    checksum: int
-    """CRC-32 of the file."""
-    size: int
     """Of the file."""
 
 
@@ -80,146 +87,133 @@ class RoundStore:
     """A federation's state directory under one term."""
 
     def __init__(self, directory: Path, term: int, strategy: Strategy) -> None:
-        """Claim `directory`; raises Fenced or StateUnusable."""
-        self.store = CheckpointStore(directory, term, keep=2)
+        """Take over `directory` and load the newest round; raises Fenced or StateUnusable."""
+        self.checkpoints = CheckpointStore(directory, term, keep=2)
         self.directory, self._strategy = directory, strategy
-        self.model: Model | None = None
-        self.record = FederationHistory()
-        self.result = self._result()
-        """The content of result.json, once the federation is complete."""
+        self.model: StoredModel | None = None
+        """The global model."""
+        self.history = FederationHistory()
+        self.result = read_result(directory)
+        """The content of result.json; empty until the federation is complete."""
         self._resume()
 
-    def spool(self) -> Path:
-        """An empty folder for updates; the next term's claim removes it."""
-        return self.store.open_spool()
+    def open_spool(self) -> Path:
+        """An empty folder for updates; the next term deletes it."""
+        return self.checkpoints.open_spool()
 
     def find_init(self, init: str) -> Path | None:
-        """The job's starting model; raises TaskInvalid when there is no such file."""
+        """The job's starting model, if it has one; raises TaskInvalid for a missing file."""
         if not init:
             return None
-        # Jobs may share a claim, so that one can start from another's model.
-        is_inside_pod = self.directory.is_relative_to(STATE_DIR)
-        path = (Path(STATE_DIR) if is_inside_pod else self.directory) / init
-        try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-                is_model = length <= HEADER_BYTES and isinstance(
-                    json.loads(file.read(length)), dict
-                )
-        except (OSError, ValueError, RecursionError):
-            is_model = False
-        if not is_model:
-            raise TaskInvalid(f"training.init is {init!r}, which is no safetensors file here")
+        path = init_root(self.directory) / init
+        if not _is_safetensors(path):
+            raise TaskInvalid(f"training.init is {init!r}, which is not a safetensors file here")
         return path
 
-    # --- terms ----------------------------------------------------------------------------------
+    # --- crashes --------------------------------------------------------------------------------
 
     def mark_in_progress(self) -> int:
-        """Say that rounds are in flight; how many were lost so far, those of a crash included."""
-        path = self.directory / IN_PROGRESS
+        """Mark rounds as in flight; the number of rounds lost so far, including by a crash."""
+        path = self.directory / IN_PROGRESS_FILE
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             found = json.loads(path.read_bytes())
             lost = int(found["lost"]) + bool(found["open"])
-            self.mark(lost, is_open=True)
+            self.mark(lost, in_progress=True)
             return lost
-        self.mark(0, is_open=True)
+        self.mark(0, in_progress=True)
         return 0
 
-    def mark(self, lost: int, *, is_open: bool) -> None:
-        """Keep the number of rounds lost, and whether one may be in flight."""
-        text = json.dumps({"lost": lost, "open": is_open})
-        checkpoint.write_atomically(self.directory / IN_PROGRESS, text.encode())
+    def mark(self, lost: int, *, in_progress: bool) -> None:
+        """Record the number of rounds lost, and whether one may be in flight."""
+        text = json.dumps({"lost": lost, "open": in_progress})
+        checkpoint.write_atomically(self.directory / IN_PROGRESS_FILE, text.encode())
 
     # --- rounds ---------------------------------------------------------------------------------
 
-    def initialize(self, layout: Layout, data: Bytes, record: FederationHistory) -> None:
-        """Make a party's upload the model of round 0."""
-        folder = self.store.open_spool()
-        self._write(folder / STATE, layout, {"round": 0})[:] = data
+    def initialize(self, layout: Layout, data: Bytes, history: FederationHistory) -> None:
+        """Store a party's upload as the model of round 0."""
+        folder = self.checkpoints.open_spool()
+        self._create(folder / STATE, layout, {"round": 0})[:] = data
         slots = slot_layout(layout, self._strategy)
         if slots.entries:
-            fill_slots(layout, self._strategy, self._write(folder / SLOTS, slots, {}))
-        self._keep(folder, layout, record)
+            data = self._create(folder / SLOTS_FILE, slots, {})
+            initialize_slots(layout, self._strategy, data)
+        self._commit(folder, layout, history)
 
-    def aggregate(self, updates: Sequence[Update], record: FederationHistory) -> None:
-        """Fold `updates` into the model in force, and make that the model of `record.round`."""
+    def aggregate(self, updates: Sequence[Update], history: FederationHistory) -> None:
+        """Aggregate `updates` into the global model, and store the next one with `history`."""
         assert self.model is not None  # noqa: S101 -- no round opens before there is one
-        layout, folder = self.model.layout, self.store.open_spool()
-        out = self._write(folder / STATE, layout, {"round": record.round})
+        layout, folder = self.model.layout, self.checkpoints.open_spool()
+        out = self._create(folder / STATE, layout, {"round": history.round})
         slots = np.empty(0, np.uint8)
         if slot_layout(layout, self._strategy).entries:
-            shutil.copyfile(self.model.path.parent / SLOTS, folder / SLOTS)
-            slots = _map(folder / SLOTS, "r+")[1]
+            shutil.copyfile(self.model.path.parent / SLOTS_FILE, folder / SLOTS_FILE)
+            slots = _map(folder / SLOTS_FILE, "r+")[1]
         aggregate(layout, self._strategy, updates, base=self.model.data, slots=slots, out=out)
-        self._keep(folder, layout, record)
+        self._commit(folder, layout, history)
 
-    def _write(self, path: Path, layout: Layout, document: dict[str, Any]) -> Bytes:
-        """Make a file of `layout`; its tensors, to be written."""
+    def _create(self, path: Path, layout: Layout, document: dict[str, Any]) -> Bytes:
+        """Create a file of `layout`; returns its tensors, mapped for writing."""
         with path.open("wb") as file:
             file.write(layout.header(document))
             file.flush()
             if layout.size:
-                # A full disk shows here, and not as a crash in the middle of the fold.
+                # A full disk raises an error here, rather than SIGBUS during the aggregation.
                 os.posix_fallocate(file.fileno(), file.tell(), layout.size)
         return _map(path, "r+")[1]
 
-    def _keep(self, folder: Path, layout: Layout, record: FederationHistory) -> None:
-        summary, checksum, size = _summarize(folder / STATE)
-        has_slots = (folder / SLOTS).exists()
-        slots = _summarize(folder / SLOTS)[0] if has_slots else ""
-        stored = msgspec.json.encode(Stored(record=record, slots=slots))
-        checkpoint.write_atomically(folder / RECORD, stored)
+    def _commit(self, folder: Path, layout: Layout, history: FederationHistory) -> None:
+        sha256, crc32, size = _checksums(folder / STATE)
+        has_slots = (folder / SLOTS_FILE).exists()
+        slots = _checksums(folder / SLOTS_FILE)[0] if has_slots else ""
+        stored = msgspec.json.encode(StoredHistory(history=history, slots=slots))
+        checkpoint.write_atomically(folder / HISTORY_FILE, stored)
         manifest = CheckpointManifest(
-            term=self.store.term, step=record.round, sha256=summary, size=size
+            term=self.checkpoints.term, step=history.round, sha256=sha256, size=size
         )
-        path = self.store.keep_checkpoint(folder, manifest) / STATE
-        self.record = record
-        self.model = Model(
-            path=path,
-            layout=layout,
-            data=_map(path, "r")[1],
-            sha256=summary,
-            checksum=checksum,
-            size=size,
+        path = self.checkpoints.keep_checkpoint(folder, manifest) / STATE
+        data = _map(path, "r")[1]
+        self.history = history
+        self.model = StoredModel(
+            path=path, layout=layout, data=data, sha256=sha256, checksum=crc32, size=size
         )
 
     def _resume(self) -> None:
-        """Take the newest whole round for the one in force."""
+        """Load the newest complete round, if there is one."""
 
         def check(folder: Path) -> None:
-            stored = msgspec.json.decode((folder / RECORD).read_bytes(), type=Stored)
-            if stored.slots and checkpoint.checksum(folder / SLOTS) != stored.slots:
-                raise ValueError("the strategy's state does not have its checksum")
+            stored = _read_history(folder)
+            if stored.slots and checkpoint.checksum(folder / SLOTS_FILE) != stored.slots:
+                raise ValueError("the strategy's state does not match its checksum")
 
-        if (newest := self.store.newest(check)) is None:
+        if (newest := self.checkpoints.newest(check)) is None:
             return
         path, manifest = newest
-        stored = msgspec.json.decode((path.parent / RECORD).read_bytes(), type=Stored)
         layout, data = _map(path, "r")
-        summary, checksum, size = _summarize(path)
-        self.model = Model(
-            path=path, layout=layout, data=data, sha256=summary, checksum=checksum, size=size
+        sha256, crc32, size = _checksums(path)
+        self.model = StoredModel(
+            path=path, layout=layout, data=data, sha256=sha256, checksum=crc32, size=size
         )
-        self.record = stored.record
-        if (best := self._best()) is not None and best.round <= manifest.step:
-            self.record = replace(self.record, best=best)
+        self.history = _read_history(path.parent).history
+        if (best := self._read_best()) is not None and best.round <= manifest.step:
+            self.history = replace(self.history, best=best)
 
-    # --- the best, and the result ---------------------------------------------------------------
+    # --- the best model, and the result ---------------------------------------------------------
 
     def keep_best(self, best: Best) -> None:
-        """Keep the model in force as the best so far."""
+        """Keep the global model as the best so far."""
         assert self.model is not None  # noqa: S101 -- it has been evaluated
-        self.store.check_term()
-        name = f"best-{best.round:012d}.safetensors"
-        _link(self.model.path, self.directory / name)
-        checkpoint.write_atomically(self.directory / BEST, msgspec.json.encode(best))
+        self.checkpoints.check_term()
+        path = self._best_path(best.round)
+        _link(self.model.path, path)
+        checkpoint.write_atomically(self.directory / BEST_FILE, msgspec.json.encode(best))
         for old in self.directory.glob("best-*.safetensors"):
-            if old.name != name:
+            if old != path:
                 old.unlink()
 
-    def _best(self) -> Best | None:
+    def _read_best(self) -> Best | None:
         try:
-            best = msgspec.json.decode((self.directory / BEST).read_bytes(), type=Best)
+            best = msgspec.json.decode((self.directory / BEST_FILE).read_bytes(), type=Best)
         except (OSError, ValueError):
             return None
         return best if self._best_path(best.round).is_file() else None
@@ -228,56 +222,70 @@ class RoundStore:
         return self.directory / f"best-{round_:012d}.safetensors"
 
     def finish(self, round_: int, result: dict[str, Any]) -> None:
-        """Make the model of `round_` (the one in force or the best) the result."""
+        """Make the model of `round_`, which is the last or the best one, the result."""
         assert self.model is not None  # noqa: S101 -- there is a result
-        self.store.check_term()
-        is_last = round_ == self.record.round
+        self.checkpoints.check_term()
+        is_last = round_ == self.history.round
         path = self.model.path if is_last else self._best_path(round_)
         _link(path, self.directory / MODEL_FILE)
         model = {"sha256": checkpoint.checksum(path), "bytes": path.stat().st_size}
-        self.result = {**result, "model": model, "term": self.store.term}
+        self.result = {**result, "model": model, "term": self.checkpoints.term}
         text = json.dumps(self.result, indent=1, sort_keys=True)
         checkpoint.write_atomically(self.directory / RESULT_FILE, text.encode())
 
-    def _result(self) -> dict[str, Any]:
-        try:
-            found = json.loads((self.directory / RESULT_FILE).read_text())
-        except (OSError, ValueError):
-            return {}
-        is_whole = isinstance(found, dict) and (self.directory / MODEL_FILE).is_file()
-        return found if is_whole else {}
+
+def model_file(path: Path) -> ModelFile:
+    """Any model file on disk, with its checksum."""
+    checksum = 0
+    for chunk in checkpoint.chunks(path):
+        checksum = zlib.crc32(chunk, checksum)
+    return ModelFile(path=path, size=path.stat().st_size, checksum=checksum)
+
+
+def _is_safetensors(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            is_bounded = length <= MAX_HEADER_BYTES
+            return is_bounded and isinstance(json.loads(file.read(length)), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _read_history(folder: Path) -> StoredHistory:
+    return msgspec.json.decode((folder / HISTORY_FILE).read_bytes(), type=StoredHistory)
 
 
 def _map(path: Path, mode: Any) -> tuple[Layout, Bytes]:
     """A file's layout, and its tensors mapped into memory; raises ValueError."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        layout, _ = parse(file.read(length))
+        layout, _ = parse_header(file.read(length))
     if not layout.size:
         return layout, np.empty(0, np.uint8)
     return layout, np.memmap(path, np.uint8, mode, offset=LENGTH_BYTES + length)
 
 
-def _summarize(path: Path) -> tuple[str, int, int]:
+def _checksums(path: Path) -> tuple[str, int, int]:
     """SHA-256, CRC-32 and size of a file, which is durable when this returns."""
-    summary, checksum, size = hashlib.sha256(), 0, 0
+    sha256, crc32, size = hashlib.sha256(), 0, 0
     with path.open("rb+") as file:
         while chunk := file.read(CHUNK_BYTES):
-            summary.update(chunk)
-            checksum = zlib.crc32(chunk, checksum)
+            sha256.update(chunk)
+            crc32 = zlib.crc32(chunk, crc32)
             size += len(chunk)
         os.fsync(file.fileno())
-    return summary.hexdigest(), checksum, size
+    return sha256.hexdigest(), crc32, size
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, at once; a copy where links are not to be had."""
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
+    """Atomically make `target` the same file as `source`; a copy where links are unsupported."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
     try:
-        os.link(source, draft)
+        os.link(source, temporary)
     except OSError:
-        shutil.copyfile(source, draft)
-        with draft.open("rb+") as file:
+        shutil.copyfile(source, temporary)
+        with temporary.open("rb+") as file:
             checkpoint.sync_file(file)
-    draft.rename(target)
+    temporary.rename(target)

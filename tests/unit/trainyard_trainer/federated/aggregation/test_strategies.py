@@ -1,4 +1,4 @@
-"""What every strategy must hold, run over all of them, and what their arguments may be."""
+"""Properties of every strategy, and the arguments of each."""
 
 import numpy as np
 import pytest
@@ -9,19 +9,19 @@ from trainyard_trainer.contract import federated as contract
 from trainyard_trainer.federated.aggregation.aggregate import (
     Update,
     aggregate,
-    fill_slots,
+    initialize_slots,
     slot_layout,
 )
-from trainyard_trainer.federated.aggregation.strategies import STRATEGIES, make
+from trainyard_trainer.federated.aggregation.strategies import STRATEGIES, make_strategy
 from trainyard_trainer.runtime.exits import TaskInvalid
 
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
 def rounds(name: str, order: list[str], count: int = 3) -> NDArray[np.uint8]:
-    strategy = make(contract.StrategyConfig(name=name))
+    strategy = make_strategy(contract.StrategyConfig(name=name))
     slots = np.empty(slot_layout(FLAT, strategy).size, np.uint8)
-    fill_slots(FLAT, strategy, slots)
+    initialize_slots(FLAT, strategy, slots)
     base = random_model(FLAT, 0)
     for number in range(count):
         out = np.empty_like(base)
@@ -42,28 +42,28 @@ def test_a_strategy_gives_the_same_model_in_any_order(name: str) -> None:
 
 
 @every_strategy
-def test_a_strategy_moves_towards_what_all_parties_say(name: str) -> None:
-    strategy = make(contract.StrategyConfig(name=name))
+def test_a_strategy_converges_to_what_all_parties_agree_on(name: str) -> None:
+    strategy = make_strategy(contract.StrategyConfig(name=name))
     slots = np.empty(slot_layout(FLAT, strategy).size, np.uint8)
-    fill_slots(FLAT, strategy, slots)
-    goal = np.full(FLAT.size // 4, 2.0, "<f4")
-    base = np.zeros_like(goal)
+    initialize_slots(FLAT, strategy, slots)
+    optimum = np.full(FLAT.size // 4, 2.0, "<f4")
+    base = np.zeros_like(optimum)
     for _ in range(60):
         out = np.empty(FLAT.size, np.uint8)
         updates = [
-            Update(party=p, weight=1.0, data=(base + (goal - base) / 2).view(np.uint8))
+            Update(party=p, weight=1.0, data=(base + (optimum - base) / 2).view(np.uint8))
             for p in "ab"
         ]
         aggregate(FLAT, strategy, updates, base=base.view(np.uint8), slots=slots, out=out)
         base = out.view("<f4").copy()
-    assert np.abs(base - goal).max() < 0.5
+    assert np.abs(base - optimum).max() < 0.5
 
 
 @every_strategy
 def test_a_strategy_keeps_finite_numbers_finite(name: str) -> None:
-    strategy = make(contract.StrategyConfig(name=name))
+    strategy = make_strategy(contract.StrategyConfig(name=name))
     slots = np.empty(slot_layout(FLAT, strategy).size, np.uint8)
-    fill_slots(FLAT, strategy, slots)
+    initialize_slots(FLAT, strategy, slots)
     base = np.zeros(FLAT.size, np.uint8)
     out = np.empty_like(base)
     same = [Update(party="a", weight=1e-30, data=base), Update(party="b", weight=1e30, data=base)]
@@ -72,7 +72,7 @@ def test_a_strategy_keeps_finite_numbers_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "says"),
+    ("name", "args", "message"),
     [
         ("FedSGD", {}, "strategy.name is 'FedSGD'; this version has FedAvg, FedProx, FedAdam"),
         ("FedAvg", {"mu": 1}, "strategy.args.mu: FedAvg takes no arguments"),
@@ -87,13 +87,15 @@ def test_a_strategy_keeps_finite_numbers_finite(name: str) -> None:
         ("FedAdam", {"tau": 0}, "strategy.args.tau must be above 0"),
     ],
 )
-def test_a_wrong_strategy_is_refused_by_field(
-    name: str, args: dict[str, object], says: str
+def test_an_invalid_strategy_is_refused_with_its_field(
+    name: str, args: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(TaskInvalid, match=says):
-        make(contract.StrategyConfig(name=name, args=args))
+    with pytest.raises(TaskInvalid, match=message):
+        make_strategy(contract.StrategyConfig(name=name, args=args))
 
 
-def test_parties_are_told_what_they_do_differently() -> None:
-    assert make(contract.StrategyConfig(name="FedProx", args={"mu": 0.5})).local == {"mu": 0.5}
-    assert make(contract.StrategyConfig(name="FedAvg")).local == {}
+def test_a_strategy_has_settings_for_local_training() -> None:
+    assert make_strategy(
+        contract.StrategyConfig(name="FedProx", args={"mu": 0.5})
+    ).local_settings == {"mu": 0.5}
+    assert make_strategy(contract.StrategyConfig(name="FedAvg")).local_settings == {}

@@ -7,14 +7,14 @@ import pytest
 
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.federated import RefusalReason
-from trainyard_trainer.federated.protocol.layout import LENGTH_BYTES, Entry, Layout, parse
+from trainyard_trainer.federated.protocol.layout import LENGTH_BYTES, Entry, Layout, parse_header
 from trainyard_trainer.federated.protocol.messages import (
     EvaluationReport,
     RoundAnnouncement,
     TrainConfig,
     UpdateMetadata,
     UploadResult,
-    read_metadata,
+    parse_metadata,
 )
 from trainyard_trainer.federated.rounds.events import Instruction
 
@@ -47,6 +47,6 @@ def test_unknown_fields_of_an_updates_header_are_ignored() -> None:
     fields = msgspec.json.decode(header[LENGTH_BYTES:])
     fields["__metadata__"]["unknown"] = "1"
     fields["w"]["unknown"] = 1
-    found, document = parse(msgspec.json.encode(fields))
+    found, document = parse_header(msgspec.json.encode(fields))
     assert found == layout
-    assert read_metadata(document) == METADATA
+    assert parse_metadata(document) == METADATA

@@ -1,4 +1,4 @@
-"""The course of rounds: what closes one, what gives one up, what ends them."""
+"""What opens, closes and abandons a round, and what ends the federation."""
 
 import math
 from typing import Any
@@ -21,322 +21,322 @@ from trainyard_trainer.federated.rounds.events import (
     OpenRound,
     RoundPhase,
     RoundSettings,
-    mean,
+    mean_metrics,
     shuffled,
 )
-from trainyard_trainer.federated.rounds.machine import GATHER_SECONDS, RoundMachine
+from trainyard_trainer.federated.rounds.machine import JOIN_WINDOW_SECONDS, RoundMachine
 
 TARGET = Target(metric="eval/accuracy", value=0.9)
 
 
-def terms(names: str, **rounds: Any) -> RoundSettings:
-    asked = {"max": 5, "min_parties": 2, "deadline_seconds": 100.0, **rounds}
+def settings(names: str, **rounds: Any) -> RoundSettings:
+    values = {"max": 5, "min_parties": 2, "deadline_seconds": 100.0, **rounds}
     return RoundSettings(
-        rounds=RoundsConfig(**asked), parties=tuple(names), expected=frozenset(names)
+        rounds=RoundsConfig(**values), parties=tuple(names), expected=frozenset(names)
     )
 
 
 def started(names: str = "abc", target: Target | None = None, **rounds: Any) -> RoundMachine:
-    """A course whose first round is open, and to which all parties belong."""
-    course = RoundMachine(terms=terms(names, **rounds), target=target)
+    """A machine whose first round is open, with all parties present."""
+    machine = RoundMachine(settings=settings(names, **rounds), target=target)
     for name in names:
-        course.joined(name, 0.0)
-    assert course.accepted("a", delivery(), 0.0) == [Initialize(party="a")]
-    assert store(course, 0.0) == [OpenRound(round=1)]
-    return course
+        machine.joined(name, 0.0)
+    assert machine.update_accepted("a", update(), 0.0) == [Initialize(party="a")]
+    assert store(machine, 0.0) == [OpenRound(round=1)]
+    return machine
 
 
-def delivery(**values: Any) -> AcceptedUpdate:
-    return AcceptedUpdate(**{"samples": 10, "weight": 10.0, "loss": 1.0, **values})
+def update(**values: Any) -> AcceptedUpdate:
+    return AcceptedUpdate(**{"samples": 10, "loss": 1.0, **values})
 
 
-def deliver(course: RoundMachine, names: str, now: float, **values: Any) -> list[Command]:
-    return [c for name in names for c in course.accepted(name, delivery(**values), now)]
+def deliver(machine: RoundMachine, names: str, now: float, **values: Any) -> list[Command]:
+    return [c for name in names for c in machine.update_accepted(name, update(**values), now)]
 
 
-def store(course: RoundMachine, now: float) -> list[Command]:
-    return course.stored(course.outcome(now), now)
+def store(machine: RoundMachine, now: float) -> list[Command]:
+    return machine.stored(machine.next_history(now), now)
 
 
-def evaluate(course: RoundMachine, names: str, value: float, now: float = 0.0) -> list[Command]:
+def evaluate(machine: RoundMachine, names: str, value: float, now: float = 0.0) -> list[Command]:
     found = Evaluation(samples=5, metrics={"eval/accuracy": value})
-    number = course.record.round
-    return [c for name in names for c in course.evaluate(name, number, found, now)]
+    number = machine.history.round
+    return [c for name in names for c in machine.evaluated(name, number, found, now)]
 
 
-def test_the_first_round_waits_for_all_who_are_expected() -> None:
-    course = RoundMachine(terms=terms("abc"))
-    assert course.joined("b", 0.0) == []
-    assert course.joined("c", 1.0) == []
-    assert course.wakes_at(1.0) == 1.0 + GATHER_SECONDS
-    assert course.joined("a", 2.0) == [OpenRound(round=0)]
-    assert [course.instruction(name) for name in "abc"] == [
+def test_the_first_round_waits_for_all_expected_parties() -> None:
+    machine = RoundMachine(settings=settings("abc"))
+    assert machine.joined("b", 0.0) == []
+    assert machine.joined("c", 1.0) == []
+    assert machine.next_tick_at(1.0) == 1.0 + JOIN_WINDOW_SECONDS
+    assert machine.joined("a", 2.0) == [OpenRound(round=0)]
+    assert [machine.instruction(name) for name in "abc"] == [
         Instruction.INITIAL,
         Instruction.WAIT,
         Instruction.WAIT,
     ]
 
 
-def test_the_first_round_does_not_wait_for_ever_for_one() -> None:
-    course = RoundMachine(terms=terms("abc"))
-    course.joined("b", 0.0)
-    course.joined("c", 1.0)
-    assert course.tick(1.0 + GATHER_SECONDS - 0.1) == []
-    assert course.tick(1.0 + GATHER_SECONDS) == [OpenRound(round=0)]
-    assert course.instruction("b") is Instruction.INITIAL
+def test_the_first_round_does_not_wait_longer_than_the_join_window() -> None:
+    machine = RoundMachine(settings=settings("abc"))
+    machine.joined("b", 0.0)
+    machine.joined("c", 1.0)
+    assert machine.tick(1.0 + JOIN_WINDOW_SECONDS - 0.1) == []
+    assert machine.tick(1.0 + JOIN_WINDOW_SECONDS) == [OpenRound(round=0)]
+    assert machine.instruction("b") is Instruction.INITIAL
 
 
-def test_without_a_quorum_nothing_begins() -> None:
-    course = RoundMachine(terms=terms("abc", min_parties=2))
-    course.joined("a", 0.0)
-    assert course.tick(1e9) == []
-    assert course.phase is RoundPhase.WAITING
+def test_no_round_opens_without_a_quorum() -> None:
+    machine = RoundMachine(settings=settings("abc", min_parties=2))
+    machine.joined("a", 0.0)
+    assert machine.tick(1e9) == []
+    assert machine.phase is RoundPhase.WAITING
 
 
-def test_a_stranger_is_nobody() -> None:
-    course = started()
-    assert course.joined("x", 0.0) == []
-    assert course.instruction("x") is Instruction.WAIT
-    assert course.accepted("x", delivery(), 0.0) == []
-    assert "x" not in course.accepted_updates
+def test_an_unknown_party_is_ignored() -> None:
+    machine = started()
+    assert machine.joined("x", 0.0) == []
+    assert machine.instruction("x") is Instruction.WAIT
+    assert machine.update_accepted("x", update(), 0.0) == []
+    assert "x" not in machine.updates
 
 
-def test_another_is_asked_for_the_initial_model_when_the_first_leaves_or_is_refused() -> None:
-    course = RoundMachine(terms=terms("abc"))
+def test_another_party_sends_the_initial_model_when_the_first_leaves_or_is_refused() -> None:
+    machine = RoundMachine(settings=settings("abc"))
     for name in "abc":
-        course.joined(name, 0.0)
-    assert course.left("a", 1.0) == [OpenRound(round=0)]
-    assert course.instruction("b") is Instruction.INITIAL
-    assert course.refuse("b", 2.0) == [OpenRound(round=0)]
-    assert course.instruction("c") is Instruction.INITIAL
-    assert course.deadline == 100.0
-    assert course.tick(100.0)[0] == AbandonRound(round=0, had=0)
-    assert course.lost == 1
+        machine.joined(name, 0.0)
+    assert machine.left("a", 1.0) == [OpenRound(round=0)]
+    assert machine.instruction("b") is Instruction.INITIAL
+    assert machine.update_refused("b", 2.0) == [OpenRound(round=0)]
+    assert machine.instruction("c") is Instruction.INITIAL
+    assert machine.deadline == 100.0
+    assert machine.tick(100.0)[0] == AbandonRound(round=0, updates=0)
+    assert machine.rounds_lost == 1
 
 
-def test_a_round_closes_when_all_have_answered() -> None:
-    course = started()
-    assert deliver(course, "ab", 5.0) == []
-    assert course.refuse("c", 6.0) == [Aggregate(round=1, parties=("a", "b"))]
-    assert course.state_of("c") is PartyState.REFUSED
-    assert store(course, 8.0) == [OpenRound(round=2)]
-    assert course.record.last.seconds == 8.0
-    assert course.record.contributors == ("a", "b")
-    assert course.record.contributions == {"a": 1, "b": 1}
-    assert [course.instruction(name) for name in "abc"] == [Instruction.TRAIN] * 3
+def test_a_round_closes_when_all_parties_have_answered() -> None:
+    machine = started()
+    assert deliver(machine, "ab", 5.0) == []
+    assert machine.update_refused("c", 6.0) == [Aggregate(round=1, parties=("a", "b"))]
+    assert machine.party_state("c") is PartyState.REFUSED
+    assert store(machine, 8.0) == [OpenRound(round=2)]
+    assert machine.history.last_round.seconds == 8.0
+    assert machine.history.contributors == ("a", "b")
+    assert machine.history.contributions == {"a": 1, "b": 1}
+    assert [machine.instruction(name) for name in "abc"] == [Instruction.TRAIN] * 3
 
 
 def test_a_round_closes_at_its_deadline_with_a_quorum() -> None:
-    course = started()
-    deliver(course, "ab", 5.0)
-    assert course.tick(99.9) == []
-    assert course.wakes_at(99.9) == 100.0
-    assert course.tick(100.0) == [Aggregate(round=1, parties=("a", "b"))]
-    assert store(course, 101.0) == [OpenRound(round=2)]
-    assert course.instruction("c") is Instruction.WAIT, (
-        "who has not answered must show that it is there"
+    machine = started()
+    deliver(machine, "ab", 5.0)
+    assert machine.tick(99.9) == []
+    assert machine.next_tick_at(99.9) == 100.0
+    assert machine.tick(100.0) == [Aggregate(round=1, parties=("a", "b"))]
+    assert store(machine, 101.0) == [OpenRound(round=2)]
+    assert machine.instruction("c") is Instruction.WAIT, (
+        "a party that has not answered must poll again"
     )
-    course.joined("c", 102.0)
-    assert course.instruction("c") is Instruction.TRAIN
+    machine.joined("c", 102.0)
+    assert machine.instruction("c") is Instruction.TRAIN
 
 
-def test_a_round_without_a_quorum_is_given_up_and_announced_anew() -> None:
-    course = started()
-    deliver(course, "a", 5.0)
-    assert course.tick(100.0) == [AbandonRound(round=1, had=1)]
-    assert (course.lost, course.phase, course.record.round) == (1, RoundPhase.WAITING, 0)
-    assert course.joined("b", 130.0) == [OpenRound(round=1)]
-    assert course.deadline == 230.0
-    assert [course.instruction(name) for name in "abc"] == [
+def test_a_round_without_a_quorum_is_abandoned_and_announced_again() -> None:
+    machine = started()
+    deliver(machine, "a", 5.0)
+    assert machine.tick(100.0) == [AbandonRound(round=1, updates=1)]
+    assert (machine.rounds_lost, machine.phase, machine.history.round) == (1, RoundPhase.WAITING, 0)
+    assert machine.joined("b", 130.0) == [OpenRound(round=1)]
+    assert machine.deadline == 230.0
+    assert [machine.instruction(name) for name in "abc"] == [
         Instruction.WAIT,
         Instruction.TRAIN,
         Instruction.WAIT,
     ]
-    assert deliver(course, "b", 140.0) == [Aggregate(round=1, parties=("a", "b"))]
+    assert deliver(machine, "b", 140.0) == [Aggregate(round=1, parties=("a", "b"))]
 
 
-def test_a_party_that_says_goodbye_is_not_waited_for() -> None:
-    course = started()
-    deliver(course, "ab", 5.0)
-    assert course.left("c", 6.0) == [Aggregate(round=1, parties=("a", "b"))]
+def test_a_round_does_not_wait_for_a_party_that_left() -> None:
+    machine = started()
+    deliver(machine, "ab", 5.0)
+    assert machine.left("c", 6.0) == [Aggregate(round=1, parties=("a", "b"))]
 
 
-def test_a_party_that_comes_back_within_a_round_is_asked_again() -> None:
-    course = started()
-    deliver(course, "a", 5.0)
-    course.left("c", 6.0)
-    course.joined("c", 7.0)
-    assert course.instruction("c") is Instruction.TRAIN
-    deliver(course, "b", 8.0)
-    assert course.phase is RoundPhase.OPEN
-    assert deliver(course, "c", 9.0) == [Aggregate(round=1, parties=("a", "b", "c"))]
+def test_a_party_that_rejoins_within_a_round_is_instructed_again() -> None:
+    machine = started()
+    deliver(machine, "a", 5.0)
+    machine.left("c", 6.0)
+    machine.joined("c", 7.0)
+    assert machine.instruction("c") is Instruction.TRAIN
+    deliver(machine, "b", 8.0)
+    assert machine.phase is RoundPhase.OPEN
+    assert deliver(machine, "c", 9.0) == [Aggregate(round=1, parties=("a", "b", "c"))]
 
 
-def test_below_the_quorum_a_refusal_does_not_close_a_round() -> None:
-    course = started("ab")
-    deliver(course, "a", 5.0)
-    assert course.refuse("b", 6.0) == []
-    assert course.tick(100.0)[0] == AbandonRound(round=1, had=1)
-    assert course.instruction("b") is Instruction.TRAIN, "and it may try again"
+def test_a_refusal_does_not_close_a_round_below_its_quorum() -> None:
+    machine = started("ab")
+    deliver(machine, "a", 5.0)
+    assert machine.update_refused("b", 6.0) == []
+    assert machine.tick(100.0)[0] == AbandonRound(round=1, updates=1)
+    assert machine.instruction("b") is Instruction.TRAIN, "and it may try again"
 
 
 def test_an_update_counts_once() -> None:
-    course = started()
-    deliver(course, "aab", 5.0)
-    course.refuse("a", 6.0)
-    assert course.state_of("a") is PartyState.DELIVERED
-    assert deliver(course, "c", 7.0) == [Aggregate(round=1, parties=("a", "b", "c"))]
-    assert deliver(course, "abc", 8.0) == []
-    assert store(course, 9.0) == [OpenRound(round=2)]
-    assert store(course, 9.0) == [], "nothing is being stored any more"
-    assert course.record.round == 1
+    machine = started()
+    deliver(machine, "aab", 5.0)
+    machine.update_refused("a", 6.0)
+    assert machine.party_state("a") is PartyState.DELIVERED
+    assert deliver(machine, "c", 7.0) == [Aggregate(round=1, parties=("a", "b", "c"))]
+    assert deliver(machine, "abc", 8.0) == []
+    assert store(machine, 9.0) == [OpenRound(round=2)]
+    assert store(machine, 9.0) == [], "no model is being stored"
+    assert machine.history.round == 1
 
 
-def test_a_fraction_is_asked_and_who_leaves_is_replaced() -> None:
-    course = started("abcdefgh", fraction=0.5)
-    asked = {name for name in "abcdefgh" if course.instruction(name) is Instruction.TRAIN}
+def test_a_fraction_is_sampled_and_a_party_that_leaves_is_replaced() -> None:
+    machine = started("abcdefgh", fraction=0.5)
+    asked = {name for name in "abcdefgh" if machine.instruction(name) is Instruction.TRAIN}
     assert asked == set(shuffled("abcdefgh", 0, 1)[:4])
-    course.left(min(asked), 1.0)
-    others = {name for name in "abcdefgh" if course.instruction(name) is Instruction.TRAIN}
+    machine.left(min(asked), 1.0)
+    others = {name for name in "abcdefgh" if machine.instruction(name) is Instruction.TRAIN}
     # Half of seven is four.
     assert len(others) == 4
     assert min(asked) not in others
 
 
-def test_the_quorum_is_asked_however_small_the_fraction() -> None:
-    course = started("abcdefgh", fraction=0.01, min_parties=3)
-    assert sum(course.instruction(name) is Instruction.TRAIN for name in "abcdefgh") == 3
+def test_the_sample_is_never_below_the_quorum() -> None:
+    machine = started("abcdefgh", fraction=0.01, min_parties=3)
+    assert sum(machine.instruction(name) is Instruction.TRAIN for name in "abcdefgh") == 3
 
 
-def test_rounds_draw_different_parties() -> None:
+def test_rounds_sample_different_parties() -> None:
     draws = {tuple(sorted(shuffled("abcdefgh", 3, number)[:4])) for number in range(20)}
     assert len(draws) > 5
     assert shuffled("hgfedcba", 3, 1) == shuffled("abcdefgh", 3, 1)
 
 
 def test_the_last_round_is_evaluated_before_the_end() -> None:
-    course = started("ab", max=1)
-    deliver(course, "ab", 5.0)
-    assert store(course, 6.0) == [OpenRound(round=2)]
-    assert course.phase is RoundPhase.FINAL
-    assert course.instruction("a") is Instruction.EVALUATE
-    assert evaluate(course, "a", 0.5) == []
-    assert course.instruction("a") is Instruction.WAIT
-    assert evaluate(course, "b", 0.7) == [Finish(round=1)]
-    assert course.record.last.metrics == {"eval/accuracy": 0.6}
-    course.finished(8.0)
-    assert (course.result, course.instruction("a")) == (Result.COMPLETE, Instruction.END)
+    machine = started("ab", max=1)
+    deliver(machine, "ab", 5.0)
+    assert store(machine, 6.0) == [OpenRound(round=2)]
+    assert machine.phase is RoundPhase.FINAL
+    assert machine.instruction("a") is Instruction.EVALUATE
+    assert evaluate(machine, "a", 0.5) == []
+    assert machine.instruction("a") is Instruction.WAIT
+    assert evaluate(machine, "b", 0.7) == [Finish(round=1)]
+    assert machine.history.last_round.metrics == {"eval/accuracy": 0.6}
+    machine.finished(8.0)
+    assert (machine.result, machine.instruction("a")) == (Result.COMPLETE, Instruction.END)
 
 
-def test_the_last_evaluation_is_waited_for_only_so_long() -> None:
-    course = started("ab", max=1)
-    deliver(course, "ab", 5.0)
-    store(course, 6.0)
-    evaluate(course, "a", 0.5)
-    assert course.tick(106.0) == [Finish(round=1)]
+def test_the_last_evaluation_has_a_deadline() -> None:
+    machine = started("ab", max=1)
+    deliver(machine, "ab", 5.0)
+    store(machine, 6.0)
+    evaluate(machine, "a", 0.5)
+    assert machine.tick(106.0) == [Finish(round=1)]
 
 
-def test_at_the_target_nothing_more_is_folded() -> None:
-    course = started("ab", target=TARGET)
-    assert evaluate(course, "ab", 0.1) == [KeepBest(round=0)]
-    deliver(course, "ab", 5.0)
-    store(course, 6.0)
-    deliver(course, "a", 7.0)
-    assert evaluate(course, "ab", 0.95, 8.0) == [KeepBest(round=1), Finish(round=1)]
-    assert deliver(course, "b", 9.0) == []
-    assert course.lost == 0
+def test_no_round_is_aggregated_once_the_target_is_reached() -> None:
+    machine = started("ab", target=TARGET)
+    assert evaluate(machine, "ab", 0.1) == [KeepBest(round=0)]
+    deliver(machine, "ab", 5.0)
+    store(machine, 6.0)
+    deliver(machine, "a", 7.0)
+    assert evaluate(machine, "ab", 0.95, 8.0) == [KeepBest(round=1), Finish(round=1)]
+    assert deliver(machine, "b", 9.0) == []
+    assert machine.rounds_lost == 0
 
 
-def test_evaluations_that_are_there_at_the_close_decide_before_the_fold() -> None:
-    course = started("ab", target=TARGET)
-    evaluate(course, "a", 0.95)
-    assert deliver(course, "ab", 5.0) == [KeepBest(round=0), Finish(round=0)]
+def test_evaluations_present_at_the_close_decide_before_the_aggregation() -> None:
+    machine = started("ab", target=TARGET)
+    evaluate(machine, "a", 0.95)
+    assert deliver(machine, "ab", 5.0) == [KeepBest(round=0), Finish(round=0)]
 
 
 def test_the_best_model_is_the_result() -> None:
-    course = started("ab", target=TARGET, patience=2)
-    commands = evaluate(course, "ab", 0.1)
+    machine = started("ab", target=TARGET, patience=2)
+    commands = evaluate(machine, "ab", 0.1)
     for value in (0.8, 0.5, 0.6):
-        deliver(course, "ab", 5.0)
-        store(course, 6.0)
-        commands += evaluate(course, "ab", value)
+        deliver(machine, "ab", 5.0)
+        store(machine, 6.0)
+        commands += evaluate(machine, "ab", value)
     assert commands == [KeepBest(round=0), KeepBest(round=1), Finish(round=1)]
-    assert course.record.round == 3
+    assert machine.history.round == 3
 
 
 def test_a_falling_metric_can_be_the_target() -> None:
-    course = started(
+    machine = started(
         "ab", target=Target(metric="eval/accuracy", value=0.1, direction=Direction.MIN)
     )
-    assert evaluate(course, "ab", 0.2) == [KeepBest(round=0)]
-    deliver(course, "ab", 5.0)
-    store(course, 6.0)
-    assert evaluate(course, "ab", 0.3) == []
-    deliver(course, "ab", 7.0)
-    store(course, 8.0)
-    assert evaluate(course, "ab", 0.1) == [KeepBest(round=2), Finish(round=2)]
+    assert evaluate(machine, "ab", 0.2) == [KeepBest(round=0)]
+    deliver(machine, "ab", 5.0)
+    store(machine, 6.0)
+    assert evaluate(machine, "ab", 0.3) == []
+    deliver(machine, "ab", 7.0)
+    store(machine, 8.0)
+    assert evaluate(machine, "ab", 0.1) == [KeepBest(round=2), Finish(round=2)]
 
 
-def test_without_a_target_patience_goes_by_the_loss() -> None:
-    course = started("ab", patience=2, max=50)
+def test_without_a_target_patience_counts_by_the_loss() -> None:
+    machine = started("ab", patience=2, max=50)
     for loss in (1.0, 0.5, 0.6, 0.5):
-        assert course.phase is RoundPhase.OPEN
-        deliver(course, "ab", 5.0, loss=loss)
-        store(course, 6.0)
-    assert (course.phase, course.record.round) == (RoundPhase.FINAL, 4)
+        assert machine.phase is RoundPhase.OPEN
+        deliver(machine, "ab", 5.0, loss=loss)
+        store(machine, 6.0)
+    assert (machine.phase, machine.history.round) == (RoundPhase.FINAL, 4)
 
 
 def test_a_suspension_lets_the_round_in_flight_close() -> None:
-    course = started("ab")
-    assert course.planned(course.terms, True, 1.0) == []
-    assert deliver(course, "ab", 5.0) == [Aggregate(round=1, parties=("a", "b"))]
-    store(course, 6.0)
-    assert (course.result, course.record.round) == (Result.SUSPENDED, 1)
-    assert course.instruction("a") is Instruction.END
-    course.planned(course.terms, False, 10.0)
-    assert (course.result, course.instruction("a")) == (None, Instruction.WAIT)
-    course.joined("a", 11.0)
-    assert course.joined("b", 12.0) == [OpenRound(round=2)]
+    machine = started("ab")
+    assert machine.plan_changed(machine.settings, True, 1.0) == []
+    assert deliver(machine, "ab", 5.0) == [Aggregate(round=1, parties=("a", "b"))]
+    store(machine, 6.0)
+    assert (machine.result, machine.history.round) == (Result.SUSPENDED, 1)
+    assert machine.instruction("a") is Instruction.END
+    machine.plan_changed(machine.settings, False, 10.0)
+    assert (machine.result, machine.instruction("a")) == (None, Instruction.WAIT)
+    machine.joined("a", 11.0)
+    assert machine.joined("b", 12.0) == [OpenRound(round=2)]
 
 
-def test_a_suspension_gives_a_round_up_at_its_deadline() -> None:
-    course = started("ab")
-    course.planned(course.terms, True, 1.0)
-    course.tick(100.0)
-    assert (course.result, course.record.round, course.lost) == (Result.SUSPENDED, 0, 1)
+def test_a_suspension_abandons_a_round_at_its_deadline() -> None:
+    machine = started("ab")
+    machine.plan_changed(machine.settings, True, 1.0)
+    machine.tick(100.0)
+    assert (machine.result, machine.history.round, machine.rounds_lost) == (Result.SUSPENDED, 0, 1)
 
 
-def test_a_plan_changes_the_rounds_to_come() -> None:
-    course = started("ab")
-    course.planned(terms("abc", max=2, deadline_seconds=7.0), False, 1.0)
-    assert course.deadline == 100.0
-    course.joined("c", 2.0)
-    assert course.instruction("c") is Instruction.TRAIN
-    deliver(course, "abc", 5.0)
-    store(course, 6.0)
-    assert course.deadline == 13.0
-    deliver(course, "abc", 8.0)
-    store(course, 9.0)
-    assert course.phase is RoundPhase.FINAL
+def test_a_plan_changes_only_later_rounds() -> None:
+    machine = started("ab")
+    machine.plan_changed(settings("abc", max=2, deadline_seconds=7.0), False, 1.0)
+    assert machine.deadline == 100.0
+    machine.joined("c", 2.0)
+    assert machine.instruction("c") is Instruction.TRAIN
+    deliver(machine, "abc", 5.0)
+    store(machine, 6.0)
+    assert machine.deadline == 13.0
+    deliver(machine, "abc", 8.0)
+    store(machine, 9.0)
+    assert machine.phase is RoundPhase.FINAL
 
 
-def test_a_course_goes_on_from_its_record() -> None:
+def test_a_machine_resumes_from_its_history() -> None:
     before = started("ab", target=TARGET)
     evaluate(before, "ab", 0.3)
     deliver(before, "ab", 5.0)
     store(before, 6.0)
-    after = RoundMachine(terms=before.terms, target=TARGET, record=before.record)
+    after = RoundMachine(settings=before.settings, target=TARGET, history=before.history)
     after.joined("b", 50.0)
     assert after.joined("a", 51.0) == [OpenRound(round=2)]
     assert after.instruction("a") is Instruction.TRAIN
     assert evaluate(after, "ab", 0.5, 52.0) == [KeepBest(round=1)]
 
 
-def test_after_its_last_round_a_restarted_course_waits_for_evaluations() -> None:
+def test_after_its_last_round_a_restarted_machine_waits_for_evaluations() -> None:
     before = started("ab", max=1)
     deliver(before, "ab", 5.0)
     store(before, 6.0)
-    after = RoundMachine(terms=before.terms, record=before.record)
+    after = RoundMachine(settings=before.settings, history=before.history)
     assert after.tick(0.0) == [OpenRound(round=2)]
     after.joined("a", 1.0)
     assert evaluate(after, "a", 0.4, 2.0) == []
@@ -353,18 +353,18 @@ def test_after_its_last_round_a_restarted_course_waits_for_evaluations() -> None
         ([(1, {"a": 1.0}), (3, {"b": 0.5})], {"a": 1.0, "b": 0.5}),
     ],
 )
-def test_evaluations_are_meaned_by_samples(
+def test_metrics_are_averaged_by_samples(
     found: list[tuple[int, dict[str, float]]], expected: dict[str, float]
 ) -> None:
-    assert mean([Evaluation(samples=n, metrics=m) for n, m in found]) == expected
+    assert mean_metrics([Evaluation(samples=n, metrics=m) for n, m in found]) == expected
 
 
-def test_a_loss_is_the_mean_of_those_who_said_one() -> None:
-    course = started("abc")
-    course.accepted("a", delivery(samples=1, loss=2.0), 1.0)
-    course.accepted("b", delivery(samples=3, loss=4.0), 1.0)
-    course.accepted("c", delivery(samples=9, loss=None), 1.0)
-    store(course, 2.0)
-    assert course.record.last.loss == 3.5
-    assert course.record.last.samples == 13
-    assert not math.isinf(course.record.last.seconds)
+def test_the_loss_is_the_mean_over_updates_that_have_one() -> None:
+    machine = started("abc")
+    machine.update_accepted("a", update(samples=1, loss=2.0), 1.0)
+    machine.update_accepted("b", update(samples=3, loss=4.0), 1.0)
+    machine.update_accepted("c", update(samples=9, loss=None), 1.0)
+    store(machine, 2.0)
+    assert machine.history.last_round.loss == 3.5
+    assert machine.history.last_round.samples == 13
+    assert not math.isinf(machine.history.last_round.seconds)

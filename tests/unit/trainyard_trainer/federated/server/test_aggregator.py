@@ -1,4 +1,4 @@
-"""What an aggregator makes of commands and crashes, without the network."""
+"""An aggregator's commands and crashes, without the network."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.trainyard_trainer.federated.models import FLAT, body, note, random_model
+from tests.unit.trainyard_trainer.federated.models import FLAT, body, metadata, random_model
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.federated import (
     FederatedConfig,
@@ -19,7 +19,8 @@ from trainyard_trainer.contract.federated import (
     RoundsConfig,
 )
 from trainyard_trainer.federated.rounds.events import Instruction
-from trainyard_trainer.federated.server.aggregator import REPEATS, Aggregator
+from trainyard_trainer.federated.server.aggregator import Aggregator
+from trainyard_trainer.federated.server.connections import MAX_CORRUPT_UPLOADS
 from trainyard_trainer.runtime.exits import StateUnusable
 
 PARTIES = (PartyConfig(name="a"), PartyConfig(name="b"))
@@ -29,113 +30,113 @@ CONFIG = FederatedConfig(
 
 
 @asynccontextmanager
-async def working(folder: Path, term: int = 1) -> AsyncIterator[Aggregator]:
+async def running(folder: Path, term: int = 1) -> AsyncIterator[Aggregator]:
     aggregator = Aggregator(CONFIG, term, folder)
-    work = asyncio.create_task(aggregator.train_config())
+    task = asyncio.create_task(aggregator.run())
     try:
         yield aggregator
     finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def join(aggregator: Aggregator) -> None:
     for party in PARTIES:
-        aggregator.hear(party.name, 0)
-        aggregator.apply(aggregator.course.joined(party.name, aggregator.now))
+        aggregator.seen(party.name, 0)
+        aggregator.joined(party.name)
 
 
-async def until_asked(aggregator: Aggregator, party: str, ask: Instruction) -> None:
+async def wait_for(aggregator: Aggregator, party: str, instruction: Instruction) -> None:
     async with asyncio.timeout(30):
-        while aggregator.course.instruction(party) is not ask:
+        while aggregator.machine.instruction(party) is not instruction:
             assert not aggregator.ended.done(), aggregator.ended.exception()
-            await aggregator.changed(0.05)
+            await aggregator.wait_for_change(0.05)
 
 
 def deliver(aggregator: Aggregator, party: str) -> None:
-    upload = aggregator.spool()
-    number = aggregator.course.round
-    document = note(term=aggregator.term, round=number)
+    upload = aggregator.open_upload()
+    number = aggregator.machine.round
+    document = metadata(term=aggregator.term, round=number)
     upload.feed(body(FLAT, random_model(FLAT, number), document))
-    aggregator.accept(party, upload)
+    aggregator.accept(party, upload, number)
 
 
-async def play(aggregator: Aggregator, rounds: int) -> None:
-    """Let the parties deliver to so many rounds, the initial model not counted."""
+async def run_rounds(aggregator: Aggregator, rounds: int) -> None:
+    """Have the parties deliver to this many rounds after the initial model."""
     join(aggregator)
-    if aggregator.course.record.round < 0:
+    if aggregator.machine.history.round < 0:
         deliver(aggregator, "a")
     for _ in range(rounds):
         for party in "ab":
-            await until_asked(aggregator, party, Instruction.TRAIN)
+            await wait_for(aggregator, party, Instruction.TRAIN)
             deliver(aggregator, party)
 
 
-async def test_an_aggregator_that_was_suspended_has_lost_no_round(tmp_path: Path) -> None:
+async def test_a_suspension_loses_no_round(tmp_path: Path) -> None:
     plan = FederatedPlan(generation=1, parties=PARTIES, rounds=CONFIG.rounds, suspend=True)
-    async with working(tmp_path) as aggregator:
-        await play(aggregator, 1)
-        await until_asked(aggregator, "a", Instruction.TRAIN)
-        aggregator.follow(plan)
-        await play(aggregator, 1)
+    async with running(tmp_path) as aggregator:
+        await run_rounds(aggregator, 1)
+        await wait_for(aggregator, "a", Instruction.TRAIN)
+        aggregator.set_plan(plan)
+        await run_rounds(aggregator, 1)
         await aggregator.closed.wait()
-        assert aggregator.course.result is Result.SUSPENDED
-        assert aggregator.course.record.round == 2
-    async with working(tmp_path, 2) as successor:
-        assert successor.course.lost == 0
-        assert successor.course.record == replace(aggregator.course.record)
-    async with working(tmp_path, 3) as third:
-        assert third.course.lost == 1, "the second ended without a word"
+        assert aggregator.machine.result is Result.SUSPENDED
+        assert aggregator.machine.history.round == 2
+    async with running(tmp_path, 2) as successor:
+        assert successor.machine.rounds_lost == 0
+        assert successor.machine.history == replace(aggregator.machine.history)
+    async with running(tmp_path, 3) as third:
+        assert third.machine.rounds_lost == 1, "the second one crashed"
 
 
-async def test_a_suspended_aggregator_that_goes_on_can_lose_a_round(tmp_path: Path) -> None:
+async def test_a_resumed_aggregator_can_lose_a_round(tmp_path: Path) -> None:
     plan = FederatedPlan(generation=1, parties=PARTIES, rounds=CONFIG.rounds, suspend=True)
-    async with working(tmp_path) as aggregator:
-        aggregator.follow(plan)
+    async with running(tmp_path) as aggregator:
+        aggregator.set_plan(plan)
         await aggregator.closed.wait()
-        aggregator.follow(replace(plan, generation=2, suspend=False))
+        aggregator.set_plan(replace(plan, generation=2, suspend=False))
         assert not aggregator.closed.is_set()
-        await play(aggregator, 1)
-        await until_asked(aggregator, "a", Instruction.TRAIN)
-    async with working(tmp_path, 2) as successor:
-        assert (successor.course.record.round, successor.course.lost) == (1, 1)
-        assert successor.course.record.generation == 2
+        await run_rounds(aggregator, 1)
+        await wait_for(aggregator, "a", Instruction.TRAIN)
+    async with running(tmp_path, 2) as successor:
+        assert (successor.machine.history.round, successor.machine.rounds_lost) == (1, 1)
+        assert successor.machine.history.generation == 2
 
 
 @pytest.mark.parametrize(
     ("error", "becomes"), [(OSError("disk full"), StateUnusable), (KeyError("x"), KeyError)]
 )
-async def test_what_goes_wrong_while_storing_ends_the_process(
+async def test_an_error_while_storing_ends_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, becomes: type[Exception]
 ) -> None:
-    async with working(tmp_path) as aggregator:
+    async with running(tmp_path) as aggregator:
 
         def fail(*_: Any) -> None:
             raise error
 
-        monkeypatch.setattr(aggregator.archive, "initialize", fail)
-        await play(aggregator, 0)
+        monkeypatch.setattr(aggregator.store, "initialize", fail)
+        await run_rounds(aggregator, 0)
         async with asyncio.timeout(30):
             with pytest.raises(becomes):
                 await aggregator.ended
 
 
-async def test_a_damaged_update_may_be_repeated_so_often(tmp_path: Path) -> None:
-    async with working(tmp_path) as aggregator:
-        await play(aggregator, 0)
-        await until_asked(aggregator, "a", Instruction.TRAIN)
-        for _ in range(REPEATS):
+async def test_a_corrupt_update_may_be_resent_a_limited_number_of_times(tmp_path: Path) -> None:
+    async with running(tmp_path) as aggregator:
+        await run_rounds(aggregator, 0)
+        await wait_for(aggregator, "a", Instruction.TRAIN)
+        for _ in range(MAX_CORRUPT_UPLOADS):
             aggregator.refuse("a", RefusalReason.CHECKSUM)
-            assert aggregator.course.instruction("a") is Instruction.TRAIN
+            assert aggregator.machine.instruction("a") is Instruction.TRAIN
         aggregator.refuse("a", RefusalReason.CHECKSUM)
-        assert aggregator.course.instruction("a") is Instruction.WAIT
-        assert aggregator.refusals == {("a", "ChecksumMismatch"): REPEATS + 1}
+        assert aggregator.machine.instruction("a") is Instruction.WAIT
+        assert aggregator.refusals == {("a", "ChecksumMismatch"): MAX_CORRUPT_UPLOADS + 1}
 
 
-async def test_no_single_party_fences_an_aggregator(tmp_path: Path) -> None:
-    async with working(tmp_path) as aggregator:
-        aggregator.hear("a", 10**9)
+async def test_a_single_party_cannot_fence_an_aggregator(tmp_path: Path) -> None:
+    async with running(tmp_path) as aggregator:
+        aggregator.seen("a", 10**9)
         assert not aggregator.ended.done()
-        aggregator.hear("b", 2)
+        aggregator.seen("b", 2)
         assert aggregator.ended.done()
         assert "2 parties know of term 1000000000" in str(aggregator.ended.exception())

@@ -1,4 +1,4 @@
-"""Plans and who may send them: the newest generation, and no operator that was replaced."""
+"""Plans, and what parties get from an aggregator without TLS."""
 
 import contextlib
 import json
@@ -31,16 +31,16 @@ CONFIG = FederatedConfig(task="m:C", args={"j": 2, "k": 0}, parties=PARTIES)
 @contextlib.asynccontextmanager
 async def distributed(folder: Path) -> AsyncIterator[str]:
     credentials = Credentials(namespace="n", job="j", directory=str(folder / "none"))
-    room = Coordinator(JobConfig(task="m:C"), 1, folder / "state", credentials)
-    async with room.serving("127.0.0.1", 0) as port:
+    server = Coordinator(JobConfig(task="m:C"), 1, folder / "state", credentials)
+    async with server.serving("127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.asynccontextmanager
 async def federated(folder: Path) -> AsyncIterator[str]:
     credentials = Credentials(namespace="n", job="j", directory=str(folder / "none"))
-    room = AggregatorServer(Aggregator(CONFIG, 1, folder / "state"), credentials)
-    async with room.serving("127.0.0.1", 0) as port:
+    server = AggregatorServer(Aggregator(CONFIG, 1, folder / "state"), credentials)
+    async with server.serving("127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 
 
@@ -60,7 +60,7 @@ def plan_of(kind: Any, generation: int, fencing_token: int, *, other: bool = Fal
 
 
 @pytest.mark.parametrize("kind", [distributed, federated])
-async def test_plans_of_replaced_operators_and_old_ones_are_refused(
+async def test_stale_plans_and_those_of_replaced_operators_are_refused(
     tmp_path: Path, kind: Any
 ) -> None:
     async with kind(tmp_path) as url, aiohttp.ClientSession() as session:
@@ -109,25 +109,25 @@ async def test_fields_of_a_later_operator_are_ignored(tmp_path: Path, kind: Any)
         ({"max": "9"}, "Expected `int`, got `str` - at `\\$.rounds.max`"),
     ],
 )
-def test_rounds_that_nobody_could_follow_are_refused(change: dict[str, Any], says: str) -> None:
+def test_invalid_rounds_are_refused(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         FederatedConfig.decode(json.dumps({"task": "m:C", "parties": [], "rounds": change}))
 
 
-def test_a_configuration_comes_back_as_it_was() -> None:
+def test_a_configuration_is_decoded_unchanged() -> None:
     assert FederatedConfig.decode(CONFIG.encode()) == CONFIG
     plan = FederatedPlan(generation=1, parties=PARTIES, rounds=RoundsConfig(max=3))
     assert FederatedPlan.decode(plan.encode()) == plan
 
 
-async def test_a_party_is_told_its_own_arguments(tmp_path: Path) -> None:
+async def test_an_announcement_has_the_partys_own_arguments(tmp_path: Path) -> None:
     async with federated(tmp_path) as url, aiohttp.ClientSession() as session:
         query = {"party": "b", "wire": "1", "term": "0", "ready": "0"}
         async with session.get(url + PATH_ROUND, params=query) as answer:
-            told = await answer.json()
-        assert told["config"]["args"] == {"j": 2, "k": 1}
-        assert told["config"]["lr"] == 0.5
-        assert (told["term"], told["instruction"]) == (1, "Wait")
+            announcement = await answer.json()
+        assert announcement["config"]["args"] == {"j": 2, "k": 1}
+        assert announcement["config"]["lr"] == 0.5
+        assert (announcement["term"], announcement["instruction"]) == (1, "Wait")
 
 
 async def test_query_parameters_of_a_later_party_are_ignored(tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ async def test_query_parameters_of_a_later_party_are_ignored(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("query", "status", "says"),
     [
-        ({"party": "x", "wire": "1"}, 404, "'x' is no party of this federation"),
-        ({"wire": "1"}, 404, "is no party"),
+        ({"party": "x", "wire": "1"}, 404, "'x' is not a party of this federation"),
+        ({"wire": "1"}, 404, "is not a party"),
         ({"party": "a", "wire": "2"}, 426, "wire version 2, this aggregator 1"),
         ({"party": "a"}, 426, "use images of the same release"),
-        ({"party": "a", "wire": "1", "term": "x"}, 400, "term is no number"),
+        ({"party": "a", "wire": "1", "term": "x"}, 400, "term is not a number"),
     ],
 )
-async def test_a_party_that_cannot_take_part_is_told_why(
+async def test_a_party_that_cannot_take_part_gets_the_reason(
     tmp_path: Path, query: dict[str, str], status: int, says: str
 ) -> None:
     async with (

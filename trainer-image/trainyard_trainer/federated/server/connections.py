@@ -1,0 +1,75 @@
+"""The parties' connections: when each was last seen, which term it knows, what it transferred."""
+
+from __future__ import annotations
+
+import math
+from collections import UserDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+MAX_CORRUPT_UPLOADS: Final = 3
+"""How often a party may resend an update that was corrupted in transit, in one round."""
+
+
+@dataclass(slots=True)
+class PartyConnection:
+    """One party's connection, apart from its part in the rounds."""
+
+    seen_at: float = -math.inf
+    """When its last request arrived, or its last poll ended."""
+    term: int = 0
+    """The highest term that it has seen, by its last request."""
+    polls: int = 0
+    """Open long polls."""
+    knows_end: bool = False
+    """Whether it has been told that the federation is over."""
+    corrupt_uploads: int = 0
+    """Updates of the round in flight that were corrupted in transit."""
+    received_bytes: int = 0
+    """Of updates."""
+    sent_bytes: int = 0
+    """Of models."""
+    response_seconds: float | None = None
+    """From the announcement of its last round to its verified update."""
+
+    @property
+    def may_resend(self) -> bool:
+        """Whether a corrupted update may be sent again in this round."""
+        return self.corrupt_uploads <= MAX_CORRUPT_UPLOADS
+
+
+class Connections(UserDict[str, PartyConnection]):
+    """All parties' connections, by name; those of former parties are kept for their counters."""
+
+    def __init__(self, parties: Iterable[str]) -> None:
+        """No party has connected."""
+        super().__init__()
+        self.add(parties)
+
+    def add(self, parties: Iterable[str]) -> None:
+        """Add the parties that are new."""
+        for party in parties:
+            self.setdefault(party, PartyConnection())
+
+    def start_round(self) -> None:
+        """A round opens."""
+        for connection in self.values():
+            connection.corrupt_uploads = 0
+
+    def resume(self) -> None:
+        """A suspended federation goes on."""
+        for connection in self.values():
+            connection.knows_end = False
+
+    def terms_above(self, term: int) -> list[int]:
+        """The higher terms that parties have seen, one for each such party."""
+        return [connection.term for connection in self.values() if connection.term > term]
+
+    def silent_since(self, time: float) -> set[str]:
+        """The parties without a request since `time` and without an open poll."""
+        return {name for name, c in self.items() if c.seen_at < time and not c.polls}
+
+    def know_end(self, parties: Iterable[str]) -> bool:
+        """Whether all of these parties have been told of the end."""
+        return all(self[party].knows_end for party in parties)
