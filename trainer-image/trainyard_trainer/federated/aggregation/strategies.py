@@ -131,6 +131,6 @@ def make_strategy(config: contract.StrategyConfig) -> Strategy:
     return cls(**{name: float(value) for name, value in config.args.items()})
 
 
-def _require(holds: bool, name: str, what: str, value: float) -> None:
-    if not holds or not np.isfinite(value):
+def _require(is_valid: bool, name: str, what: str, value: float) -> None:
+    if not is_valid or not np.isfinite(value):
         raise TaskInvalid(f"strategy.args.{name} must be {what}, got {value}")

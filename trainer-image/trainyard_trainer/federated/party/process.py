@@ -114,7 +114,7 @@ def _participate(env: PartyEnv) -> TerminationMessage:
         try:
             client.leave()
         except AggregatorUnavailable as error:
-            log.warning("cannot tell the aggregator that this party leaves: %s", error)
+            log.warning("could not notify the aggregator of leaving: %s", error)
     finally:
         client.close()
     return TerminationMessage(result=result, step=runner.round, metrics=runner.metrics)

@@ -244,7 +244,7 @@ class Aggregator:
         self.connections[party].sent_bytes += size
 
     def expects_update(self, party: str, term: int, number: int) -> bool:
-        """Whether to receive an update for round `number`; False when it is safe already.
+        """Whether to receive an update for round `number`; False if it is stored already.
 
         Raises UpdateRefused when `party` should not send one.
         """

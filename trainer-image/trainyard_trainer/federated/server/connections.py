@@ -23,7 +23,7 @@ class PartyConnection:
     polls: int = 0
     """Open long polls."""
     knows_end: bool = False
-    """Whether it has been told that the federation is over."""
+    """Whether the end of the federation was announced to it."""
     corrupt_uploads: int = 0
     """Updates of the round in flight that were corrupted in transit."""
     received_bytes: int = 0
@@ -71,5 +71,5 @@ class Connections(UserDict[str, PartyConnection]):
         return {name for name, c in self.items() if c.seen_at < time and not c.polls}
 
     def know_end(self, parties: Iterable[str]) -> bool:
-        """Whether all of these parties have been told of the end."""
+        """Whether the end was announced to all of these parties."""
         return all(self[party].knows_end for party in parties)

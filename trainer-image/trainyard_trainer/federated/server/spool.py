@@ -1,7 +1,7 @@
 """Updates in transit: verified while they stream in, kept until their round closes.
 
-The spool bounds what parties can make the aggregator hold: small updates stay in memory within a
-common budget, larger ones go to disk, and a partial update leaves nothing behind.
+The spool bounds the memory that parties can make the aggregator use: small updates stay in memory
+within a common budget, larger ones go to disk, and a partial update leaves nothing behind.
 """
 
 from __future__ import annotations

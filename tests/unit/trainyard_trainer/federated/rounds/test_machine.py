@@ -194,13 +194,13 @@ def test_an_update_counts_once() -> None:
 
 def test_a_fraction_is_sampled_and_a_party_that_leaves_is_replaced() -> None:
     machine = started("abcdefgh", fraction=0.5)
-    asked = {name for name in "abcdefgh" if machine.instruction(name) is Instruction.TRAIN}
-    assert asked == set(shuffled("abcdefgh", 0, 1)[:4])
-    machine.left(min(asked), 1.0)
+    sampled = {name for name in "abcdefgh" if machine.instruction(name) is Instruction.TRAIN}
+    assert sampled == set(shuffled("abcdefgh", 0, 1)[:4])
+    machine.left(min(sampled), 1.0)
     others = {name for name in "abcdefgh" if machine.instruction(name) is Instruction.TRAIN}
     # Half of seven is four.
     assert len(others) == 4
-    assert min(asked) not in others
+    assert min(sampled) not in others
 
 
 def test_the_sample_is_never_below_the_quorum() -> None:
