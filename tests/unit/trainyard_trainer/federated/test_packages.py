@@ -3,13 +3,14 @@
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer
 
 from trainyard_trainer.cli import parse_party
-from trainyard_trainer.contract.federated import FederatedConfig, PartyConfig
+from trainyard_trainer.contract.federated import FederatedConfig, PartyConfig, StrategyConfig
 from trainyard_trainer.federated.party import client as client_module
 from trainyard_trainer.federated.party.client import AggregatorClient, AggregatorUnavailable
 from trainyard_trainer.federated.server.aggregator import Aggregator
@@ -69,9 +70,9 @@ def test_plain_http_is_for_loopback_only(tmp_path: Path) -> None:
 
 
 async def test_an_unknown_strategy_ends_the_aggregator(tmp_path: Path) -> None:
-    values = CONFIG.encode().replace('"FedAvg"', '"FedSGD"')
+    unknown = replace(CONFIG, strategy=StrategyConfig(name="FedSGD"))
     with pytest.raises(TaskInvalid, match=r"strategy\.name is 'FedSGD'"):
-        Aggregator(FederatedConfig.decode(values), 1, tmp_path)
+        Aggregator(FederatedConfig.decode(unknown.encode()), 1, tmp_path)
 
 
 @pytest.mark.parametrize(
