@@ -29,7 +29,7 @@ async def start(yard: Yard, replicas: int, **wishes: object) -> list[Object]:
     return await yard.pods("digits", "worker")
 
 
-async def test_last_words_reach_the_status_and_the_worker_comes_back(
+async def test_a_termination_message_reaches_the_status_and_the_worker_comes_back(
     yard: Yard, kubelet: Kubelet
 ) -> None:
     await yard.add_nodes(8, is_attended=False)
@@ -186,7 +186,7 @@ async def test_workers_that_fall_together_count_once(yard: Yard, kubelet: Kubele
     assert len({e["message"] for e in events}) == 16
 
 
-async def test_the_job_completes_with_its_workers_last_words(yard: Yard, kubelet: Kubelet) -> None:
+async def test_the_job_completes_with_its_workers_messages(yard: Yard, kubelet: Kubelet) -> None:
     await yard.add_nodes(8, is_attended=False)
     for worker in await start(yard, 2):
         words = TerminationMessage(result=Result.COMPLETE, metrics={"eval/accuracy": 0.97})
@@ -200,7 +200,7 @@ async def test_the_job_completes_with_its_workers_last_words(yard: Yard, kubelet
     assert names == ["digits-coordinator-1", "digits-worker-0-1", "digits-worker-1-1"]
 
 
-async def test_a_success_without_last_words_is_a_failure(yard: Yard, kubelet: Kubelet) -> None:
+async def test_a_success_without_a_message_is_a_failure(yard: Yard, kubelet: Kubelet) -> None:
     await yard.add_nodes(8, is_attended=False)
     [worker] = await start(yard, 1)
     await kubelet.end(worker, 0, message="bye")

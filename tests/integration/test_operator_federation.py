@@ -173,7 +173,9 @@ def admitted(job: Object) -> str:
     return str(condition(job, "Admitted")["message"])
 
 
-async def test_the_aggregators_last_words_complete_the_job(yard: Yard, kubelet: Kubelet) -> None:
+async def test_the_aggregators_termination_message_completes_the_job(
+    yard: Yard, kubelet: Kubelet
+) -> None:
     await start(yard)
     [aggregator] = await yard.pods("heart", "coordinator")
     words = TerminationMessage(

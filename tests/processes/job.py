@@ -36,7 +36,10 @@ def _run_worker(environ: dict[str, str], folder: str, name: str) -> None:
     torch.set_num_threads(1)
     cli.set_up_logging()
     worker.run(
-        environ, started=started, tls=f"{folder}/worker-tls", last_words=f"{folder}/{name}.words"
+        environ,
+        started=started,
+        tls=f"{folder}/worker-tls",
+        termination_log=f"{folder}/{name}.words",
     )
 
 
@@ -73,7 +76,7 @@ class Job(RunningJob):
             "--port": self.port,
             "--state": self.state,
             "--tls": self.folder / "coordinator-tls",
-            "--last-words": self.folder / "coordinator.words",
+            "--termination-log": self.folder / "coordinator.words",
         }
         arguments = [str(part) for pair in options.items() for part in pair]
         command = [sys.executable, "-m", "trainyard_trainer", "coordinator", *arguments]

@@ -35,7 +35,7 @@ STATE = os.path.join(STATE_DIR, os.environ.get(ENV_STATE, ""))
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Tls = Annotated[str, typer.Option(help="Folder of ca.crt, tls.crt and tls.key.")]
-LastWords = Annotated[str, typer.Option(help="File for the termination message.")]
+TerminationLog = Annotated[str, typer.Option(help="File for the termination message.")]
 
 
 def main() -> None:
@@ -56,22 +56,22 @@ def coordinator(
     port: Annotated[int, typer.Option(help="Port to serve on.")] = COORDINATOR_PORT,
     state: Annotated[str, typer.Option(help="The job's state directory.")] = STATE,
     tls: Tls = TLS_DIR,
-    last_words: LastWords = TERMINATION_LOG,
+    termination_log: TerminationLog = TERMINATION_LOG,
 ) -> None:
-    """Coordinate one job, as its environment says; what the operator's coordinator pods run."""
+    """Coordinate one job, configured by the environment; run by coordinator pods."""
     from trainyard_trainer.coordinator import process
 
-    options = process.ServeOptions(port=port, state=state, tls=tls, termination_log=last_words)
+    options = process.ServeOptions(port=port, state=state, tls=tls, termination_log=termination_log)
     raise typer.Exit(process.run(os.environ, options))
 
 
 @app.command()
-def worker(tls: Tls = TLS_DIR, last_words: LastWords = TERMINATION_LOG) -> None:
+def worker(tls: Tls = TLS_DIR, termination_log: TerminationLog = TERMINATION_LOG) -> None:
     """Train in one job, configured by the environment; run by worker pods."""
-    exit_at_once_on_sigterm(last_words)
+    exit_at_once_on_sigterm(termination_log)
     from trainyard_trainer.elastic import worker as process
 
-    process.run(os.environ, started=STARTED, tls=tls, last_words=last_words)
+    process.run(os.environ, started=STARTED, tls=tls, termination_log=termination_log)
 
 
 @app.command()
@@ -79,27 +79,27 @@ def aggregator(
     port: Annotated[int, typer.Option(help="Port to serve on.")] = COORDINATOR_PORT,
     state: Annotated[str, typer.Option(help="The job's state directory.")] = STATE,
     tls: Tls = TLS_DIR,
-    last_words: LastWords = TERMINATION_LOG,
+    termination_log: TerminationLog = TERMINATION_LOG,
 ) -> None:
-    """Aggregate one federation, as its environment says; what the operator's pods run."""
+    """Aggregate one federation, configured by the environment; run by aggregator pods."""
     from trainyard_trainer.coordinator.process import ServeOptions
     from trainyard_trainer.federated.server import process
 
-    options = ServeOptions(port=port, state=state, tls=tls, termination_log=last_words)
+    options = ServeOptions(port=port, state=state, tls=tls, termination_log=termination_log)
     raise typer.Exit(process.run(os.environ, options))
 
 
 @app.command()
 def party(
     tls: Tls = TLS_DIR,
-    last_words: LastWords = TERMINATION_LOG,
+    termination_log: TerminationLog = TERMINATION_LOG,
     data: Annotated[str, typer.Option(help="Folder of the party's own data.")] = DATA_DIR,
 ) -> None:
     """Take part in one federation, configured by the environment; run by party pods."""
-    exit_at_once_on_sigterm(last_words)
+    exit_at_once_on_sigterm(termination_log)
     from trainyard_trainer.federated.party import process
 
-    raise typer.Exit(process.run(os.environ, tls=tls, termination_log=last_words, data=data))
+    raise typer.Exit(process.run(os.environ, tls=tls, termination_log=termination_log, data=data))
 
 
 @app.command()

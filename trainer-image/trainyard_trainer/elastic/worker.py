@@ -78,29 +78,29 @@ class WorkerEnv:
             raise TrainerError(f"the environment variable {error.args[0]} is not set") from None
 
 
-def run(environ: Mapping[str, str], *, started: float, tls: str, last_words: str) -> NoReturn:
+def run(environ: Mapping[str, str], *, started: float, tls: str, termination_log: str) -> NoReturn:
     """Train until dismissed, then end the process.
 
-    `started` is on `time.monotonic`'s clock; `last_words` is the path of the termination message.
+    `started` is on `time.monotonic`'s clock; `termination_log` is where the message is written.
     """
     try:
         check_wire(environ)
-        code, message = _run(WorkerEnv.read(environ, tls), started, last_words)
+        code, message = _run(WorkerEnv.read(environ, tls), started, termination_log)
     except Exception as error:
         code, message = describe(error)
         log.error("%s", message.error, exc_info=error.__cause__ or error)
-    write_termination_message(last_words, message)
+    write_termination_message(termination_log, message)
     logging.shutdown()
     sys.stdout.flush()
     # Threads may be waiting for members that are long gone; an orderly exit would join them.
     os._exit(code)
 
 
-def _run(env: WorkerEnv, started: float, last_words: str) -> tuple[Exit, TerminationMessage]:
+def _run(env: WorkerEnv, started: float, termination_log: str) -> tuple[Exit, TerminationMessage]:
     credentials = Credentials(namespace=env.namespace, job=env.job, directory=env.tls)
     connection = CoordinatorConnection(env.coordinator, credentials)
     peers = ElasticReplicaGroup(connection, Rendezvous(env.address), env.pod, env.node)
-    _leave_on_sigterm(connection, last_words)
+    _leave_on_sigterm(connection, termination_log)
     connection.start(peers.session.hello)
     try:
         result = _train(peers, started)
@@ -116,24 +116,24 @@ def _run(env: WorkerEnv, started: float, last_words: str) -> tuple[Exit, Termina
     )
 
 
-def _leave_on_sigterm(connection: CoordinatorConnection, last_words: str) -> None:
+def _leave_on_sigterm(connection: CoordinatorConnection, termination_log: str) -> None:
     def leave(_signal: int, _frame: FrameType | None) -> None:
         connection.inject(LeaveRequest())
-        args = (connection, last_words)
+        args = (connection, termination_log)
         threading.Thread(target=_exit_without_coordinator, args=args, daemon=True).start()
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
 
 
-def _exit_without_coordinator(connection: CoordinatorConnection, last_words: str) -> None:
+def _exit_without_coordinator(connection: CoordinatorConnection, termination_log: str) -> None:
     """Exit, well before the pod is killed, when no coordinator can dismiss this worker."""
     disconnected_seconds = 0.0
     while disconnected_seconds < RECONNECT_SECONDS:
         time.sleep(1.0)
         disconnected_seconds = 0.0 if connection.is_connected else disconnected_seconds + 1.0
     log.warning("no coordinator for %.0f s: leaving without a goodbye", disconnected_seconds)
-    write_termination_message(last_words, TerminationMessage(result=Result.LEFT))
+    write_termination_message(termination_log, TerminationMessage(result=Result.LEFT))
     os._exit(Exit.OK)
 
 

@@ -80,11 +80,11 @@ def write_termination_message(path: str, message: TerminationMessage) -> None:
         Path(path).write_text(message.encode(), encoding="utf-8")
 
 
-def exit_at_once_on_sigterm(last_words: str) -> None:
+def exit_at_once_on_sigterm(termination_log: str) -> None:
     """Exit on SIGTERM without delay, for as long as there is no state to hand over."""
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
-        write_termination_message(last_words, TerminationMessage(result=Result.LEFT))
+        write_termination_message(termination_log, TerminationMessage(result=Result.LEFT))
         os._exit(Exit.OK)
 
     signal.signal(signal.SIGTERM, leave)

@@ -62,7 +62,7 @@ class Processes:
         self._running[name] = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "trainyard_trainer", command),
             *(
-                "--last-words",
+                "--termination-log",
                 str(self._termination_message_of(name)),
                 "--tls",
                 str(self._folder / "tls"),
