@@ -228,7 +228,7 @@ async def test_external_parties_are_awaited_while_the_others_train(
     assert party(job, "zoe")["state"] == "AwaitsEnrolment"
     await yard.federate("alone", [{"name": "zoe", "external": True}])
     job = await yard.until_phase("alone", "Pending")
-    assert "they cannot enrol yet" in condition(job, "Accepted")["message"]
+    assert "external parties cannot enroll yet" in condition(job, "Accepted")["message"]
 
 
 async def test_an_image_of_another_release_is_told_and_does_not_fail_the_job(

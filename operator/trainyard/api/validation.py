@@ -1,4 +1,4 @@
-"""What can be run: a field without its engine is refused by name, never ignored."""
+"""What this version can run: fields that it does not implement are rejected, never ignored."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def _privacy(spec: FederatedJobSpec) -> Privacy:
 
 _Spec = TypeVar("_Spec", bound=JobSpec)
 _Rule = tuple[str, Callable[[_Spec], bool], str]
+"""A field, whether a spec sets it to something unsupported, and what to set instead."""
 
 STRATEGIES = ("FedAvg", "FedProx", "FedAdam")
-"""The ones that this version's trainer has."""
+"""Strategies that the trainer of this version implements."""
 
 _COMMON: tuple[_Rule[JobSpec], ...] = (
     ("failure.hungAfterSteps", lambda s: s.failure.hung_after_steps != 10, "leave it out"),
@@ -66,34 +67,37 @@ _FEDERATED: tuple[_Rule[FederatedJobSpec], ...] = (
     (
         "parties.external",
         lambda s: len(s.local_parties) < s.rounds.min_parties,
-        "they cannot enrol yet: add parties of this cluster, or lower rounds.minParties to their "
-        "number",
+        "external parties cannot enroll yet: add parties of this cluster, or lower "
+        "rounds.minParties to their number",
     ),
 )
 
 ARGUMENT_BYTES = 96 * 1024
-"""Of all `args` as JSON. Linux starts no process with a variable beyond 128 KiB, and a pod's
-configuration is one; what else is in it grows with the parties alone, of which there are 256."""
+"""Limit of all `args` together, as JSON.
+
+A pod's configuration is one environment variable, and Linux limits a variable to 128 KiB. The rest
+of it grows only with the number of parties, at most 256.
+"""
 
 
 class Rejection(NamedTuple):
-    """Why a job is not started: the reason of `Accepted`, and the sentence with the mend."""
+    """Why a job is not started: reason and message of the condition `Accepted`."""
 
     reason: str
     message: str
 
 
 def validate(spec: JobSpec) -> Rejection | None:
-    """Why a job of this spec is not started; None if it can be."""
+    """Return why a job with this spec cannot be started, or None if it can."""
     if message := unsupported_fields(spec):
         return Rejection("NotSupportedYet", message)
-    if message := _excess(spec):
+    if message := _oversized_arguments(spec):
         return Rejection("TooLarge", message)
     return None
 
 
-def _excess(spec: JobSpec) -> str:
-    """A sentence about arguments that no pod could be started with; empty if there are none."""
+def _oversized_arguments(spec: JobSpec) -> str:
+    """Return a message if the arguments do not fit into a pod's environment, else an empty one."""
     sizes = {field: len(msgspec.json.encode(args)) for field, args in _arguments(spec) if args}
     if (total := sum(sizes.values())) <= ARGUMENT_BYTES:
         return ""
@@ -101,7 +105,7 @@ def _excess(spec: JobSpec) -> str:
     return (
         f"The arguments of this job take {total} bytes as JSON, {sizes[largest]} of them in "
         f"spec.{largest}; a pod's configuration has room for {ARGUMENT_BYTES}. Keep data in a file "
-        "or a claim that the Task reads, and give it the path."
+        "of the image or of a volume, and pass its path to the Task."
     )
 
 
@@ -116,12 +120,10 @@ def _arguments(spec: JobSpec) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def unsupported_fields(spec: JobSpec) -> str:
-    """A sentence naming every field that asks for more than this version has; empty if none."""
-    asked: list[str] = []
+    """Return a message that names every unsupported field, or an empty string if there is none."""
+    found: list[str] = []
     if isinstance(spec, DistributedJobSpec):
-        asked = [f"spec.{field} ({mend})" for field, asks, mend in _DISTRIBUTED if asks(spec)]
+        found = [f"spec.{field} ({hint})" for field, is_set, hint in _DISTRIBUTED if is_set(spec)]
     elif isinstance(spec, FederatedJobSpec):
-        asked = [f"spec.{field} ({mend})" for field, asks, mend in _FEDERATED if asks(spec)]
-    if not asked:
-        return ""
-    return f"This version of Trainyard does not support yet: {', '.join(asked)}."
+        found = [f"spec.{field} ({hint})" for field, is_set, hint in _FEDERATED if is_set(spec)]
+    return f"Not supported in this version: {', '.join(found)}." if found else ""

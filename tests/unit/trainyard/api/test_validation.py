@@ -19,49 +19,51 @@ def test_a_job_of_defaults_asks_for_nothing_unsupported() -> None:
     assert unsupported_fields(make_job().spec) == ""
 
 
-def test_every_field_that_asks_for_too_much_is_named_in_one_sentence() -> None:
+def test_all_unsupported_fields_are_named_in_one_message() -> None:
     spec = make_job({"sync": {"algorithm": "Async", "compression": "Int8"}}).spec
     assert unsupported_fields(spec) == (
-        "This version of Trainyard does not support yet: spec.sync.algorithm (use AllReduce), "
+        "Not supported in this version: spec.sync.algorithm (use AllReduce), "
         "spec.sync.compression (use None)."
     )
 
 
-def test_every_refused_field_exists_in_the_spec() -> None:
-    asking = DistributedJobSpec(
+def test_every_unsupported_field_exists_in_the_spec() -> None:
+    unsupported = DistributedJobSpec(
         task=make_job().spec.task,
         image="i",
         adjustments={"a": {}},
         candidates=[{}],
         selection={"metric": "m"},
     )
-    spec = msgspec.to_builtins(asking)
-    for name in unsupported_fields(asking).split(": ")[1].split(", "):
+    spec = msgspec.to_builtins(unsupported)
+    for name in unsupported_fields(unsupported).split(": ")[1].split(", "):
         path = name.split(" ")[0].removeprefix("spec.").split(".")
         assert path[0] in spec
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "expected"),
     [
         ({"strategy": {"name": "Krum"}}, "spec.strategy.name (use FedAvg, FedProx or FedAdam)"),
         ({"update": {"compression": "Int8"}}, "spec.update.compression (use None)"),
         ({"privacy": {"secureAggregation": {"threshold": 2}}}, "spec.privacy.secureAggregation"),
         ({"rounds": {"sampling": "BySize"}}, "spec.rounds.sampling (use Uniform)"),
         ({"adjustments": {"Fraction": {}}}, "spec.adjustments (leave it out)"),
-        ({"parties": [{"name": "a", "external": True}]}, "they cannot enrol yet"),
+        ({"parties": [{"name": "a", "external": True}]}, "external parties cannot enroll yet"),
     ],
 )
-def test_a_federation_asks_for_too_much_with(spec: dict[str, Any], says: str) -> None:
-    assert says in unsupported_fields(make_federation(spec).spec)
+def test_an_unsupported_field_of_a_federation_is_rejected(
+    spec: dict[str, Any], expected: str
+) -> None:
+    assert expected in unsupported_fields(make_federation(spec).spec)
 
 
-def test_a_federation_whose_parties_here_are_a_quorum_may_have_external_ones() -> None:
+def test_a_federation_may_have_external_parties_beside_a_local_quorum() -> None:
     parties = [{"name": "a"}, {"name": "b"}, {"name": "z", "external": True}]
     assert unsupported_fields(make_federation({"parties": parties}).spec) == ""
 
 
-def test_arguments_that_no_process_could_be_started_with_are_refused_by_name() -> None:
+def test_arguments_too_large_for_an_environment_variable_are_rejected_by_field() -> None:
     """Linux answers `argument list too long`, and the pod would fail again and again."""
     parties = [{"name": "a", "args": {"weights": [0.5] * 30_000}}, {"name": "b"}]
     refused = validate(make_federation({"parties": parties}).spec)
@@ -74,7 +76,7 @@ def test_arguments_that_no_process_could_be_started_with_are_refused_by_name() -
     assert "spec.task.args" in refused.message
 
 
-def test_the_largest_federation_with_the_largest_arguments_can_be_started() -> None:
+def test_the_largest_federation_with_the_largest_arguments_fits_the_environment() -> None:
     """The environment variable, its name and its end fit into the kernel's 32 pages."""
     parties = [{"name": f"{i:03}{'a' * 29}", "lr": 1 / 3, "external": True} for i in range(256)]
     parties[0]["external"] = False
