@@ -37,7 +37,7 @@ GUIDES: Final = {
 SECTIONS: Final = ["Context", "Decision", "Consequences", "Alternatives"]
 FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-CLAIMED: Final = re.compile(r'\bclaim\(\s*Type\.\w+,\s*"\w+",\s*"(\w+)"')
+CONDITION: Final = re.compile(r'\bcondition\(\s*ConditionType\.\w+,\s*"\w+",\s*"(\w+)"')
 CAMEL_CASE: Final = re.compile(r'"([A-Z][a-z]+(?:[A-Z][a-z]+)+)"')
 REFUSED: Final = re.compile(r'^    \("([\w.]+)", lambda', re.MULTILINE)
 
@@ -147,7 +147,9 @@ def test_every_reason_of_a_condition_is_documented() -> None:
     guides = "".join(text_of(guide) for guide, _ in GUIDES.values())
     code = "".join((ROOT / "operator/trainyard/lifecycle" / name).read_text() for name in files)
     reasons = {word for word in CAMEL_CASE.findall(code) if "Image" not in word}
-    reasons |= set(CLAIMED.findall(code))
+    stated = set(CONDITION.findall(code))
+    assert len(stated) > 10, "the pattern no longer finds the conditions"
+    reasons |= stated
     assert len(reasons) > 15, "the patterns no longer find the reasons"
     assert [r for r in sorted(reasons) if f"`{r}`" not in guides] == []
 

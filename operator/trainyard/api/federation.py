@@ -45,7 +45,7 @@ class Rounds(Part, frozen=True, kw_only=True):
 
 
 class OptimizerSpec(Part, frozen=True, kw_only=True):
-    """A local optimiser instead of the Task's."""
+    """A local optimizer instead of the Task's."""
 
     name: str
     lr: float

@@ -99,7 +99,7 @@ class Workers(Part, frozen=True, kw_only=True):
 
 
 class Training(Part, frozen=True, kw_only=True):
-    """What the optimiser sees."""
+    """What the optimizer sees."""
 
     batch_size: int = 256
     max_batch_size: int | None = None
