@@ -107,7 +107,7 @@ def export(
     state: Annotated[str, typer.Option(help="The job's state directory.")] = STATE,
 ) -> None:
     """Write the final model and its result to standard output, as a tar archive."""
-    from trainyard_trainer import export as archive
+    from trainyard_trainer.runtime import export as archive
 
     if error := archive.export(Path(state), sys.stdout.buffer):
         typer.echo(error, err=True)

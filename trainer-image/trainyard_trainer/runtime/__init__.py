@@ -1,1 +1,1 @@
-"""What every process of a job needs: exits, child processes, metrics, checkpoints (no torch)."""
+"""What a job's processes need: exits, child processes, exposition, checkpoints (no torch)."""
