@@ -63,8 +63,8 @@ class ApiError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """The request is valid, but the server was unreachable, overloaded or failing."""
-        return self.status in (0, 429) or self.status >= 500
+        """Whether to try again: the server was unreachable, overloaded, failing or too slow."""
+        return self.status in (0, 429) or self.status >= 500 or self.is_expired
 
     @property
     def is_forbidden(self) -> bool:
@@ -73,7 +73,7 @@ class ApiError(Exception):
 
     @property
     def is_expired(self) -> bool:
-        """The server no longer has the resource version that was asked for."""
+        """The server no longer has the resource version, perhaps of a listing that took long."""
         return self.status == 410
 
     @property

@@ -121,7 +121,7 @@ class Informer(Generic[T]):
 
     def _recover(self, error: ApiError) -> None:
         """Decide where to continue after an error; raises it if the server refuses at the start."""
-        if not (self._has_watched or error.is_transient or error.is_expired):
+        if not (self._has_watched or error.is_transient):
             raise error
         if error.status not in RESUMABLE:
             self._version = ""

@@ -15,6 +15,7 @@ from trainyard.api.names import Key
 from trainyard.api.pods import parse_pod
 from trainyard.cluster.client import ApiError
 from trainyard.cluster.decoding import Page
+from trainyard.reconcile import controller as controller_module
 from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.job import reconcile
 
@@ -116,6 +117,29 @@ async def test_what_is_found_about_nodes_and_foreign_pods_triggers_the_scheduler
 async def test_every_resync_triggers_the_scheduler(controller: Controller) -> None:
     await controller._resync()
     assert is_triggered(controller)
+
+
+async def test_a_listing_that_takes_longer_than_its_version_is_kept_is_repeated(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended the process of the new leader."""
+    monkeypatch.setattr(controller_module, "RETRY_SECONDS", 0.0)
+    failures = [ApiError(410, "Expired", "the provided continue parameter is too old")]
+
+    async def list_once() -> None:
+        if failures:
+            raise failures.pop()
+
+    await controller._until_success(list_once)
+    assert not failures
+
+
+async def test_a_listing_that_is_refused_is_not_repeated(controller: Controller) -> None:
+    async def list_once() -> None:
+        raise ApiError(403, "Forbidden", "not allowed")
+
+    with pytest.raises(ApiError, match="not allowed"):
+        await controller._until_success(list_once)
 
 
 async def test_a_pod_that_a_listing_lacks_has_its_job_reconciled(
