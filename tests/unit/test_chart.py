@@ -1,4 +1,4 @@
-"""The Helm chart: what it renders, what it grants, and what it refuses."""
+"""The Helm chart: its manifests, the rights that it grants, and the values that it rejects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainyard.api.durations import parse_duration
 from trainyard.cluster.leaderelection import LeaseTimings
 
 pytestmark = pytest.mark.timeout(1800)
-"""Where no helm is installed, it is built with the cluster's programs."""
+"""Helm is built with the local cluster's programs if it is not installed."""
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "manifests" / "charts" / "trainyard"
@@ -35,16 +35,16 @@ def helm() -> str:
     return shutil.which("helm") or str(ensure_binaries()["helm"])
 
 
-def run_helm(helm: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+def run_helm(helm: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [helm, *map(str, words)], capture_output=True, text=True, check=False, timeout=60
+        [helm, *map(str, args)], capture_output=True, text=True, check=False, timeout=60
     )
 
 
 def render(helm: str, *sets: str) -> list[Manifest]:
-    """The manifests of the chart, installed as `trainyard` in `trainyard-system`."""
-    words = [word for value in sets for word in ("--set-json", value)]
-    done = run_helm(helm, "template", "trainyard", CHART, "-n", "trainyard-system", *words)
+    """Render the chart as release `trainyard` in `trainyard-system`."""
+    args = [arg for value in sets for arg in ("--set-json", value)]
+    done = run_helm(helm, "template", "trainyard", CHART, "-n", "trainyard-system", *args)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
@@ -64,7 +64,7 @@ def canonical_crds() -> dict[str, Manifest]:
 
 
 def grants(role: Manifest) -> dict[str, set[str]]:
-    """What a role allows: verbs by `group/resource`."""
+    """Return the verbs that a role grants, by `group/resource`."""
     allowed: dict[str, set[str]] = {}
     for rule in role["rules"]:
         for group in rule["apiGroups"]:
@@ -96,12 +96,12 @@ def test_lint_finds_nothing(helm: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_rendered_is_what_stands_in_crds(helm: str) -> None:
+def test_the_rendered_crds_equal_the_canonical_ones(helm: str) -> None:
     rendered = of_kind(render(helm), "CustomResourceDefinition")
     assert {crd["metadata"]["name"]: crd for crd in rendered} == canonical_crds()
 
 
-def test_a_packaged_chart_holds_the_very_files_of_crds(helm: str, tmp_path: Path) -> None:
+def test_a_packaged_chart_contains_the_canonical_crds(helm: str, tmp_path: Path) -> None:
     done = run_helm(helm, "package", CHART, "--destination", tmp_path)
     assert done.returncode == 0, done.stderr
     (package,) = tmp_path.glob("*.tgz")
@@ -112,21 +112,21 @@ def test_a_packaged_chart_holds_the_very_files_of_crds(helm: str, tmp_path: Path
             assert member.read() == crd.read_bytes()
 
 
-def test_crds_outlive_the_chart() -> None:
+def test_uninstalling_the_chart_keeps_the_crds() -> None:
     for crd in canonical_crds().values():
         assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
-def test_crds_can_be_left_to_others(helm: str) -> None:
+def test_the_crds_can_be_left_out(helm: str) -> None:
     assert of_kind(render(helm, "crds.install=false"), "CustomResourceDefinition") == []
 
 
-def test_the_operator_may_do_in_all_namespaces_just_what_its_work_needs(helm: str) -> None:
+def test_the_cluster_role_grants_only_what_the_operator_needs(helm: str) -> None:
     role = one(render(helm), "ClusterRole")
     assert grants(role) == JOB_GRANTS | CLUSTER_GRANTS
 
 
-def test_secrets_are_read_in_the_operators_own_namespace_only(helm: str) -> None:
+def test_secrets_are_readable_only_in_the_operators_namespace(helm: str) -> None:
     role = one(render(helm), "Role")
     assert role["metadata"]["namespace"] == "trainyard-system"
     assert grants(role) == {
@@ -135,18 +135,18 @@ def test_secrets_are_read_in_the_operators_own_namespace_only(helm: str) -> None
     }
 
 
-def test_only_the_operators_own_lease_is_written(helm: str) -> None:
+def test_only_the_operators_lease_is_writable(helm: str) -> None:
     manifests = render(helm)
     rules = [r for r in one(manifests, "Role")["rules"] if "leases" in r["resources"]]
     by_verb = {verb: rule.get("resourceNames") for rule in rules for verb in rule["verbs"]}
     (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert by_verb == {"create": None, "get": ["trainyard"], "update": ["trainyard"]}
     assert "--lease-name=trainyard" in container["args"]
-    alone = one(render(helm, "leaderElection.enabled=false", "replicas=1"), "Role")
-    assert set(grants(alone)) == {"/secrets"}
+    without = one(render(helm, "leaderElection.enabled=false", "replicas=1"), "Role")
+    assert set(grants(without)) == {"/secrets"}
 
 
-def test_with_namespaces_named_nothing_is_granted_beyond_them(helm: str) -> None:
+def test_watched_namespaces_limit_the_rights_to_them(helm: str) -> None:
     manifests = render(helm, 'watchNamespaces=["team-a","team-b"]')
     assert grants(one(manifests, "ClusterRole")) == CLUSTER_GRANTS
     roles = {
@@ -172,7 +172,7 @@ def test_every_role_is_bound_to_the_operators_account(helm: str, namespaces: str
             ]
 
 
-def test_the_operator_is_told_where_and_how_to_work(helm: str) -> None:
+def test_the_values_become_the_operators_arguments(helm: str) -> None:
     manifests = render(
         helm,
         'watchNamespaces=["team-a","team-b"]',
@@ -202,7 +202,7 @@ def test_the_operator_is_told_where_and_how_to_work(helm: str) -> None:
     ]
 
 
-def test_the_pod_meets_the_restricted_standard(helm: str) -> None:
+def test_the_pod_meets_the_restricted_pod_security_standard(helm: str) -> None:
     pod = one(render(helm), "Deployment")["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] == 65532
@@ -230,7 +230,7 @@ def test_the_probes_and_the_service_reach_the_port_that_the_operator_opens(helm:
     assert deployment["spec"]["selector"]["matchLabels"] == service["selector"]
 
 
-def test_two_replicas_are_replaced_one_by_one_on_different_nodes(helm: str) -> None:
+def test_two_replicas_roll_one_by_one_and_prefer_different_nodes(helm: str) -> None:
     manifests = render(helm)
     deployment = one(manifests, "Deployment")["spec"]
     assert deployment["replicas"] == 2
@@ -245,28 +245,28 @@ def test_two_replicas_are_replaced_one_by_one_on_different_nodes(helm: str) -> N
     assert budget == {"maxUnavailable": 1, "selector": deployment["selector"]}
 
 
-def test_an_affinity_of_ones_own_replaces_the_charts(helm: str) -> None:
+def test_a_given_affinity_replaces_the_default(helm: str) -> None:
     own: Manifest = {"nodeAffinity": {}}
     pod = one(render(helm, f"affinity={json.dumps(own)}"), "Deployment")["spec"]["template"]["spec"]
     assert pod["affinity"] == own
 
 
-def test_one_without_an_election_is_stopped_before_its_successor_starts(helm: str) -> None:
+def test_without_leader_election_the_old_pod_stops_before_the_new_one_starts(helm: str) -> None:
     manifests = render(helm, "leaderElection.enabled=false", "replicas=1")
     deployment = one(manifests, "Deployment")["spec"]
     assert deployment["strategy"] == {"type": "Recreate"}
     (container,) = deployment["template"]["spec"]["containers"]
-    assert not [word for word in container["args"] if "lease" in word or "elect" in word]
+    assert not [arg for arg in container["args"] if "lease" in arg or "elect" in arg]
     assert of_kind(manifests, "PodDisruptionBudget") == []
 
 
-def test_the_charts_times_are_those_the_operator_takes(helm: str) -> None:
+def test_the_charts_lease_timings_equal_the_operators_defaults(helm: str) -> None:
     (container,) = one(render(helm), "Deployment")["spec"]["template"]["spec"]["containers"]
-    told = dict(word[2:].split("=") for word in container["args"] if "=" in word)
+    flags = dict(arg[2:].split("=") for arg in container["args"] if "=" in arg)
     names = {"duration": "lease-duration", "renew_deadline": "renew-deadline"}
     names["retry"] = "retry-period"
     assert (
-        LeaseTimings(**{field: parse_duration(told[flag]) for field, flag in names.items()})
+        LeaseTimings(**{field: parse_duration(flags[flag]) for field, flag in names.items()})
         == LeaseTimings()
     )
 
@@ -282,36 +282,36 @@ def test_the_charts_times_are_those_the_operator_takes(helm: str) -> None:
         ),
     }.values(),
 )
-def test_the_image_is_named_by(helm: str, value: str, image: str) -> None:
+def test_the_image_is_set_by(helm: str, value: str, image: str) -> None:
     pod = one(render(helm, value), "Deployment")["spec"]["template"]["spec"]
     assert pod["containers"][0]["image"] == image
 
 
-def test_monitors_are_off_unless_asked_for(helm: str) -> None:
+def test_monitors_are_off_by_default(helm: str) -> None:
     kinds = {m["kind"] for m in render(helm)}
     assert not kinds & {"ServiceMonitor", "PodMonitor", "Namespace"}
-    asked = render(
+    enabled = render(
         helm, "serviceMonitor.create=true", 'podMonitor={"create":true,"labels":{"a":"b"}}'
     )
-    assert one(asked, "ServiceMonitor")["spec"]["endpoints"][0]["path"] == "/metrics"
-    assert one(asked, "PodMonitor")["metadata"]["labels"]["a"] == "b"
+    assert one(enabled, "ServiceMonitor")["spec"]["endpoints"][0]["path"] == "/metrics"
+    assert one(enabled, "PodMonitor")["metadata"]["labels"]["a"] == "b"
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "expected"),
     {
         "an unknown value": ("replica=1", "replica"),
-        "an unknown value within": ("image.name=1", "name"),
+        "an unknown nested value": ("image.name=1", "name"),
         "two operators without an election": (
             "leaderElection.enabled=false",
             "need leaderElection.enabled",
         ),
         "an election without a unit": ('leaderElection.retryPeriod="2"', "retryPeriod"),
-        "a level that is none": ('logLevel="loud"', "logLevel"),
+        "an invalid level": ('logLevel="loud"', "logLevel"),
         "an unknown log format": ('logFormat="xml"', "logFormat"),
         "an interval without a unit": ('scrapeInterval="5"', "scrapeInterval"),
         "a namespace with a bad name": ('watchNamespaces=["Team"]', "watchNamespaces"),
-        "a digest that is none": ('image.digest="latest"', "digest"),
+        "an invalid digest": ('image.digest="latest"', "digest"),
         "an account without a name": ("serviceAccount.create=false", "serviceAccount.name must"),
         "a monitor without its service": (
             "serviceMonitor.create=true,service.create=false",
@@ -319,11 +319,11 @@ def test_monitors_are_off_unless_asked_for(helm: str) -> None:
         ),
     }.values(),
 )
-def test_wrong_values_are_refused(helm: str, value: str, says: str) -> None:
-    words = [word for part in value.split(",") for word in ("--set-json", part)]
-    done = run_helm(helm, "template", "trainyard", CHART, *words)
+def test_invalid_values_are_rejected(helm: str, value: str, expected: str) -> None:
+    args = [arg for part in value.split(",") for arg in ("--set-json", part)]
+    done = run_helm(helm, "template", "trainyard", CHART, *args)
     assert done.returncode != 0
-    assert says in done.stderr
+    assert expected in done.stderr
 
 
 def test_plain_manifests_are_complete(helm: str) -> None:
@@ -342,7 +342,7 @@ def test_the_chart_has_the_version_of_the_code() -> None:
     assert str(chart["appVersion"]) == trainyard.__version__
 
 
-def test_every_value_is_documented_where_it_stands() -> None:
+def test_every_value_has_a_comment() -> None:
     lines = (CHART / "values.yaml").read_text().splitlines()
     undocumented = [
         line
@@ -352,7 +352,7 @@ def test_every_value_is_documented_where_it_stands() -> None:
     assert undocumented == []
 
 
-def test_schema_and_values_know_the_same_names() -> None:
+def test_schema_and_values_have_the_same_names() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(names(values)) == set(schema_names(schema, schema["definitions"])) - {"global"}
