@@ -1,4 +1,4 @@
-"""The FederatedJob's own parts of spec and status; what both kinds share is there."""
+"""Spec and status of the FederatedJob; `spec` and `status` have what both kinds share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainyard.api.status import JobStatus
 
 
 class DataRef(Part, frozen=True, kw_only=True):
-    """Where a party's own data is."""
+    """A party's own data."""
 
     claim_name: str
 
@@ -34,7 +34,7 @@ class PartySpec(Part, frozen=True, kw_only=True):
 
 
 class Rounds(Part, frozen=True, kw_only=True):
-    """When a round closes, and when the last one has."""
+    """When a round closes, and how many there are."""
 
     max: int = 10
     min_parties: int = 1
@@ -53,7 +53,7 @@ class OptimizerSpec(Part, frozen=True, kw_only=True):
 
 
 class LocalTraining(Part, frozen=True, kw_only=True):
-    """What a party does in a round."""
+    """How a party trains in a round."""
 
     local_epochs: int = 1
     batch_size: int = 32
@@ -64,14 +64,14 @@ class LocalTraining(Part, frozen=True, kw_only=True):
 
 
 class StrategySpec(Part, frozen=True, kw_only=True):
-    """How updates become the next model."""
+    """How updates are aggregated into the next model."""
 
     name: str = "FedAvg"
     args: dict[str, Any] = {}
 
 
 class UpdateSpec(Part, frozen=True, kw_only=True):
-    """What an update is, and what of it is taken."""
+    """What an update contains, and what the aggregator accepts."""
 
     compression: str = "None"
     weights: Literal["Samples", "Equal"] = "Samples"
@@ -82,14 +82,14 @@ class UpdateSpec(Part, frozen=True, kw_only=True):
 
 
 class SecureAggregation(Part, frozen=True, kw_only=True):
-    """The aggregator learns sums only."""
+    """The aggregator learns only the sum of the updates."""
 
     threshold: int
     mask_weights: bool = True
 
 
 class DifferentialPrivacy(Part, frozen=True, kw_only=True):
-    """Noise that bounds what the model tells."""
+    """Noise that limits what the model reveals."""
 
     unit: Literal["Party", "Record"] = "Party"
     epsilon: float
@@ -99,7 +99,7 @@ class DifferentialPrivacy(Part, frozen=True, kw_only=True):
 
 
 class Privacy(Part, frozen=True, kw_only=True):
-    """What the aggregator may learn of a party."""
+    """What the aggregator may learn about a party."""
 
     secure_aggregation: SecureAggregation | None = None
     differential_privacy: DifferentialPrivacy | None = None
@@ -118,11 +118,11 @@ class FederatedJobSpec(JobSpec, frozen=True, kw_only=True):
 
     @property
     def local_parties(self) -> tuple[PartySpec, ...]:
-        """The parties of this cluster, which get pods, by name."""
+        """The parties of this cluster, which get pods, sorted by name."""
         return tuple(sorted((p for p in self.parties if not p.external), key=lambda p: p.name))
 
     def party(self, name: str) -> PartySpec:
-        """The party of that name; raises KeyError."""
+        """Return the party with this name; raises KeyError if there is none."""
         for party in self.parties:
             if party.name == name:
                 return party
@@ -178,7 +178,7 @@ class FederatedTrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class PartyStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """One party, as its pod and the aggregator show it."""
+    """State of one party, from its pod and the aggregator's report."""
 
     name: str
     state: str

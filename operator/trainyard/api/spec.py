@@ -1,10 +1,7 @@
-"""The specs as the API server hands them over: validated, with defaults filled in.
+"""The spec of the DistributedJob and what it shares with the FederatedJob's, as msgspec structs.
 
-First what both kinds have in common, then the DistributedJob's; the FederatedJob's is in
-`federation`.
-
-msgspec decodes these in microseconds, so that a mirror of thousands of jobs stays cheap. Defaults
-repeat those of the CRD only for objects that were stored before a field had one.
+The API server has validated specs and filled in their defaults. The defaults here repeat those of
+the CRD only for objects that were stored before a field had one.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import msgspec
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Base of all parts of a resource: frozen, camelCase outside, unknown fields left alone."""
+    """Base of all parts of a resource: frozen, camelCase in JSON, unknown fields ignored."""
 
 
 class TaskRef(Part, frozen=True, kw_only=True):
@@ -26,7 +23,7 @@ class TaskRef(Part, frozen=True, kw_only=True):
 
 
 class PodTemplate(Part, frozen=True, kw_only=True):
-    """The explicit subset of a pod that a job may set."""
+    """The subset of a pod that a job may set."""
 
     env: list[dict[str, Any]] = []
     volumes: list[dict[str, Any]] = []
@@ -48,13 +45,13 @@ class TargetSpec(Part, frozen=True, kw_only=True):
 
 
 class StateRef(Part, frozen=True, kw_only=True):
-    """Where checkpoints and results outlive the pods."""
+    """Where checkpoints and results are stored."""
 
     claim_name: str = ""
 
 
 class Failure(Part, frozen=True, kw_only=True):
-    """What to do when something breaks."""
+    """What happens when something fails."""
 
     retry: str = "Step"
     max_restarts: int = 10
@@ -64,13 +61,13 @@ class Failure(Part, frozen=True, kw_only=True):
 
 
 class CoordinatorSpec(Part, frozen=True, kw_only=True):
-    """The coordinator's pod."""
+    """Settings of the coordinator's pod."""
 
     resources: dict[str, Any] = {}
 
 
 class JobSpec(Part, frozen=True, kw_only=True):
-    """What the spec of every kind has."""
+    """Fields that the specs of both kinds have."""
 
     task: TaskRef
     image: str
@@ -86,7 +83,7 @@ class JobSpec(Part, frozen=True, kw_only=True):
 
 
 class Workers(Part, frozen=True, kw_only=True):
-    """How many workers, and what each of them is."""
+    """How many workers there may be, and what each of them runs with."""
 
     min: int = 1
     max: int = 1
@@ -99,7 +96,7 @@ class Workers(Part, frozen=True, kw_only=True):
 
 
 class Training(Part, frozen=True, kw_only=True):
-    """What the optimizer sees."""
+    """Hyperparameters of the training."""
 
     batch_size: int = 256
     max_batch_size: int | None = None
@@ -111,7 +108,7 @@ class Training(Part, frozen=True, kw_only=True):
 
 
 class Sync(Part, frozen=True, kw_only=True):
-    """How workers agree on a step."""
+    """How workers synchronize."""
 
     algorithm: str = "AllReduce"
     interval: int = 1
@@ -119,7 +116,7 @@ class Sync(Part, frozen=True, kw_only=True):
 
 
 class Scaling(Part, frozen=True, kw_only=True):
-    """Who decides the number of workers, and how eagerly."""
+    """Who decides the number of workers, and how readily it changes."""
 
     weight: float = 1
     policy: Literal["Manual", "Throughput", "Goodput"] = "Throughput"
@@ -130,7 +127,7 @@ class Scaling(Part, frozen=True, kw_only=True):
 
 
 class Checkpoint(Part, frozen=True, kw_only=True):
-    """How often the state is made safe."""
+    """How often the state is saved, and how much of it is retained."""
 
     interval: str = "2m"
     keep: int = 3
@@ -149,5 +146,5 @@ class DistributedJobSpec(JobSpec, frozen=True, kw_only=True):
 
     @property
     def template(self) -> PodTemplate:
-        """What the pods of the job need besides Trainyard's own."""
+        """Further settings of the workers' pods."""
         return self.workers.template
