@@ -1,8 +1,9 @@
-"""What the tests of the CRDs share: the schema, the table of cases, and the requests."""
+"""Shared by the tests of the CRDs: the schemas, the tables of cases, and the requests."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +21,46 @@ GROUP: Final = "trainyard.dev"
 VERSION: Final = "v1alpha1"
 MERGE: Final = "application/merge-patch+json"
 STRICT: Final = {"field_validation": "Strict"}
-"""As kubectl asks for: unknown fields are refused, not dropped."""
+"""kubectl's default: unknown fields are rejected, not dropped."""
 
 CRDS: Final = Path(__file__).parents[2] / "crds"
 DATA: Final = Path(__file__).parent / "data"
 
 
 @dataclass(frozen=True)
+class Field:
+    """A schema within a CRD: a field, the items of a list (`[]`) or the values of a map (`{}`)."""
+
+    path: str
+    schema: Manifest
+    is_required: bool = True
+
+    @property
+    def name(self) -> str:
+        """The name of the field; empty for items and values."""
+        return "" if self.path[-1] in "]}" else self.path.rpartition(".")[2]
+
+
+def fields_of(schema: Manifest, path: str = "") -> Iterator[Field]:
+    """Yield every schema below this one."""
+    required = schema.get("required", [])
+    children = [
+        Field(f"{path}.{name}", child, name in required)
+        for name, child in schema.get("properties", {}).items()
+    ]
+    children += [
+        Field(f"{path}{mark}", child)
+        for part, mark in (("items", "[]"), ("additionalProperties", "{}"))
+        if isinstance(child := schema.get(part), dict)
+    ]
+    for child in children:
+        yield child
+        yield from fields_of(child.schema, child.path)
+
+
+@dataclass(frozen=True)
 class Kind:
-    """One of the two kinds: its CRD, and the table of what the API server says to its manifests."""
+    """One of the two kinds: its CRD, and the table of its accepted and rejected manifests."""
 
     plural: str
     table: Manifest
@@ -47,7 +79,7 @@ class Kind:
 
     @property
     def base(self) -> Manifest:
-        """The right manifest that every case changes."""
+        """The valid manifest that every case modifies."""
         found: Manifest = self.table["base"]
         return found
 
@@ -70,7 +102,7 @@ FAILURE_DEFAULTS: Final = {
     "hungAfterSteps": 10,
     "replaceStragglers": False,
 }
-"""Of `spec.failure`, in both kinds."""
+"""Defaults of `spec.failure`, in both kinds."""
 
 STARTED: Final = {"status": {"startTime": "2026-01-01T00:00:00Z"}}
 STATES: Final[dict[str, tuple[bool, bool]]] = {
@@ -78,12 +110,12 @@ STATES: Final[dict[str, tuple[bool, bool]]] = {
     "suspended": (True, True),
     "fresh": (True, False),
 }
-"""By the name of a state: whether the job is suspended, and whether it has started."""
+"""Whether a job is suspended and whether it has started, by the name of its state."""
 
 
-def kubectl(cluster: Cluster, *words: str) -> str:
-    """What kubectl prints."""
-    return run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, *words])
+def kubectl(cluster: Cluster, *args: str) -> str:
+    """Run kubectl and return its output."""
+    return run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, *args])
 
 
 def merged(target: Any, patch: Any) -> Any:
@@ -100,46 +132,46 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 class Jobs:
-    """The jobs of one kind in one namespace, as the API server keeps them."""
+    """Client for the jobs of one kind in one namespace."""
 
     def __init__(self, api: client.ApiClient, namespace: str, kind: Kind = DISTRIBUTED) -> None:
         self._api = client.CustomObjectsApi(api)
-        self._place = (GROUP, VERSION, namespace, kind.plural)
+        self._collection = (GROUP, VERSION, namespace, kind.plural)
         self.kind = kind
 
     def create(self, manifest: Manifest, *, dry_run: bool = True) -> Manifest:
-        """Send a new job; a dry run passes every check and stores nothing."""
-        asked: Manifest = self._api.create_namespaced_custom_object(
-            *self._place, manifest, **STRICT, **_dry(dry_run)
+        """Create a job; a dry run validates it and stores nothing."""
+        created: Manifest = self._api.create_namespaced_custom_object(
+            *self._collection, manifest, **STRICT, **_dry(dry_run)
         )
-        return asked
+        return created
 
     def patch(self, name: str, patch: Manifest, *, dry_run: bool = True) -> Manifest:
-        """Send a merge patch."""
-        asked: Manifest = self._api.patch_namespaced_custom_object(
-            *self._place,
+        """Apply a merge patch."""
+        patched: Manifest = self._api.patch_namespaced_custom_object(
+            *self._collection,
             name,
             patch,
             **STRICT,
             _content_type=MERGE,
             **_dry(dry_run),
         )
-        return asked
+        return patched
 
     def patch_status(self, name: str, patch: Manifest) -> Manifest:
-        """Send a merge patch of the status, as the operator does."""
-        asked: Manifest = self._api.patch_namespaced_custom_object_status(
-            *self._place, name, patch, **STRICT, _content_type=MERGE
+        """Apply a merge patch to the status, as the operator does."""
+        patched: Manifest = self._api.patch_namespaced_custom_object_status(
+            *self._collection, name, patch, **STRICT, _content_type=MERGE
         )
-        return asked
+        return patched
 
     def delete(self, name: str) -> None:
         """Delete a job."""
-        self._api.delete_namespaced_custom_object(*self._place, name)
+        self._api.delete_namespaced_custom_object(*self._collection, name)
 
 
-def refusal(error: client.ApiException) -> str:
-    """The sentence of an answer that is not a success."""
+def error_message(error: client.ApiException) -> str:
+    """Return the message of the API server's error."""
     message: str = json.loads(error.body)["message"]
     return message
 

@@ -1,4 +1,4 @@
-"""The chart on a real API server: what is installed, granted, upgraded and kept."""
+"""The Helm chart on a real API server: installation, RBAC, upgrade and removal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME = CRD["metadata"]["name"]
 
 @pytest.fixture(scope="module")
 def release(api_cluster: Cluster, api: client.ApiClient) -> Iterator[str]:
-    """A release of the chart, in a namespace of its own name; it is gone in the end."""
+    """Install the chart in a namespace of its own, and delete the namespace in the end."""
     name = f"chart-{uuid.uuid4().hex[:8]}"
     # The cluster has the CRDs already, as after `kubectl apply -f crds/`.
     helm(api_cluster, name, "install", name, CHART, "--create-namespace", *OWNING)
@@ -32,9 +32,9 @@ def release(api_cluster: Cluster, api: client.ApiClient) -> Iterator[str]:
 OWNING = ("--take-ownership", "--force-conflicts")
 
 
-def helm(cluster: Cluster, namespace: str, *words: str | Path) -> str:
-    where = ("--kubeconfig", cluster.kubeconfig, "--namespace", namespace)
-    return run([cluster.helm, *words, *where])
+def helm(cluster: Cluster, namespace: str, *args: str | Path) -> str:
+    options = ("--kubeconfig", cluster.kubeconfig, "--namespace", namespace)
+    return run([cluster.helm, *args, *options])
 
 
 def live_schema(api: client.ApiClient) -> object:
@@ -50,23 +50,23 @@ RIGHTS = {
     "reads jobs of the other kind": (True, "watch", "trainyard.dev/federatedjobs", "default"),
     "writes the status of those": (True, "patch", "trainyard.dev/federatedjobs/status", "default"),
     "never writes a spec of those": (False, "patch", "trainyard.dev/federatedjobs", "default"),
-    "makes pods": (True, "create", "/pods", "default"),
-    "never enters pods": (False, "create", "/pods/exec", "default"),
-    "gives certificates": (True, "create", "/secrets", "default"),
+    "creates pods": (True, "create", "/pods", "default"),
+    "never executes in pods": (False, "create", "/pods/exec", "default"),
+    "creates secrets": (True, "create", "/secrets", "default"),
     "reads no secret of a job's namespace": (False, "get", "/secrets", "default"),
     "lists no secret of a job's namespace": (False, "list", "/secrets", "default"),
     "reads its own secrets": (True, "get", "/secrets", ""),
-    "makes a lease of its own": (True, "create", "coordination.k8s.io/leases", ""),
+    "creates a lease in its namespace": (True, "create", "coordination.k8s.io/leases", ""),
     "writes no lease but its own": (False, "update", "coordination.k8s.io/leases", ""),
-    "holds no lease elsewhere": (False, "get", "coordination.k8s.io/leases", "kube-system"),
-    "sees nodes": (True, "watch", "/nodes", "default"),
+    "reads no lease elsewhere": (False, "get", "coordination.k8s.io/leases", "kube-system"),
+    "watches nodes": (True, "watch", "/nodes", "default"),
     "changes no node": (False, "patch", "/nodes", "default"),
     "grants nothing": (False, "create", "rbac.authorization.k8s.io/clusterroles", "default"),
 }
 
 
 @pytest.mark.parametrize("right", RIGHTS.values(), ids=RIGHTS.keys())
-def test_the_operator(
+def test_the_operators_account(
     api: client.ApiClient, release: str, right: tuple[bool, str, str, str]
 ) -> None:
     expected, verb, kind, namespace = right
@@ -89,14 +89,14 @@ def test_the_operator(
     assert answer.status.allowed is expected
 
 
-def test_the_account_of_the_deployment_is_the_one_with_the_rights(
+def test_the_deployment_runs_under_the_account_with_the_rights(
     api: client.ApiClient, release: str
 ) -> None:
     deployment = client.AppsV1Api(api).read_namespaced_deployment(f"{release}-trainyard", release)
     assert deployment.spec.template.spec.service_account_name == f"{release}-trainyard"
 
 
-def test_an_upgrade_brings_the_schema_up_to_date(
+def test_an_upgrade_updates_the_schema(
     api_cluster: Cluster, api: client.ApiClient, release: str
 ) -> None:
     old = {"description": "An old schema."}

@@ -1,4 +1,4 @@
-"""What people and programs meet of a FederatedJob: defaults, status, explain, columns."""
+"""The surface of a FederatedJob: defaults, status, `kubectl explain`, columns."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.integration.crd_cases import (
     FEDERATED,
     Jobs,
     Manifest,
+    error_message,
     kubectl,
     merged,
-    refusal,
 )
 from tools.localcluster import Cluster
 
@@ -100,7 +100,7 @@ def jobs(api: client.ApiClient, namespace: str) -> Jobs:
 
 @pytest.fixture
 def heart(jobs: Jobs) -> Iterator[str]:
-    """A stored job."""
+    """Store a job and yield its name."""
     jobs.create(merged(FEDERATED.base, {"metadata": {"name": "heart"}}), dry_run=False)
     yield "heart"
     jobs.delete("heart")
@@ -111,12 +111,12 @@ def test_defaults_are_filled_in_as_documented(jobs: Jobs) -> None:
     assert jobs.create({**FEDERATED.base, "spec": spec})["spec"] == DEFAULTS
 
 
-def test_the_status_holds_all_that_the_operator_writes(jobs: Jobs, heart: str) -> None:
+def test_the_status_accepts_every_field_that_the_operator_writes(jobs: Jobs, heart: str) -> None:
     assert jobs.patch_status(heart, {"status": STATUS})["status"] == STATUS
 
 
 @pytest.mark.parametrize(
-    ("status", "says"),
+    ("status", "expected"),
     [
         ({"phase": "Rescaling"}, "status.phase"),
         ({"parties": [{"name": "a", "state": "Idle"}] * 2}, "Duplicate value"),
@@ -124,10 +124,12 @@ def test_the_status_holds_all_that_the_operator_writes(jobs: Jobs, heart: str) -
         ({"parties": [{"name": "a"}]}, "status.parties[0].state"),
     ],
 )
-def test_a_wrong_status_is_refused(jobs: Jobs, heart: str, status: Manifest, says: str) -> None:
+def test_an_invalid_status_is_rejected(
+    jobs: Jobs, heart: str, status: Manifest, expected: str
+) -> None:
     with pytest.raises(client.ApiException) as caught:
         jobs.patch_status(heart, {"status": status})
-    assert says in refusal(caught.value)
+    assert expected in error_message(caught.value)
 
 
 def test_kubectl_shows_the_columns(
@@ -156,13 +158,13 @@ def test_the_number_of_parties_cannot_be_scaled(
 
 
 @pytest.mark.parametrize(
-    ("path", "says"),
+    ("path", "expected"),
     [
         ("fj.spec.parties", "Parties may be added at any time, never removed"),
         ("fj.spec.rounds.minParties", "The quorum"),
         ("fj.status.parties.state", "AwaitsEnrolment"),
     ],
 )
-def test_explain_reads_well(api_cluster: Cluster, path: str, says: str) -> None:
+def test_explain_shows_the_description(api_cluster: Cluster, path: str, expected: str) -> None:
     shown = kubectl(api_cluster, "explain", path)
-    assert says in " ".join(shown.split())
+    assert expected in " ".join(shown.split())

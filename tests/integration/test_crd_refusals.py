@@ -1,6 +1,6 @@
-"""What the API server makes of wrong and right jobs of both kinds, without any webhook.
+"""Validation of jobs of both kinds by the API server alone, without a webhook.
 
-Each refusal must name the field and say how to mend it: the fragments are in the table.
+Each error must name the field and say how to fix it; the tables hold fragments of the messages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from tests.integration.crd_cases import KINDS, STARTED, STATES, Jobs, Kind, merged, refusal
+from tests.integration.crd_cases import KINDS, STARTED, STATES, Jobs, Kind, error_message, merged
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +30,7 @@ def jobs(api: client.ApiClient, namespace: str, kind: Kind) -> Jobs:
 
 
 def cases(section: str) -> pytest.MarkDecorator:
-    """The cases of a section, each with its kind."""
+    """Parametrize a test with the cases of a section, each with its kind."""
     found = [
         pytest.param(kind, case, id=f"{kind.plural}: {name}")
         for kind in KINDS
@@ -41,7 +41,7 @@ def cases(section: str) -> pytest.MarkDecorator:
 
 @contextmanager
 def stored(jobs: Jobs, case: dict[str, Any]) -> Iterator[str]:
-    """A job in the state that the case starts from."""
+    """Store a job in the state that the case starts from, and yield its name."""
     is_suspended, has_started = STATES[case["state"]]
     manifest = merged(
         merged(jobs.kind.base, {"spec": {"suspend": is_suspended}}), case.get("from", {})
@@ -57,53 +57,53 @@ def stored(jobs: Jobs, case: dict[str, Any]) -> Iterator[str]:
 
 
 @cases("refused")
-def test_a_wrong_job_is_refused_with_a_sentence_that_mends_it(
+def test_an_invalid_job_is_rejected_with_a_message_that_helps(
     jobs: Jobs, case: dict[str, Any]
 ) -> None:
     with pytest.raises(client.ApiException) as caught:
         jobs.create(merged(jobs.kind.base, case["patch"]))
     assert caught.value.status in (400, 422)
-    assert_says(refusal(caught.value), case["says"])
+    assert_contains(error_message(caught.value), case["message"])
 
 
 @cases("refused updates")
-def test_a_wrong_update_is_refused_with_a_sentence_that_mends_it(
+def test_an_invalid_update_is_rejected_with_a_message_that_helps(
     jobs: Jobs, case: dict[str, Any]
 ) -> None:
     with stored(jobs, case) as name, pytest.raises(client.ApiException) as caught:
         jobs.patch(name, case["patch"])
     assert caught.value.status == 422
-    assert_says(refusal(caught.value), case["says"])
+    assert_contains(error_message(caught.value), case["message"])
 
 
 def test_every_rule_of_the_schema_has_a_case(jobs: Jobs) -> None:
-    heard = "\n".join(refusals(jobs))
-    silent = [rule for rule in rules(jobs.kind.schema) if not re.search(spoken(rule), heard)]
-    assert [rule["message"] for rule in silent] == []
+    messages = "\n".join(error_messages(jobs))
+    untested = [r for r in rules(jobs.kind.schema) if not re.search(message_pattern(r), messages)]
+    assert [rule["message"] for rule in untested] == []
 
 
-def refusals(jobs: Jobs) -> Iterator[str]:
-    """What the API server says to all the wrong jobs and updates of the table."""
+def error_messages(jobs: Jobs) -> Iterator[str]:
+    """Yield the API server's error messages for all invalid jobs and updates of the table."""
     for case in jobs.kind.table["refused"].values():
         with pytest.raises(client.ApiException) as caught:
             jobs.create(merged(jobs.kind.base, case["patch"]))
-        yield refusal(caught.value)
+        yield error_message(caught.value)
     for case in jobs.kind.table["refused updates"].values():
         with stored(jobs, case) as name, pytest.raises(client.ApiException) as caught:
             jobs.patch(name, case["patch"])
-        yield refusal(caught.value)
+        yield error_message(caught.value)
 
 
 def rules(schema: Any) -> Iterator[dict[str, str]]:
-    """Every CEL rule of a schema, wherever it stands."""
+    """Yield every CEL rule of a schema, at any depth."""
     if isinstance(schema, dict):
         yield from schema.get("x-kubernetes-validations", [])
         for child in schema.values():
             yield from rules(child)
 
 
-def spoken(rule: dict[str, str]) -> str:
-    """A pattern of the sentence that a rule speaks."""
+def message_pattern(rule: dict[str, str]) -> str:
+    """Return a pattern that matches the messages of a rule."""
     if "messageExpression" not in rule:
         return re.escape(rule["message"])
     (template,) = re.findall(r"^\s*'(.*)'\s*\.format\(", rule["messageExpression"], re.DOTALL)
@@ -111,22 +111,22 @@ def spoken(rule: dict[str, str]) -> str:
 
 
 @cases("accepted")
-def test_a_right_job_is_accepted(jobs: Jobs, case: dict[str, Any]) -> None:
+def test_a_valid_job_is_accepted(jobs: Jobs, case: dict[str, Any]) -> None:
     assert jobs.create(merged(jobs.kind.base, case["patch"]))["spec"]
 
 
 @cases("accepted updates")
-def test_a_right_update_is_accepted(jobs: Jobs, case: dict[str, Any]) -> None:
+def test_a_valid_update_is_accepted(jobs: Jobs, case: dict[str, Any]) -> None:
     with stored(jobs, case) as name:
         assert jobs.patch(name, case["patch"])["spec"]
 
 
-def test_a_refusal_of_one_field_speaks_of_no_other(jobs: Jobs) -> None:
+def test_an_error_in_one_field_names_no_other_field(jobs: Jobs) -> None:
     with pytest.raises(client.ApiException) as caught:
         jobs.create(merged(jobs.kind.base, {"spec": {"image": ""}}))
-    assert refusal(caught.value).count("spec.") == 1
+    assert error_message(caught.value).count("spec.") == 1
 
 
-def assert_says(sentence: str, fragments: list[str]) -> None:
-    missing = [fragment for fragment in fragments if fragment not in sentence]
-    assert not missing, f"{missing} not in: {sentence}"
+def assert_contains(message: str, fragments: list[str]) -> None:
+    missing = [fragment for fragment in fragments if fragment not in message]
+    assert not missing, f"{missing} not in: {message}"

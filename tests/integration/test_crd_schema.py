@@ -1,4 +1,4 @@
-"""The CRDs as texts: limits on every input, words on every field, and one meaning on both sides."""
+"""The CRDs as documents: limits, descriptions, and agreement with the operator's structs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from tests.integration.crd_cases import DISTRIBUTED, FEDERATED, KINDS, Kind
+from tests.integration.crd_cases import DISTRIBUTED, FEDERATED, KINDS, Kind, fields_of
 from trainyard.api.federation import FederatedJobSpec, FederatedJobStatus
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.api.status import DistributedJobStatus
@@ -16,29 +16,18 @@ from trainyard.api.status import DistributedJobStatus
 Schema = dict[str, Any]
 
 
-def fields(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
-    """Every schema below this one, with its path."""
-    for name, child in schema.get("properties", {}).items():
-        yield f"{path}.{name}", child
-        yield from fields(child, f"{path}.{name}")
-    for part, mark in (("items", "[]"), ("additionalProperties", "{}")):
-        if isinstance(child := schema.get(part), dict):
-            yield f"{path}{mark}", child
-            yield from fields(child, f"{path}{mark}")
-
-
-ALL = {kind.plural: dict(fields(kind.schema)) for kind in KINDS}
-"""Every field by its path, by kind."""
+ALL = {kind.plural: {f.path: f.schema for f in fields_of(kind.schema)} for kind in KINDS}
+"""The schema of every field by path, by kind."""
 BOTH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.plural)
 
 
 def part(kind: Kind, name: str) -> dict[str, Schema]:
-    """The fields of spec or status."""
+    """Return the fields whose path starts with `name`."""
     return {path: schema for path, schema in ALL[kind.plural].items() if path.startswith(name)}
 
 
 def is_limited(schema: Schema) -> bool:
-    """Whether nobody can send a value of any size."""
+    """Whether the schema bounds the size of a value."""
     match schema.get("type"):
         case "string":
             return bool({"maxLength", "enum", "format"} & set(schema))
@@ -62,39 +51,39 @@ def test_every_input_has_a_limit(kind: Kind) -> None:
 
 @BOTH
 def test_every_string_and_list_of_the_status_has_a_limit(kind: Kind) -> None:
-    open_ended = [
+    unlimited = [
         path
         for path, schema in part(kind, ".status").items()
         if schema.get("type") in ("string", "array") and not is_limited(schema)
     ]
-    assert open_ended == []
+    assert unlimited == []
 
 
 @BOTH
-def test_every_field_of_the_spec_is_described(kind: Kind) -> None:
+def test_every_field_has_a_description(kind: Kind) -> None:
     named = {path: schema for path, schema in part(kind, "").items() if path[-1] not in "]}"}
-    silent = [
+    undescribed = [
         path
         for path, schema in named.items()
         if "description" not in schema and not path.startswith(".metadata")
     ]
-    # Parts of Kubernetes' own types whose name says all.
-    assert [path for path in silent if "affinity" not in path] == []
+    # Some parts of Kubernetes' affinity types need none.
+    assert [path for path in undescribed if "affinity" not in path] == []
 
 
 @BOTH
-def test_every_default_is_told_in_the_description(kind: Kind) -> None:
-    untold = [
+def test_every_default_is_in_the_description(kind: Kind) -> None:
+    missing = [
         path
         for path, schema in part(kind, ".spec").items()
         if schema.get("default", {}) != {}
         and f"Default {schema['default']}.".lower() not in schema["description"].lower()
     ]
-    assert untold == []
+    assert missing == []
 
 
 @BOTH
-def test_every_rule_speaks(kind: Kind) -> None:
+def test_every_rule_has_a_message(kind: Kind) -> None:
     rules = [
         (path, rule)
         for path, schema in {"": kind.schema, **part(kind, "")}.items()
@@ -105,7 +94,7 @@ def test_every_rule_speaks(kind: Kind) -> None:
 
 
 def struct_of(annotation: Any) -> type[msgspec.Struct] | None:
-    """The struct in `X`, `X | None` or `list[X]`."""
+    """Return the struct in `X`, `X | None` or `list[X]`."""
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and issubclass(part, msgspec.Struct):
             return part
@@ -113,7 +102,7 @@ def struct_of(annotation: Any) -> type[msgspec.Struct] | None:
 
 
 def differences(struct: type[msgspec.Struct], schema: Schema, path: str) -> Iterator[str]:
-    """Where a struct and a schema do not have the same fields."""
+    """Yield the fields that only one of struct and schema has."""
     known = {field.encode_name: field for field in msgspec.structs.fields(struct)}
     properties = schema["properties"]
     yield from (f"{path}.{name}" for name in sorted(known.keys() ^ properties.keys()))
@@ -125,7 +114,7 @@ def differences(struct: type[msgspec.Struct], schema: Schema, path: str) -> Iter
 
 
 LATER = {".status.selection", ".status.adjustments"}
-"""Written by later versions."""
+"""Fields that this version does not write."""
 
 
 @pytest.mark.parametrize(
@@ -137,7 +126,7 @@ LATER = {".status.selection", ".status.adjustments"}
         pytest.param(FederatedJobStatus, FEDERATED, "status", id="federated status"),
     ],
 )
-def test_the_operator_knows_the_very_fields_of_the_schema(
+def test_the_operators_structs_have_the_fields_of_the_schema(
     struct: type[msgspec.Struct], kind: Kind, name: str
 ) -> None:
     found = set(differences(struct, kind.schema["properties"][name], f".{name}"))
@@ -155,26 +144,26 @@ def test_the_operators_defaults_are_those_of_the_schema(
     struct: type[msgspec.Struct], kind: Kind, more: dict[str, Any]
 ) -> None:
     bare = {"task": {"entrypoint": "a.b:C"}, "image": "i", **more}
-    ours = msgspec.to_builtins(msgspec.convert(bare, struct))
-    assert disagreements(ours, kind.schema["properties"]["spec"], "spec") == []
+    defaults = msgspec.to_builtins(msgspec.convert(bare, struct))
+    assert disagreements(defaults, kind.schema["properties"]["spec"], "spec") == []
 
 
 def test_the_operators_defaults_of_a_party_are_those_of_the_schema() -> None:
     item = FEDERATED.schema["properties"]["spec"]["properties"]["parties"]["items"]
     bare = {"task": {"entrypoint": "a.b:C"}, "image": "i", "parties": [{"name": "a"}]}
-    ours = msgspec.to_builtins(msgspec.convert(bare, FederatedJobSpec))
-    assert disagreements(ours["parties"][0], item, "party") == []
+    defaults = msgspec.to_builtins(msgspec.convert(bare, FederatedJobSpec))
+    assert disagreements(defaults["parties"][0], item, "party") == []
 
 
 def disagreements(value: Any, schema: Schema, path: str) -> list[str]:
-    """Paths whose default in the schema is not what the operator assumes."""
+    """Return the fields whose default in the schema differs from the operator's."""
     found = []
     for name, child in schema["properties"].items():
-        here = value.get(name)
-        if child.get("default", {}) != {} and here != child["default"]:
-            found.append(f"{path}.{name}: {here!r}, not {child['default']!r}")
-        if isinstance(here, dict) and "properties" in child and "default" in child:
-            found += disagreements(here, child, f"{path}.{name}")
+        default = value.get(name)
+        if child.get("default", {}) != {} and default != child["default"]:
+            found.append(f"{path}.{name}: {default!r}, not {child['default']!r}")
+        if isinstance(default, dict) and "properties" in child and "default" in child:
+            found += disagreements(default, child, f"{path}.{name}")
     return found
 
 
@@ -188,49 +177,49 @@ SHARED = {
         *("completionTime", "failures", "adjustments"),
     ),
 }
-"""What both kinds have, in the same words."""
+"""Fields that are identical in both kinds."""
 
 
 @pytest.mark.parametrize(
     ("name", "field"), [(name, field) for name, listed in SHARED.items() for field in listed]
 )
-def test_what_both_kinds_share_is_the_same(name: str, field: str) -> None:
+def test_shared_fields_are_identical_in_both_kinds(name: str, field: str) -> None:
     ours, theirs = (kind.schema["properties"][name]["properties"][field] for kind in KINDS)
     assert ours == theirs
 
 
-def test_nothing_is_shared_by_accident() -> None:
+def test_no_other_fields_are_shared() -> None:
     for name, shared in SHARED.items():
         ours, theirs = (set(kind.schema["properties"][name]["properties"]) for kind in KINDS)
         assert ours & theirs - set(shared) <= {"training", "phase"}
 
 
-def skeleton(schema: Any) -> Any:
-    """A schema without its words, which speak of workers or of parties."""
+def without_texts(schema: Any) -> Any:
+    """Return a schema without its texts, which name workers or parties."""
     if isinstance(schema, list):
-        return [skeleton(item) for item in schema]
+        return [without_texts(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    words = ("description", "message", "messageExpression")
+    texts = ("description", "message", "messageExpression")
     return {
-        name: skeleton(child)
+        name: without_texts(child)
         for name, child in schema.items()
-        if name not in words or not isinstance(child, str)
+        if name not in texts or not isinstance(child, str)
     }
 
 
-def test_both_kinds_let_pods_have_the_same() -> None:
+def test_the_pod_settings_of_both_kinds_have_the_same_schema() -> None:
     spec = {kind.plural: kind.schema["properties"]["spec"]["properties"] for kind in KINDS}
     workers = spec["distributedjobs"]["workers"]["properties"]
     party = spec["federatedjobs"]["parties"]["items"]["properties"]
     template = spec["federatedjobs"]["template"]
-    assert skeleton(template) == skeleton(workers["template"])
-    assert skeleton(party["resources"]) == skeleton(workers["resources"])
+    assert without_texts(template) == without_texts(workers["template"])
+    assert without_texts(party["resources"]) == without_texts(workers["resources"])
     for own in ("nodeSelector", "tolerations"):
-        assert skeleton(party[own]) == skeleton(template["properties"][own])
+        assert without_texts(party[own]) == without_texts(template["properties"][own])
 
 
-def test_a_target_is_the_same_for_both() -> None:
+def test_the_target_is_identical_in_both_kinds() -> None:
     targets = [
         kind.schema["properties"]["spec"]["properties"]["training"]["properties"]["target"]
         for kind in KINDS

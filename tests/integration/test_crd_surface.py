@@ -1,4 +1,4 @@
-"""What people and programs meet of a DistributedJob: defaults, scale, status, explain, columns."""
+"""The surface of a DistributedJob: defaults, scale, status, `kubectl explain`, columns."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.integration.crd_cases import (
     FAILURE_DEFAULTS,
     Jobs,
     Manifest,
+    error_message,
     kubectl,
     merged,
-    refusal,
 )
 from tools.localcluster import Cluster
 
@@ -122,7 +122,7 @@ def jobs(api: client.ApiClient, namespace: str) -> Jobs:
 
 @pytest.fixture
 def manual(jobs: Jobs) -> Iterator[str]:
-    """A stored job that follows `replicas`."""
+    """Store a job under scaling.policy Manual and yield its name."""
     manifest = merged(BASE, {"metadata": {"name": "manual"}})
     jobs.create(merged(manifest, {"spec": {"scaling": {"policy": "Manual"}}}), dry_run=False)
     yield "manual"
@@ -136,9 +136,9 @@ def test_defaults_are_filled_in_as_documented(jobs: Jobs) -> None:
 
 def test_every_sample_is_accepted(api_cluster: Cluster, namespace: str) -> None:
     samples = sorted(SAMPLES.glob("*.yaml"))
-    words = [word for sample in samples for word in ("-f", str(sample))]
-    made = kubectl(api_cluster, "apply", "--namespace", namespace, "--dry-run=server", *words)
-    jobs = re.findall(r"^(?:distributed|federated)job\S+ created", made, re.MULTILINE)
+    args = [arg for sample in samples for arg in ("-f", str(sample))]
+    output = kubectl(api_cluster, "apply", "--namespace", namespace, "--dry-run=server", *args)
+    jobs = re.findall(r"^(?:distributed|federated)job\S+ created", output, re.MULTILINE)
     assert len(jobs) >= len(samples) > 0
 
 
@@ -157,7 +157,7 @@ def test_the_scale_subresource_reads_and_writes_replicas(
     assert jobs.patch(manual, {})["spec"]["workers"]["replicas"] == 5
 
 
-def test_scaling_to_zero_says_to_suspend_instead(
+def test_scaling_to_zero_is_rejected_with_the_advice_to_suspend(
     api: client.ApiClient, namespace: str, manual: str
 ) -> None:
     with pytest.raises(client.ApiException) as caught:
@@ -169,10 +169,10 @@ def test_scaling_to_zero_says_to_suspend_instead(
             manual,
             {"spec": {"replicas": 0}},
         )
-    assert "set suspend to true instead" in refusal(caught.value)
+    assert "set suspend to true instead" in error_message(caught.value)
 
 
-def test_the_status_holds_all_that_the_operator_writes(jobs: Jobs, manual: str) -> None:
+def test_the_status_accepts_every_field_that_the_operator_writes(jobs: Jobs, manual: str) -> None:
     stored = jobs.patch_status(manual, {"status": STATUS})
     assert stored["status"] == STATUS
 
@@ -182,24 +182,24 @@ def test_the_status_is_not_written_with_the_spec(jobs: Jobs, manual: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("status", "says"),
+    ("status", "expected"),
     {
-        "a phase that nobody knows": ({"phase": "Sleeping"}, "status.phase"),
-        "a condition twice": ({"conditions": [STATUS["conditions"][0]] * 2}, "Duplicate value"),
+        "an unknown phase": ({"phase": "Sleeping"}, "status.phase"),
+        "a duplicate condition": ({"conditions": [STATUS["conditions"][0]] * 2}, "Duplicate value"),
         "a condition without a reason": (
             {"conditions": [{**STATUS["conditions"][0], "reason": ""}]},
             "status.conditions[0].reason",
         ),
-        "a time that is none": ({"startTime": "yesterday"}, "status.startTime"),
-        "more failures than are kept": ({"failures": [{"podName": "p"}] * 11}, "status.failures"),
+        "an invalid time": ({"startTime": "yesterday"}, "status.startTime"),
+        "too many failures": ({"failures": [{"podName": "p"}] * 11}, "status.failures"),
     }.values(),
 )
-def test_a_wrong_status_is_refused(
-    jobs: Jobs, manual: str, status: dict[str, Any], says: str
+def test_an_invalid_status_is_rejected(
+    jobs: Jobs, manual: str, status: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(client.ApiException) as caught:
         jobs.patch_status(manual, {"status": status})
-    assert says in refusal(caught.value)
+    assert expected in error_message(caught.value)
 
 
 def test_kubectl_shows_the_columns(
@@ -218,14 +218,14 @@ def test_the_category_lists_jobs(api_cluster: Cluster, namespace: str, manual: s
 
 
 @pytest.mark.parametrize(
-    ("path", "says"),
+    ("path", "expected"),
     [
         ("dj.spec", "suspend"),
         ("dj.spec.workers.replicas", "set scaling.policy to Manual, or change min and max"),
         ("dj.spec.scaling.cooldown", "Default 60s."),
-        ("dj.status.scaling", "What was decided about the number of workers"),
+        ("dj.status.scaling", "The decision about the number of workers"),
     ],
 )
-def test_explain_reads_well(api_cluster: Cluster, path: str, says: str) -> None:
+def test_explain_shows_the_description(api_cluster: Cluster, path: str, expected: str) -> None:
     shown = kubectl(api_cluster, "explain", path)
-    assert says in " ".join(shown.split())
+    assert expected in " ".join(shown.split())
