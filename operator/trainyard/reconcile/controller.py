@@ -43,7 +43,7 @@ class Controller:
             "reconcile", self._reconcile, workers=options.workers
         )
         self.exchanges: WorkQueue[Key] = WorkQueue(
-            "contact", self._exchange, workers=options.exchanges, debounce_seconds=0.0
+            "exchange", self._exchange, workers=options.exchanges, debounce_seconds=0.0
         )
         self.scheduler = Scheduler(deps, self.queue.add, self.queue.add_after)
         self.informers: list[Informer[Pod] | Informer[Node]] = [
@@ -100,6 +100,8 @@ class Controller:
         if event_type == "DELETED":
             cache.drop_job(job.key, job.uid)
         elif not cache.put_job(job):
+            # The response to our own status write came first, and no decision was made on it.
+            self.scheduler.trigger()
             return
         # Mostly our own status, whose event may come before the response. As a newcomer the job
         # would be queued behind all that have arrived since, together with what its pods do.
@@ -124,7 +126,7 @@ class Controller:
         """Update the gauges; called before they are read."""
         metrics, deps = self.deps.metrics, self.deps
         metrics.queue.labels("reconcile").set(self.queue.depth)
-        metrics.queue.labels("contact").set(self.exchanges.depth)
+        metrics.queue.labels("exchange").set(self.exchanges.depth)
         metrics.leader.set(deps.is_leader)
         metrics.requests.set(deps.client.requests)
         metrics.request_limit.set(deps.client.throttle.limit)

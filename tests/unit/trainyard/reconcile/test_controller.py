@@ -179,6 +179,16 @@ async def test_a_listing_of_unchanged_jobs_still_means_that_events_were_missed(
     assert controller._resync_requested.is_set()
 
 
+async def test_the_event_of_a_status_that_the_response_brought_first_starts_a_cycle(
+    controller: Controller,
+) -> None:
+    controller.deps.cache.put_job(make_job(resourceVersion="8"))
+    controller.scheduler._triggered.clear()
+    controller.job_event("MODIFIED", raw_job(resourceVersion="8"))
+    assert controller.scheduler._triggered.is_set()
+    assert controller.queue.depth == 0  # reconciled with the response
+
+
 async def test_a_standby_queues_nothing(api: ListedApi) -> None:
     controller = Controller(dependencies_of(api))
     controller.job_event("ADDED", raw_job())
