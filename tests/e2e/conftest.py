@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from tests.demo.stage import IMAGES, NAME, install
-from tests.e2e.yard import Yard
+from tests.e2e.testbed import Testbed
 from tools.localcluster import Cluster, ClusterOptions, open_cluster
 from trainyard.cluster.client import KubeClient
 
 CLUSTER = os.environ.get("TRAINYARD_CLUSTER", NAME)
 RELEASE_SETTINGS = ("scrapeInterval=1s",)
-NAMESPACES = "/api/v1/namespaces"
 HOSPITALS = ("budapest", "cleveland", "long-beach")
 CPU = "1"
 """Here a worker need not be a device of fixed speed: it should start soon."""
@@ -33,21 +32,13 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-async def yard(cluster: Cluster) -> AsyncIterator[Yard]:
-    """A fresh namespace with the restricted Pod Security Standard enforced."""
-    name = f"e2e-{uuid.uuid4().hex[:8]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+async def testbed(cluster: Cluster) -> AsyncIterator[Testbed]:
+    """A namespace in which the restricted Pod Security Standard is enforced."""
     async with await KubeClient.connect(cluster.kubeconfig) as client:
-        await client.create(
-            NAMESPACES,
-            {
-                "apiVersion": "v1",
-                "kind": "Namespace",
-                "metadata": {"name": name, "labels": labels},
-            },
-        )
-        yield Yard(cluster, client, name)
-        await client.delete(f"{NAMESPACES}/{name}")
+        created = Testbed(client, f"e2e-{uuid.uuid4().hex[:8]}")
+        await created.open(**{"pod-security.kubernetes.io/enforce": "restricted"})
+        yield created
+        await created.close()
 
 
 def digits(name: str, **spec: Any) -> dict[str, Any]:
@@ -69,7 +60,7 @@ def digits(name: str, **spec: Any) -> dict[str, Any]:
         "apiVersion": "trainyard.dev/v1alpha1",
         "kind": "DistributedJob",
         "metadata": {"name": name},
-        "spec": merged(base, spec),
+        "spec": merge(base, spec),
     }
 
 
@@ -87,16 +78,16 @@ def hospitals(name: str, **spec: Any) -> dict[str, Any]:
         "apiVersion": "trainyard.dev/v1alpha1",
         "kind": "FederatedJob",
         "metadata": {"name": name},
-        "spec": merged(base, spec),
+        "spec": merge(base, spec),
     }
 
 
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` merged into `base`, mapping by mapping."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else value
+        result[key] = merge(result[key], value) if both else value
     return result
 
 

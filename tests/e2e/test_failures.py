@@ -3,78 +3,85 @@
 from __future__ import annotations
 
 from tests.e2e.conftest import digits
-from tests.e2e.yard import Yard, condition, phase, training, trains_on
+from tests.e2e.testbed import Testbed, training, trains_on
+from tests.support.testbed import condition
 from trainyard.cluster.client import collection
 
 ENDLESS = {"epochs": 100_000}
 SYSTEM = "trainyard-system"
 
 
-async def test_a_killed_worker_is_replaced_and_the_survivor_never_restarts(yard: Yard) -> None:
-    await yard.submit(digits("bereft", workers={"replicas": 2}, training=ENDLESS))
-    job = await yard.wait("bereft", "two workers train", trains_on(2))
-    survivor, victim = await yard.pods("bereft")
-    before, view = await yard.process(survivor), training(job)["view"]
-    await yard.kill(victim)
-    job = await yard.wait(
-        "bereft", "two train in a later view", lambda j: trains_on(2)(j) and _view(j) > view
+async def test_a_killed_worker_is_replaced_and_the_survivor_never_restarts(
+    testbed: Testbed,
+) -> None:
+    await testbed.create_job(digits("bereft", workers={"replicas": 2}, training=ENDLESS))
+    job = await testbed.wait_for("bereft", trains_on(2), "two workers train")
+    survivor, victim = await testbed.job_pods("bereft")
+    before, view = await testbed.process(survivor), training(job)["view"]
+    await testbed.kill(victim)
+    job = await testbed.wait_for(
+        "bereft", lambda j: trains_on(2)(j) and _view(j) > view, "two train in a later view"
     )
-    assert await yard.process(survivor) == before
-    metrics = await yard.metrics("bereft")
+    assert await testbed.process(survivor) == before
+    metrics = await testbed.metrics("bereft")
     assert metrics["trainyard_training_samples_wrong"] == 0
 
 
-async def test_training_outlives_its_coordinator(yard: Yard) -> None:
-    await yard.submit(digits("orphan", workers={"replicas": 2}, training=ENDLESS))
-    job = await yard.wait("orphan", "two workers train", trains_on(2))
+async def test_training_outlives_its_coordinator(testbed: Testbed) -> None:
+    await testbed.create_job(digits("orphan", workers={"replicas": 2}, training=ENDLESS))
+    job = await testbed.wait_for("orphan", trains_on(2), "two workers train")
     step = training(job)["step"]
-    workers = await yard.pods("orphan")
-    before = [await yard.process(p) for p in workers]
-    await yard.kill((await yard.pods("orphan", "coordinator"))[0])
-    job = await yard.wait(
+    workers = await testbed.job_pods("orphan")
+    before = [await testbed.process(p) for p in workers]
+    await testbed.kill((await testbed.job_pods("orphan", "coordinator"))[0])
+    job = await testbed.wait_for(
         "orphan",
-        "the second term's coordinator reports further steps",
         lambda j: training(j)["term"] == 2 and trains_on(2)(j) and training(j)["step"] > step,
+        "the second term's coordinator reports further steps",
     )
-    assert [await yard.process(p) for p in workers] == before
+    assert [await testbed.process(p) for p in workers] == before
 
 
-async def test_training_outlives_the_operator(yard: Yard) -> None:
-    await yard.submit(digits("alone", workers={"replicas": 1}, training=ENDLESS))
-    await yard.wait("alone", "one worker trains", trains_on(1))
-    before = {p.uid for p in await yard.pods("alone")}
+async def test_training_outlives_the_operator(testbed: Testbed) -> None:
+    await testbed.create_job(digits("alone", workers={"replicas": 1}, training=ENDLESS))
+    await testbed.wait_for("alone", trains_on(1), "one worker trains")
+    before = {p.uid for p in await testbed.job_pods("alone")}
     pods = collection("v1", "pods", SYSTEM)
     selector = "app.kubernetes.io/name=trainyard"
-    operators = [o["metadata"] async for o in yard.client.list_all(pods, label_selector=selector)]
+    operators = [
+        o["metadata"] async for o in testbed.client.list_all(pods, label_selector=selector)
+    ]
     for meta in operators:
-        await yard.client.delete(f"{pods}/{meta['name']}", uid=meta["uid"], grace_seconds=0)
-    await yard.scale("alone", 2)
-    await yard.wait("alone", "the next operator scales it", trains_on(2))
-    assert before < {p.uid for p in await yard.pods("alone")}, "the first worker is the same pod"
+        await testbed.client.delete(f"{pods}/{meta['name']}", uid=meta["uid"], grace_seconds=0)
+    await testbed.scale("alone", 2)
+    await testbed.wait_for("alone", trains_on(2), "the next operator scales it")
+    assert before < {p.uid for p in await testbed.job_pods("alone")}, (
+        "the first worker is the same pod"
+    )
 
 
-async def test_a_wrong_task_fails_the_job_with_a_sentence(yard: Yard) -> None:
-    await yard.submit(digits("typo", task={"entrypoint": "trainyard_trainer.tasks.digits:Digitz"}))
-    job = await yard.wait("typo", "failed", lambda j: phase(j) == "Failed")
+async def test_a_wrong_task_fails_the_job_with_a_sentence(testbed: Testbed) -> None:
+    await testbed.create_job(
+        digits("typo", task={"entrypoint": "trainyard_trainer.tasks.digits:Digitz"})
+    )
+    job = await testbed.wait_for_phase("typo", "Failed")
     failed = condition(job, "Failed")
     assert failed["reason"] == "TaskInvalid"
     assert "Digitz" in failed["message"]
     assert "task.entrypoint" in failed["message"]
 
 
-async def test_a_wrong_image_is_named_and_mended_by_nobody_else(yard: Yard) -> None:
-    await yard.submit(digits("blurred", image="trainyard-trainer:no-such-tag"))
-    job = await yard.wait(
-        "blurred",
-        "trouble is told",
-        lambda j: "no-such-tag" in condition(j, "Degraded").get("message", ""),
+async def test_a_wrong_image_is_named_and_mended_by_nobody_else(testbed: Testbed) -> None:
+    await testbed.create_job(digits("blurred", image="trainyard-trainer:no-such-tag"))
+    job = await testbed.wait_for(
+        "blurred", lambda j: "no-such-tag" in condition(j, "Degraded")["message"], "trouble is told"
     )
     assert condition(job, "Degraded")["reason"] == "PodTrouble"
 
 
-async def test_a_crash_in_user_code_is_retried_then_told(yard: Yard) -> None:
-    template = await yard.provide_code("crashing.py")
-    await yard.submit(
+async def test_a_crash_in_user_code_is_retried_then_told(testbed: Testbed) -> None:
+    template = await testbed.provide_code("crashing.py")
+    await testbed.create_job(
         digits(
             "crash",
             task={"entrypoint": "crashing:Crashing"},
@@ -82,7 +89,7 @@ async def test_a_crash_in_user_code_is_retried_then_told(yard: Yard) -> None:
             failure={"maxRestarts": 1},
         )
     )
-    job = await yard.wait("crash", "failed", lambda j: phase(j) == "Failed")
+    job = await testbed.wait_for_phase("crash", "Failed")
     failed = condition(job, "Failed")
     assert failed["reason"] == "TooManyRestarts"
     assert "ZeroDivisionError: the user's own mistake" in failed["message"]

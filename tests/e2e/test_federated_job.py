@@ -11,7 +11,8 @@ from typing import Any
 import safetensors.torch
 
 from tests.e2e.conftest import HOSPITALS, claim, hospitals
-from tests.e2e.yard import Yard, condition, party, phase, training
+from tests.e2e.testbed import Testbed, party, training
+from tests.support.testbed import condition, phase
 from trainyard.cli.fetch import fetch, parse_target
 from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE
 
@@ -19,19 +20,19 @@ ENDLESS = {"max": 100_000, "minParties": 2, "deadline": "20s"}
 
 
 async def test_hospitals_train_to_the_end_and_their_model_is_fetched(
-    yard: Yard, tmp_path: Path
+    testbed: Testbed, tmp_path: Path
 ) -> None:
-    await yard.create("persistentvolumeclaims", claim("kept"))
+    await testbed.create("persistentvolumeclaims", claim("kept"))
     together = {"minParties": len(HOSPITALS)}
-    await yard.submit(hospitals("whole", rounds=together, state={"claimName": "kept"}))
-    job = await yard.complete("whole")
+    await testbed.create_job(hospitals("whole", rounds=together, state={"claimName": "kept"}))
+    job = await testbed.wait_for_completion("whole")
     assert training(job)["round"] == 4
     assert training(job)["evaluation"]["eval/accuracy"] > 0.65
     assert condition(job, "StateDurable")["status"] == "True"
     assert "failures" not in job["status"]
     assert sum(party(job, name)["rounds"] for name in HOSPITALS) == 4 * len(HOSPITALS)
 
-    await fetch(yard.client, parse_target("fj/whole", yard.namespace), tmp_path)
+    await fetch(testbed.client, parse_target("fj/whole", testbed.namespace), tmp_path)
     result = json.loads((tmp_path / RESULT_FILE).read_text())
     assert [past["round"] for past in result["history"]] == [0, 1, 2, 3, 4]
     model = safetensors.torch.load_file(tmp_path / MODEL_FILE)
@@ -41,38 +42,42 @@ async def test_hospitals_train_to_the_end_and_their_model_is_fetched(
     }
 
 
-async def test_rounds_go_on_without_an_aggregator_or_a_party_that_is_killed(yard: Yard) -> None:
-    await yard.create("persistentvolumeclaims", claim("rounds"))
-    await yard.submit(hospitals("robust", rounds=ENDLESS, state={"claimName": "rounds"}))
-    job = await yard.wait("robust", "some rounds", _has_rounds_of_all)
-    processes = [await yard.process(pod) for pod in await yard.pods("robust", "party")]
+async def test_rounds_go_on_without_an_aggregator_or_a_party_that_is_killed(
+    testbed: Testbed,
+) -> None:
+    await testbed.create("persistentvolumeclaims", claim("rounds"))
+    await testbed.create_job(hospitals("robust", rounds=ENDLESS, state={"claimName": "rounds"}))
+    job = await testbed.wait_for("robust", _has_rounds_of_all, "some rounds")
+    processes = [await testbed.process(pod) for pod in await testbed.job_pods("robust", "party")]
 
     before = _round(job)
-    await yard.kill((await yard.pods("robust", "coordinator"))[0])
-    job = await yard.wait(
+    await testbed.kill((await testbed.job_pods("robust", "coordinator"))[0])
+    job = await testbed.wait_for(
         "robust",
-        "the second term's aggregator goes on from the stored round",
         lambda j: training(j)["term"] == 2 and _round(j) > before + 1,
+        "the second term's aggregator goes on from the stored round",
     )
     assert training(job).get("roundsLost", 0) <= 1
-    parties = await yard.pods("robust", "party")
-    assert [await yard.process(pod) for pod in parties] == processes, "no party restarted"
+    parties = await testbed.job_pods("robust", "party")
+    assert [await testbed.process(pod) for pod in parties] == processes, "no party restarted"
 
     victim, before = parties[0], _round(job)
     contributed = party(job, victim.party)["rounds"]
-    await yard.kill(victim)
-    await yard.wait("robust", "rounds without it", lambda j: _round(j) > before + 2)
-    job = await yard.wait("robust", "it is back", _contributes(victim.party, contributed + 2))
-    live = [pod for pod in await yard.pods("robust", "party") if pod.is_live]
+    await testbed.kill(victim)
+    await testbed.wait_for("robust", lambda j: _round(j) > before + 2, "rounds without it")
+    job = await testbed.wait_for(
+        "robust", _contributes(victim.party, contributed + 2), "it is back"
+    )
+    live = [pod for pod in await testbed.job_pods("robust", "party") if pod.is_live]
     assert [pod.party for pod in live] == list(HOSPITALS)
     assert victim.uid not in {pod.uid for pod in live}
 
-    await yard.patch("robust", {"spec": {"rounds": {"max": _round(job) + 1}}})
-    await yard.complete("robust")
+    await testbed.update_spec("robust", rounds={"max": _round(job) + 1})
+    await testbed.wait_for_completion("robust")
 
 
-async def test_a_party_that_sends_nan_is_named_and_the_others_go_on(yard: Yard) -> None:
-    template = await yard.provide_code("poisoned.py")
+async def test_a_party_that_sends_nan_is_named_and_the_others_go_on(testbed: Testbed) -> None:
+    template = await testbed.provide_code("poisoned.py")
     manifest = hospitals(
         "poisoned",
         task={"entrypoint": "poisoned:Poisoned"},
@@ -80,19 +85,19 @@ async def test_a_party_that_sends_nan_is_named_and_the_others_go_on(yard: Yard) 
         rounds=ENDLESS,
     )
     manifest["spec"]["parties"][2]["args"] = {"poison": True}
-    await yard.submit(manifest)
-    job = await yard.wait(
-        "poisoned", "refused again and again", lambda j: _refused(j, HOSPITALS[2]) > 3
+    await testbed.create_job(manifest)
+    job = await testbed.wait_for(
+        "poisoned", lambda j: _refused(j, HOSPITALS[2]) > 3, "refused again and again"
     )
-    await yard.patch("poisoned", {"spec": {"rounds": {"max": _round(job) + 1}}})
-    job = await yard.complete("poisoned")
+    await testbed.update_spec("poisoned", rounds={"max": _round(job) + 1})
+    job = await testbed.wait_for_completion("poisoned")
     spoiler = party(job, HOSPITALS[2])
     assert spoiler.get("rounds", 0) == 0
     assert "NotFinite" in spoiler["lastRefusal"]
     rounds = training(job)["round"]
     assert 4 <= spoiler["refused"] <= rounds + training(job).get("roundsLost", 0)
     assert [party(job, name)["rounds"] for name in HOSPITALS[:2]] == [rounds, rounds]
-    told = await yard.until_event("poisoned", "UpdateRefused")
+    told = await testbed.wait_for_event("poisoned", "UpdateRefused")
     assert HOSPITALS[2] in told
     assert "NotFinite" in told
     assert training(job)["evaluation"]["eval/accuracy"] > 0.5

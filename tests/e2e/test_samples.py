@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.yard import Yard, party, phase, scaling, training
+from tests.e2e.testbed import Testbed, party, training
+from tests.support.testbed import scaling
 from trainyard.api import names
 from trainyard.cluster.client import ApiError, collection
 
@@ -22,7 +23,7 @@ SIDE_BY_SIDE = 3
 
 
 @pytest.mark.timeout(SECONDS * math.ceil(len(FILES) / SIDE_BY_SIDE))
-async def test_every_sample_reaches_the_end_that_it_shows(yard: Yard) -> None:
+async def test_every_sample_reaches_the_end_that_it_shows(testbed: Testbed) -> None:
     endings = {
         "digits": _ends_early,
         "suspend": _starts_and_ends,
@@ -39,41 +40,43 @@ async def test_every_sample_reaches_the_end_that_it_shows(yard: Yard) -> None:
 
     async def run(file: Path) -> None:
         async with places:
-            jobs = await _apply(yard, file)
+            jobs = await _apply(testbed, file)
             seen.extend(jobs)
-            await asyncio.gather(*(endings.get(name, _completes)(yard, name) for name in jobs))
+            await asyncio.gather(*(endings.get(name, _completes)(testbed, name) for name in jobs))
 
     await asyncio.gather(*(run(file) for file in FILES))
     assert endings.keys() <= set(seen)
 
 
-async def _apply(yard: Yard, file: Path) -> list[str]:
+async def _apply(testbed: Testbed, file: Path) -> list[str]:
     """Create what is in the file; the names of its jobs."""
     jobs = []
     for manifest in yaml.safe_load_all(file.read_text()):
         name = manifest["metadata"]["name"]
         match manifest["kind"]:
             case names.DISTRIBUTED_JOB | names.FEDERATED_JOB:
-                await yard.submit(manifest)
+                await testbed.create_job(manifest)
                 jobs.append(name)
             case "PersistentVolumeClaim":
-                await yard.create("persistentvolumeclaims", manifest)
+                await testbed.create("persistentvolumeclaims", manifest)
             case "PriorityClass":
                 path = collection("scheduling.k8s.io/v1", "priorityclasses")
-                await yard.client.apply(f"{path}/{name}", manifest)
+                await testbed.client.apply(f"{path}/{name}", manifest)
             case "Job":
-                await yard.client.create(collection("batch/v1", "jobs", yard.namespace), manifest)
+                await testbed.client.create(
+                    collection("batch/v1", "jobs", testbed.namespace), manifest
+                )
             case kind:
                 raise AssertionError(f"{file.name}: nobody here knows what a {kind} is")
     return jobs
 
 
-async def _completes(yard: Yard, name: str) -> dict[str, Any]:
-    return await yard.complete(name, SECONDS)
+async def _completes(testbed: Testbed, name: str) -> dict[str, Any]:
+    return await testbed.wait_for_completion(name, SECONDS)
 
 
-async def _ends_early(yard: Yard, name: str) -> None:
-    job = await yard.complete(name, SECONDS)
+async def _ends_early(testbed: Testbed, name: str) -> None:
+    job = await testbed.wait_for_completion(name, SECONDS)
     spec, target = job["spec"], job["spec"]["training"]["target"]
     sign = 1 if target["direction"] == "Max" else -1
     assert sign * training(job)["evaluation"][target["metric"]] >= sign * target["value"]
@@ -83,30 +86,30 @@ async def _ends_early(yard: Yard, name: str) -> None:
         assert training(job)["epoch"] < spec["training"]["epochs"]
 
 
-async def _starts_and_ends(yard: Yard, name: str) -> None:
-    await yard.wait(name, "suspended", lambda j: phase(j) == "Suspended")
-    assert await yard.pods(name) == []
-    await yard.patch(name, {"spec": {"suspend": False}})
-    await yard.complete(name, SECONDS)
+async def _starts_and_ends(testbed: Testbed, name: str) -> None:
+    await testbed.wait_for_phase(name, "Suspended")
+    assert await testbed.job_pods(name) == []
+    await testbed.update_spec(name, suspend=False)
+    await testbed.wait_for_completion(name, SECONDS)
 
 
-async def _reads_its_own_records(yard: Yard, name: str) -> None:
-    await yard.wait(name, "suspended", lambda j: phase(j) == "Suspended")
-    path = f"{collection('batch/v1', 'jobs', yard.namespace)}/records"
+async def _reads_its_own_records(testbed: Testbed, name: str) -> None:
+    await testbed.wait_for_phase(name, "Suspended")
+    path = f"{collection('batch/v1', 'jobs', testbed.namespace)}/records"
     async with asyncio.timeout(SECONDS):
-        while not (await yard.client.get(path)).get("status", {}).get("succeeded"):
+        while not (await testbed.client.get(path)).get("status", {}).get("succeeded"):
             await asyncio.sleep(1)
-    await yard.patch(name, {"spec": {"suspend": False}})
-    job = await yard.complete(name, SECONDS)
+    await testbed.update_spec(name, suspend=False)
+    job = await testbed.wait_for_completion(name, SECONDS)
     trained = {each: party(job, each)["samples"] for each in ("budapest", "long-beach")}
     assert trained == {"budapest": 173, "long-beach": 86}, "each hospital's own rows, less a third"
 
 
-async def _is_deleted(yard: Yard, name: str) -> None:
+async def _is_deleted(testbed: Testbed, name: str) -> None:
     async with asyncio.timeout(SECONDS):
         while True:
             try:
-                await yard.job(name)
+                await testbed.get(name)
             except ApiError as error:
                 if error.is_missing:
                     return
@@ -114,9 +117,9 @@ async def _is_deleted(yard: Yard, name: str) -> None:
             await asyncio.sleep(1)
 
 
-async def _is_advised(yard: Yard, name: str) -> None:
-    job = await yard.wait(
-        name, "advice given", lambda j: scaling(j).get("recommended", 0) > 1, SECONDS
+async def _is_advised(testbed: Testbed, name: str) -> None:
+    job = await testbed.wait_for(
+        name, lambda j: scaling(j).get("recommended", 0) > 1, "advice given", SECONDS
     )
     assert scaling(job)["desired"] == 1, "nothing is carried out"
-    await yard.complete(name, SECONDS)
+    await testbed.wait_for_completion(name, SECONDS)

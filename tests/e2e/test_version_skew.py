@@ -15,7 +15,8 @@ import pytest
 from tests.demo.stage import install
 from tests.e2e import later
 from tests.e2e.conftest import RELEASE_SETTINGS, digits, hospitals
-from tests.e2e.yard import Object, Yard, party, training, trains_on
+from tests.e2e.testbed import Testbed, party, training, trains_on
+from tests.support.manifests import Object
 from tests.support.waiting import eventually
 from tools.localcluster import Cluster
 from trainyard.api.pods import Pod
@@ -34,7 +35,7 @@ class Kind:
 
     manifest: Callable[[str, str, Object], Object]
     """Of a name, an image and a pod template; the job starts with one member."""
-    scale: Callable[[Yard, str, int], Awaitable[object]]
+    scale: Callable[[Testbed, str, int], Awaitable[object]]
     has_scaled: Callable[[int], Callable[[Object], bool]]
     progress: Callable[[Object], int]
     role: str
@@ -58,8 +59,8 @@ def _parties(count: int) -> list[Object]:
     return [{"name": name, "resources": share} for name in PARTIES[:count]]
 
 
-async def _add_parties(yard: Yard, name: str, count: int) -> None:
-    await yard.patch(name, {"spec": {"parties": _parties(count)}})
+async def _add_parties(testbed: Testbed, name: str, count: int) -> None:
+    await testbed.update_spec(name, parties=_parties(count))
 
 
 def _all_contribute(count: int) -> Callable[[Object], bool]:
@@ -69,7 +70,7 @@ def _all_contribute(count: int) -> Callable[[Object], bool]:
 KINDS = {
     "DistributedJob": Kind(
         manifest=_distributed,
-        scale=Yard.scale,
+        scale=Testbed.scale,
         has_scaled=trains_on,
         progress=lambda job: int(training(job).get("step", 0)),
         role="worker",
@@ -102,53 +103,53 @@ async def operate(cluster: Cluster, version: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 async def test_operators_of_both_versions_scale_jobs_of_both(
-    cluster: Cluster, later_images: None, yard: Yard, kind: Kind
+    cluster: Cluster, later_images: None, testbed: Testbed, kind: Kind
 ) -> None:
-    template = await yard.provide_code("paced.py")
+    template = await testbed.provide_code("paced.py")
     trainers = {"this": _trainer(VERSION), "later": _trainer(LATER_VERSION)}
     for name, image in trainers.items():
-        await yard.submit(kind.manifest(name, image, template))
-    await _wait_for_size(yard, kind, this=1, later=1)
-    await _scale(yard, kind, this=kind.sizes[0], later=kind.sizes[0])
-    assert await _hints(yard, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 0}
-    processes = await _processes(yard, kind, "this", "later")
+        await testbed.create_job(kind.manifest(name, image, template))
+    await _wait_for_size(testbed, kind, this=1, later=1)
+    await _scale(testbed, kind, this=kind.sizes[0], later=kind.sizes[0])
+    assert await _hints(testbed, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 0}
+    processes = await _processes(testbed, kind, "this", "later")
 
     await operate(cluster, LATER_VERSION)
-    await yard.submit(kind.manifest("new", _trainer(VERSION), template))
-    await _scale(yard, kind, this=kind.sizes[1], later=kind.sizes[1])
-    await _wait_for_size(yard, kind, new=1)
-    assert await _hints(yard, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 1}
-    [coordinator] = await yard.pods("new", "coordinator")
-    assert '"hint": "later"' in await _configuration(yard, coordinator)
-    await _scale(yard, kind, new=2)
-    processes |= await _processes(yard, kind, "new")
+    await testbed.create_job(kind.manifest("new", _trainer(VERSION), template))
+    await _scale(testbed, kind, this=kind.sizes[1], later=kind.sizes[1])
+    await _wait_for_size(testbed, kind, new=1)
+    assert await _hints(testbed, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 1}
+    [coordinator] = await testbed.job_pods("new", "coordinator")
+    assert '"hint": "later"' in await _configuration(testbed, coordinator)
+    await _scale(testbed, kind, new=2)
+    processes |= await _processes(testbed, kind, "new")
 
     await operate(cluster, VERSION)
-    await _scale(yard, kind, this=kind.sizes[2], later=kind.sizes[2], new=3)
-    assert await _hints(yard, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 0}
-    assert await _processes(yard, kind, "this", "later", "new") == processes
+    await _scale(testbed, kind, this=kind.sizes[2], later=kind.sizes[2], new=3)
+    assert await _hints(testbed, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 0}
+    assert await _processes(testbed, kind, "this", "later", "new") == processes
 
 
-async def _scale(yard: Yard, kind: Kind, **sizes: int) -> None:
+async def _scale(testbed: Testbed, kind: Kind, **sizes: int) -> None:
     """Scale jobs and wait until they train with so many members."""
     for name, size in sizes.items():
-        await kind.scale(yard, name, size)
-    await _wait_for_size(yard, kind, **sizes)
+        await kind.scale(testbed, name, size)
+    await _wait_for_size(testbed, kind, **sizes)
 
 
-async def _wait_for_size(yard: Yard, kind: Kind, **sizes: int) -> None:
-    await asyncio.gather(*(_train_on(yard, kind, name, size) for name, size in sizes.items()))
+async def _wait_for_size(testbed: Testbed, kind: Kind, **sizes: int) -> None:
+    await asyncio.gather(*(_train_on(testbed, kind, name, size) for name, size in sizes.items()))
 
 
-async def _train_on(yard: Yard, kind: Kind, name: str, size: int) -> None:
+async def _train_on(testbed: Testbed, kind: Kind, name: str, size: int) -> None:
     """Wait until a job trains on with so many members, by the Plan that its status names."""
-    job = await yard.wait(name, f"{size} members train", kind.has_scaled(size))
+    job = await testbed.wait_for(name, kind.has_scaled(size), f"{size} members train")
     progress = kind.progress(job)
-    await yard.wait(name, "training goes on", lambda job: kind.progress(job) > progress)
+    await testbed.wait_for(name, lambda job: kind.progress(job) > progress, "training goes on")
 
     async def acknowledged() -> Object:
-        metrics = await yard.metrics(name)
-        status: Object = (await yard.job(name))["status"]
+        metrics = await testbed.metrics(name)
+        status: Object = (await testbed.get(name))["status"]
         assert metrics[Metric.PLAN_GENERATION] == status["planGeneration"]
         return status
 
@@ -157,21 +158,25 @@ async def _train_on(yard: Yard, kind: Kind, name: str, size: int) -> None:
     assert "WireMismatch" not in {condition["reason"] for condition in status["conditions"]}
 
 
-async def _hints(yard: Yard, name: str) -> dict[str, float]:
+async def _hints(testbed: Testbed, name: str) -> dict[str, float]:
     """Which fields of a later operator a later trainer has received."""
-    metrics = await yard.metrics(name)
+    metrics = await testbed.metrics(name)
     return {metric: metrics[metric] for metric in (later.CONFIG_HINT, later.PLAN_HINT)}
 
 
-async def _processes(yard: Yard, kind: Kind, *jobs: str) -> dict[str, tuple[int, str, str]]:
+async def _processes(testbed: Testbed, kind: Kind, *jobs: str) -> dict[str, tuple[int, str, str]]:
     """The processes of each job's coordinator and first member."""
-    pods = [(await yard.pods(job, role))[0] for job in jobs for role in ("coordinator", kind.role)]
-    return {pod.name: await yard.process(pod) for pod in pods}
+    pods = [
+        (await testbed.job_pods(job, role))[0]
+        for job in jobs
+        for role in ("coordinator", kind.role)
+    ]
+    return {pod.name: await testbed.process(pod) for pod in pods}
 
 
-async def _configuration(yard: Yard, coordinator: Pod) -> str:
+async def _configuration(testbed: Testbed, coordinator: Pod) -> str:
     """The configuration in its environment."""
-    manifest = await yard.client.get(yard.path("pods", coordinator.name))
+    manifest = await testbed.client.get(testbed.path("pods", coordinator.name))
     [container] = manifest["spec"]["containers"]
     return str(next(e["value"] for e in container["env"] if e["name"] == ENV_CONFIG))
 

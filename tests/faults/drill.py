@@ -20,8 +20,8 @@ from tests.faults.users import Users
 from tests.support.kubelet import Kubelet
 from tests.support.proxy import Proxy
 from tests.support.replicas import lease
+from tests.support.testbed import Testbed
 from tests.support.waiting import eventually
-from tests.support.yard import Yard
 from trainyard.cluster.client import KubeClient
 
 NODES = 6
@@ -143,16 +143,16 @@ async def prepare(
     chronicle = Chronicle(seed, folder / "events.log", is_loud=is_loud)
     async with AsyncExitStack() as stack:
         kube = await stack.enter_async_context(await KubeClient.connect(kubeconfig))
-        yard = Yard(kube, f"faults-{uuid.uuid4().hex[:8]}")
-        namespace = f"{yard.name}-operator"
-        await yard.open()
-        stack.push_async_callback(yard.close)
+        testbed = Testbed(kube, f"faults-{uuid.uuid4().hex[:8]}")
+        namespace = f"{testbed.namespace}-operator"
+        await testbed.open()
+        stack.push_async_callback(testbed.close)
         await kube.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
         stack.push_async_callback(kube.delete, f"/api/v1/namespaces/{namespace}")
-        kubelet = await stack.enter_async_context(Kubelet(yard))
-        observer = await stack.enter_async_context(Observer(yard, chronicle))
-        nodes = Nodes(yard, kubelet, observer.lost)
-        users = Users(yard, kubelet, chronicle)
+        kubelet = await stack.enter_async_context(Kubelet(testbed))
+        observer = await stack.enter_async_context(Observer(testbed, chronicle))
+        nodes = Nodes(testbed, kubelet, observer.lost)
+        users = Users(testbed, kubelet, chronicle)
         await nodes.add(NODES)
         made = []
         for number in range(replicas):
@@ -172,7 +172,7 @@ async def prepare(
             operator_namespace=namespace,
             nodes=nodes,
             users=users,
-            judge=Judge(yard, users, namespace),
+            judge=Judge(testbed, users, namespace),
             replicas=made,
         )
 

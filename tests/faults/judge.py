@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from tests.faults.users import Job, Users
 from tests.support.manifests import Object
-from tests.support.yard import JOBS, Yard, condition, phase
+from tests.support.testbed import Testbed, condition, phase
+from trainyard.api.names import API_VERSION
 from trainyard.cluster.client import ApiError, collection
 
 
 class Judge:
     """Looks at the cluster on a connection of its own; every check raises AssertionError."""
 
-    def __init__(self, yard: Yard, users: Users, operator_namespace: str) -> None:
-        self._yard, self._users = yard, users
+    def __init__(self, testbed: Testbed, users: Users, operator_namespace: str) -> None:
+        self._testbed, self._users = testbed, users
         self._operator_namespace = operator_namespace
 
     async def all_is_right(self) -> None:
         """Everything, in one look."""
-        pods = await self._yard.pods()
+        pods = await self._testbed.pods()
         for job in self._users.jobs:
             ours = [p for p in pods if _owner(p) == job.uid]
             if job.wanted == "deleted":
@@ -36,7 +37,7 @@ class Judge:
 
     async def _get(self, job: Job) -> Object:
         try:
-            found = await self._yard.kube.get(self._users.path(job))
+            found = await self._testbed.client.get(self._users.path(job))
         except ApiError as error:
             raise AssertionError(f"{job}: {error}") from None
         assert found["metadata"]["uid"] == job.uid, f"{job} is another's"
@@ -45,14 +46,14 @@ class Judge:
     async def _nothing_is_orphaned(self, pods: list[Object]) -> None:
         alive = {job.uid for job in self._users.alive()}
         for plural in ("services", "secrets", "pods"):
-            items = pods if plural == "pods" else await self._list(self._yard.path(plural))
+            items = pods if plural == "pods" else await self._list(self._testbed.path(plural))
             lost = [p for p in items if _owner(p) and _owner(p) not in alive]
             assert not lost, f"{plural} of jobs that are gone: {_names(lost)}"
         path = collection("v1", "secrets", self._operator_namespace)
         authorities = {
             s["metadata"]["annotations"]["trainyard.dev/job-uid"]
             for s in await self._list(
-                path, label_selector=f"trainyard.dev/namespace={self._yard.name}"
+                path, label_selector=f"trainyard.dev/namespace={self._testbed.namespace}"
             )
         }
         assert authorities <= alive, f"authorities of jobs that are gone: {authorities - alive}"
@@ -60,7 +61,7 @@ class Judge:
         assert running <= authorities, f"jobs without an authority: {running - authorities}"
 
     async def _list(self, path: str, **selectors: str) -> list[Object]:
-        return [item async for item in self._yard.kube.list_all(path, **selectors)]
+        return [item async for item in self._testbed.client.list_all(path, **selectors)]
 
 
 def _runs(job: Job, found: Object, live: list[Object]) -> None:
@@ -100,7 +101,7 @@ def _is_live(pod: Object) -> bool:
 
 def _owner(child: Object) -> str:
     owners = child["metadata"].get("ownerReferences", [])
-    return str(owners[0]["uid"]) if owners and owners[0]["apiVersion"] == JOBS else ""
+    return str(owners[0]["uid"]) if owners and owners[0]["apiVersion"] == API_VERSION else ""
 
 
 def _place(pod: Object) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The yard's nodes, which go, fall silent, and come back."""
+"""The testbed's nodes, which go, fall silent, and come back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from tests.support import manifests
 from tests.support.kubelet import Kubelet
-from tests.support.yard import Yard
+from tests.support.testbed import Testbed
 from trainyard.cluster.client import ApiError
 
 HEARTBEAT_SECONDS = 8.0
@@ -21,9 +21,9 @@ LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 class Nodes:
     """Nodes without machines: their signs of life and their ends."""
 
-    def __init__(self, yard: Yard, kubelet: Kubelet, lost: Callable[[str], None]) -> None:
+    def __init__(self, testbed: Testbed, kubelet: Kubelet, lost: Callable[[str], None]) -> None:
         self._lost = lost
-        self._yard, self._kube, self._kubelet = yard, yard.kube, kubelet
+        self._testbed, self._kube, self._kubelet = testbed, testbed.client, kubelet
         self.names: list[str] = []
         self.gone: set[str] = set()
         self._returning: set[str] = set()
@@ -41,7 +41,7 @@ class Nodes:
 
     async def add(self, number: int) -> None:
         """Add nodes."""
-        self.names += await self._yard.add_nodes(*[GPUS] * number, is_attended=False)
+        self.names += await self._testbed.add_nodes(*[GPUS] * number, is_attended=False)
 
     async def live(self) -> None:
         """Give signs of life for all that can, until cancelled."""
@@ -55,7 +55,7 @@ class Nodes:
         """The node is gone, and all that ran on it."""
         self.gone.add(name)
         await self._kube.delete(f"/api/v1/nodes/{name}")
-        for pod in await self._yard.pods():
+        for pod in await self._testbed.pods():
             if pod["spec"].get("nodeName") == name:
                 self._lost(pod["metadata"]["uid"])
                 await self._kubelet.remove(pod)
@@ -68,7 +68,7 @@ class Nodes:
     async def bring_back(self, name: str) -> None:
         """The node is as it should be again."""
         if name in self.gone:
-            node = manifests.node(name, self._yard.name, GPUS, is_attended=False, labels={})
+            node = manifests.node(name, self._testbed.namespace, GPUS, is_attended=False, labels={})
             with contextlib.suppress(ApiError):  # it was made before an answer was lost
                 await self._kube.create("/api/v1/nodes", node)
             self.gone.discard(name)
@@ -90,13 +90,13 @@ class Nodes:
             "lastTransitionTime": now,
         }
         patch = {"status": {"conditions": [condition]}}
-        await self._yard.patch(f"/api/v1/nodes/{name}/status", patch)
+        await self._testbed.patch(f"/api/v1/nodes/{name}/status", patch)
 
     async def _heartbeat(self, name: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now}
         try:
-            await self._yard.patch(f"{LEASES}/{name}", {"spec": spec})
+            await self._testbed.patch(f"{LEASES}/{name}", {"spec": spec})
         except ApiError as error:
             if not error.is_missing:
                 raise

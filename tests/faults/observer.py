@@ -6,18 +6,18 @@ from collections import defaultdict
 
 from tests.faults.chronicle import Chronicle
 from tests.support.manifests import Object
+from tests.support.testbed import Testbed
 from tests.support.watching import PodWatcher
-from tests.support.yard import Yard
 
 Place = tuple[str, str, str]
 """The job's uid, and what of it: role and index, or role and party."""
 
 
 class Observer(PodWatcher):
-    """Watches a yard's pods while the context lasts."""
+    """Watches a testbed's pods while the context lasts."""
 
-    def __init__(self, yard: Yard, chronicle: Chronicle) -> None:
-        super().__init__(yard)
+    def __init__(self, testbed: Testbed, chronicle: Chronicle) -> None:
+        super().__init__(testbed)
         self._chronicle = chronicle
         self._live: defaultdict[Place, set[str]] = defaultdict(set)
         self._coordinators: dict[tuple[str, str], str] = {}

@@ -12,7 +12,8 @@ from tests.faults.chronicle import Chronicle
 from tests.faults.kinds import KINDS, LARGEST, Kind
 from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
-from tests.support.yard import JOBS, Yard, phase
+from tests.support.testbed import Testbed, phase
+from trainyard.api.names import API_VERSION
 from trainyard.cluster.client import ApiError, collection
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
@@ -44,8 +45,8 @@ class Job:
 class Users:
     """They act on a connection that never fails, and note what they want."""
 
-    def __init__(self, yard: Yard, kubelet: Kubelet, chronicle: Chronicle) -> None:
-        self._yard, self._kubelet, self._chronicle = yard, kubelet, chronicle
+    def __init__(self, testbed: Testbed, kubelet: Kubelet, chronicle: Chronicle) -> None:
+        self._testbed, self._kubelet, self._chronicle = testbed, kubelet, chronicle
         self.jobs: list[Job] = []
 
     def alive(self, *wanted: End) -> list[Job]:
@@ -55,7 +56,7 @@ class Users:
 
     def path(self, job: Job) -> str:
         """Where the job is."""
-        return f"{collection(JOBS, job.kind.plural, self._yard.name)}/{job.name}"
+        return f"{collection(API_VERSION, job.kind.plural, self._testbed.namespace)}/{job.name}"
 
     async def act(self, dice: random.Random) -> None:
         """One thing that somebody does."""
@@ -80,9 +81,9 @@ class Users:
         taken = {job.name for job in self.alive()}
         old = [job.name for job in self.jobs if job.name not in taken]
         name = dice.choice(old) if old and dice.random() < 0.2 else f"job-{len(self.jobs)}"
-        where = collection(JOBS, kind.plural, self._yard.name)
-        body = kind.make(name, self._yard.name, size)
-        made = await self._yard.kube.request("POST", where, body=body)
+        where = collection(API_VERSION, kind.plural, self._testbed.namespace)
+        body = kind.make(name, self._testbed.namespace, size)
+        made = await self._testbed.client.request("POST", where, body=body)
         self.jobs.append(Job(kind=kind, name=name, uid=made["metadata"]["uid"], size=size))
         return self._chronicle.did("submit", f"{name} {size}")
 
@@ -119,7 +120,7 @@ class Users:
         if job := _any(dice, self.alive()):
             job.wanted = "deleted"
             self._chronicle.did("delete", job.name)
-            await self._yard.kube.delete(self.path(job))
+            await self._testbed.client.delete(self.path(job))
 
     async def complete(self, dice: random.Random) -> None:
         """A training has reached its end, as its pods will say."""
@@ -147,7 +148,7 @@ class Users:
             await asyncio.sleep(TRAINING_SECONDS)
 
     async def _train(self, job: Job) -> None:
-        now = phase(await self._yard.kube.get(self.path(job)))
+        now = phase(await self._testbed.client.get(self.path(job)))
         if job.wanted == "Suspended" and now == "Suspending":
             await self._end(job, Result.SUSPENDED, job.kind.trainers)
         elif job.wanted == "Complete" and now in ("Running", "Starting", "Rescaling", "Complete"):
@@ -163,7 +164,7 @@ class Users:
     async def _running_pods(self, job: Job, role: str = "") -> list[Object]:
         return [
             pod
-            for pod in await self._yard.pods(job.name, role)
+            for pod in await self._testbed.pods(job.name, role)
             if pod["metadata"]["ownerReferences"][0]["uid"] == job.uid
             and pod["status"]["phase"] == "Running"
             and "deletionTimestamp" not in pod["metadata"]
@@ -171,7 +172,7 @@ class Users:
         ]
 
     async def _change(self, job: Job, spec: Object) -> None:
-        await self._yard.patch(self.path(job), {"spec": spec})
+        await self._testbed.patch(self.path(job), {"spec": spec})
 
 
 def _any(dice: random.Random, items: list[T]) -> T | None:

@@ -15,7 +15,7 @@ from kubernetes import client, config
 from tests.integration.crd_cases import CRDS, DISTRIBUTED, FEDERATED, Jobs, Kind, merged
 from tests.support.kubelet import Kubelet
 from tests.support.process import OperatorProcess
-from tests.support.yard import Yard
+from tests.support.testbed import Testbed
 from tools.localcluster import Cluster, ClusterOptions, open_cluster
 from tools.localcluster.commands import run
 from trainyard.cluster.client import KubeClient
@@ -93,18 +93,18 @@ async def kube(api_cluster: Cluster) -> AsyncIterator[KubeClient]:
 
 
 @pytest.fixture
-async def yard(kube: KubeClient) -> AsyncIterator[Yard]:
+async def testbed(kube: KubeClient) -> AsyncIterator[Testbed]:
     """A namespace and nodes of the test's own."""
-    made = Yard(kube, f"yard-{uuid.uuid4().hex[:8]}")
+    made = Testbed(kube, f"testbed-{uuid.uuid4().hex[:8]}")
     await made.open()
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def kubelet(yard: Yard) -> AsyncIterator[Kubelet]:
-    """The kubelet of the yard's unattended nodes."""
-    async with Kubelet(yard) as found:
+async def kubelet(testbed: Testbed) -> AsyncIterator[Kubelet]:
+    """The kubelet of the testbed's unattended nodes."""
+    async with Kubelet(testbed) as found:
         yield found
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
+from tests.support.testbed import Testbed, condition, phase, scaling, workers
 from tests.support.waiting import eventually
-from tests.support.yard import Yard, condition, phase, scaling, workers
 from tools.localcluster import Cluster
 from tools.localcluster.commands import run
 from trainyard.cluster.client import KubeClient
@@ -24,11 +24,11 @@ QUIET_SECONDS = 1.2 * Timeouts().messages_interval.total_seconds()
 
 
 async def test_a_job_gets_its_children_and_nothing_else(
-    yard: Yard, kube: KubeClient, operator_namespace: str
+    testbed: Testbed, kube: KubeClient, operator_namespace: str
 ) -> None:
-    await yard.add_nodes(8)
-    job = await yard.submit("digits", 3)
-    pods = await yard.until_pods("digits", "coordinator-1", *workers(0, 1, 2))
+    await testbed.add_nodes(8)
+    job = await testbed.submit("digits", 3)
+    pods = await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1, 2))
     owner = {
         "apiVersion": "trainyard.dev/v1alpha1",
         "kind": "DistributedJob",
@@ -37,8 +37,8 @@ async def test_a_job_gets_its_children_and_nothing_else(
         "controller": True,
         "blockOwnerDeletion": True,
     }
-    secrets = (await kube.get(yard.path("secrets")))["items"]
-    services = (await kube.get(yard.path("services")))["items"]
+    secrets = (await kube.get(testbed.path("secrets")))["items"]
+    services = (await kube.get(testbed.path("services")))["items"]
     assert [s["metadata"]["name"] for s in secrets] == ["digits-trainyard-tls"]
     assert sorted(secrets[0]["data"]) == [
         *("ca.crt", "coordinator.crt", "coordinator.key", "worker.crt", "worker.key")
@@ -55,10 +55,10 @@ async def test_a_job_gets_its_children_and_nothing_else(
     )
 
 
-async def test_a_running_job_says_so_in_its_status(yard: Yard, api_cluster: Cluster) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("digits", 2)
-    job = await yard.until_phase("digits", "Running")
+async def test_a_running_job_says_so_in_its_status(testbed: Testbed, api_cluster: Cluster) -> None:
+    await testbed.add_nodes(8)
+    await testbed.submit("digits", 2)
+    job = await testbed.wait_for_phase("digits", "Running")
     status = job["status"]
     claims = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
     assert claims == {
@@ -76,7 +76,7 @@ async def test_a_running_job_says_so_in_its_status(yard: Yard, api_cluster: Clus
     assert (scaling(job)["desired"], scaling(job)["current"]) == (2, 2)
     assert not {"restarts", "failures"} & status.keys()
     kubectl: list[str | Path] = [api_cluster.kubectl, "--kubeconfig", api_cluster.kubeconfig]
-    kubectl += ["--namespace", yard.name]
+    kubectl += ["--namespace", testbed.namespace]
     header, row = run([*kubectl, "get", "dj", "digits"]).splitlines()
     shown = dict(zip(header.split(), row.split(), strict=False))
     assert [shown[c] for c in ("NAME", "PHASE", "WORKERS", "DESIRED")] == [
@@ -87,23 +87,23 @@ async def test_a_running_job_says_so_in_its_status(yard: Yard, api_cluster: Clus
     run([*kubectl, "wait", "dj/digits", "--for=condition=Running", "--timeout=5s"])
 
 
-async def test_a_steady_job_is_left_alone(yard: Yard) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("running", 2)
-    await yard.submit("waiting", 20)
-    await yard.until_phase("running", "Running")
-    await yard.until_phase("waiting", "Waiting")
-    await yard.until_steady("running")
-    await yard.until_quiet(QUIET_SECONDS)
+async def test_a_steady_job_is_left_alone(testbed: Testbed) -> None:
+    await testbed.add_nodes(8)
+    await testbed.submit("running", 2)
+    await testbed.submit("waiting", 20)
+    await testbed.wait_for_phase("running", "Running")
+    await testbed.wait_for_phase("waiting", "Waiting")
+    await testbed.wait_until_settled("running")
+    await testbed.wait_until_unchanged(QUIET_SECONDS)
 
 
-async def test_a_start_that_goes_well_leaves_no_event(yard: Yard) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("first", 2)
-    await yard.until_phase("first", "Running")  # The operator knows that the node is ready.
-    await yard.submit("digits", 2)
-    await yard.until_phase("digits", "Running")
-    assert await yard.events("digits") == []
+async def test_a_start_that_goes_well_leaves_no_event(testbed: Testbed) -> None:
+    await testbed.add_nodes(8)
+    await testbed.submit("first", 2)
+    await testbed.wait_for_phase("first", "Running")  # The operator knows that the node is ready.
+    await testbed.submit("digits", 2)
+    await testbed.wait_for_phase("digits", "Running")
+    assert await testbed.events("digits") == []
 
 
 UNSUPPORTED: dict[str, dict[str, Any]] = {
@@ -126,98 +126,111 @@ UNSUPPORTED: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_what_is_not_supported_is_refused_by_name(yard: Yard, kube: KubeClient) -> None:
-    await yard.add_nodes(8)
+async def test_what_is_not_supported_is_refused_by_name(testbed: Testbed, kube: KubeClient) -> None:
+    await testbed.add_nodes(8)
     names = {field: field.lower().replace(".", "-") for field in UNSUPPORTED}
     for field, wishes in UNSUPPORTED.items():
-        await yard.submit(names[field], 1, **wishes)
+        await testbed.submit(names[field], 1, **wishes)
     for field, name in names.items():
-        job = await yard.until(name, lambda job: condition(job, "Accepted")["status"] == "False")
+        job = await testbed.wait_for(
+            name, lambda job: condition(job, "Accepted")["status"] == "False"
+        )
         claim = condition(job, "Accepted")
         assert claim["reason"] == "NotSupportedYet"
         assert f"spec.{field} (" in claim["message"]
         assert phase(job) == "Pending"
-    assert await yard.pods() == []
-    assert (await kube.get(yard.path("secrets")))["items"] == []
-    [event] = await yard.until_events(names["scaling.policy"], "NotSupportedYet")
+    assert await testbed.pods() == []
+    assert (await kube.get(testbed.path("secrets")))["items"] == []
+    [event] = await testbed.wait_for_events(names["scaling.policy"], "NotSupportedYet")
     assert event["type"] == "Warning"
 
 
-async def test_workers_allowed_is_refused_by_name(yard: Yard) -> None:
-    job = yard.job("allowed", 2, maximum=4, minimum=1)
+async def test_workers_allowed_is_refused_by_name(testbed: Testbed) -> None:
+    job = testbed.job_manifest("allowed", 2, maximum=4, minimum=1)
     job["spec"]["workers"]["allowed"] = [1, 2, 4]
-    await yard.create_job(job)
-    found = await yard.until("allowed", lambda job: condition(job, "Accepted")["status"])
+    await testbed.create_job(job)
+    found = await testbed.wait_for("allowed", lambda job: condition(job, "Accepted")["status"])
     assert "spec.workers.allowed (use min and max)" in condition(found, "Accepted")["message"]
 
 
-async def test_a_job_of_another_manager_is_left_alone(yard: Yard) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("theirs", 1, managedBy="kueue.x-k8s.io/multikueue")
-    await yard.submit("ours", 1, managedBy="trainyard.dev/operator")
-    await yard.until_phase("ours", "Running")
-    assert "status" not in await yard.get("theirs")
-    assert await yard.pods("theirs") == []
+async def test_a_job_of_another_manager_is_left_alone(testbed: Testbed) -> None:
+    await testbed.add_nodes(8)
+    await testbed.submit("theirs", 1, managedBy="kueue.x-k8s.io/multikueue")
+    await testbed.submit("ours", 1, managedBy="trainyard.dev/operator")
+    await testbed.wait_for_phase("ours", "Running")
+    assert "status" not in await testbed.get("theirs")
+    assert await testbed.pods("theirs") == []
 
 
-async def test_the_priority_class_is_written_on_the_pods(yard: Yard, kube: KubeClient) -> None:
+async def test_the_priority_class_is_written_on_the_pods(
+    testbed: Testbed, kube: KubeClient
+) -> None:
     classes = "/apis/scheduling.k8s.io/v1/priorityclasses"
-    await kube.create(classes, {"metadata": {"name": yard.name}, "value": 77})
+    await kube.create(classes, {"metadata": {"name": testbed.namespace}, "value": 77})
     try:
-        await yard.add_nodes(8)
-        await yard.submit("urgent", 1, priorityClassName=yard.name)
-        for pod in await yard.until_pods("urgent", "coordinator-1", *workers(0)):
-            assert (pod["spec"]["priorityClassName"], pod["spec"]["priority"]) == (yard.name, 77)
+        await testbed.add_nodes(8)
+        await testbed.submit("urgent", 1, priorityClassName=testbed.namespace)
+        for pod in await testbed.wait_for_pods("urgent", "coordinator-1", *workers(0)):
+            assert (pod["spec"]["priorityClassName"], pod["spec"]["priority"]) == (
+                testbed.namespace,
+                77,
+            )
     finally:
-        await kube.delete(f"{classes}/{yard.name}")
+        await kube.delete(f"{classes}/{testbed.namespace}")
 
 
 @pytest.mark.parametrize("refused", ["pods", "secrets", "services"])
 async def test_a_refused_child_shows_and_comes_when_it_may(
-    yard: Yard, kube: KubeClient, refused: str
+    testbed: Testbed, kube: KubeClient, refused: str
 ) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("first", 2)
-    await yard.until_phase("first", "Running")  # The operator knows that the node is ready.
+    await testbed.add_nodes(8)
+    await testbed.submit("first", 2)
+    await testbed.wait_for_phase("first", "Running")  # The operator knows that the node is ready.
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {refused: "0"}}}
-    await kube.create(yard.path("resourcequotas"), quota)
+    await kube.create(testbed.path("resourcequotas"), quota)
 
     async def in_force() -> None:
-        found = await kube.get(f"{yard.path('resourcequotas')}/none")
+        found = await kube.get(testbed.path("resourcequotas", "none"))
         assert found.get("status", {}).get("hard"), "the quota's controller has not seen it"
 
     await eventually(in_force)
-    await yard.submit("digits", 2)
-    job = await yard.until("digits", lambda job: condition(job, "Degraded")["status"] == "True")
+    await testbed.submit("digits", 2)
+    job = await testbed.wait_for(
+        "digits", lambda job: condition(job, "Degraded")["status"] == "True"
+    )
     claim = condition(job, "Degraded")
     assert claim["reason"] == "ChildRefused"
     assert "exceeded quota: none" in claim["message"]
-    await kube.delete(f"{yard.path('resourcequotas')}/none")
-    await yard.until_pods("digits", "coordinator-1", *workers(0, 1))
-    job = await yard.until_phase("digits", "Running")
+    await kube.delete(testbed.path("resourcequotas", "none"))
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
+    job = await testbed.wait_for_phase("digits", "Running")
     assert condition(job, "Degraded")["status"] == "False"
-    await yard.until_events("digits", "ChildRefused")
-    assert len(await yard.events("digits")) == 1
+    await testbed.wait_for_events("digits", "ChildRefused")
+    assert len(await testbed.events("digits")) == 1
 
 
-async def test_a_pod_of_somebody_else_under_our_name_shows(yard: Yard, kube: KubeClient) -> None:
-    [node] = await yard.add_nodes(8)
+async def test_a_pod_of_somebody_else_under_our_name_shows(
+    testbed: Testbed, kube: KubeClient
+) -> None:
+    [node] = await testbed.add_nodes(8)
     squatter: Object = {
         "metadata": {"name": "digits-worker-1-1"},
         "spec": {"containers": [{"name": "c", "image": "i"}], "nodeName": node},
     }
-    await kube.create(yard.path("pods"), squatter)
-    await yard.submit("digits", 2)
-    job = await yard.until("digits", lambda job: condition(job, "Degraded")["status"] == "True")
+    await kube.create(testbed.path("pods"), squatter)
+    await testbed.submit("digits", 2)
+    job = await testbed.wait_for(
+        "digits", lambda job: condition(job, "Degraded")["status"] == "True"
+    )
     assert condition(job, "Degraded")["reason"] == "ChildRefused"
     assert "digits-worker-1-1" in condition(job, "Degraded")["message"]
-    await kube.delete(f"{yard.path('pods')}/digits-worker-1-1", grace_seconds=0)
-    await yard.until_pods("digits", "coordinator-1", *workers(0, 1))
+    await kube.delete(testbed.path("pods", "digits-worker-1-1"), grace_seconds=0)
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
 
 
-async def test_children_of_a_namesake_are_replaced(yard: Yard, kube: KubeClient) -> None:
+async def test_children_of_a_namesake_are_replaced(testbed: Testbed, kube: KubeClient) -> None:
     """The garbage collector may be slow: the namesake's Secret and Service are still there."""
-    await yard.add_nodes(8)
+    await testbed.add_nodes(8)
     owner = {
         "apiVersion": "trainyard.dev/v1alpha1",
         "kind": "DistributedJob",
@@ -231,15 +244,15 @@ async def test_children_of_a_namesake_are_replaced(yard: Yard, kube: KubeClient)
         "ownerReferences": [owner],
         "finalizers": ["test/slow"],
     }
-    await kube.create(yard.path("secrets"), {"metadata": stale, "data": {"ca.crt": "b2xk"}})
-    await yard.submit("digits", 1)
-    await eventually(lambda: _is_leaving(kube, f"{yard.path('secrets')}/digits-trainyard-tls"))
+    await kube.create(testbed.path("secrets"), {"metadata": stale, "data": {"ca.crt": "b2xk"}})
+    await testbed.submit("digits", 1)
+    await eventually(lambda: _is_leaving(kube, testbed.path("secrets", "digits-trainyard-tls")))
     unfinalized = {"metadata": {"finalizers": None}}
-    await yard.patch(f"{yard.path('secrets')}/digits-trainyard-tls", unfinalized)
-    job = await yard.until_phase("digits", "Running")
+    await testbed.patch(testbed.path("secrets", "digits-trainyard-tls"), unfinalized)
+    job = await testbed.wait_for_phase("digits", "Running")
 
     async def is_ours() -> None:
-        secret = await kube.get(f"{yard.path('secrets')}/digits-trainyard-tls")
+        secret = await kube.get(testbed.path("secrets", "digits-trainyard-tls"))
         owners = [o["uid"] for o in secret["metadata"]["ownerReferences"]]
         assert owners == [job["metadata"]["uid"]]
         assert len(secret["data"]) == 5
@@ -248,37 +261,37 @@ async def test_children_of_a_namesake_are_replaced(yard: Yard, kube: KubeClient)
 
 
 async def test_deleting_a_job_leaves_nothing(
-    yard: Yard, kube: KubeClient, operator_namespace: str
+    testbed: Testbed, kube: KubeClient, operator_namespace: str
 ) -> None:
-    await yard.add_nodes(8)
-    job = await yard.submit("digits", 2)
-    await yard.until_phase("digits", "Running")
-    await yard.delete("digits")
+    await testbed.add_nodes(8)
+    job = await testbed.submit("digits", 2)
+    await testbed.wait_for_phase("digits", "Running")
+    await testbed.delete("digits")
 
     async def is_clean() -> None:
-        assert not await yard.exists(_authority(operator_namespace, job))
-        assert await yard.pods() == []
+        assert not await testbed.exists(_authority(operator_namespace, job))
+        assert await testbed.pods() == []
         for plural in ("secrets", "services"):
-            assert (await kube.get(yard.path(plural)))["items"] == []
+            assert (await kube.get(testbed.path(plural)))["items"] == []
 
     await eventually(is_clean)
 
 
 async def test_what_was_changed_by_hand_is_set_right_by_the_next_operator(
-    yard: Yard, kube: KubeClient, operator: OperatorProcess
+    testbed: Testbed, kube: KubeClient, operator: OperatorProcess
 ) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("edited", 1)
-    await yard.submit("removed", 1)
-    await yard.until_phase("edited", "Running")
-    await yard.until_phase("removed", "Running")
-    service = f"{yard.path('services')}/edited-coordinator"
+    await testbed.add_nodes(8)
+    await testbed.submit("edited", 1)
+    await testbed.submit("removed", 1)
+    await testbed.wait_for_phase("edited", "Running")
+    await testbed.wait_for_phase("removed", "Running")
+    service = testbed.path("services", "edited-coordinator")
     before = await kube.get(service)
-    leaves = await kube.get(f"{yard.path('secrets')}/edited-trainyard-tls")
+    leaves = await kube.get(testbed.path("secrets", "edited-trainyard-tls"))
     wrong = {"selector": {"app": "wrong"}, "ports": [{"name": "http", "port": 80}]}
-    await yard.patch(service, {"spec": wrong})
-    await kube.delete(f"{yard.path('services')}/removed-coordinator")
-    await kube.delete(f"{yard.path('secrets')}/removed-trainyard-tls")
+    await testbed.patch(service, {"spec": wrong})
+    await kube.delete(testbed.path("services", "removed-coordinator"))
+    await kube.delete(testbed.path("secrets", "removed-trainyard-tls"))
     operator.kill()
     operator.start()
     operator.wait_until_ready()
@@ -287,15 +300,15 @@ async def test_what_was_changed_by_hand_is_set_right_by_the_next_operator(
         found = await kube.get(service)
         assert found["spec"]["selector"] == before["spec"]["selector"]
         assert before["spec"]["ports"][0] in found["spec"]["ports"]
-        assert await yard.exists(f"{yard.path('services')}/removed-coordinator")
-        assert await yard.exists(f"{yard.path('secrets')}/removed-trainyard-tls")
+        assert await testbed.exists(testbed.path("services", "removed-coordinator"))
+        assert await testbed.exists(testbed.path("secrets", "removed-trainyard-tls"))
 
     await eventually(is_right)
-    assert await kube.get(f"{yard.path('secrets')}/edited-trainyard-tls") == leaves
+    assert await kube.get(testbed.path("secrets", "edited-trainyard-tls")) == leaves
 
 
 async def test_to_look_whether_a_secret_is_there_brings_no_key(
-    yard: Yard, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
+    testbed: Testbed, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = []
     request = kube.request
@@ -304,10 +317,10 @@ async def test_to_look_whether_a_secret_is_there_brings_no_key(
         answers.append(await request(*words, **options))
         return answers[-1]
 
-    await yard.add_nodes(8)
-    await yard.submit("digits", 1)
-    await yard.until_pods("digits", "coordinator-1", *workers(0))
-    leaves = f"{yard.path('secrets')}/digits-trainyard-tls"
+    await testbed.add_nodes(8)
+    await testbed.submit("digits", 1)
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0))
+    leaves = testbed.path("secrets", "digits-trainyard-tls")
     before = await kube.get(leaves)
     monkeypatch.setattr(kube, "request", noted)
     assert await kube.exists(leaves)

@@ -11,9 +11,9 @@ import pytest
 from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
+from tests.support.testbed import Testbed, workers
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from tests.support.yard import Yard, workers
 from trainyard.cluster.client import KubeClient
 
 pytestmark = pytest.mark.integration
@@ -42,32 +42,32 @@ async def kill_soon(operator: OperatorProcess, witness: Witness, dice: random.Ra
 
 @pytest.mark.parametrize("seed", [20_261_122])
 async def test_killed_at_any_moment_no_pod_is_created_twice(
-    yard: Yard, kubelet: Kubelet, mortal: OperatorProcess, seed: int
+    testbed: Testbed, kubelet: Kubelet, mortal: OperatorProcess, seed: int
 ) -> None:
     dice = random.Random(seed)
-    await yard.add_nodes(*[8] * (KILLS * JOBS_EACH * WORKERS // 8 + 1), is_attended=False)
+    await testbed.add_nodes(*[8] * (KILLS * JOBS_EACH * WORKERS // 8 + 1), is_attended=False)
     names: list[str] = []
     failed: dict[str, str] = {}
-    async with Witness(yard) as witness:
+    async with Witness(testbed) as witness:
         for kill in range(KILLS):
             early = dice.random() < 0.5
             for number in range(JOBS_EACH):
                 names.append(f"job-{kill}-{number}")
             if early:
-                await _submit(yard, names[-JOBS_EACH:])
+                await _submit(testbed, names[-JOBS_EACH:])
             await ready(mortal)
             if not early:
-                await _submit(yard, names[-JOBS_EACH:])
+                await _submit(testbed, names[-JOBS_EACH:])
             await kill_soon(mortal, witness, dice)
-            await _break_one(yard, kubelet, failed, dice)
+            await _break_one(testbed, kubelet, failed, dice)
         await ready(mortal)
         for name in names:
             broken = failed.get(name, "")
             expected = [
                 f"worker-{i}-{2 if broken == f'{name}-worker-{i}-1' else 1}" for i in range(WORKERS)
             ]
-            await yard.until_pods(name, "coordinator-1", *expected)
-            job = await yard.until_phase(name, "Running")
+            await testbed.wait_for_pods(name, "coordinator-1", *expected)
+            job = await testbed.wait_for_phase(name, "Running")
             assert job["status"].get("restarts", 0) == (1 if broken else 0)
             assert job["status"]["term"] == 1
         assert witness.twins == []
@@ -75,18 +75,18 @@ async def test_killed_at_any_moment_no_pod_is_created_twice(
     assert len(failed) >= KILLS // 2
 
 
-async def _submit(yard: Yard, names: list[str]) -> None:
+async def _submit(testbed: Testbed, names: list[str]) -> None:
     for name in names:
-        await yard.submit(name, WORKERS)
+        await testbed.submit(name, WORKERS)
 
 
 async def _break_one(
-    yard: Yard, kubelet: Kubelet, failed: dict[str, str], dice: random.Random
+    testbed: Testbed, kubelet: Kubelet, failed: dict[str, str], dice: random.Random
 ) -> None:
     """One worker fails, of a job that has had no failure yet, if one has pods."""
 
     async def candidates() -> list[Object]:
-        pods = [p for p in await yard.pods("", "worker") if _job_of(p) not in failed]
+        pods = [p for p in await testbed.pods("", "worker") if _job_of(p) not in failed]
         running = [p for p in pods if p["status"]["phase"] == "Running"]
         assert running or not pods, "they will run: only the operator is dead"
         return running
@@ -102,36 +102,41 @@ def _job_of(pod: Object) -> str:
 
 
 async def test_told_to_stop_it_leaves_all_as_it_is_and_so_does_its_successor(
-    yard: Yard, mortal: OperatorProcess
+    testbed: Testbed, mortal: OperatorProcess
 ) -> None:
-    await yard.add_nodes(8)
+    await testbed.add_nodes(8)
     await ready(mortal)
-    await yard.submit("digits", 3, minimum=1, maximum=8)
-    await yard.submit("suspended", 1, suspend=True)
-    await yard.submit("waiting", 20)
-    await yard.until_phase("digits", "Running")
-    await yard.scale("digits", 2)
-    await yard.until_pods("digits", "coordinator-1", *workers(0, 1))
-    await yard.until_phase("suspended", "Suspended")
-    await yard.until_phase("waiting", "Waiting")
-    await yard.until_steady("digits")
-    before = {j["metadata"]["name"]: j["status"] for j in await yard.until_quiet(QUIET_SECONDS)}
-    pods = [p["metadata"]["uid"] for p in await yard.pods()]
+    await testbed.submit("digits", 3, minimum=1, maximum=8)
+    await testbed.submit("suspended", 1, suspend=True)
+    await testbed.submit("waiting", 20)
+    await testbed.wait_for_phase("digits", "Running")
+    await testbed.scale("digits", 2)
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
+    await testbed.wait_for_phase("suspended", "Suspended")
+    await testbed.wait_for_phase("waiting", "Waiting")
+    await testbed.wait_until_settled("digits")
+    before = {
+        j["metadata"]["name"]: j["status"]
+        for j in await testbed.wait_until_unchanged(QUIET_SECONDS)
+    }
+    pods = [p["metadata"]["uid"] for p in await testbed.pods()]
     assert await asyncio.to_thread(mortal.stop) == 0
-    assert [p["metadata"]["uid"] for p in await yard.pods()] == pods
+    assert [p["metadata"]["uid"] for p in await testbed.pods()] == pods
     await ready(mortal)
     # A job that comes after has been seen to, so those before it have been too.
-    await yard.submit("last", 1)
-    await yard.until_phase("last", "Running")
-    await yard.delete("last")
+    await testbed.submit("last", 1)
+    await testbed.wait_for_phase("last", "Running")
+    await testbed.delete("last")
     for name, status in before.items():
-        await eventually(partial(_is_as_before, yard, name, status))
-    left = [p["metadata"]["uid"] for p in await yard.pods() if "last" not in p["metadata"]["name"]]
+        await eventually(partial(_is_as_before, testbed, name, status))
+    left = [
+        p["metadata"]["uid"] for p in await testbed.pods() if "last" not in p["metadata"]["name"]
+    ]
     assert left == pods
 
 
-async def _is_as_before(yard: Yard, name: str, status: Object) -> None:
-    assert _lasting((await yard.get(name))["status"]) == _lasting(status)
+async def _is_as_before(testbed: Testbed, name: str, status: Object) -> None:
+    assert _lasting((await testbed.get(name))["status"]) == _lasting(status)
 
 
 def _lasting(status: Object) -> Object:
@@ -142,45 +147,45 @@ def _lasting(status: Object) -> Object:
 
 
 async def test_a_job_deleted_meanwhile_leaves_no_authority(
-    yard: Yard, kube: KubeClient, mortal: OperatorProcess, operator_namespace: str
+    testbed: Testbed, kube: KubeClient, mortal: OperatorProcess, operator_namespace: str
 ) -> None:
-    await yard.add_nodes(8)
+    await testbed.add_nodes(8)
     await ready(mortal)
-    await yard.submit("kept", 1)
-    gone = await yard.submit("gone", 1)
-    await yard.until_phase("kept", "Running")
-    await yard.until_phase("gone", "Running")
+    await testbed.submit("kept", 1)
+    gone = await testbed.submit("gone", 1)
+    await testbed.wait_for_phase("kept", "Running")
+    await testbed.wait_for_phase("gone", "Running")
     mortal.kill()
-    await yard.delete("gone")
-    await eventually(lambda: _no_pods(yard, "gone"))
-    assert len(await _authorities(kube, operator_namespace, yard)) == 2
+    await testbed.delete("gone")
+    await eventually(lambda: _no_pods(testbed, "gone"))
+    assert len(await _authorities(kube, operator_namespace, testbed)) == 2
     await ready(mortal)
 
     async def swept() -> None:
-        uids = await _authorities(kube, operator_namespace, yard)
+        uids = await _authorities(kube, operator_namespace, testbed)
         assert gone["metadata"]["uid"] not in uids
         assert len(uids) == 1
 
     await eventually(swept)
-    await yard.until_phase("kept", "Running")
+    await testbed.wait_for_phase("kept", "Running")
 
 
 async def test_a_namesake_made_meanwhile_starts_beside_the_old_pods(
-    yard: Yard, kube: KubeClient, kubelet: Kubelet, mortal: OperatorProcess
+    testbed: Testbed, kube: KubeClient, kubelet: Kubelet, mortal: OperatorProcess
 ) -> None:
     """The old pods are still leaving: theirs are the old names, and their failures are not ours."""
-    await yard.add_nodes(8, is_attended=False)
+    await testbed.add_nodes(8, is_attended=False)
     await ready(mortal)
-    old = await yard.submit("digits", 2)
-    await yard.until_phase("digits", "Running")
+    old = await testbed.submit("digits", 2)
+    await testbed.wait_for_phase("digits", "Running")
     kubelet.stops = False
     mortal.kill()
-    await yard.delete("digits")
-    await eventually(lambda: _all_leave(yard, "digits"))
-    new = await yard.submit("digits", 2)
+    await testbed.delete("digits")
+    await eventually(lambda: _all_leave(testbed, "digits"))
+    new = await testbed.submit("digits", 2)
     await ready(mortal)
-    job = await yard.until_phase("digits", "Running")
-    owners = {p["metadata"]["name"]: _owner(p) for p in await yard.pods("digits")}
+    job = await testbed.wait_for_phase("digits", "Running")
+    owners = {p["metadata"]["name"]: _owner(p) for p in await testbed.pods("digits")}
     assert owners == {
         **dict.fromkeys(
             [f"digits-{name}" for name in ("coordinator-1", *workers(0, 1))], old["metadata"]["uid"]
@@ -191,25 +196,25 @@ async def test_a_namesake_made_meanwhile_starts_beside_the_old_pods(
         ),
     }
     kubelet.stops = True
-    for pod in await yard.pods("digits"):
+    for pod in await testbed.pods("digits"):
         if _owner(pod) == old["metadata"]["uid"]:
             await kubelet.remove(pod)
-    await yard.until_pods("digits", "coordinator-2", *workers(0, 1, attempt=2))
+    await testbed.wait_for_pods("digits", "coordinator-2", *workers(0, 1, attempt=2))
 
     async def certificates_are_ours() -> None:
-        secret = await kube.get(f"{yard.path('secrets')}/digits-trainyard-tls")
+        secret = await kube.get(testbed.path("secrets", "digits-trainyard-tls"))
         assert _owner(secret) == new["metadata"]["uid"]
 
     await eventually(certificates_are_ours)
     assert "failures" not in job["status"]
 
 
-async def _no_pods(yard: Yard, job: str) -> None:
-    assert await yard.pods(job) == []
+async def _no_pods(testbed: Testbed, job: str) -> None:
+    assert await testbed.pods(job) == []
 
 
-async def _all_leave(yard: Yard, job: str) -> None:
-    pods = await yard.pods(job)
+async def _all_leave(testbed: Testbed, job: str) -> None:
+    pods = await testbed.pods(job)
     assert pods
     assert not [p for p in pods if "deletionTimestamp" not in p["metadata"]]
 
@@ -219,9 +224,9 @@ def _owner(child: Object) -> str:
     return str(owner["uid"])
 
 
-async def _authorities(kube: KubeClient, namespace: str, yard: Yard) -> set[str]:
-    """The uids of this yard's jobs that have an authority."""
+async def _authorities(kube: KubeClient, namespace: str, testbed: Testbed) -> set[str]:
+    """The uids of this testbed's jobs that have an authority."""
     path = f"/api/v1/namespaces/{namespace}/secrets"
-    selector = f"trainyard.dev/namespace={yard.name}"
+    selector = f"trainyard.dev/namespace={testbed.namespace}"
     found = kube.list_all(path, label_selector=selector)
     return {s["metadata"]["annotations"]["trainyard.dev/job-uid"] async for s in found}

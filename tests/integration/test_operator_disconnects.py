@@ -12,9 +12,10 @@ from tests.support.apiserver import restart_api_server, until_gone
 from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
 from tests.support.proxy import Proxy
+from tests.support.testbed import Testbed, workers
 from tests.support.waiting import eventually
-from tests.support.yard import Yard, workers
 from tools.localcluster import Cluster
+from trainyard.api.names import DISTRIBUTED_JOB
 from trainyard.cluster.client import KubeClient
 
 pytestmark = pytest.mark.integration
@@ -42,65 +43,65 @@ async def start(operator: OperatorProcess) -> None:
     await asyncio.to_thread(operator.wait_until_ready)
 
 
-async def change_everything(yard: Yard, gone: Object) -> None:
+async def change_everything(testbed: Testbed, gone: Object) -> None:
     """What no event will tell of: a job and a pod are deleted, a job and a node come."""
-    await yard.delete("gone")
-    await yard.kube.delete(f"{yard.path('pods')}/hurt-worker-1-1")
+    await testbed.delete("gone")
+    await testbed.client.delete(testbed.path("pods", "hurt-worker-1-1"))
 
     async def settled() -> None:
-        assert await yard.pods("gone") == []
-        assert len(await yard.pods("hurt", "worker")) == 1
+        assert await testbed.pods("gone") == []
+        assert len(await testbed.pods("hurt", "worker")) == 1
 
     await eventually(settled)
-    await yard.submit("new", 2)
-    await yard.add_nodes(8)
+    await testbed.submit("new", 2)
+    await testbed.add_nodes(8)
 
 
-async def all_is_right(yard: Yard, gone: Object, operator_namespace: str) -> None:
-    await yard.until_phase("new", "Running")
-    await yard.until_pods("new", "coordinator-1", *workers(0, 1))
-    await yard.until_phase("large", "Running")
-    await eventually(lambda: _two_workers(yard))
-    await yard.until_phase("hurt", "Running")
+async def all_is_right(testbed: Testbed, gone: Object, operator_namespace: str) -> None:
+    await testbed.wait_for_phase("new", "Running")
+    await testbed.wait_for_pods("new", "coordinator-1", *workers(0, 1))
+    await testbed.wait_for_phase("large", "Running")
+    await eventually(lambda: _two_workers(testbed))
+    await testbed.wait_for_phase("hurt", "Running")
     uid = gone["metadata"]["uid"]
     authority = f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
 
     async def swept() -> None:
-        assert not await yard.exists(authority)
+        assert not await testbed.exists(authority)
 
     await eventually(swept)
 
 
-async def _two_workers(yard: Yard) -> None:
-    pods = await yard.pods("hurt", "worker")
+async def _two_workers(testbed: Testbed) -> None:
+    pods = await testbed.pods("hurt", "worker")
     assert sorted(p["metadata"]["labels"]["trainyard.dev/index"] for p in pods) == ["0", "1"]
 
 
-async def prepare(yard: Yard) -> Object:
+async def prepare(testbed: Testbed) -> Object:
     """Three jobs: two that run, and one too large for the nodes there are."""
-    await yard.add_nodes(8)
-    gone = await yard.submit("gone", 2)
-    await yard.submit("hurt", 2)
-    await yard.until_phase("gone", "Running")
-    await yard.until_phase("hurt", "Running")
-    await yard.submit("large", 8)
-    await yard.until_phase("large", "Waiting")
+    await testbed.add_nodes(8)
+    gone = await testbed.submit("gone", 2)
+    await testbed.submit("hurt", 2)
+    await testbed.wait_for_phase("gone", "Running")
+    await testbed.wait_for_phase("hurt", "Running")
+    await testbed.submit("large", 8)
+    await testbed.wait_for_phase("large", "Waiting")
     return gone
 
 
 async def test_changes_during_a_disconnect_are_found(
-    yard: Yard, proxy: Proxy, remote: OperatorProcess, operator_namespace: str
+    testbed: Testbed, proxy: Proxy, remote: OperatorProcess, operator_namespace: str
 ) -> None:
     await start(remote)
-    gone = await prepare(yard)
+    gone = await prepare(testbed)
     await proxy.cut()
-    await change_everything(yard, gone)
+    await change_everything(testbed, gone)
     await proxy.restore()
-    await all_is_right(yard, gone, operator_namespace)
+    await all_is_right(testbed, gone, operator_namespace)
 
 
 async def test_changes_that_the_api_server_has_forgotten_are_found(
-    yard: Yard,
+    testbed: Testbed,
     kube: KubeClient,
     proxy: Proxy,
     remote: OperatorProcess,
@@ -109,27 +110,27 @@ async def test_changes_that_the_api_server_has_forgotten_are_found(
 ) -> None:
     """A watch that goes on from before the API server's restart is answered 410 Gone."""
     await start(remote)
-    gone = await prepare(yard)
-    jobs = await kube.get(yard.path_of_jobs)
+    gone = await prepare(testbed)
+    jobs = await kube.get(testbed.jobs_path(DISTRIBUTED_JOB))
     await proxy.cut()
-    await change_everything(yard, gone)
+    await change_everything(testbed, gone)
     await restart_api_server(api_cluster.kubeconfig)
     await until_gone(kube, jobs["metadata"]["resourceVersion"])
     await proxy.restore()
-    await all_is_right(yard, gone, operator_namespace)
+    await all_is_right(testbed, gone, operator_namespace)
 
 
 async def test_connections_that_break_while_pods_are_created_repeat_nothing(
-    yard: Yard, proxy: Proxy, remote: OperatorProcess
+    testbed: Testbed, proxy: Proxy, remote: OperatorProcess
 ) -> None:
     await start(remote)
-    await yard.add_nodes(*[8] * 4)
+    await testbed.add_nodes(*[8] * 4)
     for number in range(8):
-        await yard.submit(f"job-{number}", 4)
+        await testbed.submit(f"job-{number}", 4)
         proxy.reset()
     for number in range(8):
-        await yard.until_pods(f"job-{number}", "coordinator-1", *workers(0, 1, 2, 3))
-        job = await yard.until_phase(f"job-{number}", "Running")
+        await testbed.wait_for_pods(f"job-{number}", "coordinator-1", *workers(0, 1, 2, 3))
+        job = await testbed.wait_for_phase(f"job-{number}", "Running")
         assert "restarts" not in job["status"]
 
 

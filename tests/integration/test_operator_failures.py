@@ -6,8 +6,8 @@ import pytest
 
 from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
+from tests.support.testbed import Testbed, condition, phase, workers
 from tests.support.waiting import eventually
-from tests.support.yard import Yard, condition, phase, workers
 from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
@@ -21,22 +21,22 @@ def failures(job: Object) -> list[Object]:
     return list(job["status"].get("failures", []))
 
 
-async def start(yard: Yard, replicas: int, **wishes: object) -> list[Object]:
+async def start(testbed: Testbed, replicas: int, **wishes: object) -> list[Object]:
     """A job called `digits` whose pods run; its workers."""
-    await yard.submit("digits", replicas, **wishes)
-    await yard.until_pods("digits", "coordinator-1", *workers(*range(replicas)))
-    await yard.until_phase("digits", "Running")
-    return await yard.pods("digits", "worker")
+    await testbed.submit("digits", replicas, **wishes)
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(*range(replicas)))
+    await testbed.wait_for_phase("digits", "Running")
+    return await testbed.pods("digits", "worker")
 
 
 async def test_a_termination_message_reaches_the_status_and_the_worker_comes_back(
-    yard: Yard, kubelet: Kubelet
+    testbed: Testbed, kubelet: Kubelet
 ) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    _, second = await start(yard, 2)
+    await testbed.add_nodes(8, is_attended=False)
+    _, second = await start(testbed, 2)
     await kubelet.fail(second, "ValueError: no such column 'age'")
-    await yard.until_pods("digits", "coordinator-1", "worker-0-1", "worker-1-2")
-    job = await yard.until_phase("digits", "Running")
+    await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-1", "worker-1-2")
+    job = await testbed.wait_for_phase("digits", "Running")
     [failed] = failures(job)
     sentence = (
         "worker 1 (pod digits-worker-1-1) failed with exit code 1: ValueError: no such column 'age'"
@@ -44,33 +44,37 @@ async def test_a_termination_message_reaches_the_status_and_the_worker_comes_bac
     assert (failed["podName"], failed["exitCode"]) == ("digits-worker-1-1", 1)
     assert failed["message"] == sentence
     assert restarts(job) == 1
-    [event] = await yard.until_events("digits", "PodFailed")
+    [event] = await testbed.wait_for_events("digits", "PodFailed")
     assert event["message"] == sentence
 
 
-async def test_an_exceeded_memory_limit_says_what_helps(yard: Yard, kubelet: Kubelet) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    [worker] = await start(yard, 1)
+async def test_an_exceeded_memory_limit_says_what_helps(testbed: Testbed, kubelet: Kubelet) -> None:
+    await testbed.add_nodes(8, is_attended=False)
+    [worker] = await start(testbed, 1)
     await kubelet.end(worker, 137, reason="OOMKilled")
-    job = await yard.until("digits", failures)
+    job = await testbed.wait_for("digits", failures)
     assert "exceeding its memory limit (OOMKilled" in failures(job)[0]["message"]
     assert "raise spec.workers.resources.limits.memory" in failures(job)[0]["message"]
-    await yard.until_pods("digits", "coordinator-1", "worker-0-2")
+    await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-2")
 
 
-async def test_an_image_that_cannot_be_pulled_is_told_at_once(yard: Yard, kubelet: Kubelet) -> None:
-    await yard.add_nodes(8, is_attended=False)
+async def test_an_image_that_cannot_be_pulled_is_told_at_once(
+    testbed: Testbed, kubelet: Kubelet
+) -> None:
+    await testbed.add_nodes(8, is_attended=False)
     kubelet.starts = False
-    await yard.submit("digits", 1)
+    await testbed.submit("digits", 1)
 
     async def created() -> Object:
-        workers = await yard.pods("digits", "worker")
-        assert [w["spec"].get("nodeName") for w in workers] == [f"{yard.name}-0"]
+        workers = await testbed.pods("digits", "worker")
+        assert [w["spec"].get("nodeName") for w in workers] == [f"{testbed.namespace}-0"]
         return workers[0]
 
     worker = await eventually(created)
     await kubelet.block(worker, "ImagePullBackOff", "Back-off pulling image: not found")
-    job = await yard.until("digits", lambda job: condition(job, "Degraded")["status"] == "True")
+    job = await testbed.wait_for(
+        "digits", lambda job: condition(job, "Degraded")["status"] == "True"
+    )
     sentence = (
         "Pod digits-worker-0-1: spec.image 'trainyard-trainer:test' cannot be pulled "
         "(ImagePullBackOff: Back-off pulling image: not found)."
@@ -78,44 +82,44 @@ async def test_an_image_that_cannot_be_pulled_is_told_at_once(yard: Yard, kubele
     assert condition(job, "Degraded")["reason"] == "PodTrouble"
     assert condition(job, "Degraded")["message"] == sentence
     assert condition(job, "Running")["message"] == sentence
-    for pod in await yard.pods("digits"):
+    for pod in await testbed.pods("digits"):
         await kubelet.run(pod)
-    job = await yard.until_phase("digits", "Running")
+    job = await testbed.wait_for_phase("digits", "Running")
     assert condition(job, "Degraded")["status"] == "False"
 
 
-async def test_a_disruption_is_not_held_against_the_job(yard: Yard, kubelet: Kubelet) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    [worker] = await start(yard, 1, failure={"maxRestarts": 0})
+async def test_a_disruption_is_not_held_against_the_job(testbed: Testbed, kubelet: Kubelet) -> None:
+    await testbed.add_nodes(8, is_attended=False)
+    [worker] = await start(testbed, 1, failure={"maxRestarts": 0})
     await kubelet.disrupt(worker)
-    await yard.until_pods("digits", "coordinator-1", "worker-0-2")
-    job = await yard.until_phase("digits", "Running")
+    await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-2")
+    job = await testbed.wait_for_phase("digits", "Running")
     assert restarts(job) == 0
     assert failures(job)[0]["message"].endswith("was ended by the cluster (Error).")
 
 
-async def test_a_worker_that_was_deleted_comes_back_uncounted(yard: Yard) -> None:
-    await yard.add_nodes(8)
-    await start(yard, 2)
-    await yard.kube.delete(f"{yard.path('pods')}/digits-worker-0-1")
+async def test_a_worker_that_was_deleted_comes_back_uncounted(testbed: Testbed) -> None:
+    await testbed.add_nodes(8)
+    await start(testbed, 2)
+    await testbed.client.delete(testbed.path("pods", "digits-worker-0-1"))
 
     async def replaced() -> None:
-        names = [p["metadata"]["name"] for p in await yard.pods("digits", "worker")]
+        names = [p["metadata"]["name"] for p in await testbed.pods("digits", "worker")]
         assert len(names) == 2
-        assert await yard.pod("digits-worker-1-1")
+        assert await testbed.pod("digits-worker-1-1")
 
     await eventually(replaced)
-    job = await yard.until_phase("digits", "Running")
+    job = await testbed.wait_for_phase("digits", "Running")
     assert restarts(job) == 0
 
 
-async def test_too_many_failures_end_the_job(yard: Yard, kubelet: Kubelet) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    [worker] = await start(yard, 1, failure={"maxRestarts": 1})
+async def test_too_many_failures_end_the_job(testbed: Testbed, kubelet: Kubelet) -> None:
+    await testbed.add_nodes(8, is_attended=False)
+    [worker] = await start(testbed, 1, failure={"maxRestarts": 1})
     await kubelet.fail(worker, "first")
-    await yard.until_pods("digits", "coordinator-1", "worker-0-2")
-    await kubelet.fail(await yard.pod("digits-worker-0-2"), "second")
-    job = await yard.until_phase("digits", "Failed")
+    await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-2")
+    await kubelet.fail(await testbed.pod("digits-worker-0-2"), "second")
+    job = await testbed.wait_for_phase("digits", "Failed")
     claim = condition(job, "Failed")
     assert (claim["status"], claim["reason"]) == ("True", "TooManyRestarts")
     assert claim["message"] == (
@@ -124,108 +128,114 @@ async def test_too_many_failures_end_the_job(yard: Yard, kubelet: Kubelet) -> No
     )
     assert condition(job, "Running")["status"] == "False"
     assert job["status"]["completionTime"]
-    await only_the_failed_stay(yard)
+    await only_the_failed_stay(testbed)
 
 
-async def test_an_invalid_task_fails_the_job_without_a_retry(yard: Yard, kubelet: Kubelet) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    first, _ = await start(yard, 2)
+async def test_an_invalid_task_fails_the_job_without_a_retry(
+    testbed: Testbed, kubelet: Kubelet
+) -> None:
+    await testbed.add_nodes(8, is_attended=False)
+    first, _ = await start(testbed, 2)
     error = "there is no module 'tasks.digit': did you mean 'tasks.digits'?"
     await kubelet.fail(first, error, exit_code=Exit.TASK_INVALID)
-    job = await yard.until_phase("digits", "Failed")
+    job = await testbed.wait_for_phase("digits", "Failed")
     assert condition(job, "Failed")["reason"] == "TaskInvalid"
     assert error in condition(job, "Failed")["message"]
-    await only_the_failed_stay(yard)
-    [event] = await yard.until_events("digits", "TaskInvalid")
+    await only_the_failed_stay(testbed)
+    [event] = await testbed.wait_for_events("digits", "TaskInvalid")
     assert event["type"] == "Warning"
 
 
-async def only_the_failed_stay(yard: Yard) -> None:
+async def only_the_failed_stay(testbed: Testbed) -> None:
     """A failed job holds no GPU; the pods that failed stay for their logs."""
 
     async def stopped() -> None:
-        assert {p["status"]["phase"] for p in await yard.pods("digits")} == {"Failed"}
+        assert {p["status"]["phase"] for p in await testbed.pods("digits")} == {"Failed"}
 
     await eventually(stopped)
 
 
-async def test_a_lost_coordinator_gets_the_next_term(yard: Yard, kubelet: Kubelet) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    await start(yard, 2)
-    await kubelet.fail(await yard.pod("digits-coordinator-1"), "disk full", exit_code=Exit.INTERNAL)
-    pods = await yard.until_pods("digits", "coordinator-2", *workers(0, 1))
+async def test_a_lost_coordinator_gets_the_next_term(testbed: Testbed, kubelet: Kubelet) -> None:
+    await testbed.add_nodes(8, is_attended=False)
+    await start(testbed, 2)
+    await kubelet.fail(
+        await testbed.pod("digits-coordinator-1"), "disk full", exit_code=Exit.INTERNAL
+    )
+    pods = await testbed.wait_for_pods("digits", "coordinator-2", *workers(0, 1))
     [coordinator, *_] = pods
     env = {e["name"]: e.get("value") for e in coordinator["spec"]["containers"][0]["env"]}
     assert env["TRAINYARD_TERM"] == "2"
-    job = await yard.until("digits", lambda job: job["status"]["term"] == 2)
+    job = await testbed.wait_for("digits", lambda job: job["status"]["term"] == 2)
     assert failures(job)[0]["message"].startswith("coordinator (pod digits-coordinator-1) failed")
-    await yard.kube.delete(f"{yard.path('pods')}/digits-coordinator-2")
-    await yard.until_pods("digits", "coordinator-3", *workers(0, 1))
+    await testbed.client.delete(testbed.path("pods", "digits-coordinator-2"))
+    await testbed.wait_for_pods("digits", "coordinator-3", *workers(0, 1))
 
 
-async def test_a_fenced_coordinator_counts_nothing(yard: Yard, kubelet: Kubelet) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    await start(yard, 1, failure={"maxRestarts": 0})
-    coordinator = await yard.pod("digits-coordinator-1")
+async def test_a_fenced_coordinator_counts_nothing(testbed: Testbed, kubelet: Kubelet) -> None:
+    await testbed.add_nodes(8, is_attended=False)
+    await start(testbed, 1, failure={"maxRestarts": 0})
+    coordinator = await testbed.pod("digits-coordinator-1")
     await kubelet.end(coordinator, Exit.FENCED, message=TerminationMessage(result=Result.FAILED))
-    await yard.until_pods("digits", "coordinator-2", "worker-0-1")
-    job = await yard.until("digits", failures)
+    await testbed.wait_for_pods("digits", "coordinator-2", "worker-0-1")
+    job = await testbed.wait_for("digits", failures)
     assert (phase(job), restarts(job)) != ("Failed", 1)
 
 
-async def test_workers_that_fall_together_count_once(yard: Yard, kubelet: Kubelet) -> None:
+async def test_workers_that_fall_together_count_once(testbed: Testbed, kubelet: Kubelet) -> None:
     """One cause ends them all, one after the other: more than the status remembers."""
-    await yard.add_nodes(8, 8, is_attended=False)
-    for worker in await start(yard, 16, failure={"maxRestarts": 1}):
+    await testbed.add_nodes(8, 8, is_attended=False)
+    for worker in await start(testbed, 16, failure={"maxRestarts": 1}):
         await kubelet.fail(worker, "CUDA error")
-    await yard.until_pods("digits", "coordinator-1", *workers(*range(16), attempt=2))
-    job = await yard.until_phase("digits", "Running")
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(*range(16), attempt=2))
+    job = await testbed.wait_for_phase("digits", "Running")
     assert restarts(job) == 1
     assert len(failures(job)) == 10
-    events = await yard.until_events("digits", "PodFailed", 16)
+    events = await testbed.wait_for_events("digits", "PodFailed", 16)
     assert len({e["message"] for e in events}) == 16
 
 
-async def test_the_job_completes_with_its_workers_messages(yard: Yard, kubelet: Kubelet) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    for worker in await start(yard, 2):
+async def test_the_job_completes_with_its_workers_messages(
+    testbed: Testbed, kubelet: Kubelet
+) -> None:
+    await testbed.add_nodes(8, is_attended=False)
+    for worker in await start(testbed, 2):
         words = TerminationMessage(result=Result.COMPLETE, metrics={"eval/accuracy": 0.97})
         await kubelet.end(worker, 0, message=words)
-    job = await yard.until_phase("digits", "Complete")
+    job = await testbed.wait_for_phase("digits", "Complete")
     claim = condition(job, "Complete")
     assert claim["message"] == "Training is complete: eval/accuracy 0.97."
     assert job["status"]["training"]["evaluation"] == {"eval/accuracy": 0.97}
     assert "desired" not in job["status"]["scaling"]
-    names = [p["metadata"]["name"] for p in await yard.pods("digits")]
+    names = [p["metadata"]["name"] for p in await testbed.pods("digits")]
     assert names == ["digits-coordinator-1", "digits-worker-0-1", "digits-worker-1-1"]
 
 
-async def test_a_success_without_a_message_is_a_failure(yard: Yard, kubelet: Kubelet) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    [worker] = await start(yard, 1)
+async def test_a_success_without_a_message_is_a_failure(testbed: Testbed, kubelet: Kubelet) -> None:
+    await testbed.add_nodes(8, is_attended=False)
+    [worker] = await start(testbed, 1)
     await kubelet.end(worker, 0, message="bye")
-    job = await yard.until("digits", failures)
+    job = await testbed.wait_for("digits", failures)
     assert restarts(job) == 1
-    await yard.until_pods("digits", "coordinator-1", "worker-0-2")
+    await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-2")
 
 
 async def test_an_image_of_another_release_is_told_and_does_not_fail_the_job(
-    yard: Yard, kubelet: Kubelet
+    testbed: Testbed, kubelet: Kubelet
 ) -> None:
-    await yard.add_nodes(2, is_attended=False)
+    await testbed.add_nodes(2, is_attended=False)
     kubelet.starts = False
-    await yard.submit("digits", 2, failure={"maxRestarts": 0})
+    await testbed.submit("digits", 2, failure={"maxRestarts": 0})
 
     async def created() -> list[Object]:
-        pods = await yard.pods("digits")
+        pods = await testbed.pods("digits")
         assert len(pods) == 3
         return pods
 
     sentence = "the operator speaks wire version 1, this trainer 2"
-    await yard.until_phase("digits", "Starting")
+    await testbed.wait_for_phase("digits", "Starting")
     for pod in await eventually(created):
         await kubelet.fail(pod, sentence, Exit.WIRE_MISMATCH)
-    job = await yard.until("digits", lambda job: len(failures(job)) == 3)
+    job = await testbed.wait_for("digits", lambda job: len(failures(job)) == 3)
     degraded = condition(job, "Degraded")
     assert (degraded["status"], degraded["reason"]) == ("True", "WireMismatch")
     assert sentence in degraded["message"]
@@ -234,12 +244,14 @@ async def test_an_image_of_another_release_is_told_and_does_not_fail_the_job(
 
 
 async def test_a_worker_that_an_image_of_another_release_loses_stops_nobody(
-    yard: Yard, kubelet: Kubelet
+    testbed: Testbed, kubelet: Kubelet
 ) -> None:
-    await yard.add_nodes(2, is_attended=False)
-    first, second = await start(yard, 2)
+    await testbed.add_nodes(2, is_attended=False)
+    first, second = await start(testbed, 2)
     await kubelet.fail(second, "the operator speaks another wire version", Exit.WIRE_MISMATCH)
-    job = await yard.until("digits", lambda job: condition(job, "Degraded")["status"] == "True")
+    job = await testbed.wait_for(
+        "digits", lambda job: condition(job, "Degraded")["status"] == "True"
+    )
     assert condition(job, "Degraded")["reason"] == "WireMismatch"
     assert condition(job, "Running")["status"] == "True"
-    assert (await yard.pod(first["metadata"]["name"]))["status"]["phase"] == "Running"
+    assert (await testbed.pod(first["metadata"]["name"]))["status"]["phase"] == "Running"

@@ -6,129 +6,129 @@ import pytest
 
 from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
+from tests.support.testbed import Testbed, condition, phase, scaling, workers
 from tests.support.waiting import eventually
-from tests.support.yard import Yard, condition, phase, scaling, workers
 from trainyard.cluster.client import KubeClient
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
 
-async def test_a_job_may_be_born_suspended(yard: Yard, kube: KubeClient) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("digits", 2, suspend=True)
-    job = await yard.until_phase("digits", "Suspended")
+async def test_a_job_may_be_born_suspended(testbed: Testbed, kube: KubeClient) -> None:
+    await testbed.add_nodes(8)
+    await testbed.submit("digits", 2, suspend=True)
+    job = await testbed.wait_for_phase("digits", "Suspended")
     assert condition(job, "Suspended")["status"] == "True"
     assert condition(job, "Suspended")["message"] == "spec.suspend is true; the GPUs are free."
     assert condition(job, "Admitted")["reason"] == "Suspended"
     assert "startTime" not in job["status"]
-    assert await yard.pods() == []
-    assert (await kube.get(yard.path("secrets")))["items"] == []
-    await yard.change("digits", suspend=False)
-    await yard.until_pods("digits", "coordinator-1", *workers(0, 1))
-    job = await yard.until_phase("digits", "Running")
+    assert await testbed.pods() == []
+    assert (await kube.get(testbed.path("secrets")))["items"] == []
+    await testbed.update_spec("digits", suspend=False)
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
+    job = await testbed.wait_for_phase("digits", "Running")
     assert condition(job, "Suspended")["status"] == "False"
     assert job["status"]["startTime"]
 
 
 async def test_suspending_waits_for_a_checkpoint_then_frees_the_gpus(
-    yard: Yard, kubelet: Kubelet
+    testbed: Testbed, kubelet: Kubelet
 ) -> None:
-    await yard.add_nodes(2, is_attended=False)
-    await yard.submit("digits", 2)
-    await yard.until_phase("digits", "Running")
-    await yard.change("digits", suspend=True)
-    job = await yard.until_phase("digits", "Suspending")
+    await testbed.add_nodes(2, is_attended=False)
+    await testbed.submit("digits", 2)
+    await testbed.wait_for_phase("digits", "Running")
+    await testbed.update_spec("digits", suspend=True)
+    job = await testbed.wait_for_phase("digits", "Suspending")
     assert condition(job, "Suspended")["reason"] == "Checkpointing"
-    assert len(await yard.pods("digits", "worker")) == 2
-    await yard.submit("next", 2)
-    await yard.until("next", lambda job: condition(job, "Admitted")["status"] == "False")
-    for worker in await yard.pods("digits", "worker"):
+    assert len(await testbed.pods("digits", "worker")) == 2
+    await testbed.submit("next", 2)
+    await testbed.wait_for("next", lambda job: condition(job, "Admitted")["status"] == "False")
+    for worker in await testbed.pods("digits", "worker"):
         await kubelet.end(worker, 0, message=TerminationMessage(result=Result.SUSPENDED, step=7))
-    job = await yard.until_phase("digits", "Suspended")
+    job = await testbed.wait_for_phase("digits", "Suspended")
     assert "The coordinator stays" in condition(job, "Suspended")["message"]
-    await yard.until_pods("digits", "coordinator-1")
+    await testbed.wait_for_pods("digits", "coordinator-1")
     assert int(job["status"].get("restarts", 0)) == 0
-    await yard.until_phase("next", "Running")
-    await yard.change("digits", suspend=False)
-    await yard.until_phase("digits", "Waiting")
-    await yard.delete("next")
-    pods = await eventually(lambda: _with_workers(yard, 2))
+    await testbed.wait_for_phase("next", "Running")
+    await testbed.update_spec("digits", suspend=False)
+    await testbed.wait_for_phase("digits", "Waiting")
+    await testbed.delete("next")
+    pods = await eventually(lambda: _with_workers(testbed, 2))
     assert pods[0]["metadata"]["name"] == "digits-coordinator-1"
-    job = await yard.until_phase("digits", "Running")
+    job = await testbed.wait_for_phase("digits", "Running")
     assert job["status"]["term"] == 1
 
 
-async def test_a_waiting_job_is_suspended_at_once(yard: Yard) -> None:
-    await yard.add_nodes(1)
-    await yard.submit("digits", 2)
-    await yard.until_phase("digits", "Waiting")
-    await yard.change("digits", suspend=True)
-    await yard.until_phase("digits", "Suspended")
+async def test_a_waiting_job_is_suspended_at_once(testbed: Testbed) -> None:
+    await testbed.add_nodes(1)
+    await testbed.submit("digits", 2)
+    await testbed.wait_for_phase("digits", "Waiting")
+    await testbed.update_spec("digits", suspend=True)
+    await testbed.wait_for_phase("digits", "Suspended")
 
 
 async def test_suspension_taken_back_in_time_leaves_the_workers(
-    yard: Yard, kubelet: Kubelet
+    testbed: Testbed, kubelet: Kubelet
 ) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    await yard.submit("digits", 2)
-    await yard.until_phase("digits", "Running")
-    await yard.change("digits", suspend=True)
-    await yard.until_phase("digits", "Suspending")
-    await yard.change("digits", suspend=False)
-    await yard.until_phase("digits", "Running")
-    await yard.until_pods("digits", "coordinator-1", *workers(0, 1))
+    await testbed.add_nodes(8, is_attended=False)
+    await testbed.submit("digits", 2)
+    await testbed.wait_for_phase("digits", "Running")
+    await testbed.update_spec("digits", suspend=True)
+    await testbed.wait_for_phase("digits", "Suspending")
+    await testbed.update_spec("digits", suspend=False)
+    await testbed.wait_for_phase("digits", "Running")
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
 
 
-async def test_a_job_that_runs_too_long_fails(yard: Yard) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("digits", 2, activeDeadlineSeconds=2)
-    job = await yard.until_phase("digits", "Failed")
+async def test_a_job_that_runs_too_long_fails(testbed: Testbed) -> None:
+    await testbed.add_nodes(8)
+    await testbed.submit("digits", 2, activeDeadlineSeconds=2)
+    job = await testbed.wait_for_phase("digits", "Failed")
     claim = condition(job, "Failed")
     assert claim["reason"] == "DeadlineExceeded"
     assert claim["message"] == "The job ran longer than spec.activeDeadlineSeconds=2."
-    await eventually(lambda: _with_pods(yard, 0))
+    await eventually(lambda: _with_pods(testbed, 0))
     assert "desired" not in scaling(job)
 
 
 async def test_a_finished_job_is_deleted_after_its_time_to_live(
-    yard: Yard, kubelet: Kubelet, operator_namespace: str
+    testbed: Testbed, kubelet: Kubelet, operator_namespace: str
 ) -> None:
-    await yard.add_nodes(8, is_attended=False)
-    made = await yard.submit("digits", 1, ttlSecondsAfterFinished=1)
-    await yard.until_phase("digits", "Running")
-    [worker] = await yard.pods("digits", "worker")
+    await testbed.add_nodes(8, is_attended=False)
+    made = await testbed.submit("digits", 1, ttlSecondsAfterFinished=1)
+    await testbed.wait_for_phase("digits", "Running")
+    [worker] = await testbed.pods("digits", "worker")
     await kubelet.end(worker, 0, message=TerminationMessage(result=Result.COMPLETE))
     uid = made["metadata"]["uid"]
     authority = f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
 
     async def forgotten() -> None:
-        assert not await yard.exists(yard.job_path("digits"))
-        assert await yard.pods() == []
-        assert not await yard.exists(authority)
+        assert not await testbed.exists(testbed.job_path("digits"))
+        assert await testbed.pods() == []
+        assert not await testbed.exists(authority)
 
     await eventually(forgotten)
 
 
-async def test_a_failed_job_frees_its_gpus_for_the_next(yard: Yard, kubelet: Kubelet) -> None:
-    await yard.add_nodes(2, is_attended=False)
-    await yard.submit("first", 2)
-    await yard.until_phase("first", "Running")
-    await yard.submit("second", 2)
-    await yard.until_phase("second", "Waiting")
-    for worker in await yard.pods("first", "worker"):
+async def test_a_failed_job_frees_its_gpus_for_the_next(testbed: Testbed, kubelet: Kubelet) -> None:
+    await testbed.add_nodes(2, is_attended=False)
+    await testbed.submit("first", 2)
+    await testbed.wait_for_phase("first", "Running")
+    await testbed.submit("second", 2)
+    await testbed.wait_for_phase("second", "Waiting")
+    for worker in await testbed.pods("first", "worker"):
         await kubelet.fail(worker, "no such task", exit_code=64)
-    await yard.until_phase("first", "Failed")
-    job = await yard.until_phase("second", "Running")
-    assert phase(await yard.get("first")) == "Failed"
+    await testbed.wait_for_phase("first", "Failed")
+    job = await testbed.wait_for_phase("second", "Running")
+    assert phase(await testbed.get("first")) == "Failed"
     assert scaling(job)["desired"] == 2
 
 
-async def _with_pods(yard: Yard, number: int) -> None:
-    assert len(await yard.pods("digits")) == number
+async def _with_pods(testbed: Testbed, number: int) -> None:
+    assert len(await testbed.pods("digits")) == number
 
 
-async def _with_workers(yard: Yard, number: int) -> list[Object]:
-    pods = await yard.pods("digits")
+async def _with_workers(testbed: Testbed, number: int) -> list[Object]:
+    pods = await testbed.pods("digits")
     assert len(pods) == number + 1
     return pods

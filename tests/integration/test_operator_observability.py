@@ -7,8 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.kubelet import Kubelet
 from tests.support.process import OperatorProcess
+from tests.support.testbed import Testbed
 from tests.support.waiting import eventually
-from tests.support.yard import Yard
 
 pytestmark = pytest.mark.integration
 
@@ -26,19 +26,19 @@ def read(operator: OperatorProcess) -> Samples:
 
 
 async def test_metrics_move_with_the_jobs(
-    yard: Yard, kubelet: Kubelet, operator: OperatorProcess
+    testbed: Testbed, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
     assert operator.health() == 200
     before = read(operator)
-    await yard.add_nodes(4, is_attended=False)
-    await yard.submit("running", 2)
-    await yard.submit("waiting", 4)
-    await yard.until_phase("running", "Running")
-    await yard.until_phase("waiting", "Waiting")
-    [worker, _] = await yard.pods("running", "worker")
+    await testbed.add_nodes(4, is_attended=False)
+    await testbed.submit("running", 2)
+    await testbed.submit("waiting", 4)
+    await testbed.wait_for_phase("running", "Running")
+    await testbed.wait_for_phase("waiting", "Waiting")
+    [worker, _] = await testbed.pods("running", "worker")
     await kubelet.fail(worker, "broken")
-    await yard.until_pods("running", "coordinator-1", "worker-0-2", "worker-1-1")
-    await yard.until_phase("running", "Running")
+    await testbed.wait_for_pods("running", "coordinator-1", "worker-0-2", "worker-1-1")
+    await testbed.wait_for_phase("running", "Running")
 
     def grown(name: str, *labels: str) -> float:
         return read(operator).get((name, labels), 0.0) - before.get((name, labels), 0.0)
@@ -61,11 +61,13 @@ async def test_metrics_move_with_the_jobs(
     assert read(operator)["trainyard_operator_api_concurrency_limit", ()] >= 2
 
 
-async def test_a_job_that_is_gone_is_not_counted(yard: Yard, operator: OperatorProcess) -> None:
-    await yard.add_nodes(4)
-    await yard.submit("digits", 1)
-    await yard.until_phase("digits", "Running")
-    await yard.delete("digits")
+async def test_a_job_that_is_gone_is_not_counted(
+    testbed: Testbed, operator: OperatorProcess
+) -> None:
+    await testbed.add_nodes(4)
+    await testbed.submit("digits", 1)
+    await testbed.wait_for_phase("digits", "Running")
+    await testbed.delete("digits")
 
     async def none() -> None:
         assert (

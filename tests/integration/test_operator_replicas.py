@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.replicas import Replica, lease, open_replicas, until_leads
+from tests.support.testbed import Testbed, workers
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from tests.support.yard import Yard, workers
 from tools.localcluster import Cluster
 from trainyard.__main__ import EXIT_LOST
 from trainyard.cluster.client import KubeClient
@@ -52,7 +52,7 @@ async def until_ended(replica: Replica) -> int:
 
 
 async def test_cut_off_it_ends_and_takes_over_when_its_successor_is_killed(
-    yard: Yard, kube: KubeClient, replicas: list[Replica], operator_namespace: str
+    testbed: Testbed, kube: KubeClient, replicas: list[Replica], operator_namespace: str
 ) -> None:
     first, second = replicas
     before = await lease(kube, operator_namespace)
@@ -62,17 +62,17 @@ async def test_cut_off_it_ends_and_takes_over_when_its_successor_is_killed(
     await first.proxy.restore()
     await first.start()
     assert not await first.leads()
-    await yard.add_nodes(8)
-    async with Witness(yard) as witness:
-        await yard.submit("digits", 2, maximum=4)
-        await yard.until_phase("digits", "Running")
-        await yard.submit("cut-short", 3)
+    await testbed.add_nodes(8)
+    async with Witness(testbed) as witness:
+        await testbed.submit("digits", 2, maximum=4)
+        await testbed.wait_for_phase("digits", "Running")
+        await testbed.submit("cut-short", 3)
         await witness.until_births(4, seconds=5)
         second.process.kill()
-        await yard.until_phase("cut-short", "Running")
-        await yard.scale("digits", 3)
-        await yard.until_pods("digits", "coordinator-1", *workers(0, 1, 2))
-        await yard.until_pods("cut-short", "coordinator-1", *workers(0, 1, 2))
+        await testbed.wait_for_phase("cut-short", "Running")
+        await testbed.scale("digits", 3)
+        await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1, 2))
+        await testbed.wait_for_pods("cut-short", "coordinator-1", *workers(0, 1, 2))
         assert await first.leads()
         assert witness.twins == []
         assert set(witness.created().values()) == {1}
@@ -81,56 +81,56 @@ async def test_cut_off_it_ends_and_takes_over_when_its_successor_is_killed(
 
 
 async def test_paused_and_replaced_it_ends_without_a_word(
-    yard: Yard, replicas: list[Replica]
+    testbed: Testbed, replicas: list[Replica]
 ) -> None:
     """It is stopped in the midst of work, and finds when it wakes that all has been decided."""
     first, second = replicas
-    await yard.add_nodes(8, 8)
-    await yard.submit("digits", 4)
-    await yard.submit("shrunk", 3, minimum=1)
-    await yard.until_phase("digits", "Running")
-    await yard.until_phase("shrunk", "Running")
-    async with Witness(yard, begins_empty=False) as witness:
-        await yard.change("digits", scaling={"policy": "Manual", "maxChangesPerHour": 99})
-        await yard.submit("new", 2)
+    await testbed.add_nodes(8, 8)
+    await testbed.submit("digits", 4)
+    await testbed.submit("shrunk", 3, minimum=1)
+    await testbed.wait_for_phase("digits", "Running")
+    await testbed.wait_for_phase("shrunk", "Running")
+    async with Witness(testbed, begins_empty=False) as witness:
+        await testbed.update_spec("digits", scaling={"policy": "Manual", "maxChangesPerHour": 99})
+        await testbed.submit("new", 2)
         first.process.pause()
         await until_leads(second)
-        await yard.until_phase("new", "Running")
-        await yard.scale("shrunk", 1)
-        await yard.until_pods("shrunk", "coordinator-1", *workers(0))
+        await testbed.wait_for_phase("new", "Running")
+        await testbed.scale("shrunk", 1)
+        await testbed.wait_for_pods("shrunk", "coordinator-1", *workers(0))
         before = len(first.proxy.changes)
         assert before, "the proxy sees nothing"
         first.process.resume()
         assert await until_ended(first) == EXIT_LOST
         assert first.proxy.changes[before:] == []
-        await yard.until_pods("shrunk", "coordinator-1", *workers(0))
-        await yard.until_pods("new", "coordinator-1", *workers(0, 1))
+        await testbed.wait_for_pods("shrunk", "coordinator-1", *workers(0))
+        await testbed.wait_for_pods("new", "coordinator-1", *workers(0, 1))
         assert witness.twins == []
 
 
 async def test_an_upgrade_under_load_loses_no_job_and_makes_none_twice(
-    yard: Yard,
+    testbed: Testbed,
     api_cluster: Cluster,
     replicas: list[Replica],
     operator_namespace: str,
     tmp_path: Path,
 ) -> None:
     """The new ones come up beside the old, which are then told to stop one after the other."""
-    await yard.add_nodes(*[8] * 6)
+    await testbed.add_nodes(*[8] * 6)
     async with AsyncExitStack() as stack:
         new = await open_replicas(
             stack, api_cluster.kubeconfig, operator_namespace, tmp_path, "third", "fourth"
         )
-        witness = await stack.enter_async_context(Witness(yard))
-        load = asyncio.create_task(_load(yard))
+        witness = await stack.enter_async_context(Witness(testbed))
+        load = asyncio.create_task(_load(testbed))
         for old, replica in zip(replicas, new, strict=True):
             await replica.start()
             assert await asyncio.to_thread(old.process.stop) == 0
         await load
         for number in (n for n in range(JOBS) if n % 3):
             wanted = range(3 if number % 2 else 2)
-            await yard.until_pods(f"job-{number}", "coordinator-1", *workers(*wanted))
-            await yard.until_phase(f"job-{number}", "Running")
+            await testbed.wait_for_pods(f"job-{number}", "coordinator-1", *workers(*wanted))
+            await testbed.wait_for_phase(f"job-{number}", "Running")
         assert witness.twins == []
         assert {name: n for name, n in witness.created().items() if n != 1} == {}
         await eventually(partial(_exactly_one_leads, new))
@@ -142,12 +142,12 @@ async def _exactly_one_leads(replicas: list[Replica]) -> None:
     assert [await replica.leads() for replica in replicas].count(True) == 1
 
 
-async def _load(yard: Yard) -> None:
+async def _load(testbed: Testbed) -> None:
     """Jobs come; of three, one goes again; every second one of the others grows."""
     for number in range(JOBS):
-        await yard.submit(f"job-{number}", 2, minimum=1, maximum=3)
+        await testbed.submit(f"job-{number}", 2, minimum=1, maximum=3)
         if number % 3 == 0:
-            await yard.delete(f"job-{number}")
+            await testbed.delete(f"job-{number}")
         elif number % 2:
-            await yard.scale(f"job-{number}", 3)
+            await testbed.scale(f"job-{number}", 3)
         await asyncio.sleep(0.3)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.manifests import Object
+from tests.support.testbed import Testbed, condition, scaling, workers
 from tests.support.waiting import eventually
-from tests.support.yard import Yard, condition, scaling, workers
 from tools.localcluster import Cluster
 from tools.localcluster.commands import run
 from trainyard.cluster.client import ApiError
@@ -30,78 +30,78 @@ def uids(pods: list[Object]) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods}
 
 
-async def test_two_become_five_become_three(yard: Yard, api_cluster: Cluster) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("digits", 2, minimum=1, maximum=8)
-    await yard.until_phase("digits", "Running")
-    two = uids(await yard.pods("digits"))
-    await yard.scale("digits", 5)
-    five = uids(await yard.until_pods("digits", "coordinator-1", *workers(0, 1, 2, 3, 4)))
+async def test_two_become_five_become_three(testbed: Testbed, api_cluster: Cluster) -> None:
+    await testbed.add_nodes(8)
+    await testbed.submit("digits", 2, minimum=1, maximum=8)
+    await testbed.wait_for_phase("digits", "Running")
+    two = uids(await testbed.pods("digits"))
+    await testbed.scale("digits", 5)
+    five = uids(await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1, 2, 3, 4)))
     assert two < five
     kubectl: list[str | Path] = [api_cluster.kubectl, "--kubeconfig", api_cluster.kubeconfig]
-    kubectl += ["--namespace", yard.name]
+    kubectl += ["--namespace", testbed.namespace]
     run([*kubectl, "scale", "dj/digits", "--replicas=3"])
-    three = uids(await yard.until_pods("digits", "coordinator-1", *workers(0, 1, 2)))
+    three = uids(await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1, 2)))
     assert two < three < five
-    job = await yard.until("digits", lambda job: sizes(job) == (3, 3, 3))
+    job = await testbed.wait_for("digits", lambda job: sizes(job) == (3, 3, 3))
     assert changes(job) == [(0, 2, "Admitted"), (2, 5, "Requested"), (5, 3, "Requested")]
-    told = [e["message"] for e in await yard.until_events("digits", "Requested", 2)]
-    pool = f"with selector trainyard.dev/pool={yard.name}"
+    told = [e["message"] for e in await testbed.wait_for_events("digits", "Requested", 2)]
+    pool = f"with selector trainyard.dev/pool={testbed.namespace}"
     assert told == [
         f"workers.replicas asks for 5 and 3 × 1 nvidia.com/gpu {pool} fit: growing 2→5",
         "workers.replicas asks for 3: shrinking 5→3",
     ]
-    scale = await yard.kube.get(f"{yard.job_path('digits')}/scale")
+    scale = await testbed.client.get(f"{testbed.job_path('digits')}/scale")
     assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (3, 3)
 
 
-async def test_a_growth_that_does_not_fit_says_what_is_missing(yard: Yard) -> None:
-    await yard.add_nodes(4)
-    await yard.submit("digits", 2, minimum=1, maximum=8)
-    await yard.until_phase("digits", "Running")
-    await yard.scale("digits", 6)
-    await yard.until_pods("digits", "coordinator-1", *workers(0, 1, 2, 3))
-    job = await yard.until("digits", lambda job: scaling(job)["reason"] == "NoFreeGPUs")
+async def test_a_growth_that_does_not_fit_says_what_is_missing(testbed: Testbed) -> None:
+    await testbed.add_nodes(4)
+    await testbed.submit("digits", 2, minimum=1, maximum=8)
+    await testbed.wait_for_phase("digits", "Running")
+    await testbed.scale("digits", 6)
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1, 2, 3))
+    job = await testbed.wait_for("digits", lambda job: scaling(job)["reason"] == "NoFreeGPUs")
     assert changes(job) == [(0, 2, "Admitted"), (2, 4, "Requested")]
     assert "to grow it needs 2 × 1 nvidia.com/gpu" in scaling(job)["message"]
     assert "0 free on 0 nodes" in scaling(job)["message"]
 
 
-async def test_bounds_move_a_running_job(yard: Yard) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("digits", 4, minimum=1, maximum=8, policy="Throughput")
-    await yard.until_phase("digits", "Running")
-    await yard.change("digits", workers={"max": 2})
-    await yard.until_pods("digits", "coordinator-1", *workers(0, 1))
-    await yard.change("digits", workers={"min": 3, "max": 3})
-    await yard.until_pods("digits", "coordinator-1", *workers(0, 1, 2))
-    job = await yard.until("digits", lambda job: sizes(job) == (3, 3, 3))
+async def test_bounds_move_a_running_job(testbed: Testbed) -> None:
+    await testbed.add_nodes(8)
+    await testbed.submit("digits", 4, minimum=1, maximum=8, policy="Throughput")
+    await testbed.wait_for_phase("digits", "Running")
+    await testbed.update_spec("digits", workers={"max": 2})
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
+    await testbed.update_spec("digits", workers={"min": 3, "max": 3})
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1, 2))
+    job = await testbed.wait_for("digits", lambda job: sizes(job) == (3, 3, 3))
     assert changes(job)[1:] == [(4, 2, "BoundsChanged"), (2, 3, "BoundsChanged")]
 
 
-async def test_replicas_cannot_change_under_a_policy(yard: Yard) -> None:
-    await yard.add_nodes(8)
-    await yard.submit("digits", 1, minimum=1, maximum=4, policy="Throughput")
-    await yard.until_phase("digits", "Running")
+async def test_replicas_cannot_change_under_a_policy(testbed: Testbed) -> None:
+    await testbed.add_nodes(8)
+    await testbed.submit("digits", 1, minimum=1, maximum=4, policy="Throughput")
+    await testbed.wait_for_phase("digits", "Running")
     with pytest.raises(ApiError, match=r"set scaling\.policy to Manual, or change min and max"):
-        await yard.scale("digits", 3)
+        await testbed.scale("digits", 3)
     with pytest.raises(ApiError, match="set suspend to true instead"):
-        await yard.scale("digits", 0)
+        await testbed.scale("digits", 0)
 
 
-async def test_to_and_fro_ends_at_the_last_wish(yard: Yard) -> None:
+async def test_to_and_fro_ends_at_the_last_wish(testbed: Testbed) -> None:
     """Faster than pods come and go."""
-    await yard.add_nodes(8)
-    await yard.submit("digits", 2, minimum=1, maximum=8)
-    await yard.until_phase("digits", "Running")
+    await testbed.add_nodes(8)
+    await testbed.submit("digits", 2, minimum=1, maximum=8)
+    await testbed.wait_for_phase("digits", "Running")
     for replicas in (6, 2, 7, 1, 4):
-        await yard.scale("digits", replicas)
+        await testbed.scale("digits", replicas)
 
-    job = await yard.until("digits", lambda job: sizes(job) == (4, 4, 4))
+    job = await testbed.wait_for("digits", lambda job: sizes(job) == (4, 4, 4))
     assert condition(job, "Running")["status"] == "True"
 
     async def only_four() -> None:
-        pods = await yard.pods("digits", "worker")
+        pods = await testbed.pods("digits", "worker")
         indices = [p["metadata"]["labels"]["trainyard.dev/index"] for p in pods]
         assert sorted(indices) == ["0", "1", "2", "3"]
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.kubelet import Kubelet
 from tests.support.process import OperatorProcess
+from tests.support.testbed import Testbed, condition, phase, scaling
 from tests.support.waiting import eventually
-from tests.support.yard import Yard, condition, phase, scaling
 
 START_TIMEOUT = 15
 """Seconds: long enough for all that a job that does start has to do, on a busy machine."""
@@ -23,24 +23,24 @@ def operator_options() -> tuple[str, ...]:
 
 
 async def test_a_start_that_times_out_lets_the_next_job_in(
-    yard: Yard, kubelet: Kubelet, operator: OperatorProcess
+    testbed: Testbed, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
-    await yard.add_nodes(2, is_attended=False)
+    await testbed.add_nodes(2, is_attended=False)
     kubelet.starts = False
-    await yard.submit("stuck", 2)
-    await yard.until_phase("stuck", "Starting")
+    await testbed.submit("stuck", 2)
+    await testbed.wait_for_phase("stuck", "Starting")
 
     async def bound() -> None:
-        pods = await yard.pods("stuck")
+        pods = await testbed.pods("stuck")
         assert [bool(p["spec"].get("nodeName")) for p in pods] == [True] * 3
 
     await eventually(bound)
-    for pod in await yard.pods("stuck"):
+    for pod in await testbed.pods("stuck"):
         await kubelet.block(pod, "ImagePullBackOff", "no such image")
-    await yard.submit("next", 2)
-    await yard.until_phase("next", "Waiting")
+    await testbed.submit("next", 2)
+    await testbed.wait_for_phase("next", "Waiting")
     kubelet.starts = True
-    job = await yard.until(
+    job = await testbed.wait_for(
         "stuck", lambda job: condition(job, "Admitted")["reason"] == "StartTimedOut", seconds=60
     )
     assert condition(job, "Degraded")["status"] == "True"
@@ -48,16 +48,16 @@ async def test_a_start_that_times_out_lets_the_next_job_in(
     decided, until = scaling(job)["decisionTime"], scaling(job)["cooldownEndTime"]
     pause = datetime.fromisoformat(until) - datetime.fromisoformat(decided)
     assert 120 <= pause.total_seconds() <= 120 + START_TIMEOUT + 16
-    await yard.until_phase("next", "Running")
+    await testbed.wait_for_phase("next", "Running")
     # Its successor knows of the pause, although the GPUs are free.
     operator.kill()
     operator.start()
     operator.wait_until_ready()
-    await yard.delete("next")
-    await yard.submit("third", 1)
-    await yard.until_phase("third", "Running")
-    assert phase(await yard.get("stuck")) == "Waiting"
-    assert await yard.pods("stuck") == []
+    await testbed.delete("next")
+    await testbed.submit("third", 1)
+    await testbed.wait_for_phase("third", "Running")
+    assert phase(await testbed.get("stuck")) == "Waiting"
+    assert await testbed.pods("stuck") == []
 
 
 def _told(job: dict[str, object]) -> str:

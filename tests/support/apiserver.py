@@ -11,8 +11,8 @@ import aiohttp
 import msgspec
 
 from tests.support.waiting import eventually
-from tests.support.yard import JOBS
 from tools.localcluster.api import Api
+from trainyard.api.names import API_VERSION
 from trainyard.cluster.client import KubeClient, collection
 
 
@@ -31,7 +31,9 @@ async def restart_api_server(kubeconfig: Path) -> None:
 
 async def until_gone(kube: KubeClient, version: str) -> None:
     """Wait until a watch of jobs from that resource version returns 410 Gone."""
-    url = kube.url(f"{collection(JOBS, 'distributedjobs')}?watch=1&resourceVersion={version}")
+    url = kube.url(
+        f"{collection(API_VERSION, 'distributedjobs')}?watch=1&resourceVersion={version}"
+    )
     timeout = aiohttp.ClientTimeout(total=10)
 
     async def refused() -> None:

@@ -1,4 +1,4 @@
-"""A fake kubelet for a yard's unattended nodes: a test starts, ends and blocks their pods.
+"""A fake kubelet for a testbed's unattended nodes: a test starts, ends and blocks their pods.
 
 KWOK runs every pending pod of its nodes, and sometimes runs one again that a test has just ended.
 Pods whose end matters therefore live on nodes that KWOK does not attend.
@@ -11,18 +11,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tests.support.manifests import Object
+from tests.support.testbed import Testbed
 from tests.support.watching import PodWatcher
-from tests.support.yard import MERGE, Yard
-from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.client import MERGE_PATCH, ApiError, KubeClient, collection
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 
 class Kubelet(PodWatcher):
-    """Starts and removes the pods of a yard while the context lasts, unless switched off."""
+    """Starts and removes the pods of a testbed while the context lasts, unless switched off."""
 
-    def __init__(self, yard: Yard) -> None:
-        super().__init__(yard)
-        self._kube: KubeClient = yard.kube
+    def __init__(self, testbed: Testbed) -> None:
+        super().__init__(testbed)
+        self._kube: KubeClient = testbed.client
         self._started: set[str] = set()
         self.starts = True
         """Whether pods that are bound to a node start."""
@@ -93,7 +93,7 @@ class Kubelet(PodWatcher):
 
     async def sync_all(self) -> None:
         """Catch up after a node was unreachable."""
-        for pod in await self.yard.pods():
+        for pod in await self.testbed.pods():
             with contextlib.suppress(ApiError):
                 await self._sync(pod)
 
@@ -111,7 +111,7 @@ class Kubelet(PodWatcher):
         meta = pod["metadata"]
         path = f"{collection('v1', 'pods', meta['namespace'])}/{meta['name']}/status"
         body = {"metadata": {"uid": meta["uid"]}, "status": status}
-        await self._kube.request("PATCH", path, body=body, content_type=MERGE)
+        await self._kube.request("PATCH", path, body=body, content_type=MERGE_PATCH)
 
 
 def _container(pod: Object, state: Object) -> Object:

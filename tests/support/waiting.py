@@ -1,4 +1,4 @@
-"""Waiting until what a test claims is so, with a deadline and the last failure as the answer."""
+"""Polling of assertions, after Gomega's `Eventually` and `Consistently`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-DEADLINE_SECONDS = 30.0
-"""Generous, because only failures take so long: what is so after a second is seen by then."""
+TIMEOUT_SECONDS = 30.0
+"""Generous, because only failures take that long."""
 POLL_SECONDS = 0.05
 
 
-async def eventually(check: Callable[[], Awaitable[T]], seconds: float = DEADLINE_SECONDS) -> T:
-    """The first result of `check` without an AssertionError; after the deadline its last one."""
+async def eventually(
+    check: Callable[[], Awaitable[T]],
+    seconds: float = TIMEOUT_SECONDS,
+    poll_seconds: float = POLL_SECONDS,
+) -> T:
+    """The first result of `check` without an AssertionError; raises the last after the timeout."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while True:
         try:
             return await check()
         except AssertionError:
-            if loop.time() > deadline:
+            if loop.time() + poll_seconds > deadline:
                 raise
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(poll_seconds)
 
 
-async def stays(check: Callable[[], Awaitable[object]], seconds: float) -> None:
-    """Check again and again that what is so remains so for a while."""
+async def consistently(check: Callable[[], Awaitable[object]], seconds: float) -> None:
+    """Repeat `check` for that long; raises its first AssertionError."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while loop.time() < end:

@@ -1,4 +1,4 @@
-"""A watch of a yard's pods, independent of the operator's."""
+"""A watch of a testbed's pods, independent of the operator's."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import aiohttp
 import msgspec
 
 from tests.support.manifests import Object
-from tests.support.yard import Yard
+from tests.support.testbed import Testbed
 
 
-async def watch_pods(yard: Yard, version: str) -> AsyncIterator[tuple[str, Object]]:
+async def watch_pods(testbed: Testbed, version: str) -> AsyncIterator[tuple[str, Object]]:
     """Every event after that resource version: type and pod."""
-    kube = yard.kube
+    kube = testbed.client
     timeout = aiohttp.ClientTimeout(total=None)
     while True:  # the server ends every watch after a while
-        url = kube.url(f"{yard.path('pods')}?watch=1&resourceVersion={version}")
+        url = kube.url(f"{testbed.path('pods')}?watch=1&resourceVersion={version}")
         async with kube.session.get(url, headers=await kube.headers(), timeout=timeout) as answer:
             async for line in answer.content:
                 event = msgspec.json.decode(line)
@@ -32,10 +32,10 @@ async def watch_pods(yard: Yard, version: str) -> AsyncIterator[tuple[str, Objec
 
 
 class PodWatcher(ABC):
-    """Handles every event of a yard's pods while the context lasts."""
+    """Handles every event of a testbed's pods while the context lasts."""
 
-    def __init__(self, yard: Yard) -> None:
-        self.yard = yard
+    def __init__(self, testbed: Testbed) -> None:
+        self.testbed = testbed
         self._watching: asyncio.Task[None] | None = None
 
     @abstractmethod
@@ -47,7 +47,7 @@ class PodWatcher(ABC):
         del pods
 
     async def __aenter__(self) -> Self:
-        listed = await self.yard.kube.get(self.yard.path("pods"))
+        listed = await self.testbed.client.get(self.testbed.path("pods"))
         await self.begin(listed["items"])
         work = self._watch(listed["metadata"]["resourceVersion"])
         self._watching = asyncio.create_task(work, name=type(self).__name__)
@@ -65,5 +65,5 @@ class PodWatcher(ABC):
             await self._watching
 
     async def _watch(self, version: str) -> None:
-        async for kind, pod in watch_pods(self.yard, version):
+        async for kind, pod in watch_pods(self.testbed, version):
             await self.handle(kind, pod)

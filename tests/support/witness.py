@@ -7,8 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from tests.support.manifests import Object
+from tests.support.testbed import Testbed
 from tests.support.watching import PodWatcher
-from tests.support.yard import Yard
 
 
 @dataclass(slots=True)
@@ -22,10 +22,10 @@ class Sightings:
 
 
 class Witness(PodWatcher):
-    """Watches a yard's pods while the context lasts."""
+    """Watches a testbed's pods while the context lasts."""
 
-    def __init__(self, yard: Yard, *, begins_empty: bool = True) -> None:
-        super().__init__(yard)
+    def __init__(self, testbed: Testbed, *, begins_empty: bool = True) -> None:
+        super().__init__(testbed)
         self._begins_empty = begins_empty
         self.seen: defaultdict[str, Sightings] = defaultdict(Sightings)
         self.births = 0
