@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: the drill for as long as one likes, on a cluster of its own."""
+"""`python -m tests.faults`: the fault test for any time and number of seeds."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Annotated
 
 import typer
 
-from tests.faults.chronicle import Violation
-from tests.faults.drill import prepare
+from tests.faults.experiment import open_experiment
+from tests.faults.history import Violation
 from tests.integration.conftest import install_crds
 from tools.localcluster import ClusterOptions, open_cluster
 
 
 def main(
-    seed: Annotated[int | None, typer.Option(help="Of the schedule; none: any.")] = None,
-    seconds: Annotated[float, typer.Option(help="How long faults come.")] = 120.0,
-    rounds: Annotated[int, typer.Option(help="So many times, each with the next seed.")] = 1,
-    replicas: Annotated[int, typer.Option(help="Operators side by side.")] = 3,
-    name: Annotated[str, typer.Option(help="The cluster; made if there is none.")] = (
+    seed: Annotated[int | None, typer.Option(help="Of the schedule; random by default.")] = None,
+    seconds: Annotated[float, typer.Option(help="Duration of the faults.")] = 120.0,
+    rounds: Annotated[int, typer.Option(help="Number of runs, each with the next seed.")] = 1,
+    replicas: Annotated[int, typer.Option(help="Number of operators.")] = 3,
+    name: Annotated[str, typer.Option(help="The cluster; created if it does not exist.")] = (
         "trainyard-faults"
     ),
-    is_quiet: Annotated[bool, typer.Option("--quiet", help="No events but faulty ones.")] = False,
+    is_quiet: Annotated[bool, typer.Option("--quiet", help="Print violations only.")] = False,
 ) -> None:
-    """Let operators, connections and nodes fail while jobs come and go, then judge."""
+    """Inject faults while jobs are created, changed and deleted, then check the final state."""
     first = random.randrange(2**31) if seed is None else seed
     failed = False
     with open_cluster(ClusterOptions(name=name, control_plane_only=True)) as cluster:
@@ -36,25 +36,28 @@ def main(
             folder = Path(tempfile.mkdtemp(prefix=f"faults-{number}-"))
             print(f"seed {number}, {seconds:g} s, logs in {folder}", flush=True)
             failed |= not asyncio.run(
-                _drill(cluster.kubeconfig, folder, number, seconds, replicas, not is_quiet)
+                _run(cluster.kubeconfig, folder, number, seconds, replicas, not is_quiet)
             )
     raise typer.Exit(int(failed))
 
 
-async def _drill(
-    kubeconfig: Path, folder: Path, seed: int, seconds: float, replicas: int, is_loud: bool
+async def _run(
+    kubeconfig: Path, folder: Path, seed: int, seconds: float, replicas: int, is_verbose: bool
 ) -> bool:
     started = time.monotonic()
-    async with prepare(kubeconfig, folder, seed, replicas=replicas, is_loud=is_loud) as drill:
+    async with open_experiment(
+        kubeconfig, folder, seed, replicas=replicas, is_verbose=is_verbose
+    ) as experiment:
         try:
-            await drill.run(seconds)
+            await experiment.run(seconds)
         except Violation as violation:
             print(violation, flush=True)
-        is_well = not drill.chronicle.violations
-        counts = ", ".join(f"{n} {what}" for what, n in drill.chronicle.counts.most_common())
+        history = experiment.history
+        passed = not history.violations
+        counts = ", ".join(f"{count} {kind}" for kind, count in history.counts.most_common())
         took = time.monotonic() - started
-        print(f"seed {seed}: {'right' if is_well else 'WRONG'} after {took:.0f} s: {counts}")
-        return is_well
+        print(f"seed {seed}: {'passed' if passed else 'FAILED'} after {took:.0f} s: {counts}")
+        return passed
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The kinds of jobs: how one is made and resized, and what it has when it runs."""
+"""The kinds of jobs: their manifests, their changes of size, and the pods of a running one."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from dataclasses import dataclass
 from tests.support import manifests
 from tests.support.manifests import Object
 
-LARGEST = 4
+MAX_SIZE = 4
 """Workers of the largest job."""
-PATIENT = {"maxRestarts": 10_000}
-EAGER = {"policy": "Manual", "cooldown": "0s", "maxChangesPerHour": 3600}
+MANY_RESTARTS = {"maxRestarts": 10_000}
+NO_COOLDOWN = {"policy": "Manual", "cooldown": "0s", "maxChangesPerHour": 3600}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One of our resources."""
+    """One kind of job."""
 
     plural: str
     make: Callable[[str, str, int], Object]
-    """A manifest of this name, for the nodes of this pool, of this size."""
+    """The manifest for a name, a pool of nodes and a size."""
     size: Callable[[int], Object]
-    """The change of the spec that gives a job this size."""
+    """The patch of the spec for a size."""
     can_shrink: bool
     members: Callable[[int], set[tuple[str, str]]]
-    """Role, and index or party, of the pods of a running job of this size."""
+    """Role and index or party of each pod of a running job of a size."""
     trainers: str
     """The role of the pods that train."""
 
 
 def _distributed(name: str, pool: str, size: int) -> Object:
-    made = manifests.job(name, pool, size, minimum=1, maximum=LARGEST, failure=PATIENT)
-    made["spec"]["scaling"] = EAGER
-    return made
+    manifest = manifests.job(name, pool, size, minimum=1, maximum=MAX_SIZE, failure=MANY_RESTARTS)
+    manifest["spec"]["scaling"] = NO_COOLDOWN
+    return manifest
 
 
 DISTRIBUTED = Kind(
@@ -47,24 +47,24 @@ DISTRIBUTED = Kind(
 
 
 def _parties(size: int) -> list[Object]:
-    """Every second one has a GPU; all but the first may be missed."""
+    """Parties of which every second one has a GPU."""
     return [{"name": f"party-{i}", "gpus": i % 2} for i in range(size)]
 
 
 def _federated(name: str, pool: str, size: int) -> Object:
-    like = manifests.job(name, pool)["spec"]
+    base = manifests.job(name, pool)["spec"]
     return {
         "apiVersion": "trainyard.dev/v1alpha1",
         "kind": "FederatedJob",
         "metadata": {"name": name},
         "spec": {
-            "task": like["task"],
-            "image": like["image"],
+            "task": base["task"],
+            "image": base["image"],
             "parties": _parties(size),
             "rounds": {"minParties": 1},
-            "template": like["workers"]["template"],
+            "template": base["workers"]["template"],
             "coordinator": {},
-            "failure": PATIENT,
+            "failure": MANY_RESTARTS,
         },
     }
 

@@ -1,4 +1,4 @@
-"""The testbed's nodes, which go, fall silent, and come back."""
+"""Faults of the simulated nodes: they are removed or disconnected, and restored."""
 
 from __future__ import annotations
 
@@ -13,86 +13,83 @@ from tests.support.testbed import Testbed
 from trainyard.cluster.client import ApiError
 
 HEARTBEAT_SECONDS = 8.0
-"""The node controller takes a node for lost after 40 s without a sign of life."""
+"""The node controller's grace period is 40 s."""
 GPUS = 8
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 
 
 class Nodes:
-    """Nodes without machines: their signs of life and their ends."""
+    """Simulated nodes with their heartbeats and faults."""
 
-    def __init__(self, testbed: Testbed, kubelet: Kubelet, lost: Callable[[str], None]) -> None:
-        self._lost = lost
-        self._testbed, self._kube, self._kubelet = testbed, testbed.client, kubelet
+    def __init__(
+        self, testbed: Testbed, kubelet: Kubelet, on_pod_lost: Callable[[str], None]
+    ) -> None:
+        self._on_pod_lost = on_pod_lost
+        self._testbed, self._client, self._kubelet = testbed, testbed.client, kubelet
         self.names: list[str] = []
-        self.gone: set[str] = set()
-        self._returning: set[str] = set()
-        """Nodes on their way back, to which nothing new happens until they are there."""
+        self._removed: set[str] = set()
+        self._restoring: set[str] = set()
 
     @property
-    def silent(self) -> set[str]:
-        """Nodes that cannot be reached."""
-        return self._kubelet.unreachable
+    def healthy(self) -> list[str]:
+        """Nodes without a fault."""
+        faulty = self._removed | self._kubelet.unreachable | self._restoring
+        return [name for name in self.names if name not in faulty]
 
-    @property
-    def there(self) -> list[str]:
-        """Nodes that are as they should be."""
-        return [n for n in self.names if n not in self.gone | self.silent | self._returning]
-
-    async def add(self, number: int) -> None:
+    async def add(self, count: int) -> None:
         """Add nodes."""
-        self.names += await self._testbed.add_nodes(*[GPUS] * number, is_attended=False)
+        self.names += await self._testbed.add_nodes(*[GPUS] * count, is_attended=False)
 
-    async def live(self) -> None:
-        """Give signs of life for all that can, until cancelled."""
+    async def heartbeat(self) -> None:
+        """Renew the Leases of the healthy nodes until cancelled."""
         while True:
-            for name in self.there:
+            for name in self.healthy:
                 with contextlib.suppress(ApiError):
-                    await self._heartbeat(name)
+                    await self._renew_lease(name)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def remove(self, name: str) -> None:
-        """The node is gone, and all that ran on it."""
-        self.gone.add(name)
-        await self._kube.delete(f"/api/v1/nodes/{name}")
+        """Delete the node and its pods."""
+        self._removed.add(name)
+        await self._client.delete(f"/api/v1/nodes/{name}")
         for pod in await self._testbed.pods():
             if pod["spec"].get("nodeName") == name:
-                self._lost(pod["metadata"]["uid"])
+                self._on_pod_lost(pod["metadata"]["uid"])
                 await self._kubelet.remove(pod)
 
-    async def silence(self, name: str) -> None:
-        """The node cannot be reached any more; its processes go on."""
-        self.silent.add(name)
-        await self._tell(name, "Unknown")
+    async def disconnect(self, name: str) -> None:
+        """Stop the node's heartbeats and its kubelet; its processes go on."""
+        self._kubelet.unreachable.add(name)
+        await self._set_ready(name, "Unknown")
 
-    async def bring_back(self, name: str) -> None:
-        """The node is as it should be again."""
-        if name in self.gone:
+    async def restore(self, name: str) -> None:
+        """End the node's fault."""
+        if name in self._removed:
             node = manifests.node(name, self._testbed.namespace, GPUS, is_attended=False, labels={})
-            with contextlib.suppress(ApiError):  # it was made before an answer was lost
-                await self._kube.create("/api/v1/nodes", node)
-            self.gone.discard(name)
+            with contextlib.suppress(ApiError):  # it was created before a response was lost
+                await self._client.create("/api/v1/nodes", node)
+            self._removed.discard(name)
             return
-        self._returning.add(name)
-        self.silent.discard(name)
-        await self._heartbeat(name)
-        await self._tell(name, "True")
+        self._restoring.add(name)
+        self._kubelet.unreachable.discard(name)
+        await self._renew_lease(name)
+        await self._set_ready(name, "True")
         await self._kubelet.sync_all()
-        self._returning.discard(name)
+        self._restoring.discard(name)
 
-    async def _tell(self, name: str, ready: str) -> None:
+    async def _set_ready(self, name: str, status: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         condition = {
             "type": "Ready",
-            "status": ready,
-            "reason": "Played",
+            "status": status,
+            "reason": "Simulated",
             "lastHeartbeatTime": now,
             "lastTransitionTime": now,
         }
         patch = {"status": {"conditions": [condition]}}
         await self._testbed.patch(f"/api/v1/nodes/{name}/status", patch)
 
-    async def _heartbeat(self, name: str) -> None:
+    async def _renew_lease(self, name: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now}
         try:
@@ -100,4 +97,4 @@ class Nodes:
         except ApiError as error:
             if not error.is_missing:
                 raise
-            await self._kube.create(LEASES, {"metadata": {"name": name}, "spec": spec})
+            await self._client.create(LEASES, {"metadata": {"name": name}, "spec": spec})

@@ -10,10 +10,10 @@ import pytest
 
 from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
+from tests.support.pod_recorder import PodRecorder
 from tests.support.process import OperatorProcess
 from tests.support.testbed import Testbed, workers
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from trainyard.cluster.client import KubeClient
 
 pytestmark = pytest.mark.integration
@@ -30,13 +30,13 @@ async def ready(operator: OperatorProcess) -> None:
     await asyncio.to_thread(operator.wait_until_ready)
 
 
-async def kill_soon(operator: OperatorProcess, witness: Witness, dice: random.Random) -> None:
+async def kill_soon(operator: OperatorProcess, recorder: PodRecorder, rng: random.Random) -> None:
     """Kill it just after one of the next pods was created, or after a moment."""
-    if dice.random() < 0.7:
-        births = witness.births + dice.randint(1, JOBS_EACH * (WORKERS + 1))
-        await witness.until_births(births, seconds=2)
+    if rng.random() < 0.7:
+        creations = recorder.creations + rng.randint(1, JOBS_EACH * (WORKERS + 1))
+        await recorder.wait_for_creations(creations, seconds=2)
     else:
-        await asyncio.sleep(dice.uniform(0, 0.4))
+        await asyncio.sleep(rng.uniform(0, 0.4))
     operator.kill()
 
 
@@ -44,13 +44,13 @@ async def kill_soon(operator: OperatorProcess, witness: Witness, dice: random.Ra
 async def test_killed_at_any_moment_no_pod_is_created_twice(
     testbed: Testbed, kubelet: Kubelet, mortal: OperatorProcess, seed: int
 ) -> None:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     await testbed.add_nodes(*[8] * (KILLS * JOBS_EACH * WORKERS // 8 + 1), is_attended=False)
     names: list[str] = []
     failed: dict[str, str] = {}
-    async with Witness(testbed) as witness:
+    async with PodRecorder(testbed) as recorder:
         for kill in range(KILLS):
-            early = dice.random() < 0.5
+            early = rng.random() < 0.5
             for number in range(JOBS_EACH):
                 names.append(f"job-{kill}-{number}")
             if early:
@@ -58,8 +58,8 @@ async def test_killed_at_any_moment_no_pod_is_created_twice(
             await ready(mortal)
             if not early:
                 await _submit(testbed, names[-JOBS_EACH:])
-            await kill_soon(mortal, witness, dice)
-            await _break_one(testbed, kubelet, failed, dice)
+            await kill_soon(mortal, recorder, rng)
+            await _break_one(testbed, kubelet, failed, rng)
         await ready(mortal)
         for name in names:
             broken = failed.get(name, "")
@@ -70,8 +70,8 @@ async def test_killed_at_any_moment_no_pod_is_created_twice(
             job = await testbed.wait_for_phase(name, "Running")
             assert job["status"].get("restarts", 0) == (1 if broken else 0)
             assert job["status"]["term"] == 1
-        assert witness.twins == []
-        assert {n: count for n, count in witness.created().items() if count != 1} == {}
+        assert recorder.duplicates == []
+        assert {n: count for n, count in recorder.creation_counts().items() if count != 1} == {}
     assert len(failed) >= KILLS // 2
 
 
@@ -81,7 +81,7 @@ async def _submit(testbed: Testbed, names: list[str]) -> None:
 
 
 async def _break_one(
-    testbed: Testbed, kubelet: Kubelet, failed: dict[str, str], dice: random.Random
+    testbed: Testbed, kubelet: Kubelet, failed: dict[str, str], rng: random.Random
 ) -> None:
     """One worker fails, of a job that has had no failure yet, if one has pods."""
 
@@ -92,7 +92,7 @@ async def _break_one(
         return running
 
     if found := await eventually(candidates):
-        pod = dice.choice(found)
+        pod = rng.choice(found)
         failed[_job_of(pod)] = pod["metadata"]["name"]
         await kubelet.fail(pod, "nobody was there to see it")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pod_recorder import PodRecorder
 from tests.support.replicas import Replica, lease, open_replicas, until_leads
 from tests.support.testbed import Testbed, workers
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from tools.localcluster import Cluster
 from trainyard.__main__ import EXIT_LOST
 from trainyard.cluster.client import KubeClient
@@ -63,19 +63,19 @@ async def test_cut_off_it_ends_and_takes_over_when_its_successor_is_killed(
     await first.start()
     assert not await first.leads()
     await testbed.add_nodes(8)
-    async with Witness(testbed) as witness:
+    async with PodRecorder(testbed) as recorder:
         await testbed.submit("digits", 2, maximum=4)
         await testbed.wait_for_phase("digits", "Running")
         await testbed.submit("cut-short", 3)
-        await witness.until_births(4, seconds=5)
+        await recorder.wait_for_creations(4, seconds=5)
         second.process.kill()
         await testbed.wait_for_phase("cut-short", "Running")
         await testbed.scale("digits", 3)
         await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1, 2))
         await testbed.wait_for_pods("cut-short", "coordinator-1", *workers(0, 1, 2))
         assert await first.leads()
-        assert witness.twins == []
-        assert set(witness.created().values()) == {1}
+        assert recorder.duplicates == []
+        assert set(recorder.creation_counts().values()) == {1}
     after = await lease(kube, operator_namespace)
     assert after["leaseTransitions"] == before["leaseTransitions"] + 2
 
@@ -90,7 +90,7 @@ async def test_paused_and_replaced_it_ends_without_a_word(
     await testbed.submit("shrunk", 3, minimum=1)
     await testbed.wait_for_phase("digits", "Running")
     await testbed.wait_for_phase("shrunk", "Running")
-    async with Witness(testbed, begins_empty=False) as witness:
+    async with PodRecorder(testbed, allows_existing=True) as recorder:
         await testbed.update_spec("digits", scaling={"policy": "Manual", "maxChangesPerHour": 99})
         await testbed.submit("new", 2)
         first.process.pause()
@@ -105,7 +105,7 @@ async def test_paused_and_replaced_it_ends_without_a_word(
         assert first.proxy.changes[before:] == []
         await testbed.wait_for_pods("shrunk", "coordinator-1", *workers(0))
         await testbed.wait_for_pods("new", "coordinator-1", *workers(0, 1))
-        assert witness.twins == []
+        assert recorder.duplicates == []
 
 
 async def test_an_upgrade_under_load_loses_no_job_and_makes_none_twice(
@@ -121,7 +121,7 @@ async def test_an_upgrade_under_load_loses_no_job_and_makes_none_twice(
         new = await open_replicas(
             stack, api_cluster.kubeconfig, operator_namespace, tmp_path, "third", "fourth"
         )
-        witness = await stack.enter_async_context(Witness(testbed))
+        recorder = await stack.enter_async_context(PodRecorder(testbed))
         load = asyncio.create_task(_load(testbed))
         for old, replica in zip(replicas, new, strict=True):
             await replica.start()
@@ -131,8 +131,8 @@ async def test_an_upgrade_under_load_loses_no_job_and_makes_none_twice(
             wanted = range(3 if number % 2 else 2)
             await testbed.wait_for_pods(f"job-{number}", "coordinator-1", *workers(*wanted))
             await testbed.wait_for_phase(f"job-{number}", "Running")
-        assert witness.twins == []
-        assert {name: n for name, n in witness.created().items() if n != 1} == {}
+        assert recorder.duplicates == []
+        assert {name: n for name, n in recorder.creation_counts().items() if n != 1} == {}
         await eventually(partial(_exactly_one_leads, new))
     # It did not let its Lease expire, so that nobody had to wait for that.
     assert "released the Lease" in replicas[0].process.tail()

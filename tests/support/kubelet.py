@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tests.support.manifests import Object
+from tests.support.pod_watcher import PodWatcher
 from tests.support.testbed import Testbed
-from tests.support.watching import PodWatcher
 from trainyard.cluster.client import MERGE_PATCH, ApiError, KubeClient, collection
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 

@@ -68,7 +68,7 @@ def federation(name: str, pool: str, parties: list[Object], **spec: Any) -> Obje
 def node(name: str, pool: str, gpus: int, *, is_attended: bool, labels: Object) -> Object:
     """A node without a machine; KWOK plays the kubelet of an attended one, the test of another."""
     capacity = {"cpu": "64", "memory": "512Gi", "pods": "250", "nvidia.com/gpu": str(gpus)}
-    conditions = [] if is_attended else [{"type": "Ready", "status": "True", "reason": "Played"}]
+    conditions = [] if is_attended else [{"type": "Ready", "status": "True", "reason": "Simulated"}]
     return {
         "apiVersion": "v1",
         "kind": "Node",

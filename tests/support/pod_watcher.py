@@ -1,4 +1,4 @@
-"""A watch of a testbed's pods, independent of the operator's."""
+"""A watch of a testbed's pods, independent of the operator's informers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from tests.support.testbed import Testbed
 
 
 async def watch_pods(testbed: Testbed, version: str) -> AsyncIterator[tuple[str, Object]]:
-    """Every event after that resource version: type and pod."""
-    kube = testbed.client
+    """The type and pod of every event after that resource version."""
+    client = testbed.client
     timeout = aiohttp.ClientTimeout(total=None)
     while True:  # the server ends every watch after a while
-        url = kube.url(f"{testbed.path('pods')}?watch=1&resourceVersion={version}")
-        async with kube.session.get(url, headers=await kube.headers(), timeout=timeout) as answer:
-            async for line in answer.content:
+        url = client.url(f"{testbed.path('pods')}?watch=1&resourceVersion={version}")
+        async with client.session.get(
+            url, headers=await client.headers(), timeout=timeout
+        ) as response:
+            async for line in response.content:
                 event = msgspec.json.decode(line)
-                known = event["type"] in ("ADDED", "MODIFIED", "DELETED")
-                assert known, f"the watch ended: {event}"
+                is_change = event["type"] in ("ADDED", "MODIFIED", "DELETED")
+                assert is_change, f"the watch ended: {event}"
                 version = event["object"]["metadata"]["resourceVersion"]
                 yield event["type"], event["object"]
 
@@ -36,7 +38,7 @@ class PodWatcher(ABC):
 
     def __init__(self, testbed: Testbed) -> None:
         self.testbed = testbed
-        self._watching: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     @abstractmethod
     async def handle(self, kind: str, pod: Object) -> None:
@@ -49,8 +51,8 @@ class PodWatcher(ABC):
     async def __aenter__(self) -> Self:
         listed = await self.testbed.client.get(self.testbed.path("pods"))
         await self.begin(listed["items"])
-        work = self._watch(listed["metadata"]["resourceVersion"])
-        self._watching = asyncio.create_task(work, name=type(self).__name__)
+        watch = self._watch(listed["metadata"]["resourceVersion"])
+        self._task = asyncio.create_task(watch, name=type(self).__name__)
         return self
 
     async def __aexit__(
@@ -59,10 +61,10 @@ class PodWatcher(ABC):
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        assert self._watching is not None
-        self._watching.cancel()
+        assert self._task is not None
+        self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await self._watching
+            await self._task
 
     async def _watch(self, version: str) -> None:
         async for kind, pod in watch_pods(self.testbed, version):
