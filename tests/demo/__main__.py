@@ -1,4 +1,4 @@
-"""`python -m tests.demo up|down`: the demo from nothing to its summary; asks for nothing."""
+"""`python -m tests.demo up|down`: a walkthrough from an empty machine to a summary."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.demo import stage
-from tests.demo.incident import Incident
-from tests.demo.reference import run_reference
-from tests.demo.summary import Ending, summary
-from tests.demo.watch import watch
+from tests.demo import environment
+from tests.demo.baseline import run_baseline
+from tests.demo.fault import PartyKill
+from tests.demo.progress import show_progress
+from tests.demo.summary import CompletedJob, summary
 from tools.localcluster import Cluster, ClusterError, ClusterOptions
 from tools.localcluster.cluster import provider_for
 from trainyard.api import names
@@ -43,56 +43,58 @@ def main() -> int:
 
 
 def up() -> int:
-    """Set the stage, train, and sum up."""
-    began = time.monotonic()
+    """Start the cluster, train both jobs and print the summary."""
+    started = time.monotonic()
     console.rule("A real Kubernetes cluster")
-    cluster = stage.start_cluster()
+    cluster = environment.start_cluster()
     console.rule("Trainyard, installed with Helm")
-    stage.install(cluster)
-    console.print(f"The operator runs in the namespace {stage.SYSTEM}.")
-    console.rule("A DistributedJob that grows while it pays, and a FederatedJob that loses a party")
-    return asyncio.run(_train(cluster, began))
+    environment.install(cluster)
+    console.print(f"The operator runs in the namespace {environment.SYSTEM}.")
+    console.rule("A DistributedJob that scales up, and a FederatedJob that loses a party")
+    return asyncio.run(_train(cluster, started))
 
 
 def down() -> int:
-    """End the demo's cluster."""
-    provider_for(ClusterOptions(name=stage.NAME)).down(stage.NAME)
-    console.print("The demo's cluster is gone; what was built stays in the cache.")
+    """Delete the demo's cluster."""
+    provider_for(ClusterOptions(name=environment.NAME)).down(environment.NAME)
+    console.print("The demo's cluster is deleted; the builds stay in the cache.")
     return 0
 
 
-async def _train(cluster: Cluster, began: float) -> int:
+async def _train(cluster: Cluster, started: float) -> int:
     async with await KubeClient.connect(cluster.kubeconfig) as client:
-        paths = await _fresh(client)
-        incident = Incident(client, collection("v1", "pods", stage.NAMESPACE))
-        jobs = await watch(client, paths, console, incident, TRAINING_SECONDS)
+        paths = await _recreate_jobs(client)
+        kill = PartyKill(client, collection("v1", "pods", environment.NAMESPACE))
+        jobs = await show_progress(client, paths, console, kill, TRAINING_SECONDS)
         if failed := [job for job in jobs.values() if job["status"]["phase"] == Phase.FAILED]:
             for job in failed:
                 console.print(f"[red]{job['metadata']['name']} failed:[/red] {_message(job)}")
             return 1
-        endings = {kind: await _ending(client, job) for kind, job in jobs.items()}
-    grown, federated = (endings[kind] for kind in (names.DISTRIBUTED_JOB, names.FEDERATED_JOB))
-    console.print(summary(grown, federated, incident))
-    console.print(f"All of it took {time.monotonic() - began:.0f} s. To look around:")
+        completed = {kind: await _completed(client, job) for kind, job in jobs.items()}
+    distributed, federated = (
+        completed[kind] for kind in (names.DISTRIBUTED_JOB, names.FEDERATED_JOB)
+    )
+    console.print(summary(distributed, federated, kill))
+    console.print(f"The demo took {time.monotonic() - started:.0f} s. To look at the jobs:")
     console.print(f"  export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True)
     console.print("  kubectl describe dj mnist; kubectl describe fj hospitals")
     console.print("  make demo-down      # when done")
     return 0
 
 
-async def _fresh(client: KubeClient) -> dict[str, str]:
-    """The paths of new jobs; an earlier demo's are deleted first."""
-    for where, manifest in reversed(list(stage.paths())):
-        path = f"{where}/{manifest['metadata']['name']}"
+async def _recreate_jobs(client: KubeClient) -> dict[str, str]:
+    """Create the jobs, after those of an earlier demo are deleted; returns the path by kind."""
+    for parent, manifest in reversed(list(environment.collections())):
+        path = f"{parent}/{manifest['metadata']['name']}"
         await client.delete(path)
-        await _until_gone(client, path)
-    return await stage.submit(client)
+        await _wait_until_deleted(client, path)
+    return await environment.submit(client)
 
 
-async def _until_gone(client: KubeClient, path: str) -> None:
-    where, _, name = path.rpartition("/")
+async def _wait_until_deleted(client: KubeClient, path: str) -> None:
+    parent, _, name = path.rpartition("/")
     async with asyncio.timeout(180):
-        while any([o["metadata"]["name"] == name async for o in client.list_all(where)]):
+        while any([o["metadata"]["name"] == name async for o in client.list_all(parent)]):
             await asyncio.sleep(0.5)
 
 
@@ -101,19 +103,19 @@ def _message(job: dict[str, Any]) -> str:
     return str(failed[0]["message"]) if failed else "no reason given"
 
 
-async def _ending(client: KubeClient, job: dict[str, Any]) -> Ending:
-    """Where the job ran, what it brought, and what the reference brings."""
+async def _completed(client: KubeClient, job: dict[str, Any]) -> CompletedJob:
+    """The job with its nodes, its result and the result of its baseline."""
     kind, name = job["kind"], job["metadata"]["name"]
     nodes = await _nodes(client, name)
     with tempfile.TemporaryDirectory(prefix="trainyard-demo-") as folder:
         result = await _fetch(client, f"{SHORT[kind]}/{name}", Path(folder, "job"))
-        with console.status(f"The reference of {name}: training in one process"):
-            reference = await asyncio.to_thread(run_reference, kind, Path(folder, "reference"))
-    return Ending(job=job, nodes=nodes, result=result, reference=reference)
+        with console.status(f"The baseline of {name}: training in one process"):
+            baseline = await asyncio.to_thread(run_baseline, kind, Path(folder, "baseline"))
+    return CompletedJob(job=job, nodes=nodes, result=result, baseline=baseline)
 
 
 async def _nodes(client: KubeClient, name: str) -> set[str]:
-    path = collection("v1", "pods", stage.NAMESPACE)
+    path = collection("v1", "pods", environment.NAMESPACE)
     selector = f"{names.LABEL_JOB}={name}"
     return {
         pod["spec"].get("nodeName", "?")
@@ -123,7 +125,7 @@ async def _nodes(client: KubeClient, name: str) -> set[str]:
 
 async def _fetch(client: KubeClient, job: str, folder: Path) -> dict[str, Any]:
     folder.mkdir()
-    await fetch(client, parse_target(job, stage.NAMESPACE), folder)
+    await fetch(client, parse_target(job, environment.NAMESPACE), folder)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
 

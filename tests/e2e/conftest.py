@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.demo.stage import IMAGES, NAME, install
+from tests.demo.environment import IMAGES, NAME, install
 from tests.e2e.testbed import Testbed
 from tools.localcluster import Cluster, ClusterOptions, open_cluster
 from trainyard.cluster.client import KubeClient

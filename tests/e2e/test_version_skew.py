@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.demo.stage import install
+from tests.demo.environment import install
 from tests.e2e import later
 from tests.e2e.conftest import RELEASE_SETTINGS, digits, hospitals
 from tests.e2e.testbed import Testbed, party, training, trains_on

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.demo.stage import SYSTEM
+from tests.demo.environment import SYSTEM
 from tests.support import testbed
 from tests.support.manifests import Object
 from tests.support.testbed import phase

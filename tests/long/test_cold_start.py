@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo.stage import ROOT
+from tests.demo.environment import ROOT
 
 CLUSTER = "trainyard-cold"
 CACHES = {

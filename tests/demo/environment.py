@@ -1,4 +1,4 @@
-"""Setting the demo's stage: cluster, images, Helm release, and the two jobs."""
+"""The demo's environment: the cluster, the images, the Helm release and the jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHART = ROOT / "manifests" / "charts" / "trainyard"
 MANIFESTS = Path(__file__).with_name("jobs.yaml")
 IMAGES = ("trainyard-operator:0.1.0", "trainyard-trainer:0.1.0")
 NAME = "trainyard"
-"""The same cluster as the end-to-end tests': the images are loaded once."""
+"""The cluster of the end-to-end tests, so that the images are loaded once."""
 NAMESPACE = "default"
 SYSTEM = "trainyard-system"
 
@@ -42,20 +42,20 @@ def install(cluster: Cluster, *settings: str) -> None:
             *("--namespace", SYSTEM, "--create-namespace"),
             *("--wait", "--timeout", "3m"),
             *("--set-string", f"podAnnotations.source={source_key()}"),
-            *(word for setting in settings for word in ("--set", setting)),
+            *(argument for setting in settings for argument in ("--set", setting)),
         ],
         timeout_seconds=240,
     )
 
 
 def source_key() -> str:
-    """A hash of the operator's code: a pod of older code is replaced, whatever the tag."""
+    """A hash of the operator's code, which replaces pods of older code with the same tag."""
     folder = ROOT / "operator" / "trainyard"
     return content_key([], folder.rglob("*.py"), ROOT)
 
 
 def manifests() -> list[dict[str, Any]]:
-    """The claims and the jobs."""
+    """The PersistentVolumeClaims and the jobs."""
     return list(yaml.safe_load_all(MANIFESTS.read_text()))
 
 
@@ -64,8 +64,8 @@ def job_manifest(kind: str) -> dict[str, Any]:
     return next(m for m in manifests() if m["kind"] == kind)
 
 
-def paths() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each manifest with the path of its collection."""
+def collections() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The path of the collection and the manifest of each object."""
     for manifest in manifests():
         plural = names.PLURALS.get(manifest["kind"], "persistentvolumeclaims")
         yield collection(manifest["apiVersion"], plural, NAMESPACE), manifest
@@ -74,8 +74,8 @@ def paths() -> Iterator[tuple[str, dict[str, Any]]]:
 async def submit(client: KubeClient) -> dict[str, str]:
     """Apply the manifests; returns the path of each kind's job."""
     jobs = {}
-    for where, manifest in paths():
-        path = f"{where}/{manifest['metadata']['name']}"
+    for parent, manifest in collections():
+        path = f"{parent}/{manifest['metadata']['name']}"
         await client.apply(path, manifest)
         if manifest["kind"] in names.PLURALS:
             jobs[manifest["kind"]] = path
