@@ -23,8 +23,8 @@ from tests.support.jobs import (
     observe,
     worker,
 )
-from tests.support.situation import CLAIM, Situation, reported
-from tests.support.situations import SITUATIONS
+from tests.support.scenarios import SCENARIOS
+from tests.support.scenarios.scenario import WITH_CLAIM, Scenario, reported
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.status import DistributedJobStatus
 from trainyard.lifecycle.conditions import with_refusal
@@ -36,63 +36,63 @@ from trainyard.scheduling.assignment import release
 from trainyard_trainer.contract.exits import Result
 
 
-@pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
-def test_each_observation_leads_to_its_stage(situation: Situation) -> None:
-    desired = evaluated(situation)
-    assert desired.phase is situation.phase
-    assert situation.conditions.items() <= conditions_of(desired).items()
-    if situation.desired_pods is not None:
-        assert desired.pods == situation.desired_pods
-    if situation.message[0]:
-        assert situation.message[1] in condition_of(desired, situation.message[0]).message
-    if desired.requeue_at is not None or situation.requeue_at is not None:
-        assert desired.requeue_at == situation.requeue_at
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
+def test_each_observation_leads_to_its_stage(scenario: Scenario) -> None:
+    desired = evaluated(scenario)
+    assert desired.phase is scenario.phase
+    assert scenario.conditions.items() <= conditions_of(desired).items()
+    if scenario.desired_pods is not None:
+        assert desired.pods == scenario.desired_pods
+    if scenario.message[0]:
+        assert scenario.message[1] in condition_of(desired, scenario.message[0]).message
+    if desired.requeue_at is not None or scenario.requeue_at is not None:
+        assert desired.requeue_at == scenario.requeue_at
         assert desired.requeue_at is not None
-        assert desired.requeue_at > situation.now, "a time that is past spins"
+        assert desired.requeue_at > scenario.now, "a time that is past spins"
 
 
-def evaluated(situation: Situation) -> DesiredState:
-    job = make_job(situation.spec, situation.status)
+def evaluated(scenario: Scenario) -> DesiredState:
+    job = make_job(scenario.spec, scenario.status)
     return evaluate(
         observe(
             job,
-            *situation.pods,
-            assignment=situation.assignment,
-            report=situation.report,
-            now=situation.now,
+            *scenario.pods,
+            assignment=scenario.assignment,
+            report=scenario.report,
+            now=scenario.now,
         )
     )
 
 
-@pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
 def test_the_same_observation_gives_the_same_status_once_it_is_written(
-    situation: Situation,
+    scenario: Scenario,
 ) -> None:
     """What is written may not change what is desired next, or the status would never settle."""
-    job = make_job(situation.spec, situation.status)
-    if evaluated(situation).release:
+    job = make_job(scenario.spec, scenario.status)
+    if evaluated(scenario).release:
         return  # the scheduler's side of the status changes with it
     for _ in range(2):
         observed = observe(
-            job, *situation.pods, assignment=situation.assignment, report=situation.report, now=NOW
+            job, *scenario.pods, assignment=scenario.assignment, report=scenario.report, now=NOW
         )
         first, job = job, written(observed, evaluate(observed))
     assert job.status == first.status
 
 
-@pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
 def test_a_job_is_requeued_in_time_for_what_is_due_once_its_status_is_written(
-    situation: Situation,
+    scenario: Scenario,
 ) -> None:
     """No event follows from our own status: nothing else would requeue the job in time."""
-    job = make_job({**situation.spec, "ttlSecondsAfterFinished": 5}, situation.status)
-    observe_now = partial(observe, report=situation.report, now=situation.now)
-    observed = observe_now(job, *situation.pods, assignment=situation.assignment)
+    job = make_job({**scenario.spec, "ttlSecondsAfterFinished": 5}, scenario.status)
+    observe_now = partial(observe, report=scenario.report, now=scenario.now)
+    observed = observe_now(job, *scenario.pods, assignment=scenario.assignment)
     desired = evaluate(observed)
-    released = release(situation.assignment, desired.phase, desired.release)
-    assignment = released if desired.release else situation.assignment
+    released = release(scenario.assignment, desired.phase, desired.release)
+    assignment = released if desired.release else scenario.assignment
     job = written(observed, desired)
-    after = evaluate(observe_now(job, *situation.pods, assignment=assignment))
+    after = evaluate(observe_now(job, *scenario.pods, assignment=assignment))
     if after.requeue_at is not None:
         assert desired.requeue_at is not None
         assert desired.requeue_at <= after.requeue_at + timedelta(seconds=1), (
@@ -167,13 +167,13 @@ def test_a_finished_job_is_deleted_when_its_time_to_live_is_over() -> None:
 def test_a_completing_job_is_not_requeued_for_a_pause_that_is_over() -> None:
     """It was: a past time made the queue run it again and again without a pause."""
     failure = {"podName": "p", "podUID": "u", "failureTime": at(ago(hours=1)), "exitCode": 1}
-    job = make_job(CLAIM, has_run(restarts=1, failures=[failure]))
+    job = make_job(WITH_CLAIM, has_run(restarts=1, failures=[failure]))
     desired = evaluate(observe(job, coordinator(), worker(0, **ending(Result.COMPLETE))))
     assert desired.requeue_at is None
 
 
 @pytest.mark.parametrize(
-    ("situation", "releases"),
+    ("scenario", "releases"),
     [
         ("a job whose workers all run is running", False),
         ("a suspended job first saves its state", False),
@@ -184,12 +184,12 @@ def test_a_completing_job_is_not_requeued_for_a_pause_that_is_over() -> None:
         ("a complete job then keeps its coordinator as the only copy", True),
     ],
 )
-def test_gpus_are_released_when(situation: str, releases: bool) -> None:
-    assert bool(evaluated(SITUATIONS[situation]).release) is releases
+def test_gpus_are_released_when(scenario: str, releases: bool) -> None:
+    assert bool(evaluated(SCENARIOS[scenario]).release) is releases
 
 
 def test_only_a_start_that_timed_out_makes_a_job_back_off() -> None:
-    backing_off = {name for name, s in SITUATIONS.items() if evaluated(s).refuse_start}
+    backing_off = {name for name, s in SCENARIOS.items() if evaluated(s).refuse_start}
     assert backing_off == {
         "a start that takes too long is given up",
         "a job that stays without workers releases its GPUs and keeps its coordinator",
@@ -198,7 +198,7 @@ def test_only_a_start_that_timed_out_makes_a_job_back_off() -> None:
 
 
 def test_a_refusal_by_the_api_server_is_quoted_in_the_condition() -> None:
-    desired = evaluated(SITUATIONS["a job whose workers all run is running"])
+    desired = evaluated(SCENARIOS["a job whose workers all run is running"])
     refused = with_refusal(desired, "exceeded quota: pods=3")
     assert conditions_of(refused)["Degraded"] == ("True", "ChildRefused")
     assert "exceeded quota: pods=3" in condition_of(refused, "Degraded").message
@@ -206,6 +206,6 @@ def test_a_refusal_by_the_api_server_is_quoted_in_the_condition() -> None:
 
 
 def test_a_restarted_coordinators_old_report_does_not_complete_a_durable_job() -> None:
-    job = make_job(CLAIM, has_run())
+    job = make_job(WITH_CLAIM, has_run())
     report = reported(1, outcome="Complete")
     assert evaluate(observe(job, coordinator(), worker(), report=report)).phase is Phase.RUNNING

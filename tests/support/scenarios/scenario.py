@@ -1,4 +1,4 @@
-"""One situation of a job, and the parts that many of them share."""
+"""The class of a scenario, and values that many scenarios share."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainyard.api.status import ScalingStatus
 from trainyard.lifecycle.desired import DesiredPods, Phase
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
-CLAIM = {"state": {"claimName": "digits-state"}}
-MANY = {"workers": {"min": 1, "max": 8}}
-WAITING = ScalingStatus(reason="WaitingForGPUs", message="needs 4 × 1 GPU; 1 free.")
-PULL: dict[str, Any] = {
+WITH_CLAIM = {"state": {"claimName": "digits-state"}}
+UP_TO_EIGHT_WORKERS = {"workers": {"min": 1, "max": 8}}
+WAITING_FOR_GPUS = ScalingStatus(reason="WaitingForGPUs", message="needs 4 × 1 GPU; 1 free.")
+IMAGE_PULL_BACKOFF: dict[str, Any] = {
     "phase": "Pending",
     "waiting_reason": "ImagePullBackOff",
     "waiting_message": 'Back-off pulling image "trainer:1"',
@@ -25,8 +25,8 @@ FAILED_MESSAGE = TerminationMessage(result=Result.FAILED, error="no such dataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
-    """What is observed of a job, and what must follow."""
+class Scenario:
+    """An observation of a job, and the expected desired state."""
 
     pods: tuple[Pod, ...] = ()
     spec: dict[str, Any] = field(default_factory=dict)
@@ -39,9 +39,10 @@ class Situation:
     conditions: dict[str, tuple[str, str]] = field(default_factory=dict)
     desired_pods: DesiredPods | None = None
     message: tuple[str, str] = ("", "")
-    """A condition, and a part of its message."""
+    """The type of a condition and a part of its message."""
     requeue_at: datetime | None = None
 
 
 def reported(active: int, **fields: Any) -> CoordinatorReport:
+    """A coordinator's report with so many active workers."""
     return CoordinatorReport(at=NOW, wire=1, term=1, members={"active": active}, **fields)
