@@ -1,42 +1,46 @@
-"""What all tests share."""
+"""Options and hooks of all tests."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import settings
 
-# Before any test imports them: what they assert is then reported as well as what a test asserts.
+# Before the first import, so that their assertions are rewritten like those of tests.
 pytest.register_assert_rewrite("tests.support")
 
-# No test asserts on a speed: a busy machine is not a failure.
+# A slow machine must not fail a test.
 settings.register_profile("trainyard", deadline=None)
 settings.load_profile("trainyard")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The share of the long tests that a run takes."""
+    """Add the options that select a sample of the long tests."""
     group = parser.getgroup("trainyard")
-    group.addoption("--long-minutes", type=float, help="Draw long tests that fit into so long.")
-    group.addoption("--long-seed", default="", help="Seed of the draw, such as a commit.")
+    group.addoption(
+        "--long-minutes",
+        type=float,
+        help="Run a random sample of the long tests that takes this time.",
+    )
+    group.addoption("--long-seed", default="", help="Seed of the sample, such as a commit.")
 
 
 @pytest.hookimpl(trylast=True)  # after the markers have selected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the drawn long tests, where a number of minutes is given."""
+    """Deselect the long tests outside the sample, if `--long-minutes` is given."""
     budget = config.getoption("--long-minutes")
     if budget is None:
         return
-    from tests.support.draw import draw  # after it has been registered above
+    from tests.support.sampling import sample_within  # after the registration above
 
     minutes = {item.nodeid: _minutes(item) for item in items if item.get_closest_marker("long")}
-    drawn = draw(minutes, budget, config.getoption("--long-seed"))
-    left_out = [item for item in items if item.nodeid in minutes.keys() - drawn]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    sample = sample_within(minutes, budget, config.getoption("--long-seed"))
+    deselected = [item for item in items if item.nodeid in minutes.keys() - sample]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
 
 
 def _minutes(item: pytest.Item) -> float:
-    """How long a long test takes on two cores, as its marker says."""
+    """The duration of a long test on two cores, from its marker."""
     marker = item.get_closest_marker("long")
     assert marker is not None
     return float(marker.kwargs["minutes"])

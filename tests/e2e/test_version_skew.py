@@ -1,7 +1,7 @@
-"""Operators and trainers of two versions, one with more optional fields than the other.
+"""Version skew: operators and trainers of two versions, one with more optional fields.
 
-Jobs outlive upgrades of the operator and their rollback: every operator must scale jobs of either
-version.
+Jobs survive an upgrade of the operator and its rollback, so every operator must scale jobs of
+either version.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.demo.environment import install
-from tests.e2e import later
+from tests.e2e import next_version
 from tests.e2e.conftest import RELEASE_SETTINGS, digits, hospitals
 from tests.e2e.testbed import Testbed, party, training, trains_on
 from tests.support.manifests import Object
@@ -24,23 +24,23 @@ from trainyard_trainer.contract.env import ENV_CONFIG
 from trainyard_trainer.contract.metrics import Metric
 
 VERSION = "0.1.0"
-LATER_VERSION = VERSION + later.SUFFIX
+NEXT_VERSION = VERSION + next_version.SUFFIX
 PARTIES = ("a", "b", "c", "d")
 TASK = {"entrypoint": "paced:Paced"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """How jobs of one kind are made, scaled and observed."""
+    """The operations on jobs of one kind."""
 
     manifest: Callable[[str, str, Object], Object]
-    """Of a name, an image and a pod template; the job starts with one member."""
+    """The manifest for a name, an image and a pod template; the job starts with one member."""
     scale: Callable[[Testbed, str, int], Awaitable[object]]
     has_scaled: Callable[[int], Callable[[Object], bool]]
     progress: Callable[[Object], int]
     role: str
     sizes: tuple[int, int, int]
-    """Members as each operator in turn scales the job."""
+    """The numbers of members to which the operators scale the job one after the other."""
 
 
 def _distributed(name: str, image: str, template: Object) -> Object:
@@ -88,46 +88,46 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def later_images(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The images of the later version; in the end the release is as before."""
-    later.load_images(cluster, tmp_path_factory.mktemp("later"))
+def next_images(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The images of the next version; restores the release at the end."""
+    next_version.load_images(cluster, tmp_path_factory.mktemp("next"))
     yield
     install(cluster, *RELEASE_SETTINGS)
 
 
-async def operate(cluster: Cluster, version: str) -> None:
-    """Upgrade the operator, or roll it back."""
+async def upgrade_operator(cluster: Cluster, version: str) -> None:
+    """Upgrade the operator to a version, or roll it back."""
     settings = (*RELEASE_SETTINGS, f"image.tag={version}", "replicas=1")
     await asyncio.to_thread(install, cluster, *settings)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 async def test_operators_of_both_versions_scale_jobs_of_both(
-    cluster: Cluster, later_images: None, testbed: Testbed, kind: Kind
+    cluster: Cluster, next_images: None, testbed: Testbed, kind: Kind
 ) -> None:
     template = await testbed.provide_code("paced.py")
-    trainers = {"this": _trainer(VERSION), "later": _trainer(LATER_VERSION)}
+    trainers = {"this": _trainer(VERSION), "next": _trainer(NEXT_VERSION)}
     for name, image in trainers.items():
         await testbed.create_job(kind.manifest(name, image, template))
-    await _wait_for_size(testbed, kind, this=1, later=1)
-    await _scale(testbed, kind, this=kind.sizes[0], later=kind.sizes[0])
-    assert await _hints(testbed, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 0}
-    processes = await _processes(testbed, kind, "this", "later")
+    await _wait_for_size(testbed, kind, this=1, next=1)
+    await _scale(testbed, kind, this=kind.sizes[0], next=kind.sizes[0])
+    assert await _hints(testbed, "next") == {next_version.CONFIG_HINT: 0, next_version.PLAN_HINT: 0}
+    processes = await _processes(testbed, kind, "this", "next")
 
-    await operate(cluster, LATER_VERSION)
+    await upgrade_operator(cluster, NEXT_VERSION)
     await testbed.create_job(kind.manifest("new", _trainer(VERSION), template))
-    await _scale(testbed, kind, this=kind.sizes[1], later=kind.sizes[1])
+    await _scale(testbed, kind, this=kind.sizes[1], next=kind.sizes[1])
     await _wait_for_size(testbed, kind, new=1)
-    assert await _hints(testbed, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 1}
+    assert await _hints(testbed, "next") == {next_version.CONFIG_HINT: 0, next_version.PLAN_HINT: 1}
     [coordinator] = await testbed.job_pods("new", "coordinator")
-    assert '"hint": "later"' in await _configuration(testbed, coordinator)
+    assert '"hint": "next"' in await _configuration(testbed, coordinator)
     await _scale(testbed, kind, new=2)
     processes |= await _processes(testbed, kind, "new")
 
-    await operate(cluster, VERSION)
-    await _scale(testbed, kind, this=kind.sizes[2], later=kind.sizes[2], new=3)
-    assert await _hints(testbed, "later") == {later.CONFIG_HINT: 0, later.PLAN_HINT: 0}
-    assert await _processes(testbed, kind, "this", "later", "new") == processes
+    await upgrade_operator(cluster, VERSION)
+    await _scale(testbed, kind, this=kind.sizes[2], next=kind.sizes[2], new=3)
+    assert await _hints(testbed, "next") == {next_version.CONFIG_HINT: 0, next_version.PLAN_HINT: 0}
+    assert await _processes(testbed, kind, "this", "next", "new") == processes
 
 
 async def _scale(testbed: Testbed, kind: Kind, **sizes: int) -> None:
@@ -138,11 +138,13 @@ async def _scale(testbed: Testbed, kind: Kind, **sizes: int) -> None:
 
 
 async def _wait_for_size(testbed: Testbed, kind: Kind, **sizes: int) -> None:
-    await asyncio.gather(*(_train_on(testbed, kind, name, size) for name, size in sizes.items()))
+    await asyncio.gather(
+        *(_wait_for_progress(testbed, kind, name, size) for name, size in sizes.items())
+    )
 
 
-async def _train_on(testbed: Testbed, kind: Kind, name: str, size: int) -> None:
-    """Wait until a job trains on with so many members, by the Plan that its status names."""
+async def _wait_for_progress(testbed: Testbed, kind: Kind, name: str, size: int) -> None:
+    """Wait until a job trains with so many members and has the Plan of its status."""
     job = await testbed.wait_for(name, kind.has_scaled(size), f"{size} members train")
     progress = kind.progress(job)
     await testbed.wait_for(name, lambda job: kind.progress(job) > progress, "training goes on")
@@ -159,9 +161,11 @@ async def _train_on(testbed: Testbed, kind: Kind, name: str, size: int) -> None:
 
 
 async def _hints(testbed: Testbed, name: str) -> dict[str, float]:
-    """Which fields of a later operator a later trainer has received."""
+    """Whether a trainer of the next version has received the new fields."""
     metrics = await testbed.metrics(name)
-    return {metric: metrics[metric] for metric in (later.CONFIG_HINT, later.PLAN_HINT)}
+    return {
+        metric: metrics[metric] for metric in (next_version.CONFIG_HINT, next_version.PLAN_HINT)
+    }
 
 
 async def _processes(testbed: Testbed, kind: Kind, *jobs: str) -> dict[str, tuple[int, str, str]]:
@@ -175,7 +179,7 @@ async def _processes(testbed: Testbed, kind: Kind, *jobs: str) -> dict[str, tupl
 
 
 async def _configuration(testbed: Testbed, coordinator: Pod) -> str:
-    """The configuration in its environment."""
+    """The configuration in the coordinator's environment."""
     manifest = await testbed.client.get(testbed.path("pods", coordinator.name))
     [container] = manifest["spec"]["containers"]
     return str(next(e["value"] for e in container["env"] if e["name"] == ENV_CONFIG))

@@ -1,6 +1,6 @@
-"""This tree and a later version, with one more optional field, read each other's messages.
+"""This tree and a next version, with one more optional field, decode each other's messages.
 
-`tests/e2e/test_version_skew.py` runs the same later version in a cluster.
+`tests/e2e/test_version_skew.py` runs the same next version in a cluster.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import later
+from tests.e2e import next_version
 from tests.support.federations import PARTIES, make_federation
 from tests.support.jobs import make_job
 from tools.localcluster.images import REPOSITORY
@@ -28,41 +28,41 @@ MESSAGES: list[type[Message]] = [JobConfig, Plan, FederatedConfig, FederatedPlan
 
 
 def rendered() -> list[str]:
-    """A message of each class, as the operator of the tree that runs this sends it."""
+    """A message of each class, rendered by the operator of the tree that runs this."""
     workers = DesiredPods(coordinator=True, members=range(2))
     parties = DesiredPods(coordinator=True, members=PARTIES, member_role=Role.PARTY)
     pairs: list[tuple[Job, DesiredPods]] = [(make_job(), workers), (make_federation(), parties)]
-    found = []
+    messages = []
     for job, pods in pairs:
         plan = plan_of(job, DesiredState(phase=Phase.RUNNING, pods=pods), None)
         assert plan is not None
-        found += [config_of(job).encode(), plan.encode()]
-    return found
+        messages += [config_of(job).encode(), plan.encode()]
+    return messages
 
 
-def in_later_version(folder: Path, script: str, *arguments: str) -> str:
-    """What a script prints that imports the later version, and this module."""
-    places = (folder / "operator", folder / "trainer-image", REPOSITORY)
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
+def in_next_version(folder: Path, script: str, *arguments: str) -> str:
+    """The output of a script that imports this module and the next version."""
+    paths = (folder / "operator", folder / "trainer-image", REPOSITORY)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-c", f"from {__name__} import *; {script}", *arguments]
     return subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The later version's code."""
-    made = tmp_path_factory.mktemp("later")
-    later.write_tree(made)
-    return made
+    """The next version's code."""
+    created = tmp_path_factory.mktemp("next")
+    next_version.write_tree(created)
+    return created
 
 
-def test_messages_of_a_later_version_are_read(folder: Path) -> None:
-    sent = json.loads(in_later_version(folder, "print(json.dumps(rendered()))"))
-    assert [text.count('"hint": "later"') for text in sent] == [1, 1, 5, 5]
-    for cls, text, own in zip(MESSAGES, sent, rendered(), strict=True):
+def test_messages_of_the_next_version_are_decoded(folder: Path) -> None:
+    texts = json.loads(in_next_version(folder, "print(json.dumps(rendered()))"))
+    assert [text.count('"hint": "next"') for text in texts] == [1, 1, 5, 5]
+    for cls, text, own in zip(MESSAGES, texts, rendered(), strict=True):
         assert cls.decode(text) == cls.decode(own)
 
 
-def test_a_later_version_reads_our_messages(folder: Path) -> None:
+def test_the_next_version_decodes_our_messages(folder: Path) -> None:
     script = "print([cls.decode(t).hint for cls, t in zip(MESSAGES, sys.argv[1:])])"
-    assert in_later_version(folder, script, *rendered()) == "['', '', '', '']\n"
+    assert in_next_version(folder, script, *rendered()) == "['', '', '', '']\n"

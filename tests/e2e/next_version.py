@@ -1,7 +1,7 @@
-"""A later version of Trainyard: this tree with one more optional field in every message.
+"""A next version of Trainyard: this tree with one more optional field in every message.
 
-It sends each new field with a value that is not its default, and its trainer serves whether the new
-fields have arrived, as metrics that this tree does not know.
+Its messages set the new fields to values that are not their defaults, and its trainer reports
+whether it has received them, by metrics that this tree does not know.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 from tools.localcluster import Cluster
 from tools.localcluster.images import REPOSITORY, build_variant, find_engine, images_turn, own_tags
 
-SUFFIX = "-later"
+SUFFIX = "-next"
 PLAN_HINT = "trainyard_training_plan_hint"
-"""1 when the Plan in force has the new field, 0 when it has not."""
+"""1 if the current Plan has the new field, 0 otherwise."""
 CONFIG_HINT = "trainyard_training_config_hint"
-"""The same of the configuration."""
+"""The same for the configuration."""
 
 CONTRACT = "trainer-image/trainyard_trainer/contract"
 CONFIGURATION = "operator/trainyard/render/trainer_config.py"
 EXPOSITION = "trainer-image/trainyard_trainer/runtime/exposition.py"
 SCRAPE = "operator/trainyard/cluster/scrape.py"
 REPORT = "operator/trainyard/api/report.py"
-SERVED = (
+METRICS_MODULES = (
     "trainer-image/trainyard_trainer/coordinator/metrics.py",
     "trainer-image/trainyard_trainer/federated/server/metrics.py",
 )
@@ -36,7 +36,7 @@ MESSAGES = {
 
 
 def load_images(cluster: Cluster, folder: Path) -> None:
-    """Build the images of the later version in `folder` and load them."""
+    """Build the images of the next version in `folder` and load them."""
     write_tree(folder)
     with images_turn():
         for tag in own_tags():
@@ -46,26 +46,26 @@ def load_images(cluster: Cluster, folder: Path) -> None:
 
 
 def write_tree(folder: Path) -> None:
-    """Copy what the images are made from, and apply the patch."""
+    """Copy the sources of the images and patch them."""
     for name in ("operator", "trainer-image"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
     for name, classes in MESSAGES.items():
         for cls in classes:
             _replace(folder / name, rf"^class {cls}:$", rf'class {cls}:\n    hint: str = ""')
-            sent = rf'return \1{cls}(hint="later", '
-            _replace(folder / CONFIGURATION, rf"return (\w+\.)?{cls}\(", sent)
-    for name in SERVED:
+            constructor = rf'return \1{cls}(hint="next", '
+            _replace(folder / CONFIGURATION, rf"return (\w+\.)?{cls}\(", constructor)
+    for name in METRICS_MODULES:
         _replace(folder / name, r"^( +)yield info\((.+)\.config\.task\)$", _families())
-    _replace(folder / EXPOSITION, r'"task": task\}', r'"task": task, "hint": "later"}')
+    _replace(folder / EXPOSITION, r'"task": task\}', r'"task": task, "hint": "next"}')
     field, read = "    hint: float | None = None", f'hint=one.number("{PLAN_HINT}"),'
     _replace(folder / REPORT, r"^class CoordinatorReport:$", rf"\g<0>\n{field}")
     _replace(folder / SCRAPE, r"return CoordinatorReport\(", rf"\g<0>{read}")
 
 
 def _families() -> str:
-    """The replacement of the line that yields the info: the same, then the new metrics."""
-    family = r'\n\1yield GaugeMetricFamily("{}", "Of a later version.", value={})'
+    """The replacement of the line that yields the info metric: the line, then the new metrics."""
+    family = r'\n\1yield GaugeMetricFamily("{}", "Of a next version.", value={})'
     return (
         r"\g<0>"
         + family.format(CONFIG_HINT, r"bool(\2.config.hint)")
@@ -75,5 +75,5 @@ def _families() -> str:
 
 def _replace(path: Path, pattern: str, replacement: str) -> None:
     text, count = re.subn(pattern, replacement, path.read_text(), flags=re.MULTILINE)
-    assert count == 1, f"{path}: {pattern!r} is found {count} times: adapt the patch"
+    assert count == 1, f"{path}: {pattern!r} matches {count} times: adapt the patch"
     path.write_text(text)
