@@ -66,7 +66,7 @@ async def test_manual_scaling_keeps_processes_and_samples(testbed: Testbed, tmp_
     assert metrics["trainyard_training_epochs_audited_total"] > 0
 
 
-async def test_a_job_grows_because_its_metrics_say_that_it_pays(testbed: Testbed) -> None:
+async def test_a_job_scales_up_when_its_metrics_predict_a_speedup(testbed: Testbed) -> None:
     share = {"requests": {"cpu": "50m"}, "limits": {"cpu": "300m", "memory": "2Gi"}}
     await testbed.create_job(
         digits(
@@ -91,7 +91,9 @@ async def test_a_job_grows_because_its_metrics_say_that_it_pays(testbed: Testbed
     assert "1 → 2 workers" in await testbed.wait_for_event("grows", "SpeedupMeasured")
 
 
-async def test_suspend_frees_the_workers_and_resume_goes_on_from_there(testbed: Testbed) -> None:
+async def test_suspending_frees_the_workers_and_resuming_continues_the_training(
+    testbed: Testbed,
+) -> None:
     await testbed.create("persistentvolumeclaims", claim("pause"))
     await testbed.create_job(
         digits("pauses", training={"epochs": 100_000}, state={"claimName": "pause"})

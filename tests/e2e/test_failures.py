@@ -27,7 +27,7 @@ async def test_a_killed_worker_is_replaced_and_the_survivor_never_restarts(
     assert metrics["trainyard_training_samples_wrong"] == 0
 
 
-async def test_training_outlives_its_coordinator(testbed: Testbed) -> None:
+async def test_training_continues_without_its_coordinator(testbed: Testbed) -> None:
     await testbed.create_job(digits("orphan", workers={"replicas": 2}, training=ENDLESS))
     job = await testbed.wait_for("orphan", trains_on(2), "two workers train")
     step = training(job)["step"]
@@ -42,7 +42,7 @@ async def test_training_outlives_its_coordinator(testbed: Testbed) -> None:
     assert [await testbed.process(p) for p in workers] == before
 
 
-async def test_training_outlives_the_operator(testbed: Testbed) -> None:
+async def test_training_continues_without_the_operator(testbed: Testbed) -> None:
     await testbed.create_job(digits("alone", workers={"replicas": 1}, training=ENDLESS))
     await testbed.wait_for("alone", trains_on(1), "one worker trains")
     before = {p.uid for p in await testbed.job_pods("alone")}
@@ -60,7 +60,7 @@ async def test_training_outlives_the_operator(testbed: Testbed) -> None:
     )
 
 
-async def test_a_wrong_task_fails_the_job_with_a_sentence(testbed: Testbed) -> None:
+async def test_an_invalid_task_fails_the_job_with_a_message(testbed: Testbed) -> None:
     await testbed.create_job(
         digits("typo", task={"entrypoint": "trainyard_trainer.tasks.digits:Digitz"})
     )
@@ -71,7 +71,7 @@ async def test_a_wrong_task_fails_the_job_with_a_sentence(testbed: Testbed) -> N
     assert "task.entrypoint" in failed["message"]
 
 
-async def test_a_wrong_image_is_named_and_mended_by_nobody_else(testbed: Testbed) -> None:
+async def test_an_image_that_cannot_be_pulled_is_reported(testbed: Testbed) -> None:
     await testbed.create_job(digits("blurred", image="trainyard-trainer:no-such-tag"))
     job = await testbed.wait_for(
         "blurred", lambda j: "no-such-tag" in condition(j, "Degraded")["message"], "trouble is told"
@@ -79,7 +79,7 @@ async def test_a_wrong_image_is_named_and_mended_by_nobody_else(testbed: Testbed
     assert condition(job, "Degraded")["reason"] == "PodTrouble"
 
 
-async def test_a_crash_in_user_code_is_retried_then_told(testbed: Testbed) -> None:
+async def test_a_crash_in_user_code_is_retried_then_reported(testbed: Testbed) -> None:
     template = await testbed.provide_code("crashing.py")
     await testbed.create_job(
         digits(

@@ -42,7 +42,7 @@ async def test_hospitals_train_to_the_end_and_their_model_is_fetched(
     }
 
 
-async def test_rounds_go_on_without_an_aggregator_or_a_party_that_is_killed(
+async def test_rounds_continue_after_the_aggregator_or_a_party_is_killed(
     testbed: Testbed,
 ) -> None:
     await testbed.create("persistentvolumeclaims", claim("rounds"))
@@ -76,7 +76,7 @@ async def test_rounds_go_on_without_an_aggregator_or_a_party_that_is_killed(
     await testbed.wait_for_completion("robust")
 
 
-async def test_a_party_that_sends_nan_is_named_and_the_others_go_on(testbed: Testbed) -> None:
+async def test_a_party_that_sends_nan_is_reported_and_the_others_continue(testbed: Testbed) -> None:
     template = await testbed.provide_code("poisoned.py")
     manifest = hospitals(
         "poisoned",

@@ -23,7 +23,7 @@ SIDE_BY_SIDE = 3
 
 
 @pytest.mark.timeout(SECONDS * math.ceil(len(FILES) / SIDE_BY_SIDE))
-async def test_every_sample_reaches_the_end_that_it_shows(testbed: Testbed) -> None:
+async def test_every_sample_reaches_its_documented_end(testbed: Testbed) -> None:
     endings = {
         "digits": _ends_early,
         "suspend": _starts_and_ends,

@@ -43,7 +43,7 @@ class Replica:
             # It may be killed and started again between two polls.
             while self._should_run.is_set() and self.process.is_started:
                 await asyncio.sleep(0.1)
-                if (code := self.process.ended()) is not None:
+                if (code := self.process.poll()) is not None:
                     self._check_exit(code, (EXIT_LOST,))
                     break
 

@@ -21,10 +21,10 @@ from tools.localcluster.commands import run
 from trainyard.cluster.client import KubeClient
 
 CLUSTER = os.environ.get("TRAINYARD_TEST_CLUSTER", "trainyard-test-api")
-"""Two runs at a time need two clusters: whoever started one takes it down at its end."""
+"""Concurrent runs need different clusters: a run that starts one takes it down at its end."""
 COLLECTOR_SECONDS = 120
 SCHEMA_SECONDS = 3
-"""The API server takes up a changed schema some time after storing it, and does not say when."""
+"""The API server applies a changed schema some time after storing it, without a signal."""
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def api_cluster() -> Iterator[Cluster]:
 
 
 def install_crds(cluster: Cluster) -> None:
-    """Apply `crds/`, and wait until the API server serves just that."""
+    """Apply `crds/` and wait until the API server serves it."""
     kubectl: list[str | Path] = [cluster.kubectl, "--kubeconfig", cluster.kubeconfig]
     applied = run([*kubectl, "apply", "-f", CRDS])
     run([*kubectl, "wait", "-f", CRDS, "--for", "condition=Established", "--timeout=30s"])
@@ -48,36 +48,36 @@ def install_crds(cluster: Cluster) -> None:
 @pytest.fixture(scope="session")
 def api(api_cluster: Cluster) -> Iterator[client.ApiClient]:
     """A client of that API server, as an administrator."""
-    with config.new_client_from_config(config_file=str(api_cluster.kubeconfig)) as found:
-        yield found
+    with config.new_client_from_config(config_file=str(api_cluster.kubeconfig)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
 def collected(api: client.ApiClient, namespace: str) -> None:
-    """The garbage collector knows our kinds: it looks for new ones every half minute only."""
-    _until_collected(api, namespace, DISTRIBUTED)
-    _until_collected(api, namespace, FEDERATED)
+    """Wait until the garbage collector, which discovers kinds every 30 s, collects ours."""
+    _wait_for_collection(api, namespace, DISTRIBUTED)
+    _wait_for_collection(api, namespace, FEDERATED)
 
 
-def _until_collected(api: client.ApiClient, namespace: str, kind: Kind) -> None:
+def _wait_for_collection(api: client.ApiClient, namespace: str, kind: Kind) -> None:
     jobs, core = Jobs(api, namespace, kind), client.CoreV1Api(api)
     manifest = merged(kind.base, {"spec": {"managedBy": "example.com/nobody"}})
-    made = jobs.create({**manifest, "metadata": {"name": "owner"}}, dry_run=False)
-    owner = {k: made[k] for k in ("apiVersion", "kind")}
-    owner |= {k: made["metadata"][k] for k in ("name", "uid")}
+    job = jobs.create({**manifest, "metadata": {"name": "owner"}}, dry_run=False)
+    owner = {k: job[k] for k in ("apiVersion", "kind")}
+    owner |= {k: job["metadata"][k] for k in ("name", "uid")}
     name = f"owned-{kind.plural}"
     owned = {"metadata": {"name": name, "ownerReferences": [owner]}}
     core.create_namespaced_config_map(namespace, owned)
     jobs.delete("owner")
     deadline = time.monotonic() + COLLECTOR_SECONDS
     while any(c.metadata.name == name for c in core.list_namespaced_config_map(namespace).items):
-        assert time.monotonic() < deadline, f"the garbage collector does not know {kind.plural}"
+        assert time.monotonic() < deadline, f"the garbage collector does not collect {kind.plural}"
         time.sleep(0.5)
 
 
 @pytest.fixture(scope="session")
 def namespace(api: client.ApiClient) -> Iterator[str]:
-    """A namespace of this run's own, so that runs do not meet in a cluster that is reused."""
+    """A namespace of this run, as clusters are reused."""
     name = f"crd-{uuid.uuid4().hex[:8]}"
     core = client.CoreV1Api(api)
     core.create_namespace({"metadata": {"name": name}})
@@ -87,30 +87,30 @@ def namespace(api: client.ApiClient) -> Iterator[str]:
 
 @pytest.fixture
 async def kube(api_cluster: Cluster) -> AsyncIterator[KubeClient]:
-    """The operator's own client of that API server, in the hands of a test."""
-    async with await KubeClient.connect(api_cluster.kubeconfig) as found:
-        yield found
+    """The operator's client class, connected to that API server."""
+    async with await KubeClient.connect(api_cluster.kubeconfig) as client:
+        yield client
 
 
 @pytest.fixture
 async def testbed(kube: KubeClient) -> AsyncIterator[Testbed]:
-    """A namespace and nodes of the test's own."""
-    made = Testbed(kube, f"testbed-{uuid.uuid4().hex[:8]}")
-    await made.open()
-    yield made
-    await made.close()
+    """The test's own namespace and nodes."""
+    created = Testbed(kube, f"testbed-{uuid.uuid4().hex[:8]}")
+    await created.open()
+    yield created
+    await created.close()
 
 
 @pytest.fixture
 async def kubelet(testbed: Testbed) -> AsyncIterator[Kubelet]:
     """The kubelet of the testbed's unattended nodes."""
-    async with Kubelet(testbed) as found:
-        yield found
+    async with Kubelet(testbed) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def operator_namespace(api: client.ApiClient) -> Iterator[str]:
-    """Where a module's operators keep the jobs' authorities."""
+    """The namespace of a module's operators."""
     name = f"operator-{uuid.uuid4().hex[:8]}"
     core = client.CoreV1Api(api)
     core.create_namespace({"metadata": {"name": name}})
@@ -144,10 +144,10 @@ def operator(
 
 
 @pytest.fixture
-def mortal(
+def restartable(
     api_cluster: Cluster, collected: None, operator_namespace: str, tmp_path: Path
 ) -> Iterator[OperatorProcess]:
-    """An operator of the test's own, to start and kill; not to be used beside `operator`."""
+    """An operator that the test starts and kills; not for use beside `operator`."""
     process = OperatorProcess(api_cluster.kubeconfig, operator_namespace, tmp_path / "operator.log")
     yield process
     process.stop()

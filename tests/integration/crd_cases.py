@@ -68,20 +68,22 @@ class Kind:
     @cached_property
     def crd(self) -> Manifest:
         """The CRD of this checkout."""
-        found: Manifest = yaml.safe_load((CRDS / f"{self.plural}.trainyard.dev.yaml").read_text())
-        return found
+        manifest: Manifest = yaml.safe_load(
+            (CRDS / f"{self.plural}.trainyard.dev.yaml").read_text()
+        )
+        return manifest
 
     @cached_property
     def schema(self) -> Manifest:
         """Its OpenAPI schema."""
-        found: Manifest = self.crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-        return found
+        manifest: Manifest = self.crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        return manifest
 
     @property
     def base(self) -> Manifest:
         """The valid manifest that every case modifies."""
-        found: Manifest = self.table["base"]
-        return found
+        manifest: Manifest = self.table["base"]
+        return manifest
 
 
 def _kind(plural: str, table: str) -> Kind:

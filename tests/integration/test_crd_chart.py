@@ -66,7 +66,7 @@ RIGHTS = {
 
 
 @pytest.mark.parametrize("right", RIGHTS.values(), ids=RIGHTS.keys())
-def test_the_operators_account(
+def test_the_rights_of_the_operators_service_account(
     api: client.ApiClient, release: str, right: tuple[bool, str, str, str]
 ) -> None:
     expected, verb, kind, namespace = right
@@ -85,8 +85,8 @@ def test_the_operators_account(
             },
         }
     }
-    answer = client.AuthorizationV1Api(api).create_subject_access_review(review)
-    assert answer.status.allowed is expected
+    response = client.AuthorizationV1Api(api).create_subject_access_review(review)
+    assert response.status.allowed is expected
 
 
 def test_the_deployment_runs_under_the_account_with_the_rights(

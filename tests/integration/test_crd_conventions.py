@@ -246,18 +246,18 @@ def violations(schema: Schema, convention: Convention) -> list[Field]:
 @pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=CONVENTIONS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.plural)
 def test_the_crds_follow_the_convention(kind: Kind, convention: Convention) -> None:
-    found = violations(kind.schema, convention)
-    assert [f.path for f in found if key_of(f) not in convention.exceptions] == []
+    violating = violations(kind.schema, convention)
+    assert [f.path for f in violating if key_of(f) not in convention.exceptions] == []
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=CONVENTIONS)
 def test_every_exception_is_needed(convention: Convention) -> None:
-    found = {key_of(f) for kind in KINDS for f in violations(kind.schema, convention)}
-    assert set(convention.exceptions) - found == set()
+    violating = {key_of(f) for kind in KINDS for f in violations(kind.schema, convention)}
+    assert set(convention.exceptions) - violating == set()
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=CONVENTIONS)
 def test_every_convention_finds_its_counterexample(convention: Convention) -> None:
     schema = {"properties": {"spec": {"type": "object", "properties": convention.counterexample}}}
-    found = [field.path for field in violations(schema, convention)]
-    assert found == [f".spec.{name}" for name in convention.counterexample]
+    violating = [field.path for field in violations(schema, convention)]
+    assert violating == [f".spec.{name}" for name in convention.counterexample]

@@ -136,8 +136,8 @@ def test_kubectl_shows_the_columns(
     api_cluster: Cluster, jobs: Jobs, namespace: str, heart: str
 ) -> None:
     jobs.patch_status(heart, {"status": STATUS})
-    shown = kubectl(api_cluster, "get", "fj", heart, "--namespace", namespace)
-    columns, row = (line.split() for line in shown.splitlines())
+    output = kubectl(api_cluster, "get", "fj", heart, "--namespace", namespace)
+    columns, row = (line.split() for line in output.splitlines())
     assert columns == ["NAME", "PHASE", "ROUND", "MAX", "PARTIES", "LOSS", "AGE"]
     assert row[:6] == ["heart", "Running", "12", "10", "2", "0.25"]
 
@@ -166,5 +166,5 @@ def test_the_number_of_parties_cannot_be_scaled(
     ],
 )
 def test_explain_shows_the_description(api_cluster: Cluster, path: str, expected: str) -> None:
-    shown = kubectl(api_cluster, "explain", path)
-    assert expected in " ".join(shown.split())
+    output = kubectl(api_cluster, "explain", path)
+    assert expected in " ".join(output.split())

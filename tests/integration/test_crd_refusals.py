@@ -20,8 +20,8 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.plural)
 def kind(request: pytest.FixtureRequest) -> Kind:
-    found: Kind = request.param
-    return found
+    kind: Kind = request.param
+    return kind
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,12 @@ def jobs(api: client.ApiClient, namespace: str, kind: Kind) -> Jobs:
 
 def cases(section: str) -> pytest.MarkDecorator:
     """Parametrize a test with the cases of a section, each with its kind."""
-    found = [
+    params = [
         pytest.param(kind, case, id=f"{kind.plural}: {name}")
         for kind in KINDS
         for name, case in kind.table[section].items()
     ]
-    return pytest.mark.parametrize(("kind", "case"), found, indirect=["kind"], scope="module")
+    return pytest.mark.parametrize(("kind", "case"), params, indirect=["kind"], scope="module")
 
 
 @contextmanager

@@ -129,8 +129,8 @@ LATER = {".status.selection", ".status.adjustments"}
 def test_the_operators_structs_have_the_fields_of_the_schema(
     struct: type[msgspec.Struct], kind: Kind, name: str
 ) -> None:
-    found = set(differences(struct, kind.schema["properties"][name], f".{name}"))
-    assert found - LATER == set()
+    actual = set(differences(struct, kind.schema["properties"][name], f".{name}"))
+    assert actual - LATER == set()
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_the_operators_defaults_of_a_party_are_those_of_the_schema() -> None:
 
 def disagreements(value: Any, schema: Schema, path: str) -> list[str]:
     """Return the fields whose default in the schema differs from the operator's."""
-    found = []
+    errors = []
     for name, child in schema["properties"].items():
         default = value.get(name)
         if child.get("default", {}) != {} and default != child["default"]:
-            found.append(f"{path}.{name}: {default!r}, not {child['default']!r}")
+            errors.append(f"{path}.{name}: {default!r}, not {child['default']!r}")
         if isinstance(default, dict) and "properties" in child and "default" in child:
-            found += disagreements(default, child, f"{path}.{name}")
-    return found
+            errors += disagreements(default, child, f"{path}.{name}")
+    return errors
 
 
 SHARED = {

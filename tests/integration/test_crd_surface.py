@@ -206,8 +206,8 @@ def test_kubectl_shows_the_columns(
     api_cluster: Cluster, jobs: Jobs, namespace: str, manual: str
 ) -> None:
     jobs.patch_status(manual, {"status": STATUS})
-    shown = kubectl(api_cluster, "get", "dj", manual, "--namespace", namespace)
-    columns, row = (line.split() for line in shown.splitlines())
+    output = kubectl(api_cluster, "get", "dj", manual, "--namespace", namespace)
+    columns, row = (line.split() for line in output.splitlines())
     assert columns == ["NAME", "PHASE", "WORKERS", "DESIRED", "STEP", "EPOCH", "LOSS", "AGE"]
     assert row[:7] == ["manual", "Rescaling", "2", "3", "120", "1.5", "0.25"]
 
@@ -227,5 +227,5 @@ def test_the_category_lists_jobs(api_cluster: Cluster, namespace: str, manual: s
     ],
 )
 def test_explain_shows_the_description(api_cluster: Cluster, path: str, expected: str) -> None:
-    shown = kubectl(api_cluster, "explain", path)
-    assert expected in " ".join(shown.split())
+    output = kubectl(api_cluster, "explain", path)
+    assert expected in " ".join(output.split())

@@ -1,4 +1,4 @@
-"""Who may start: gangs by node, strangers' pods, the order of the queue, and nodes that change."""
+"""Admission: gangs, foreign pods, the order of the queue, and nodes that change."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
 
 async def occupy(testbed: Testbed, name: str, gpus: int, node: str) -> None:
-    """A stranger's pod runs on the node."""
-    stranger = manifests.stranger(name, testbed.namespace, gpus, node)
-    await testbed.client.create(testbed.path("pods"), stranger)
+    """Bind a foreign pod to the node."""
+    pod = manifests.foreign_pod(name, testbed.namespace, gpus, node)
+    await testbed.create("pods", pod)
 
     async def bound() -> None:
         assert (await testbed.pod(name))["spec"].get("nodeName") == node
@@ -29,67 +29,69 @@ async def occupy(testbed: Testbed, name: str, gpus: int, node: str) -> None:
 
 
 async def vacate(testbed: Testbed, name: str) -> None:
-    """The stranger's pod goes."""
+    """Delete the foreign pod."""
     await testbed.client.delete(testbed.path("pods", name), grace_seconds=0)
 
 
-async def waits(testbed: Testbed, name: str, reason: str, told: str = "") -> None:
-    """Wait until the job waits for that reason and says `told`, the selector left out.
+async def wait_for_waiting(testbed: Testbed, name: str, reason: str, message: str = "") -> None:
+    """Wait until the job waits with that reason and message, apart from the selector.
 
-    A sentence alone is brought up to date a few seconds later than a reason.
+    A message that changes alone is written a few seconds later than a reason.
     """
 
-    def holds(job: Object) -> bool:
+    def predicate(job: Object) -> bool:
         admitted = condition(job, "Admitted")
-        said = str(admitted["message"]).replace(
+        actual = str(admitted["message"]).replace(
             f" with selector trainyard.dev/pool={testbed.namespace}", ""
         )
-        return admitted["reason"] == reason and (not told or said == told)
+        return admitted["reason"] == reason and (not message or actual == message)
 
-    job = await testbed.wait_for(name, holds)
+    job = await testbed.wait_for(name, predicate)
     assert phase(job) == "Waiting"
 
 
-async def test_strangers_pods_count_on_their_own_node(testbed: Testbed) -> None:
-    """Five GPUs are free in all, but no node has the four of one worker."""
+async def test_foreign_pods_occupy_gpus_of_their_own_node_only(testbed: Testbed) -> None:
+    """Five GPUs are free in total, but no node has four."""
     first, second = await testbed.add_nodes(8, 8)
     await occupy(testbed, "one", 6, first)
     await occupy(testbed, "two", 5, second)
     await testbed.submit("digits", 1, gpus=4)
-    told = "needs 1 × 4 nvidia.com/gpu (min); 5 free on 2 nodes"
-    await waits(testbed, "digits", "WaitingForGPUs", told)
+    message = "needs 1 × 4 nvidia.com/gpu (min); 5 free on 2 nodes"
+    await wait_for_waiting(testbed, "digits", "WaitingForGPUs", message)
     await vacate(testbed, "one")
     await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-1")
 
 
 async def test_a_gang_starts_whole_or_not_at_all(testbed: Testbed) -> None:
-    """Two nodes of three GPUs hold one worker of two each, not three workers."""
+    """Two nodes of three GPUs have capacity for one worker of two GPUs each."""
     await testbed.add_nodes(3, 3)
     await testbed.submit("digits", 3, gpus=2, minimum=3, maximum=3)
-    told = (
+    message = (
         "needs 3 × 2 nvidia.com/gpu (min); 2 nodes match by size, labels and taints, "
         "with capacity for 2 workers when empty"
     )
-    await waits(testbed, "digits", "NoSuchNodes", told)
+    await wait_for_waiting(testbed, "digits", "NoSuchNodes", message)
     assert await testbed.pods() == []
     await testbed.add_nodes(3)
     await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1, 2))
 
 
-async def test_the_queue_goes_by_priority_then_age(testbed: Testbed, kube: KubeClient) -> None:
+async def test_the_queue_is_ordered_by_priority_then_age(
+    testbed: Testbed, kube: KubeClient
+) -> None:
     classes = "/apis/scheduling.k8s.io/v1/priorityclasses"
     [node] = await testbed.add_nodes(2)
-    await occupy(testbed, "stranger", 2, node)
-    await testbed.submit("zebra", 2)
+    await occupy(testbed, "foreign", 2, node)
+    await testbed.submit("old", 2)
     await _next_second()
-    await testbed.submit("ape", 2)
+    await testbed.submit("new", 2)
     await kube.create(classes, {"metadata": {"name": testbed.namespace}, "value": 50})
     try:
         await testbed.submit("high", 2, priorityClassName=testbed.namespace)
-        for name in ("zebra", "ape", "high"):
-            await waits(testbed, name, "WaitingForGPUs")
-        await vacate(testbed, "stranger")
-        for name in ("high", "zebra", "ape"):
+        for name in ("old", "new", "high"):
+            await wait_for_waiting(testbed, name, "WaitingForGPUs")
+        await vacate(testbed, "foreign")
+        for name in ("high", "old", "new"):
             await testbed.wait_for_phase(name, "Running")
             others = {phase(j) for j in await testbed.jobs() if j["metadata"]["name"] != name}
             assert others <= {"Waiting"}
@@ -98,29 +100,29 @@ async def test_the_queue_goes_by_priority_then_age(testbed: Testbed, kube: KubeC
         await kube.delete(f"{classes}/{testbed.namespace}")
 
 
-async def test_a_small_job_does_not_starve_the_first_that_waits(testbed: Testbed) -> None:
+async def test_a_small_job_does_not_starve_the_first_in_the_queue(testbed: Testbed) -> None:
     [node] = await testbed.add_nodes(4)
-    await occupy(testbed, "stranger", 2, node)
+    await occupy(testbed, "foreign", 2, node)
     await testbed.submit("large", 4)
-    await waits(testbed, "large", "WaitingForGPUs")
+    await wait_for_waiting(testbed, "large", "WaitingForGPUs")
     await _next_second()
     await testbed.submit("small", 1)
-    told = "needs 1 × 1 nvidia.com/gpu (min); 2 free on 1 node; 1 job before it"
-    await waits(testbed, "small", "WaitingInQueue", told)
-    await vacate(testbed, "stranger")
+    message = "needs 1 × 1 nvidia.com/gpu (min); 2 free on 1 node; 1 job before it"
+    await wait_for_waiting(testbed, "small", "WaitingInQueue", message)
+    await vacate(testbed, "foreign")
     await testbed.wait_for_phase("large", "Running")
-    await waits(testbed, "small", "WaitingForGPUs")
+    await wait_for_waiting(testbed, "small", "WaitingForGPUs")
     await testbed.delete("large")
     await testbed.wait_for_phase("small", "Running")
 
 
-async def test_as_many_start_as_fit_and_the_rest_follow(testbed: Testbed) -> None:
+async def test_as_many_workers_start_as_fit_and_the_rest_follow(testbed: Testbed) -> None:
     await testbed.add_nodes(4)
     await testbed.submit("digits", 6, minimum=1, maximum=8)
     await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1, 2, 3))
     job = await testbed.wait_for_phase("digits", "Running")
-    told = scaling(job)["message"]
-    assert ", of 6 wanted" in told or "workers.replicas asks for 6" in told
+    message = scaling(job)["message"]
+    assert ", of 6 wanted" in message or "workers.replicas asks for 6" in message
     await testbed.add_nodes(4)
     await testbed.wait_for_pods("digits", "coordinator-1", *workers(*range(6)))
     job = await testbed.wait_for("digits", lambda job: scaling(job)["desired"] == 6)
@@ -128,28 +130,30 @@ async def test_as_many_start_as_fit_and_the_rest_follow(testbed: Testbed) -> Non
     assert changes == [(0, 4, "Admitted"), (4, 6, "Requested")]
 
 
-async def test_a_cordoned_node_takes_nobody(testbed: Testbed) -> None:
+async def test_no_job_starts_on_a_cordoned_node(testbed: Testbed) -> None:
     [node] = await testbed.add_nodes(8, is_cordoned=True)
     await testbed.submit("digits", 1)
-    told = "needs 1 × 1 nvidia.com/gpu (min); 0 free on 0 nodes; 1 matching node is not ready"
-    await waits(testbed, "digits", "WaitingForGPUs", told)
+    message = "needs 1 × 1 nvidia.com/gpu (min); 0 free on 0 nodes; 1 matching node is not ready"
+    await wait_for_waiting(testbed, "digits", "WaitingForGPUs", message)
     await testbed.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": None}})
     await testbed.wait_for_phase("digits", "Running")
 
 
-async def test_a_selector_keeps_jobs_apart(testbed: Testbed) -> None:
-    """A job that waits for other nodes holds up nobody on these."""
+async def test_a_job_with_an_unsatisfied_selector_does_not_block_others(testbed: Testbed) -> None:
+    """The first job waits for nodes that the second does not use."""
     await testbed.add_nodes(2, labels={"gpu": "old"})
     new = {"trainyard.dev/pool": testbed.namespace, "gpu": "new"}
-    await testbed.submit("picky", 1, template={"nodeSelector": new})
-    await waits(testbed, "picky", "NoSuchNodes")
-    await testbed.submit("modest", 2)
-    await testbed.wait_for_phase("modest", "Running")
+    await testbed.submit("selective", 1, template={"nodeSelector": new})
+    await wait_for_waiting(testbed, "selective", "NoSuchNodes")
+    await testbed.submit("small", 2)
+    await testbed.wait_for_phase("small", "Running")
     await testbed.add_nodes(1, labels={"gpu": "new"})
-    await testbed.wait_for_phase("picky", "Running")
+    await testbed.wait_for_phase("selective", "Running")
 
 
-async def test_a_lost_nodes_workers_wait_for_another(testbed: Testbed, kubelet: Kubelet) -> None:
+async def test_the_workers_of_a_lost_node_wait_for_another(
+    testbed: Testbed, kubelet: Kubelet
+) -> None:
     _, second = await testbed.add_nodes(2, 2)
     await testbed.submit("digits", 4, minimum=1, maximum=4)
     await testbed.wait_for_phase("digits", "Running")
@@ -167,7 +171,7 @@ async def test_a_lost_nodes_workers_wait_for_another(testbed: Testbed, kubelet: 
 
 
 async def _next_second() -> None:
-    """Let the clock's second change: the age of jobs counts in whole seconds."""
+    """Wait for the next second of the clock: creation timestamps have whole seconds."""
     now = datetime.now(UTC).replace(microsecond=0)
     while datetime.now(UTC).replace(microsecond=0) == now:
         await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""What a job gets, and only that: Secrets, Service, pods, a status that settles, few Events."""
+"""The children of a job, its status and its Events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainyard.lifecycle.timeouts import Timeouts
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
 QUIET_SECONDS = 1.2 * Timeouts().messages_interval.total_seconds()
-"""Longer than the operator waits with anything, so that a write loop shows."""
+"""Longer than every delay of the operator, so that a write loop is detected."""
 
 
 async def test_a_job_gets_its_children_and_nothing_else(
@@ -55,13 +55,13 @@ async def test_a_job_gets_its_children_and_nothing_else(
     )
 
 
-async def test_a_running_job_says_so_in_its_status(testbed: Testbed, api_cluster: Cluster) -> None:
+async def test_a_running_job_has_a_full_status(testbed: Testbed, api_cluster: Cluster) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("digits", 2)
     job = await testbed.wait_for_phase("digits", "Running")
     status = job["status"]
-    claims = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
-    assert claims == {
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+    assert conditions == {
         "Accepted": ("True", "Valid"),
         "Admitted": ("True", "Admitted"),
         "Running": ("True", "WorkersRunning"),
@@ -78,8 +78,8 @@ async def test_a_running_job_says_so_in_its_status(testbed: Testbed, api_cluster
     kubectl: list[str | Path] = [api_cluster.kubectl, "--kubeconfig", api_cluster.kubeconfig]
     kubectl += ["--namespace", testbed.namespace]
     header, row = run([*kubectl, "get", "dj", "digits"]).splitlines()
-    shown = dict(zip(header.split(), row.split(), strict=False))
-    assert [shown[c] for c in ("NAME", "PHASE", "WORKERS", "DESIRED")] == [
+    columns = dict(zip(header.split(), row.split(), strict=False))
+    assert [columns[c] for c in ("NAME", "PHASE", "WORKERS", "DESIRED")] == [
         *("digits", "Running", "2", "2")
     ]
     selected = run([*kubectl, "get", "pods", "-l", status["selector"], "-o", "name"])
@@ -87,7 +87,7 @@ async def test_a_running_job_says_so_in_its_status(testbed: Testbed, api_cluster
     run([*kubectl, "wait", "dj/digits", "--for=condition=Running", "--timeout=5s"])
 
 
-async def test_a_steady_job_is_left_alone(testbed: Testbed) -> None:
+async def test_a_settled_job_is_not_written(testbed: Testbed) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("running", 2)
     await testbed.submit("waiting", 20)
@@ -97,10 +97,12 @@ async def test_a_steady_job_is_left_alone(testbed: Testbed) -> None:
     await testbed.wait_until_unchanged(QUIET_SECONDS)
 
 
-async def test_a_start_that_goes_well_leaves_no_event(testbed: Testbed) -> None:
+async def test_a_normal_start_creates_no_event(testbed: Testbed) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("first", 2)
-    await testbed.wait_for_phase("first", "Running")  # The operator knows that the node is ready.
+    await testbed.wait_for_phase(
+        "first", "Running"
+    )  # The operator has observed that the node is ready.
     await testbed.submit("digits", 2)
     await testbed.wait_for_phase("digits", "Running")
     assert await testbed.events("digits") == []
@@ -126,18 +128,18 @@ UNSUPPORTED: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_what_is_not_supported_is_refused_by_name(testbed: Testbed, kube: KubeClient) -> None:
+async def test_unsupported_fields_are_rejected_by_name(testbed: Testbed, kube: KubeClient) -> None:
     await testbed.add_nodes(8)
     names = {field: field.lower().replace(".", "-") for field in UNSUPPORTED}
-    for field, wishes in UNSUPPORTED.items():
-        await testbed.submit(names[field], 1, **wishes)
+    for field, spec in UNSUPPORTED.items():
+        await testbed.submit(names[field], 1, **spec)
     for field, name in names.items():
         job = await testbed.wait_for(
             name, lambda job: condition(job, "Accepted")["status"] == "False"
         )
-        claim = condition(job, "Accepted")
-        assert claim["reason"] == "NotSupportedYet"
-        assert f"spec.{field} (" in claim["message"]
+        accepted = condition(job, "Accepted")
+        assert accepted["reason"] == "NotSupportedYet"
+        assert f"spec.{field} (" in accepted["message"]
         assert phase(job) == "Pending"
     assert await testbed.pods() == []
     assert (await kube.get(testbed.path("secrets")))["items"] == []
@@ -145,15 +147,15 @@ async def test_what_is_not_supported_is_refused_by_name(testbed: Testbed, kube: 
     assert event["type"] == "Warning"
 
 
-async def test_workers_allowed_is_refused_by_name(testbed: Testbed) -> None:
-    job = testbed.job_manifest("allowed", 2, maximum=4, minimum=1)
-    job["spec"]["workers"]["allowed"] = [1, 2, 4]
-    await testbed.create_job(job)
-    found = await testbed.wait_for("allowed", lambda job: condition(job, "Accepted")["status"])
-    assert "spec.workers.allowed (use min and max)" in condition(found, "Accepted")["message"]
+async def test_workers_allowed_is_rejected_by_name(testbed: Testbed) -> None:
+    manifest = testbed.job_manifest("allowed", 2, maximum=4, minimum=1)
+    manifest["spec"]["workers"]["allowed"] = [1, 2, 4]
+    await testbed.create_job(manifest)
+    job = await testbed.wait_for("allowed", lambda job: condition(job, "Accepted")["status"])
+    assert "spec.workers.allowed (use min and max)" in condition(job, "Accepted")["message"]
 
 
-async def test_a_job_of_another_manager_is_left_alone(testbed: Testbed) -> None:
+async def test_a_job_managed_by_another_controller_is_ignored(testbed: Testbed) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("theirs", 1, managedBy="kueue.x-k8s.io/multikueue")
     await testbed.submit("ours", 1, managedBy="trainyard.dev/operator")
@@ -180,27 +182,29 @@ async def test_the_priority_class_is_written_on_the_pods(
 
 
 @pytest.mark.parametrize("refused", ["pods", "secrets", "services"])
-async def test_a_refused_child_shows_and_comes_when_it_may(
+async def test_a_rejected_child_is_reported_and_created_once_the_quota_allows_it(
     testbed: Testbed, kube: KubeClient, refused: str
 ) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("first", 2)
-    await testbed.wait_for_phase("first", "Running")  # The operator knows that the node is ready.
+    await testbed.wait_for_phase(
+        "first", "Running"
+    )  # The operator has observed that the node is ready.
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {refused: "0"}}}
     await kube.create(testbed.path("resourcequotas"), quota)
 
     async def in_force() -> None:
-        found = await kube.get(testbed.path("resourcequotas", "none"))
-        assert found.get("status", {}).get("hard"), "the quota's controller has not seen it"
+        quota = await kube.get(testbed.path("resourcequotas", "none"))
+        assert quota.get("status", {}).get("hard"), "the quota's controller has not synced it"
 
     await eventually(in_force)
     await testbed.submit("digits", 2)
     job = await testbed.wait_for(
         "digits", lambda job: condition(job, "Degraded")["status"] == "True"
     )
-    claim = condition(job, "Degraded")
-    assert claim["reason"] == "ChildRefused"
-    assert "exceeded quota: none" in claim["message"]
+    degraded = condition(job, "Degraded")
+    assert degraded["reason"] == "ChildRefused"
+    assert "exceeded quota: none" in degraded["message"]
     await kube.delete(testbed.path("resourcequotas", "none"))
     await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
     job = await testbed.wait_for_phase("digits", "Running")
@@ -209,15 +213,15 @@ async def test_a_refused_child_shows_and_comes_when_it_may(
     assert len(await testbed.events("digits")) == 1
 
 
-async def test_a_pod_of_somebody_else_under_our_name_shows(
+async def test_a_foreign_pod_with_the_name_of_a_child_is_reported(
     testbed: Testbed, kube: KubeClient
 ) -> None:
     [node] = await testbed.add_nodes(8)
-    squatter: Object = {
+    foreign_pod: Object = {
         "metadata": {"name": "digits-worker-1-1"},
         "spec": {"containers": [{"name": "c", "image": "i"}], "nodeName": node},
     }
-    await kube.create(testbed.path("pods"), squatter)
+    await kube.create(testbed.path("pods"), foreign_pod)
     await testbed.submit("digits", 2)
     job = await testbed.wait_for(
         "digits", lambda job: condition(job, "Degraded")["status"] == "True"
@@ -228,8 +232,10 @@ async def test_a_pod_of_somebody_else_under_our_name_shows(
     await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
 
 
-async def test_children_of_a_namesake_are_replaced(testbed: Testbed, kube: KubeClient) -> None:
-    """The garbage collector may be slow: the namesake's Secret and Service are still there."""
+async def test_children_of_an_earlier_job_of_the_same_name_are_replaced(
+    testbed: Testbed, kube: KubeClient
+) -> None:
+    """The garbage collector may be slow: the Secret of the earlier job still exists."""
     await testbed.add_nodes(8)
     owner = {
         "apiVersion": "trainyard.dev/v1alpha1",
@@ -239,16 +245,18 @@ async def test_children_of_a_namesake_are_replaced(testbed: Testbed, kube: KubeC
         "controller": True,
         "blockOwnerDeletion": True,
     }
-    stale = {
+    stale_metadata = {
         "name": "digits-trainyard-tls",
         "ownerReferences": [owner],
         "finalizers": ["test/slow"],
     }
-    await kube.create(testbed.path("secrets"), {"metadata": stale, "data": {"ca.crt": "b2xk"}})
+    await kube.create(
+        testbed.path("secrets"), {"metadata": stale_metadata, "data": {"ca.crt": "b2xk"}}
+    )
     await testbed.submit("digits", 1)
-    await eventually(lambda: _is_leaving(kube, testbed.path("secrets", "digits-trainyard-tls")))
-    unfinalized = {"metadata": {"finalizers": None}}
-    await testbed.patch(testbed.path("secrets", "digits-trainyard-tls"), unfinalized)
+    await eventually(lambda: _is_terminating(kube, testbed.path("secrets", "digits-trainyard-tls")))
+    without_finalizers = {"metadata": {"finalizers": None}}
+    await testbed.patch(testbed.path("secrets", "digits-trainyard-tls"), without_finalizers)
     job = await testbed.wait_for_phase("digits", "Running")
 
     async def is_ours() -> None:
@@ -260,7 +268,7 @@ async def test_children_of_a_namesake_are_replaced(testbed: Testbed, kube: KubeC
     await eventually(is_ours)
 
 
-async def test_deleting_a_job_leaves_nothing(
+async def test_deleting_a_job_deletes_all_its_children(
     testbed: Testbed, kube: KubeClient, operator_namespace: str
 ) -> None:
     await testbed.add_nodes(8)
@@ -268,16 +276,16 @@ async def test_deleting_a_job_leaves_nothing(
     await testbed.wait_for_phase("digits", "Running")
     await testbed.delete("digits")
 
-    async def is_clean() -> None:
+    async def is_deleted() -> None:
         assert not await testbed.exists(_authority(operator_namespace, job))
         assert await testbed.pods() == []
         for plural in ("secrets", "services"):
             assert (await kube.get(testbed.path(plural)))["items"] == []
 
-    await eventually(is_clean)
+    await eventually(is_deleted)
 
 
-async def test_what_was_changed_by_hand_is_set_right_by_the_next_operator(
+async def test_a_restarted_operator_repairs_edited_and_deleted_children(
     testbed: Testbed, kube: KubeClient, operator: OperatorProcess
 ) -> None:
     await testbed.add_nodes(8)
@@ -287,7 +295,7 @@ async def test_what_was_changed_by_hand_is_set_right_by_the_next_operator(
     await testbed.wait_for_phase("removed", "Running")
     service = testbed.path("services", "edited-coordinator")
     before = await kube.get(service)
-    leaves = await kube.get(testbed.path("secrets", "edited-trainyard-tls"))
+    secret = await kube.get(testbed.path("secrets", "edited-trainyard-tls"))
     wrong = {"selector": {"app": "wrong"}, "ports": [{"name": "http", "port": 80}]}
     await testbed.patch(service, {"spec": wrong})
     await kube.delete(testbed.path("services", "removed-coordinator"))
@@ -296,39 +304,39 @@ async def test_what_was_changed_by_hand_is_set_right_by_the_next_operator(
     operator.start()
     operator.wait_until_ready()
 
-    async def is_right() -> None:
-        found = await kube.get(service)
-        assert found["spec"]["selector"] == before["spec"]["selector"]
-        assert before["spec"]["ports"][0] in found["spec"]["ports"]
+    async def is_repaired() -> None:
+        repaired = await kube.get(service)
+        assert repaired["spec"]["selector"] == before["spec"]["selector"]
+        assert before["spec"]["ports"][0] in repaired["spec"]["ports"]
         assert await testbed.exists(testbed.path("services", "removed-coordinator"))
         assert await testbed.exists(testbed.path("secrets", "removed-trainyard-tls"))
 
-    await eventually(is_right)
-    assert await kube.get(testbed.path("secrets", "edited-trainyard-tls")) == leaves
+    await eventually(is_repaired)
+    assert await kube.get(testbed.path("secrets", "edited-trainyard-tls")) == secret
 
 
-async def test_to_look_whether_a_secret_is_there_brings_no_key(
+async def test_checking_that_a_secret_exists_transfers_no_key(
     testbed: Testbed, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = []
+    responses = []
     request = kube.request
 
-    async def noted(*words: Any, **options: Any) -> Object:
-        answers.append(await request(*words, **options))
-        return answers[-1]
+    async def recorded(*args: Any, **options: Any) -> Object:
+        responses.append(await request(*args, **options))
+        return responses[-1]
 
     await testbed.add_nodes(8)
     await testbed.submit("digits", 1)
     await testbed.wait_for_pods("digits", "coordinator-1", *workers(0))
-    leaves = testbed.path("secrets", "digits-trainyard-tls")
-    before = await kube.get(leaves)
-    monkeypatch.setattr(kube, "request", noted)
-    assert await kube.exists(leaves)
-    assert not await kube.exists(f"{leaves}-of-another")
-    [answer] = answers
-    assert answer["metadata"]["name"] == "digits-trainyard-tls"
-    assert "data" not in answer
-    assert await kube.get(leaves) == before
+    path = testbed.path("secrets", "digits-trainyard-tls")
+    before = await kube.get(path)
+    monkeypatch.setattr(kube, "request", recorded)
+    assert await kube.exists(path)
+    assert not await kube.exists(f"{path}-of-another")
+    [response] = responses
+    assert response["metadata"]["name"] == "digits-trainyard-tls"
+    assert "data" not in response
+    assert await kube.get(path) == before
 
 
 def _authority(operator_namespace: str, job: Object) -> str:
@@ -336,5 +344,5 @@ def _authority(operator_namespace: str, job: Object) -> str:
     return f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
 
 
-async def _is_leaving(kube: KubeClient, path: str) -> None:
+async def _is_terminating(kube: KubeClient, path: str) -> None:
     assert "deletionTimestamp" in (await kube.get(path))["metadata"]

@@ -1,4 +1,4 @@
-"""The operator loses its API server while objects change: afterwards all is as it should be."""
+"""The operator is disconnected from the API server while objects change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.apiserver import restart_api_server, until_gone
+from tests.support.apiserver import restart_api_server, wait_until_expired
 from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
 from tests.support.proxy import Proxy
@@ -23,15 +23,15 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 async def proxy(api_cluster: Cluster) -> AsyncIterator[Proxy]:
-    async with Proxy(api_cluster.kubeconfig) as found:
-        yield found
+    async with Proxy(api_cluster.kubeconfig) as opened:
+        yield opened
 
 
 @pytest.fixture
 async def remote(
     proxy: Proxy, operator_namespace: str, tmp_path: Path
 ) -> AsyncIterator[OperatorProcess]:
-    """An operator that reaches the API server through the proxy alone."""
+    """An operator that connects to the API server through the proxy."""
     kubeconfig = proxy.write_kubeconfig(tmp_path / "kubeconfig")
     process = OperatorProcess(kubeconfig, operator_namespace, tmp_path / "operator.log")
     yield process
@@ -43,8 +43,8 @@ async def start(operator: OperatorProcess) -> None:
     await asyncio.to_thread(operator.wait_until_ready)
 
 
-async def change_everything(testbed: Testbed, gone: Object) -> None:
-    """What no event will tell of: a job and a pod are deleted, a job and a node come."""
+async def change_everything(testbed: Testbed) -> None:
+    """Delete a job and a pod, and add a job and a node, without events for the operator."""
     await testbed.delete("gone")
     await testbed.client.delete(testbed.path("pods", "hurt-worker-1-1"))
 
@@ -57,7 +57,7 @@ async def change_everything(testbed: Testbed, gone: Object) -> None:
     await testbed.add_nodes(8)
 
 
-async def all_is_right(testbed: Testbed, gone: Object, operator_namespace: str) -> None:
+async def wait_until_reconciled(testbed: Testbed, gone: Object, operator_namespace: str) -> None:
     await testbed.wait_for_phase("new", "Running")
     await testbed.wait_for_pods("new", "coordinator-1", *workers(0, 1))
     await testbed.wait_for_phase("large", "Running")
@@ -66,10 +66,10 @@ async def all_is_right(testbed: Testbed, gone: Object, operator_namespace: str) 
     uid = gone["metadata"]["uid"]
     authority = f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
 
-    async def swept() -> None:
+    async def deleted() -> None:
         assert not await testbed.exists(authority)
 
-    await eventually(swept)
+    await eventually(deleted)
 
 
 async def _two_workers(testbed: Testbed) -> None:
@@ -78,7 +78,7 @@ async def _two_workers(testbed: Testbed) -> None:
 
 
 async def prepare(testbed: Testbed) -> Object:
-    """Three jobs: two that run, and one too large for the nodes there are."""
+    """Submit three jobs: two that run, and one that is too large; returns the one to delete."""
     await testbed.add_nodes(8)
     gone = await testbed.submit("gone", 2)
     await testbed.submit("hurt", 2)
@@ -89,18 +89,18 @@ async def prepare(testbed: Testbed) -> Object:
     return gone
 
 
-async def test_changes_during_a_disconnect_are_found(
+async def test_changes_during_a_disconnect_are_reconciled_afterwards(
     testbed: Testbed, proxy: Proxy, remote: OperatorProcess, operator_namespace: str
 ) -> None:
     await start(remote)
     gone = await prepare(testbed)
     await proxy.cut()
-    await change_everything(testbed, gone)
+    await change_everything(testbed)
     await proxy.restore()
-    await all_is_right(testbed, gone, operator_namespace)
+    await wait_until_reconciled(testbed, gone, operator_namespace)
 
 
-async def test_changes_that_the_api_server_has_forgotten_are_found(
+async def test_changes_older_than_the_watch_cache_are_reconciled(
     testbed: Testbed,
     kube: KubeClient,
     proxy: Proxy,
@@ -108,19 +108,19 @@ async def test_changes_that_the_api_server_has_forgotten_are_found(
     operator_namespace: str,
     api_cluster: Cluster,
 ) -> None:
-    """A watch that goes on from before the API server's restart is answered 410 Gone."""
+    """A watch from a version before the API server's restart returns 410 Gone."""
     await start(remote)
     gone = await prepare(testbed)
     jobs = await kube.get(testbed.jobs_path(DISTRIBUTED_JOB))
     await proxy.cut()
-    await change_everything(testbed, gone)
+    await change_everything(testbed)
     await restart_api_server(api_cluster.kubeconfig)
-    await until_gone(kube, jobs["metadata"]["resourceVersion"])
+    await wait_until_expired(kube, jobs["metadata"]["resourceVersion"])
     await proxy.restore()
-    await all_is_right(testbed, gone, operator_namespace)
+    await wait_until_reconciled(testbed, gone, operator_namespace)
 
 
-async def test_connections_that_break_while_pods_are_created_repeat_nothing(
+async def test_connections_that_break_while_pods_are_created_cause_no_restart(
     testbed: Testbed, proxy: Proxy, remote: OperatorProcess
 ) -> None:
     await start(remote)
@@ -134,7 +134,7 @@ async def test_connections_that_break_while_pods_are_created_repeat_nothing(
         assert "restarts" not in job["status"]
 
 
-async def test_it_is_not_healthy_before_it_has_seen_the_cluster(
+async def test_the_operator_is_not_healthy_before_its_caches_are_synced(
     proxy: Proxy, remote: OperatorProcess
 ) -> None:
     await proxy.cut()

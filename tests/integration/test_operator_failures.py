@@ -1,4 +1,4 @@
-"""Pods that end badly, played by status patches: what the job says, counts and does about it."""
+"""Failed pods, simulated by status patches: the job's status, restarts and replacements."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def failures(job: Object) -> list[Object]:
     return list(job["status"].get("failures", []))
 
 
-async def start(testbed: Testbed, replicas: int, **wishes: object) -> list[Object]:
-    """A job called `digits` whose pods run; its workers."""
-    await testbed.submit("digits", replicas, **wishes)
+async def start(testbed: Testbed, replicas: int, **options: object) -> list[Object]:
+    """Submit a job `digits` and wait until its pods run; returns its workers' pods."""
+    await testbed.submit("digits", replicas, **options)
     await testbed.wait_for_pods("digits", "coordinator-1", *workers(*range(replicas)))
     await testbed.wait_for_phase("digits", "Running")
     return await testbed.pods("digits", "worker")
 
 
-async def test_a_termination_message_reaches_the_status_and_the_worker_comes_back(
+async def test_a_termination_message_reaches_the_status_and_the_worker_is_replaced(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     await testbed.add_nodes(8, is_attended=False)
@@ -38,17 +38,19 @@ async def test_a_termination_message_reaches_the_status_and_the_worker_comes_bac
     await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-1", "worker-1-2")
     job = await testbed.wait_for_phase("digits", "Running")
     [failed] = failures(job)
-    sentence = (
+    message = (
         "worker 1 (pod digits-worker-1-1) failed with exit code 1: ValueError: no such column 'age'"
     )
     assert (failed["podName"], failed["exitCode"]) == ("digits-worker-1-1", 1)
-    assert failed["message"] == sentence
+    assert failed["message"] == message
     assert restarts(job) == 1
     [event] = await testbed.wait_for_events("digits", "PodFailed")
-    assert event["message"] == sentence
+    assert event["message"] == message
 
 
-async def test_an_exceeded_memory_limit_says_what_helps(testbed: Testbed, kubelet: Kubelet) -> None:
+async def test_a_failure_by_the_memory_limit_names_the_field_to_raise(
+    testbed: Testbed, kubelet: Kubelet
+) -> None:
     await testbed.add_nodes(8, is_attended=False)
     [worker] = await start(testbed, 1)
     await kubelet.end(worker, 137, reason="OOMKilled")
@@ -58,7 +60,7 @@ async def test_an_exceeded_memory_limit_says_what_helps(testbed: Testbed, kubele
     await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-2")
 
 
-async def test_an_image_that_cannot_be_pulled_is_told_at_once(
+async def test_an_image_that_cannot_be_pulled_is_reported_at_once(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     await testbed.add_nodes(8, is_attended=False)
@@ -75,20 +77,20 @@ async def test_an_image_that_cannot_be_pulled_is_told_at_once(
     job = await testbed.wait_for(
         "digits", lambda job: condition(job, "Degraded")["status"] == "True"
     )
-    sentence = (
+    message = (
         "Pod digits-worker-0-1: spec.image 'trainyard-trainer:test' cannot be pulled "
         "(ImagePullBackOff: Back-off pulling image: not found)."
     )
     assert condition(job, "Degraded")["reason"] == "PodTrouble"
-    assert condition(job, "Degraded")["message"] == sentence
-    assert condition(job, "Running")["message"] == sentence
+    assert condition(job, "Degraded")["message"] == message
+    assert condition(job, "Running")["message"] == message
     for pod in await testbed.pods("digits"):
         await kubelet.run(pod)
     job = await testbed.wait_for_phase("digits", "Running")
     assert condition(job, "Degraded")["status"] == "False"
 
 
-async def test_a_disruption_is_not_held_against_the_job(testbed: Testbed, kubelet: Kubelet) -> None:
+async def test_a_disruption_does_not_count_as_a_restart(testbed: Testbed, kubelet: Kubelet) -> None:
     await testbed.add_nodes(8, is_attended=False)
     [worker] = await start(testbed, 1, failure={"maxRestarts": 0})
     await kubelet.disrupt(worker)
@@ -98,7 +100,7 @@ async def test_a_disruption_is_not_held_against_the_job(testbed: Testbed, kubele
     assert failures(job)[0]["message"].endswith("was ended by the cluster (Error).")
 
 
-async def test_a_worker_that_was_deleted_comes_back_uncounted(testbed: Testbed) -> None:
+async def test_a_deleted_worker_is_replaced_without_counting_a_restart(testbed: Testbed) -> None:
     await testbed.add_nodes(8)
     await start(testbed, 2)
     await testbed.client.delete(testbed.path("pods", "digits-worker-0-1"))
@@ -113,22 +115,22 @@ async def test_a_worker_that_was_deleted_comes_back_uncounted(testbed: Testbed) 
     assert restarts(job) == 0
 
 
-async def test_too_many_failures_end_the_job(testbed: Testbed, kubelet: Kubelet) -> None:
+async def test_too_many_failures_fail_the_job(testbed: Testbed, kubelet: Kubelet) -> None:
     await testbed.add_nodes(8, is_attended=False)
     [worker] = await start(testbed, 1, failure={"maxRestarts": 1})
     await kubelet.fail(worker, "first")
     await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-2")
     await kubelet.fail(await testbed.pod("digits-worker-0-2"), "second")
     job = await testbed.wait_for_phase("digits", "Failed")
-    claim = condition(job, "Failed")
-    assert (claim["status"], claim["reason"]) == ("True", "TooManyRestarts")
-    assert claim["message"] == (
+    failed = condition(job, "Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "TooManyRestarts")
+    assert failed["message"] == (
         "Failed more often than spec.failure.maxRestarts=1; last: worker 0 (pod digits-worker-0-2) "
         "failed with exit code 1: second"
     )
     assert condition(job, "Running")["status"] == "False"
     assert job["status"]["completionTime"]
-    await only_the_failed_stay(testbed)
+    await only_failed_pods_remain(testbed)
 
 
 async def test_an_invalid_task_fails_the_job_without_a_retry(
@@ -141,13 +143,13 @@ async def test_an_invalid_task_fails_the_job_without_a_retry(
     job = await testbed.wait_for_phase("digits", "Failed")
     assert condition(job, "Failed")["reason"] == "TaskInvalid"
     assert error in condition(job, "Failed")["message"]
-    await only_the_failed_stay(testbed)
+    await only_failed_pods_remain(testbed)
     [event] = await testbed.wait_for_events("digits", "TaskInvalid")
     assert event["type"] == "Warning"
 
 
-async def only_the_failed_stay(testbed: Testbed) -> None:
-    """A failed job holds no GPU; the pods that failed stay for their logs."""
+async def only_failed_pods_remain(testbed: Testbed) -> None:
+    """Wait until only the failed pods remain, which are kept for their logs."""
 
     async def stopped() -> None:
         assert {p["status"]["phase"] for p in await testbed.pods("digits")} == {"Failed"}
@@ -171,7 +173,9 @@ async def test_a_lost_coordinator_gets_the_next_term(testbed: Testbed, kubelet: 
     await testbed.wait_for_pods("digits", "coordinator-3", *workers(0, 1))
 
 
-async def test_a_fenced_coordinator_counts_nothing(testbed: Testbed, kubelet: Kubelet) -> None:
+async def test_a_fenced_coordinator_does_not_count_as_a_restart(
+    testbed: Testbed, kubelet: Kubelet
+) -> None:
     await testbed.add_nodes(8, is_attended=False)
     await start(testbed, 1, failure={"maxRestarts": 0})
     coordinator = await testbed.pod("digits-coordinator-1")
@@ -181,8 +185,10 @@ async def test_a_fenced_coordinator_counts_nothing(testbed: Testbed, kubelet: Ku
     assert (phase(job), restarts(job)) != ("Failed", 1)
 
 
-async def test_workers_that_fall_together_count_once(testbed: Testbed, kubelet: Kubelet) -> None:
-    """One cause ends them all, one after the other: more than the status remembers."""
+async def test_workers_that_fail_together_count_as_one_restart(
+    testbed: Testbed, kubelet: Kubelet
+) -> None:
+    """They are more than the status has room for."""
     await testbed.add_nodes(8, 8, is_attended=False)
     for worker in await start(testbed, 16, failure={"maxRestarts": 1}):
         await kubelet.fail(worker, "CUDA error")
@@ -194,16 +200,16 @@ async def test_workers_that_fall_together_count_once(testbed: Testbed, kubelet: 
     assert len({e["message"] for e in events}) == 16
 
 
-async def test_the_job_completes_with_its_workers_messages(
+async def test_the_workers_termination_messages_complete_the_job(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     await testbed.add_nodes(8, is_attended=False)
     for worker in await start(testbed, 2):
-        words = TerminationMessage(result=Result.COMPLETE, metrics={"eval/accuracy": 0.97})
-        await kubelet.end(worker, 0, message=words)
+        message = TerminationMessage(result=Result.COMPLETE, metrics={"eval/accuracy": 0.97})
+        await kubelet.end(worker, 0, message=message)
     job = await testbed.wait_for_phase("digits", "Complete")
-    claim = condition(job, "Complete")
-    assert claim["message"] == "Training is complete: eval/accuracy 0.97."
+    complete = condition(job, "Complete")
+    assert complete["message"] == "Training is complete: eval/accuracy 0.97."
     assert job["status"]["training"]["evaluation"] == {"eval/accuracy": 0.97}
     assert "desired" not in job["status"]["scaling"]
     names = [p["metadata"]["name"] for p in await testbed.pods("digits")]
@@ -219,7 +225,7 @@ async def test_a_success_without_a_message_is_a_failure(testbed: Testbed, kubele
     await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-2")
 
 
-async def test_an_image_of_another_release_is_told_and_does_not_fail_the_job(
+async def test_an_image_of_another_release_is_reported_and_does_not_fail_the_job(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     await testbed.add_nodes(2, is_attended=False)
@@ -231,19 +237,19 @@ async def test_an_image_of_another_release_is_told_and_does_not_fail_the_job(
         assert len(pods) == 3
         return pods
 
-    sentence = "the operator speaks wire version 1, this trainer 2"
+    message = "the operator speaks wire version 1, this trainer 2"
     await testbed.wait_for_phase("digits", "Starting")
     for pod in await eventually(created):
-        await kubelet.fail(pod, sentence, Exit.WIRE_MISMATCH)
+        await kubelet.fail(pod, message, Exit.WIRE_MISMATCH)
     job = await testbed.wait_for("digits", lambda job: len(failures(job)) == 3)
     degraded = condition(job, "Degraded")
     assert (degraded["status"], degraded["reason"]) == ("True", "WireMismatch")
-    assert sentence in degraded["message"]
+    assert message in degraded["message"]
     assert "its pods are tried again every 5 min" in degraded["message"]
     assert (restarts(job), phase(job)) == (0, "Starting")
 
 
-async def test_a_worker_that_an_image_of_another_release_loses_stops_nobody(
+async def test_a_worker_of_another_release_does_not_stop_the_others(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     await testbed.add_nodes(2, is_attended=False)

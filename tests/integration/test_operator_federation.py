@@ -1,4 +1,4 @@
-"""FederatedJobs on a real API server: pods, certificates, failures, and the queue."""
+"""FederatedJobs on a real API server: pods, certificates, failures and the queue."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ ALL = ("coordinator-1", "party-ann-1", "party-bob-1", "party-cid-1")
 
 
 def party(job: Object, name: str) -> Object:
-    found: Object = next(p for p in job["status"]["parties"] if p["name"] == name)
-    return found
+    status: Object = next(p for p in job["status"]["parties"] if p["name"] == name)
+    return status
 
 
 def sites(*names: str) -> list[Object]:
-    """Parties of a GPU each, on nodes of their own site."""
+    """Parties with one GPU each, on nodes of their own sites."""
     return [{"name": name, "gpus": 1, "nodeSelector": {"site": name}} for name in names]
 
 
-async def start(testbed: Testbed, **wishes: object) -> list[Object]:
-    """A job called `heart` whose parties all run; they."""
+async def start(testbed: Testbed, **options: object) -> list[Object]:
+    """Submit a job `heart` and wait until its parties run; returns their pods."""
     await testbed.add_nodes(0, is_attended=False)
-    await testbed.federate("heart", PARTIES, rounds={"minParties": 2}, **wishes)
+    await testbed.federate("heart", PARTIES, rounds={"minParties": 2}, **options)
     await testbed.wait_for_pods("heart", *ALL)
-    await testbed.wait_for("heart", _is_whole)
+    await testbed.wait_for("heart", _is_healthy)
     return await testbed.pods("heart", "party")
 
 
-def _is_whole(job: Object) -> bool:
-    told = [condition(job, type_)["status"] for type_ in ("Running", "Degraded")]
-    return told == ["True", "False"]
+def _is_healthy(job: Object) -> bool:
+    statuses = [condition(job, type_)["status"] for type_ in ("Running", "Degraded")]
+    return statuses == ["True", "False"]
 
 
 async def test_a_federation_gets_an_aggregator_and_a_pod_for_each_party(
@@ -70,17 +70,17 @@ async def test_each_party_has_a_certificate_of_its_own(testbed: Testbed, kubelet
 
 
 async def identities(testbed: Testbed) -> dict[str, str]:
-    """The URI names of the leaves, by their owner."""
+    """The URI names of the certificates by their owners."""
     secret = await testbed.client.get(testbed.path("secrets", "heart-trainyard-tls"))
-    found = {}
+    uris = {}
     for name, data in secret["data"].items():
         owner, _, suffix = name.rpartition(".")
         if suffix == "crt" and owner != "ca":
             leaf = x509.load_pem_x509_certificate(base64.b64decode(data))
             alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
             [uri] = alternatives.value.get_values_for_type(x509.UniformResourceIdentifier)
-            found[owner] = uri
-    return found
+            uris[owner] = uri
+    return uris
 
 
 async def test_a_party_that_joins_gets_a_certificate_and_a_pod(
@@ -96,7 +96,7 @@ async def test_a_party_that_joins_gets_a_certificate_and_a_pod(
     assert job["status"]["admission"]["reason"] in ("PartyAdded", "Steady")
 
 
-async def test_a_party_that_fails_is_named_and_comes_back_while_the_others_go_on(
+async def test_a_failed_party_is_named_and_replaced_while_the_others_train(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     _, bob, _ = await start(testbed)
@@ -127,16 +127,16 @@ async def test_without_a_quorum_the_job_does_not_run(testbed: Testbed, kubelet: 
     kubelet.starts = True
 
 
-async def test_parties_start_together_or_wait_and_say_for_what(
+async def test_parties_start_together_or_wait_with_a_reason(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     await testbed.add_nodes(1, is_attended=False, labels={"site": "ann"})
     await testbed.federate("heart", sites("ann", "bob"))
 
     def waits_for_bob_alone(job: Object) -> bool:
-        # The first sentence names ann too where the job was heard of before her node was.
-        told = "party bob waits for 1 nvidia.com/gpu with selector" in admitted(job)
-        return told and "party ann" not in admitted(job)
+        # The first message names ann too if the job was observed before her node.
+        waits_for_bob = "party bob waits for 1 nvidia.com/gpu with selector" in admitted(job)
+        return waits_for_bob and "party ann" not in admitted(job)
 
     job = await testbed.wait_for("heart", waits_for_bob_alone)
     assert phase(job) == "Waiting"
@@ -147,19 +147,19 @@ async def test_parties_start_together_or_wait_and_say_for_what(
     assert nodes == [f"{testbed.namespace}-0", f"{testbed.namespace}-1"]
 
 
-async def test_both_kinds_stand_in_one_queue(testbed: Testbed, kubelet: Kubelet) -> None:
+async def test_both_kinds_wait_in_one_queue(testbed: Testbed, kubelet: Kubelet) -> None:
     await testbed.add_nodes(2, is_attended=False, labels={"site": "ann"})
     await testbed.submit("digits", 2)
     await testbed.wait_for_phase("digits", "Running")
     await testbed.federate("heart", sites("ann"))
     job = await testbed.wait_for_phase("heart", "Waiting")
     assert condition(job, "Admitted")["reason"] == "WaitingForGPUs"
-    await testbed.submit("later", 1)
-    await testbed.wait_for_phase("later", "Waiting")
+    await testbed.submit("next", 1)
+    await testbed.wait_for_phase("next", "Waiting")
     await testbed.delete("digits")
     await testbed.wait_for_phase("heart", "Running")
-    await testbed.wait_for_phase("later", "Running")
-    await testbed.delete("later")
+    await testbed.wait_for_phase("next", "Running")
+    await testbed.delete("next")
 
 
 def admitted(job: Object) -> str:
@@ -171,17 +171,17 @@ async def test_the_aggregators_termination_message_completes_the_job(
 ) -> None:
     await start(testbed)
     [aggregator] = await testbed.pods("heart", "coordinator")
-    words = TerminationMessage(
+    message = TerminationMessage(
         result=Result.COMPLETE, step=12, samples=3600, metrics={"eval/accuracy": 0.91}
     )
-    await kubelet.end(aggregator, 0, message=words)
+    await kubelet.end(aggregator, 0, message=message)
     job = await testbed.wait_for_phase("heart", "Complete")
     assert condition(job, "Complete")["message"] == "Training is complete: eval/accuracy 0.91."
     assert job["status"]["training"]["round"] == 12
     assert job["status"]["training"]["evaluation"] == {"eval/accuracy": 0.91}
 
 
-async def test_a_suspended_federation_gives_its_pods_up_and_comes_back(
+async def test_a_suspended_federation_releases_its_pods_and_resumes(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     parties = await start(testbed)
@@ -202,7 +202,9 @@ async def test_a_suspended_federation_gives_its_pods_up_and_comes_back(
     await testbed.wait_for_phase("heart", "Running")
 
 
-async def test_what_this_version_cannot_do_is_refused_with_a_sentence(testbed: Testbed) -> None:
+async def test_unsupported_fields_of_a_federation_are_rejected_with_a_message(
+    testbed: Testbed,
+) -> None:
     await testbed.federate("heart", PARTIES, strategy={"name": "Krum"}, update={"maxNorm": 3})
     job = await testbed.wait_for_phase("heart", "Pending")
     message = condition(job, "Accepted")["message"]
@@ -216,8 +218,8 @@ async def test_external_parties_are_awaited_while_the_others_train(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     await testbed.add_nodes(0, is_attended=False)
-    outside = [*PARTIES, {"name": "zoe", "external": True}]
-    await testbed.federate("heart", outside, rounds={"minParties": 3})
+    parties = [*PARTIES, {"name": "zoe", "external": True}]
+    await testbed.federate("heart", parties, rounds={"minParties": 3})
     await testbed.wait_for_pods("heart", *ALL)
     job = await testbed.wait_for_phase("heart", "Running")
     assert party(job, "zoe")["state"] == "AwaitsEnrolment"
@@ -226,7 +228,7 @@ async def test_external_parties_are_awaited_while_the_others_train(
     assert "external parties cannot enroll yet" in condition(job, "Accepted")["message"]
 
 
-async def test_an_image_of_another_release_is_told_and_does_not_fail_the_job(
+async def test_an_image_of_another_release_is_reported_and_does_not_fail_the_job(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     await testbed.add_nodes(0, is_attended=False)

@@ -1,4 +1,4 @@
-"""A job's stages besides training: suspended, resumed, too late, over, and forgotten."""
+"""Suspension, resumption, deadlines and time to live of a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainyard_trainer.contract.exits import Result, TerminationMessage
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
 
-async def test_a_job_may_be_born_suspended(testbed: Testbed, kube: KubeClient) -> None:
+async def test_a_job_may_be_created_suspended(testbed: Testbed, kube: KubeClient) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("digits", 2, suspend=True)
     job = await testbed.wait_for_phase("digits", "Suspended")
@@ -67,7 +67,7 @@ async def test_a_waiting_job_is_suspended_at_once(testbed: Testbed) -> None:
     await testbed.wait_for_phase("digits", "Suspended")
 
 
-async def test_suspension_taken_back_in_time_leaves_the_workers(
+async def test_a_suspension_that_is_cancelled_in_time_keeps_the_workers(
     testbed: Testbed, kubelet: Kubelet
 ) -> None:
     await testbed.add_nodes(8, is_attended=False)
@@ -84,9 +84,9 @@ async def test_a_job_that_runs_too_long_fails(testbed: Testbed) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("digits", 2, activeDeadlineSeconds=2)
     job = await testbed.wait_for_phase("digits", "Failed")
-    claim = condition(job, "Failed")
-    assert claim["reason"] == "DeadlineExceeded"
-    assert claim["message"] == "The job ran longer than spec.activeDeadlineSeconds=2."
+    failed = condition(job, "Failed")
+    assert failed["reason"] == "DeadlineExceeded"
+    assert failed["message"] == "The job ran longer than spec.activeDeadlineSeconds=2."
     await eventually(lambda: _with_pods(testbed, 0))
     assert "desired" not in scaling(job)
 
@@ -95,19 +95,19 @@ async def test_a_finished_job_is_deleted_after_its_time_to_live(
     testbed: Testbed, kubelet: Kubelet, operator_namespace: str
 ) -> None:
     await testbed.add_nodes(8, is_attended=False)
-    made = await testbed.submit("digits", 1, ttlSecondsAfterFinished=1)
+    created = await testbed.submit("digits", 1, ttlSecondsAfterFinished=1)
     await testbed.wait_for_phase("digits", "Running")
     [worker] = await testbed.pods("digits", "worker")
     await kubelet.end(worker, 0, message=TerminationMessage(result=Result.COMPLETE))
-    uid = made["metadata"]["uid"]
+    uid = created["metadata"]["uid"]
     authority = f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
 
-    async def forgotten() -> None:
+    async def deleted() -> None:
         assert not await testbed.exists(testbed.job_path("digits"))
         assert await testbed.pods() == []
         assert not await testbed.exists(authority)
 
-    await eventually(forgotten)
+    await eventually(deleted)
 
 
 async def test_a_failed_job_frees_its_gpus_for_the_next(testbed: Testbed, kubelet: Kubelet) -> None:

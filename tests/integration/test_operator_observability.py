@@ -1,4 +1,4 @@
-"""What the operator says of itself: /healthz, and metrics that parse and move."""
+"""The operator's /healthz and metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read(operator: OperatorProcess) -> Samples:
     }
 
 
-async def test_metrics_move_with_the_jobs(
+async def test_metrics_follow_the_jobs(
     testbed: Testbed, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
     assert operator.health() == 200
@@ -40,30 +40,28 @@ async def test_metrics_move_with_the_jobs(
     await testbed.wait_for_pods("running", "coordinator-1", "worker-0-2", "worker-1-1")
     await testbed.wait_for_phase("running", "Running")
 
-    def grown(name: str, *labels: str) -> float:
+    def increase(name: str, *labels: str) -> float:
         return read(operator).get((name, labels), 0.0) - before.get((name, labels), 0.0)
 
-    async def told() -> None:
+    async def updated() -> None:
         now = read(operator)
         assert now.get(("trainyard_operator_jobs", ("DistributedJob", "Running"))) == 1
         assert now.get(("trainyard_operator_jobs", ("DistributedJob", "Waiting"))) == 1
         assert now.get(("trainyard_operator_queue_depth", ("reconcile",))) == 0
-        # No coordinator answers here; when that shows is the connection's affair, not the job's.
-        assert grown("trainyard_operator_scrapes_total", "failed") >= 1
+        # No coordinator serves here; when a scrape fails depends on the connection.
+        assert increase("trainyard_operator_scrapes_total", "failed") >= 1
 
-    await eventually(told)
-    assert grown("trainyard_operator_reconciles_total", "ok") >= 4
-    assert grown("trainyard_operator_reconcile_seconds_count") >= 4
-    assert grown("trainyard_operator_decisions_total", "applied", "Admitted") == 1
-    assert grown("trainyard_operator_decision_seconds_count") >= 1
-    assert grown("trainyard_operator_pod_failures_total", "worker") == 1
-    assert grown("trainyard_operator_api_requests") >= 10
+    await eventually(updated)
+    assert increase("trainyard_operator_reconciles_total", "ok") >= 4
+    assert increase("trainyard_operator_reconcile_seconds_count") >= 4
+    assert increase("trainyard_operator_decisions_total", "applied", "Admitted") == 1
+    assert increase("trainyard_operator_decision_seconds_count") >= 1
+    assert increase("trainyard_operator_pod_failures_total", "worker") == 1
+    assert increase("trainyard_operator_api_requests") >= 10
     assert read(operator)["trainyard_operator_api_concurrency_limit", ()] >= 2
 
 
-async def test_a_job_that_is_gone_is_not_counted(
-    testbed: Testbed, operator: OperatorProcess
-) -> None:
+async def test_a_deleted_job_is_not_counted(testbed: Testbed, operator: OperatorProcess) -> None:
     await testbed.add_nodes(4)
     await testbed.submit("digits", 1)
     await testbed.wait_for_phase("digits", "Running")

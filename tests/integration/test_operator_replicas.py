@@ -1,4 +1,4 @@
-"""Two operators and one Lease: one acts, the other takes over, and never both."""
+"""Leader election between two operators: one leads, the other takes over, never both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.pod_recorder import PodRecorder
-from tests.support.replicas import Replica, lease, open_replicas, until_leads
+from tests.support.replicas import Replica, lease, open_replicas, wait_until_leads
 from tests.support.testbed import Testbed, workers
 from tests.support.waiting import eventually
 from tools.localcluster import Cluster
@@ -27,38 +27,38 @@ JOBS = 18
 async def replicas(
     api_cluster: Cluster, collected: None, operator_namespace: str, tmp_path: Path
 ) -> AsyncIterator[list[Replica]]:
-    """Two operators; the first one acts, the second waits."""
+    """Two operators, the leader first."""
     async with AsyncExitStack() as stack:
-        made = await open_replicas(
+        opened = await open_replicas(
             stack, api_cluster.kubeconfig, operator_namespace, tmp_path, "one", "other"
         )
-        await asyncio.gather(*(replica.start() for replica in made))
+        await asyncio.gather(*(replica.start() for replica in opened))
 
         async def one_leads() -> list[Replica]:
-            leads = [await replica.leads() for replica in made]
+            leads = [await replica.leads() for replica in opened]
             assert sorted(leads) == [False, True]
-            return made if leads[0] else made[::-1]
+            return opened if leads[0] else opened[::-1]
 
         yield await eventually(one_leads)
 
 
-async def until_ended(replica: Replica) -> int:
+async def wait_for_exit(replica: Replica) -> int:
     async def check() -> int:
-        code = replica.process.ended()
-        assert code is not None, f"it goes on:\n{replica.process.tail()}"
+        code = replica.process.poll()
+        assert code is not None, f"the operator still runs:\n{replica.process.tail()}"
         return code
 
     return await eventually(check)
 
 
-async def test_cut_off_it_ends_and_takes_over_when_its_successor_is_killed(
+async def test_a_disconnected_leader_exits_and_leads_again_after_its_successor_is_killed(
     testbed: Testbed, kube: KubeClient, replicas: list[Replica], operator_namespace: str
 ) -> None:
     first, second = replicas
     before = await lease(kube, operator_namespace)
     await first.proxy.cut()
-    assert await until_ended(first) == EXIT_LOST
-    await until_leads(second)
+    assert await wait_for_exit(first) == EXIT_LOST
+    await wait_until_leads(second)
     await first.proxy.restore()
     await first.start()
     assert not await first.leads()
@@ -80,10 +80,10 @@ async def test_cut_off_it_ends_and_takes_over_when_its_successor_is_killed(
     assert after["leaseTransitions"] == before["leaseTransitions"] + 2
 
 
-async def test_paused_and_replaced_it_ends_without_a_word(
+async def test_a_leader_that_is_replaced_while_paused_exits_without_a_write(
     testbed: Testbed, replicas: list[Replica]
 ) -> None:
-    """It is stopped in the midst of work, and finds when it wakes that all has been decided."""
+    """It is paused with work in progress, which its successor finishes."""
     first, second = replicas
     await testbed.add_nodes(8, 8)
     await testbed.submit("digits", 4)
@@ -94,28 +94,28 @@ async def test_paused_and_replaced_it_ends_without_a_word(
         await testbed.update_spec("digits", scaling={"policy": "Manual", "maxChangesPerHour": 99})
         await testbed.submit("new", 2)
         first.process.pause()
-        await until_leads(second)
+        await wait_until_leads(second)
         await testbed.wait_for_phase("new", "Running")
         await testbed.scale("shrunk", 1)
         await testbed.wait_for_pods("shrunk", "coordinator-1", *workers(0))
         before = len(first.proxy.changes)
-        assert before, "the proxy sees nothing"
+        assert before, "the proxy has recorded no request"
         first.process.resume()
-        assert await until_ended(first) == EXIT_LOST
+        assert await wait_for_exit(first) == EXIT_LOST
         assert first.proxy.changes[before:] == []
         await testbed.wait_for_pods("shrunk", "coordinator-1", *workers(0))
         await testbed.wait_for_pods("new", "coordinator-1", *workers(0, 1))
         assert recorder.duplicates == []
 
 
-async def test_an_upgrade_under_load_loses_no_job_and_makes_none_twice(
+async def test_an_upgrade_under_load_loses_no_job_and_creates_no_pod_twice(
     testbed: Testbed,
     api_cluster: Cluster,
     replicas: list[Replica],
     operator_namespace: str,
     tmp_path: Path,
 ) -> None:
-    """The new ones come up beside the old, which are then told to stop one after the other."""
+    """The new operators start beside the old, which then stop one after the other."""
     await testbed.add_nodes(*[8] * 6)
     async with AsyncExitStack() as stack:
         new = await open_replicas(
@@ -134,7 +134,7 @@ async def test_an_upgrade_under_load_loses_no_job_and_makes_none_twice(
         assert recorder.duplicates == []
         assert {name: n for name, n in recorder.creation_counts().items() if n != 1} == {}
         await eventually(partial(_exactly_one_leads, new))
-    # It did not let its Lease expire, so that nobody had to wait for that.
+    # Its successor did not have to wait until the Lease expired.
     assert "released the Lease" in replicas[0].process.tail()
 
 
@@ -143,7 +143,7 @@ async def _exactly_one_leads(replicas: list[Replica]) -> None:
 
 
 async def _load(testbed: Testbed) -> None:
-    """Jobs come; of three, one goes again; every second one of the others grows."""
+    """Submit jobs; a third of them are deleted, and half of the others scaled up."""
     for number in range(JOBS):
         await testbed.submit(f"job-{number}", 2, minimum=1, maximum=3)
         if number % 3 == 0:

@@ -1,4 +1,4 @@
-"""Scaling by hand, through the scale subresource: which pods come and go, and what is told."""
+"""Manual scaling through the scale subresource: pods, status and Events."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ def changes(job: Object) -> list[tuple[int, int, str]]:
 
 
 def sizes(job: Object) -> tuple[int, int, int]:
-    """Wanted, running, and as the scale subresource shows them."""
-    found = scaling(job)
-    return found["desired"], found.get("current", 0), job["status"].get("replicas", 0)
+    """Desired and current workers, and those of the scale subresource."""
+    status = scaling(job)
+    return status["desired"], status.get("current", 0), job["status"].get("replicas", 0)
 
 
 def uids(pods: list[Object]) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods}
 
 
-async def test_two_become_five_become_three(testbed: Testbed, api_cluster: Cluster) -> None:
+async def test_a_job_is_scaled_from_two_to_five_to_three_workers(
+    testbed: Testbed, api_cluster: Cluster
+) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("digits", 2, minimum=1, maximum=8)
     await testbed.wait_for_phase("digits", "Running")
@@ -45,9 +47,9 @@ async def test_two_become_five_become_three(testbed: Testbed, api_cluster: Clust
     assert two < three < five
     job = await testbed.wait_for("digits", lambda job: sizes(job) == (3, 3, 3))
     assert changes(job) == [(0, 2, "Admitted"), (2, 5, "Requested"), (5, 3, "Requested")]
-    told = [e["message"] for e in await testbed.wait_for_events("digits", "Requested", 2)]
+    messages = [e["message"] for e in await testbed.wait_for_events("digits", "Requested", 2)]
     pool = f"with selector trainyard.dev/pool={testbed.namespace}"
-    assert told == [
+    assert messages == [
         f"workers.replicas asks for 5 and 3 × 1 nvidia.com/gpu {pool} fit: growing 2→5",
         "workers.replicas asks for 3: shrinking 5→3",
     ]
@@ -55,7 +57,7 @@ async def test_two_become_five_become_three(testbed: Testbed, api_cluster: Clust
     assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (3, 3)
 
 
-async def test_a_growth_that_does_not_fit_says_what_is_missing(testbed: Testbed) -> None:
+async def test_scaling_up_beyond_the_capacity_reports_the_shortage(testbed: Testbed) -> None:
     await testbed.add_nodes(4)
     await testbed.submit("digits", 2, minimum=1, maximum=8)
     await testbed.wait_for_phase("digits", "Running")
@@ -67,7 +69,7 @@ async def test_a_growth_that_does_not_fit_says_what_is_missing(testbed: Testbed)
     assert "0 free on 0 nodes" in scaling(job)["message"]
 
 
-async def test_bounds_move_a_running_job(testbed: Testbed) -> None:
+async def test_changed_bounds_scale_a_running_job(testbed: Testbed) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("digits", 4, minimum=1, maximum=8, policy="Throughput")
     await testbed.wait_for_phase("digits", "Running")
@@ -89,8 +91,8 @@ async def test_replicas_cannot_change_under_a_policy(testbed: Testbed) -> None:
         await testbed.scale("digits", 0)
 
 
-async def test_to_and_fro_ends_at_the_last_wish(testbed: Testbed) -> None:
-    """Faster than pods come and go."""
+async def test_rapid_scaling_ends_at_the_last_size(testbed: Testbed) -> None:
+    """The sizes change faster than pods start and end."""
     await testbed.add_nodes(8)
     await testbed.submit("digits", 2, minimum=1, maximum=8)
     await testbed.wait_for_phase("digits", "Running")

@@ -1,4 +1,4 @@
-"""A gang that does not get to run in time gives its GPUs back, and stands back for a while."""
+"""A gang that does not start in time releases its GPUs and is not admitted for a while."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.testbed import Testbed, condition, phase, scaling
 from tests.support.waiting import eventually
 
 START_TIMEOUT = 15
-"""Seconds: long enough for all that a job that does start has to do, on a busy machine."""
+"""Seconds, enough for a job that does start on a busy machine."""
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
@@ -22,7 +22,7 @@ def operator_options() -> tuple[str, ...]:
     return ("--start-timeout", f"{START_TIMEOUT}s")
 
 
-async def test_a_start_that_times_out_lets_the_next_job_in(
+async def test_a_start_that_times_out_releases_its_gpus_to_the_next_job(
     testbed: Testbed, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
     await testbed.add_nodes(2, is_attended=False)
@@ -44,12 +44,12 @@ async def test_a_start_that_times_out_lets_the_next_job_in(
         "stuck", lambda job: condition(job, "Admitted")["reason"] == "StartTimedOut", seconds=60
     )
     assert condition(job, "Degraded")["status"] == "True"
-    assert "spec.image 'trainyard-trainer:test' cannot be pulled" in _told(job)
-    decided, until = scaling(job)["decisionTime"], scaling(job)["cooldownEndTime"]
-    pause = datetime.fromisoformat(until) - datetime.fromisoformat(decided)
-    assert 120 <= pause.total_seconds() <= 120 + START_TIMEOUT + 16
+    assert "spec.image 'trainyard-trainer:test' cannot be pulled" in _degraded_message(job)
+    start, end = scaling(job)["decisionTime"], scaling(job)["cooldownEndTime"]
+    backoff = datetime.fromisoformat(end) - datetime.fromisoformat(start)
+    assert 120 <= backoff.total_seconds() <= 120 + START_TIMEOUT + 16
     await testbed.wait_for_phase("next", "Running")
-    # Its successor knows of the pause, although the GPUs are free.
+    # The restarted operator observes the backoff, although the GPUs are free.
     operator.kill()
     operator.start()
     operator.wait_until_ready()
@@ -60,5 +60,5 @@ async def test_a_start_that_times_out_lets_the_next_job_in(
     assert await testbed.pods("stuck") == []
 
 
-def _told(job: dict[str, object]) -> str:
+def _degraded_message(job: dict[str, object]) -> str:
     return str(condition(job, "Degraded")["message"])

@@ -12,7 +12,7 @@ IID = "IID, 4 parties, FedAvg"
 
 
 @pytest.mark.long(minutes=8)
-def test_over_five_splits_the_hospitals_reach_what_pooled_training_does() -> None:
+def test_over_five_splits_the_hospitals_reach_the_accuracy_of_pooled_training() -> None:
     found = heart(5)
     assert found["FedAvg"]["all"] >= found["pooled"]["all"] - 0.01
     for hospital in ("switzerland", "long-beach"):

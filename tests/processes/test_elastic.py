@@ -96,7 +96,7 @@ def test_a_worker_killed_in_mid_step_loses_no_sample(tmp_path: Path) -> None:
         assert_like_one_process(job, job.finish())
 
 
-def test_training_goes_on_while_the_coordinator_is_dead(tmp_path: Path) -> None:
+def test_training_continues_while_the_coordinator_is_down(tmp_path: Path) -> None:
     with Job(tmp_path, min_workers=2) as job:
         job.start("a", "b")
         job.await_active(2)

@@ -94,7 +94,9 @@ def invalid_updates(
     }
 
 
-def test_an_invalid_update_is_refused_with_its_reason_and_the_round_goes_on(tmp_path: Path) -> None:
+def test_an_invalid_update_is_refused_with_its_reason_and_the_round_continues(
+    tmp_path: Path,
+) -> None:
     with Federation(tmp_path, "ac", rounds={"max": 2, "min_parties": 1}) as federation:
         federation.start_aggregator()
         federation.start_party("a")

@@ -19,34 +19,34 @@ from trainyard.cluster.client import KubeClient, collection
 async def restart_api_server(kubeconfig: Path) -> None:
     """Kill the API server of a kubeconfig and wait until its supervisor has restarted it."""
     api = Api.of(kubeconfig)
-    old = _find(urlsplit(api.server).port or 0)
-    os.kill(old, signal.SIGKILL)
+    old_pid = _pid_of(urlsplit(api.server).port or 0)
+    os.kill(old_pid, signal.SIGKILL)
 
-    async def serves() -> None:
+    async def restarted() -> None:
         assert api.answers("/readyz")
-        assert _find(urlsplit(api.server).port or 0) != old
+        assert _pid_of(urlsplit(api.server).port or 0) != old_pid
 
-    await eventually(serves, 60)
+    await eventually(restarted, 60)
 
 
-async def until_gone(kube: KubeClient, version: str) -> None:
+async def wait_until_expired(kube: KubeClient, version: str) -> None:
     """Wait until a watch of jobs from that resource version returns 410 Gone."""
     url = kube.url(
         f"{collection(API_VERSION, 'distributedjobs')}?watch=1&resourceVersion={version}"
     )
     timeout = aiohttp.ClientTimeout(total=10)
 
-    async def refused() -> None:
-        async with kube.session.get(url, headers=await kube.headers(), timeout=timeout) as answer:
-            line = await answer.content.readline()
+    async def expired() -> None:
+        async with kube.session.get(url, headers=await kube.headers(), timeout=timeout) as response:
+            line = await response.content.readline()
         # As the response itself or as the first event; 429 before the watch cache is filled.
         event = msgspec.json.decode(line) if line.startswith(b"{") else {}
         assert event.get("object", event).get("code") == 410, line
 
-    await eventually(refused)
+    await eventually(expired)
 
 
-def _find(port: int) -> int:
+def _pid_of(port: int) -> int:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:

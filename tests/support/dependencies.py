@@ -1,4 +1,4 @@
-"""The dependencies of a reconcile, on an API server in memory."""
+"""The dependencies of a reconcile, on a fake API server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from trainyard.render.trainer_config import AnyPlan
 
 
 def dependencies_of(api: FakeApi, *jobs: Job, **others: Any) -> Dependencies:
-    """Dependencies whose cache knows the jobs; `others` replace the usual ones."""
-    usual: dict[str, Any] = {
+    """Dependencies whose cache contains the jobs; `others` replace the defaults."""
+    defaults: dict[str, Any] = {
         "client": api.client,
         "cache": ClusterCache(),
         "authorities": Authorities(api.client, "trainyard-system"),
@@ -26,14 +26,14 @@ def dependencies_of(api: FakeApi, *jobs: Job, **others: Any) -> Dependencies:
         "clock": lambda: NOW,
         "options": Options(),
     }
-    made = Dependencies(**{**usual, **others})
+    dependencies = Dependencies(**{**defaults, **others})
     for job in jobs:
-        made.cache.put_job(job)
-    return made
+        dependencies.cache.put_job(job)
+    return dependencies
 
 
 def make_state(plan: AnyPlan | None = None, uid: str = UID) -> JobState:
-    """The state of a job that nothing was decided about, with the Plan for its coordinator."""
+    """The state of a job without a decision, with the Plan for its coordinator."""
     return JobState(
         uid=uid,
         assignment=AssignmentState(ScalingStatus()),

@@ -1,4 +1,4 @@
-"""An API server in memory, as far as `KubeClient` is used here; it records every request."""
+"""A fake API server in memory for `KubeClient`'s methods; records every request."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Object = dict[str, Any]
 
 
 class FakeApi:
-    """Objects by path; `client` takes the place of a KubeClient."""
+    """Objects by path; `client` stands in for a KubeClient."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
         self.requests: list[tuple[str, str]] = []
         self.is_full = False
-        """Whether a quota is: creations are refused, even of what exists already."""
+        """Whether a quota is used up: creations are rejected, even of existing objects."""
 
     @property
     def client(self) -> KubeClient:
@@ -62,6 +62,6 @@ class FakeApi:
 
     async def list_pages(self, path: str, **_: Any) -> AsyncIterator[Page]:
         self.requests.append(("LIST", path))
-        found = [made for name, made in self.objects.items() if name.startswith(f"{path}/")]
-        items = [msgspec.Raw(msgspec.json.encode(made)) for made in found]
+        listed = [item for name, item in self.objects.items() if name.startswith(f"{path}/")]
+        items = [msgspec.Raw(msgspec.json.encode(item)) for item in listed]
         yield Page(metadata=ListMeta(resource_version="1"), items=items)

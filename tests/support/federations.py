@@ -1,4 +1,4 @@
-"""FederatedJobs, their parties' pods and aggregators' reports, as values for pure tests."""
+"""FederatedJobs, their pods and their aggregators' reports, for pure tests."""
 
 from __future__ import annotations
 

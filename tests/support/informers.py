@@ -1,4 +1,4 @@
-"""Pods and nodes as an informer sees them, for tests that hold for both alike."""
+"""Pods and nodes as an informer receives them, for tests of both."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What changes about an object; the store keeps a pod that is ours or holds GPUs."""
+    """The variable properties of an object; the store keeps a pod that is ours or has GPUs."""
 
     is_ours: bool = True
     has_gpus: bool = False
@@ -32,7 +32,7 @@ class State:
 
     @property
     def is_relevant(self) -> bool:
-        """Whether a pod in this state belongs into the store."""
+        """Whether the store keeps a pod in this state."""
         return self.is_ours or (self.has_gpus and not self.is_finished)
 
 
@@ -109,10 +109,10 @@ class Kind:
 
 
 def _labels(state: State) -> dict[str, str]:
-    """Those of a job where the object is ours; a node's show the rest of its state."""
-    shown = {"gpus": str(state.has_gpus), "finished": str(state.is_finished)}
+    """The labels of a job, if the object is ours, and labels for the rest of the state."""
+    state_labels = {"gpus": str(state.has_gpus), "finished": str(state.is_finished)}
     ours = {"app.kubernetes.io/managed-by": "trainyard", "trainyard.dev/job": "digits"}
-    return {**shown, **(ours if state.is_ours else {})}
+    return {**state_labels, **(ours if state.is_ours else {})}
 
 
 PODS = Kind(

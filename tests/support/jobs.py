@@ -1,4 +1,4 @@
-"""DistributedJobs, their pods and observations of them, as values for pure tests."""
+"""DistributedJobs, their pods and observations of them, for pure tests."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def ago(**spans: float) -> datetime:
     return NOW - timedelta(**spans)
 
 
-def at(moment: datetime = NOW) -> str:
-    """The time as a manifest has it."""
-    return format_time(moment)
+def at(time: datetime = NOW) -> str:
+    """The time in the format of manifests."""
+    return format_time(time)
 
 
 def raw_job(
@@ -59,7 +59,7 @@ def raw_job(
             **meta,
         },
         "spec": {
-            "task": {"entrypoint": "yard.digits:Digits"},
+            "task": {"entrypoint": "tasks.digits:Digits"},
             "image": "trainer:1",
             **(spec or {}),
         },

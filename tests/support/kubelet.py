@@ -1,7 +1,7 @@
-"""A fake kubelet for a testbed's unattended nodes: a test starts, ends and blocks their pods.
+"""A fake kubelet for a testbed's unattended nodes, which a test can control.
 
-KWOK runs every pending pod of its nodes, and sometimes runs one again that a test has just ended.
-Pods whose end matters therefore live on nodes that KWOK does not attend.
+KWOK runs every pending pod of its nodes, and sometimes a pod again that a test has just ended.
+Tests of pods' ends therefore use nodes that KWOK does not attend.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 
 class Kubelet(PodWatcher):
-    """Starts and removes the pods of a testbed while the context lasts, unless switched off."""
+    """Starts and removes a testbed's pods while the context lasts, unless switched off."""
 
     def __init__(self, testbed: Testbed) -> None:
         super().__init__(testbed)
@@ -29,7 +29,7 @@ class Kubelet(PodWatcher):
         self.stops = True
         """Whether pods that are being deleted end."""
         self.unreachable: set[str] = set()
-        """Nodes that cannot be reached: nothing is done about their pods."""
+        """Nodes whose pods are neither started nor removed."""
 
     async def run(self, pod: Object) -> None:
         """Report that the pod's container runs."""
@@ -46,7 +46,7 @@ class Kubelet(PodWatcher):
         reason: str = "",
         **status: Any,
     ) -> None:
-        """Report that the pod's process has ended, with its exit code and termination message."""
+        """Report the end of the pod's process with an exit code and a termination message."""
         ended = {
             "exitCode": exit_code,
             "reason": reason or ("Error" if exit_code else "Completed"),
@@ -64,7 +64,7 @@ class Kubelet(PodWatcher):
         await self.end(pod, exit_code, message=message)
 
     async def disrupt(self, pod: Object) -> None:
-        """Report that the cluster has ended the pod, as a drain or a preemption does."""
+        """Report a disruption of the pod, as by a drain or a preemption."""
         target = {
             "type": "DisruptionTarget",
             "status": "True",
@@ -79,20 +79,20 @@ class Kubelet(PodWatcher):
         await self._patch_status(pod, phase="Pending", **_container(pod, state))
 
     async def remove(self, pod: Object) -> None:
-        """Remove the pod: its process has ended after its deletion, or its node was lost."""
+        """Remove the pod, as after the end of its process or the loss of its node."""
         meta = pod["metadata"]
         path = f"{collection('v1', 'pods', meta['namespace'])}/{meta['name']}"
         await self._kube.delete(path, uid=meta["uid"], grace_seconds=0)
 
     async def handle(self, kind: str, pod: Object) -> None:
-        """Start or remove the pod if its state requires it."""
+        """Start or remove the pod, if due."""
         if kind != "DELETED":
-            # Whatever has changed meanwhile has an event of its own.
+            # A conflicting change has an event of its own.
             with contextlib.suppress(ApiError):
                 await self._sync(pod)
 
     async def sync_all(self) -> None:
-        """Catch up after a node was unreachable."""
+        """Start or remove all pods that are due, after a node was unreachable."""
         for pod in await self.testbed.pods():
             with contextlib.suppress(ApiError):
                 await self._sync(pod)

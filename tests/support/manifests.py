@@ -1,4 +1,4 @@
-"""Manifests that tests send: jobs, and the nodes that only they may use."""
+"""Manifests of jobs, nodes and foreign pods."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 Object = dict[str, Any]
 
 POOL = "trainyard.dev/pool"
-"""The key of the label and of the taint (effect NoSchedule) of one test's own nodes."""
+"""The key of the label and the taint (effect NoSchedule) of one test's nodes."""
 
 
 def job(
@@ -22,7 +22,7 @@ def job(
     template: Object | None = None,
     **spec: Any,
 ) -> Object:
-    """A DistributedJob whose pods run on the nodes of `pool` alone."""
+    """A DistributedJob for the nodes of `pool`."""
     tolerations = [{"key": POOL, "value": pool, "effect": "NoSchedule"}]
     return {
         "apiVersion": "trainyard.dev/v1alpha1",
@@ -49,7 +49,7 @@ def job(
 
 
 def federation(name: str, pool: str, parties: list[Object], **spec: Any) -> Object:
-    """A FederatedJob whose pods run on the nodes of `pool` alone."""
+    """A FederatedJob for the nodes of `pool`."""
     tolerations = [{"key": POOL, "value": pool, "effect": "NoSchedule"}]
     return {
         "apiVersion": "trainyard.dev/v1alpha1",
@@ -66,7 +66,7 @@ def federation(name: str, pool: str, parties: list[Object], **spec: Any) -> Obje
 
 
 def node(name: str, pool: str, gpus: int, *, is_attended: bool, labels: Object) -> Object:
-    """A node without a machine; KWOK plays the kubelet of an attended one, the test of another."""
+    """A simulated node; KWOK plays the kubelet of attended ones, the test that of the others."""
     capacity = {"cpu": "64", "memory": "512Gi", "pods": "250", "nvidia.com/gpu": str(gpus)}
     conditions = [] if is_attended else [{"type": "Ready", "status": "True", "reason": "Simulated"}]
     return {
@@ -82,8 +82,8 @@ def node(name: str, pool: str, gpus: int, *, is_attended: bool, labels: Object) 
     }
 
 
-def stranger(name: str, pool: str, gpus: int, node_name: str = "") -> Object:
-    """Somebody else's pod that holds GPUs of the pool."""
+def foreign_pod(name: str, pool: str, gpus: int, node_name: str = "") -> Object:
+    """A pod of another owner with GPUs of the pool."""
     container = {
         "name": "main",
         "image": "busybox",

@@ -1,4 +1,4 @@
-"""The operator as a real process, beside a kubeconfig: started, watched, asked to stop, killed."""
+"""The operator as a real process that a test starts, pauses, stops and kills."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import urllib.request
 from datetime import timedelta
 from pathlib import Path
 
-START = timedelta(seconds=40)
-"""Importing takes two seconds of CPU, and a busy machine has less than one to give."""
-END = timedelta(seconds=15)
-SHOWN_LINES = 60
+START_TIMEOUT = timedelta(seconds=40)
+"""Imports take two seconds of CPU, which a busy machine may not have for long."""
+STOP_TIMEOUT = timedelta(seconds=15)
+TAIL_LINES = 60
 
 
 class OperatorProcess:
-    """One `python -m trainyard` at a time, always with the same options and the same log."""
+    """One `python -m trainyard` at a time, with the same options and log at every start."""
 
     def __init__(
         self, kubeconfig: Path, namespace: str, log: Path, *options: str, name: str = ""
@@ -36,12 +36,12 @@ class OperatorProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; `wait_until_ready` returns once it acts."""
-        assert self._process is None, "the operator runs already"
+        """Start the process; `wait_until_ready` returns once it is ready."""
+        assert self._process is None, "the operator is already running"
         with self.log.open("ab") as log:
             log.write(b"--- started ---\n")
             log.flush()
-            # A session of its own: Ctrl-C at the tests must not reach it before them.
+            # A session of its own, so that Ctrl-C reaches the tests first.
             self._process = subprocess.Popen(
                 self._command,
                 stdout=log,
@@ -52,27 +52,27 @@ class OperatorProcess:
 
     @property
     def is_started(self) -> bool:
-        """Whether it was started since it was last told to end or seen to have ended."""
+        """Whether it was started and neither stopped, killed nor found to have ended since."""
         return self._process is not None
 
     @property
     def pid(self) -> int:
-        """The process's id while it runs."""
+        """The id of the running process."""
         assert self._process is not None, "the operator was not started"
         return self._process.pid
 
     def wait_until_ready(self) -> None:
-        """Return when /healthz answers 200: the first listing is complete."""
-        deadline = time.monotonic() + START.total_seconds()
+        """Wait until /healthz returns 200, which means that the caches are synced."""
+        deadline = time.monotonic() + START_TIMEOUT.total_seconds()
         while self.health() != 200:
             assert self._process is not None, "the operator was not started"
-            ended = self._process.poll()
-            assert ended is None, f"the operator ended with {ended}:\n{self.tail()}"
+            exit_code = self._process.poll()
+            assert exit_code is None, f"the operator exited with {exit_code}:\n{self.tail()}"
             assert time.monotonic() < deadline, f"the operator is not ready:\n{self.tail()}"
             time.sleep(0.05)
 
     def health(self) -> int:
-        """The status of /healthz; 0 while nobody listens."""
+        """The status code of /healthz; 0 while nothing listens."""
         try:
             self._get("/healthz")
         except urllib.error.HTTPError as error:
@@ -87,34 +87,34 @@ class OperatorProcess:
         return self._get("/metrics")
 
     def kill(self) -> None:
-        """SIGKILL it, at whatever it is doing."""
+        """Send SIGKILL and wait for the exit."""
         self._signal(signal.SIGKILL)
 
     def pause(self) -> None:
-        """SIGSTOP it, at whatever it is doing."""
+        """Send SIGSTOP."""
         assert self._process is not None, "the operator was not started"
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on after `pause`."""
+        """Send SIGCONT, after `pause`."""
         assert self._process is not None, "the operator was not started"
         self._process.send_signal(signal.SIGCONT)
 
-    def ended(self) -> int | None:
-        """Its exit code once it has ended by itself; it may be started again then."""
+    def poll(self) -> int | None:
+        """The exit code if the process has ended by itself; it can be started again then."""
         code = None if self._process is None else self._process.poll()
         if code is not None:
             self._process = None
         return code
 
     def stop(self) -> int:
-        """SIGTERM it and return its exit code; the second call does nothing."""
+        """Send SIGTERM and return the exit code; does nothing if the process is not started."""
         return self._signal(signal.SIGTERM)
 
     def tail(self) -> str:
-        """The last lines of its log."""
+        """The last lines of the log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return "\n".join(lines[-SHOWN_LINES:])
+        return "\n".join(lines[-TAIL_LINES:])
 
     def _signal(self, number: signal.Signals) -> int:
         process, self._process = self._process, None
@@ -122,7 +122,7 @@ class OperatorProcess:
             return 0
         process.send_signal(number)
         try:
-            return process.wait(END.total_seconds())
+            return process.wait(STOP_TIMEOUT.total_seconds())
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
@@ -130,13 +130,13 @@ class OperatorProcess:
 
     def _get(self, path: str) -> str:
         url = f"http://127.0.0.1:{self.port}{path}"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            text: bytes = answer.read()
+        with urllib.request.urlopen(url, timeout=5) as response:
+            text: bytes = response.read()
         return text.decode()
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

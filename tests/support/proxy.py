@@ -1,4 +1,4 @@
-"""A TCP proxy in front of the API server that a test can cut and stall like a network."""
+"""A TCP proxy in front of the API server, whose connections a test can cut, reset and stall."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ CHANGE = re.compile(rb"(POST|PUT|PATCH|DELETE) (/\S*) HTTP/1\.1\r\n")
 
 
 class Proxy:
-    """Forwards bytes until it is cut: then connections are reset, and new ones refused.
+    """Forwards bytes until it is cut; then connections are reset and new ones refused.
 
-    One that `reads` serves plain HTTP and connects to the server by TLS with its client's identity.
+    With `records` it serves plain HTTP and connects to the server by TLS with the kubeconfig's
+    credentials, so that it can record the requests.
     """
 
-    def __init__(self, kubeconfig: Path, *, reads: bool = False) -> None:
+    def __init__(self, kubeconfig: Path, *, records: bool = False) -> None:
         self._document = json.loads(kubeconfig.read_text())
-        self._tls = _tls(self._document) if reads else None
+        self._tls = _tls(self._document) if records else None
         self.changes: list[tuple[str, str]] = []
-        """Method and path of every mutating request, if the proxy `reads`."""
-        self._flows = asyncio.Event()
-        self._flows.set()
+        """Method and path of every mutating request, if the proxy `records`."""
+        self._forwards = asyncio.Event()
+        self._forwards.set()
         server = urlsplit(self._document["clusters"][0]["cluster"]["server"])
         self._host, self._api_port = server.hostname or "127.0.0.1", server.port or 443
         self._server: asyncio.Server | None = None
@@ -81,12 +82,12 @@ class Proxy:
             writer.transport.abort()
 
     def stall(self) -> None:
-        """Accept bytes but forward none, like a network that drops packets."""
-        self._flows.clear()
+        """Accept bytes but forward none, as a network that drops packets."""
+        self._forwards.clear()
 
     def resume(self) -> None:
-        """Forward again, first what has waited."""
-        self._flows.set()
+        """Forward again, beginning with the bytes that were held back."""
+        self._forwards.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
@@ -99,30 +100,30 @@ class Proxy:
             self._open.discard(writer)
             return
         self._open.add(downstream)
-        ways = [
-            asyncio.create_task(self._pass_on(reader, downstream, self._note)),
-            asyncio.create_task(self._pass_on(upstream, writer)),
+        directions = [
+            asyncio.create_task(self._forward(reader, downstream, self._record)),
+            asyncio.create_task(self._forward(upstream, writer)),
         ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
         for end in (writer, downstream):
             end.transport.abort()
             self._open.discard(end)
-        await asyncio.gather(*ways, return_exceptions=True)
+        await asyncio.gather(*directions, return_exceptions=True)
 
-    async def _pass_on(
+    async def _forward(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        note: Callable[[bytes], None] = lambda _: None,
+        record: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(CHUNK):
-                note(chunk)
-                await self._flows.wait()
+                record(chunk)
+                await self._forwards.wait()
                 writer.write(chunk)
                 await writer.drain()
 
-    def _note(self, chunk: bytes) -> None:
+    def _record(self, chunk: bytes) -> None:
         if self._tls is not None:
             for method, path in CHANGE.findall(chunk):
                 self.changes.append((method.decode(), path.decode()))

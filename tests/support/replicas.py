@@ -1,4 +1,4 @@
-"""Several operators side by side, each behind a proxy of its own: which one acts, and its end."""
+"""Replicas of the operator with leader election, each behind its own proxy."""
 
 from __future__ import annotations
 
@@ -17,43 +17,45 @@ from trainyard.cluster.client import ApiError, KubeClient
 
 LEASE = "trainyard"
 TIMES = ("--lease-duration=4s", "--renew-deadline=3s", "--retry-period=300ms")
-"""Short, so that a test does not wait long; long enough for a busy machine."""
+"""Short for the sake of the tests, but enough for a busy machine."""
 LEADER = re.compile(r"^trainyard_operator_leader (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """One operator and its way to the API server."""
+    """One operator and its proxy to the API server."""
 
     process: OperatorProcess
     proxy: Proxy
 
     async def start(self) -> None:
-        """Start it, and wait until its mirror is whole."""
+        """Start the operator and wait until its caches are synced."""
         self.process.start()
         await asyncio.to_thread(self.process.wait_until_ready)
 
     async def leads(self) -> bool:
-        """Whether it says that it acts."""
+        """Whether its metrics report it as the leader."""
         try:
             text = await asyncio.to_thread(self.process.metrics)
         except OSError as error:
-            raise AssertionError(f"it does not answer: {error}\n{self.process.tail()}") from error
-        found = LEADER.search(text)
-        assert found, "the metric is missing"
-        return float(found[1]) == 1
+            raise AssertionError(
+                f"the replica does not respond: {error}\n{self.process.tail()}"
+            ) from error
+        match = LEADER.search(text)
+        assert match, "the metric is missing"
+        return float(match[1]) == 1
 
 
 @asynccontextmanager
 async def open_replica(
     kubeconfig: Path, namespace: str, folder: Path, name: str, *options: str
 ) -> AsyncIterator[Replica]:
-    """A replica that is not started yet; ended with the context."""
-    async with Proxy(kubeconfig, reads=True) as proxy:
-        own = proxy.write_kubeconfig(folder / f"{name}.kubeconfig")
+    """A replica that is not started yet; killed at the end of the context."""
+    async with Proxy(kubeconfig, records=True) as proxy:
+        own_kubeconfig = proxy.write_kubeconfig(folder / f"{name}.kubeconfig")
         log = folder / f"{name}.log"
-        elected = ("--leader-elect", f"--lease-name={LEASE}", *TIMES, *options)
-        process = OperatorProcess(own, namespace, log, *elected)
+        election = ("--leader-elect", f"--lease-name={LEASE}", *TIMES, *options)
+        process = OperatorProcess(own_kubeconfig, namespace, log, *election)
         try:
             yield Replica(process=process, proxy=proxy)
         finally:
@@ -63,7 +65,7 @@ async def open_replica(
 async def open_replicas(
     stack: AsyncExitStack, kubeconfig: Path, namespace: str, folder: Path, *names: str
 ) -> list[Replica]:
-    """Replicas that end with the stack."""
+    """Replicas that are killed at the end of the stack."""
     return [
         await stack.enter_async_context(open_replica(kubeconfig, namespace, folder, name))
         for name in names
@@ -74,18 +76,18 @@ async def lease(kube: KubeClient, namespace: str) -> Object:
     """The `spec` of the Lease; empty when there is none."""
     path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{LEASE}"
     try:
-        found: Object = (await kube.get(path))["spec"]
+        spec: Object = (await kube.get(path))["spec"]
     except ApiError as error:
         if error.is_missing:
             return {}
         raise
-    return found
+    return spec
 
 
-async def until_leads(replica: Replica) -> None:
-    """Wait until it acts."""
+async def wait_until_leads(replica: Replica) -> None:
+    """Wait until the replica leads."""
 
     async def check() -> None:
-        assert await replica.leads(), f"it does not act:\n{replica.process.tail()}"
+        assert await replica.leads(), f"the replica does not lead:\n{replica.process.tail()}"
 
     await eventually(check)

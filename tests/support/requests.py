@@ -1,4 +1,4 @@
-"""Requests and clusters for the tests of the scheduler, and what decisions change in them."""
+"""Jobs' requests, clusters and decisions for the tests of the scheduler."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def measurement(workers: int, speed: float, steps: int = 100, local_batch: int =
 def job(
     name: str, admitted: int = 0, *, speeds: dict[int, float] | None = None, **fields: Any
 ) -> JobRequest:
-    """A job of 1-GPU workers: waiting, or with `admitted` workers steady for five hours."""
+    """A request for 1-GPU workers: waiting, or with `admitted` workers for five hours."""
     long_ago = NOW - timedelta(hours=5)
     defaults: dict[str, Any] = {"max_workers": 8, "start_workers": max(1, admitted)}
     if admitted:
@@ -61,14 +61,14 @@ def cluster(*gpus: int, bound: Iterable[GpuPod] = ()) -> Cluster:
 
 
 def decision(workers: int, reason: Reason = Reason.GROW_PAYS, **fields: Any) -> Decision:
-    """A decision for tests in which the facts behind it do not matter."""
+    """A decision whose facts do not matter."""
     facts = SizeKept(workers=workers, basis=AtMaximum(workers=workers), shortage=None)
     values: dict[str, Any] = {"recommended": workers, "facts": facts, **fields}
     return Decision(workers=workers, reason=reason, **values)
 
 
 def waiting(jobs_ahead: int) -> WorkersWaiting:
-    """The facts of a job that waits for one GPU behind so many others."""
+    """The facts of a job that waits for one GPU behind so many jobs."""
     return WorkersWaiting(
         minimum=GpuRequest(workers=1, shape=PodShape(resource=GPU, gpus=1)),
         availability=Availability(free_gpus=0, nodes=0, jobs_ahead=jobs_ahead),
@@ -81,7 +81,7 @@ def decide(snapshot: Cluster, *jobs: JobRequest) -> dict[str, Decision]:
 
 
 def apply_all(jobs: Iterable[JobRequest], allocation: Allocation) -> tuple[JobRequest, ...]:
-    """The jobs with the decisions in force, as a reconcile records them."""
+    """The requests after the decisions, as a reconcile records them."""
     return tuple(_applied(job, allocation[job.key]) for job in jobs)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a value by a structural schema, as the API server would say it."""
+"""Validation of a value by a structural schema, as the API server does it."""
 
 from __future__ import annotations
 
@@ -40,42 +40,42 @@ def status_schema() -> dict[str, Any]:
     return schema
 
 
-def faults(schema: Mapping[str, Any], value: Any, path: str = "status") -> Iterator[str]:
-    """Every way in which the value breaks the schema; unknown fields count, being dropped."""
+def errors(schema: Mapping[str, Any], value: Any, path: str = "status") -> Iterator[str]:
+    """The errors of the value; unknown fields are errors, as the API server would drop them."""
     expected = TYPES[schema["type"]]
     if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
         yield f"{path}: {value!r} is not of type {schema['type']}"
         return
-    for name, holds in RULES:
-        if name in schema and not holds(value, schema[name]):
-            yield f"{path}: {value!r} breaks {name} {schema[name]}"
-    yield from _format_faults(schema.get("format", ""), value, path)
+    for name, is_valid in RULES:
+        if name in schema and not is_valid(value, schema[name]):
+            yield f"{path}: {value!r} violates {name} {schema[name]}"
+    yield from _format_errors(schema.get("format", ""), value, path)
     if isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from faults(schema["items"], item, f"{path}[{place}]")
+        for index, item in enumerate(value):
+            yield from errors(schema["items"], item, f"{path}[{index}]")
     if isinstance(value, dict):
-        yield from _object_faults(schema, value, path)
+        yield from _object_errors(schema, value, path)
 
 
-def _format_faults(format_: str, value: Any, path: str) -> Iterator[str]:
+def _format_errors(format_: str, value: Any, path: str) -> Iterator[str]:
     if format_ in FORMATS and not FORMATS[format_][0] <= value <= FORMATS[format_][1]:
-        yield f"{path}: {value} is no {format_}"
+        yield f"{path}: {value} is not an {format_}"
     if format_ == "date-time":
         try:
             datetime.fromisoformat(value)
         except ValueError:
-            yield f"{path}: {value!r} is no date-time"
+            yield f"{path}: {value!r} is not a date-time"
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
-        yield f"{path}: {value} has no JSON"
+        yield f"{path}: {value} cannot be encoded as JSON"
 
 
-def _object_faults(schema: Mapping[str, Any], value: Mapping[str, Any], path: str) -> Iterator[str]:
+def _object_errors(schema: Mapping[str, Any], value: Mapping[str, Any], path: str) -> Iterator[str]:
     for name in schema.get("required", ()):
         if name not in value:
             yield f"{path}.{name} is required"
     for name, item in value.items():
         child = schema.get("properties", {}).get(name) or schema.get("additionalProperties")
         if isinstance(child, Mapping):
-            yield from faults(child, item, f"{path}.{name}")
+            yield from errors(child, item, f"{path}.{name}")
         elif not schema.get("x-kubernetes-preserve-unknown-fields"):
             yield f"{path}.{name} is unknown"

@@ -27,7 +27,7 @@ from tests.support.jobs import (
     worker,
     workers,
 )
-from tests.support.schemas import faults, status_schema
+from tests.support.schemas import errors, status_schema
 from trainyard.api.jobs import DistributedJob
 from trainyard.api.pods import Pod
 from trainyard.api.report import CoordinatorReport
@@ -136,7 +136,7 @@ def test_the_api_server_accepts_the_status_and_returns_the_same(
     job, pods, fields = case
     status = written(job, *pods, **fields)
     plain = msgspec.to_builtins(status)
-    assert list(faults(SCHEMA, plain)) == []
+    assert list(errors(SCHEMA, plain)) == []
     assert stored(job, status).status == status
 
 
@@ -165,7 +165,7 @@ def test_the_status_is_valid_whatever_a_termination_message_holds(
     message = json.dumps({"result": "Complete", "metrics": metrics, "error": error})
     job = make_job(status=has_run())
     status = written(job, coordinator(), worker(phase="Succeeded", termination_message=message))
-    assert list(faults(SCHEMA, msgspec.to_builtins(status))) == []
+    assert list(errors(SCHEMA, msgspec.to_builtins(status))) == []
     assert stored(job, status).status == status
 
 
@@ -185,7 +185,7 @@ def test_final_metrics_beyond_the_limit_of_the_schema_are_left_out() -> None:
     metrics = {f"m{n:03}": 1.0 for n in range(100)}
     job = make_job(status=has_run())
     status = written(job, coordinator(), worker(**ending(Result.COMPLETE, metrics=metrics)))
-    assert list(faults(SCHEMA, msgspec.to_builtins(status))) == []
+    assert list(errors(SCHEMA, msgspec.to_builtins(status))) == []
     assert status.training is not None
     assert len(status.training.evaluation) == 64
 
