@@ -18,17 +18,17 @@ CLUSTER = os.environ.get("TRAINYARD_CLUSTER", NAME)
 RELEASE_SETTINGS = ("scrapeInterval=1s",)
 HOSPITALS = ("budapest", "cleveland", "long-beach")
 CPU = "1"
-"""Here a worker need not be a device of fixed speed: it should start soon."""
+"""The limit of a worker, for a fast start rather than a constant speed."""
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster, with both images loaded and the release installed."""
-    with open_cluster(ClusterOptions(name=CLUSTER)) as found:
+    with open_cluster(ClusterOptions(name=CLUSTER)) as opened:
         for tag in IMAGES:
-            found.load_image(tag)
-        install(found, *RELEASE_SETTINGS)
-        yield found
+            opened.load_image(tag)
+        install(opened, *RELEASE_SETTINGS)
+        yield opened
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def testbed(cluster: Cluster) -> AsyncIterator[Testbed]:
 
 
 def digits(name: str, **spec: Any) -> dict[str, Any]:
-    """A small job on the digits data set, long enough to watch; `spec` is merged over it."""
+    """A small DistributedJob on the digits data set, with `spec` merged into its spec."""
     base: dict[str, Any] = {
         "task": {"entrypoint": "trainyard_trainer.tasks.digits:Digits"},
         "image": "trainyard-trainer:0.1.0",
@@ -65,7 +65,7 @@ def digits(name: str, **spec: Any) -> dict[str, Any]:
 
 
 def hospitals(name: str, **spec: Any) -> dict[str, Any]:
-    """A federation of three hospitals, for a few rounds; `spec` is merged over it."""
+    """A FederatedJob of three hospitals and four rounds, with `spec` merged into its spec."""
     share = {"requests": {"cpu": "50m"}, "limits": {"cpu": CPU, "memory": "2Gi"}}
     base: dict[str, Any] = {
         "task": {"entrypoint": "trainyard_trainer.tasks.heart:Heart"},
@@ -83,7 +83,7 @@ def hospitals(name: str, **spec: Any) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` merged into `base`, mapping by mapping."""
+    """`over` merged recursively into `base`."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
@@ -92,7 +92,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def claim(name: str) -> dict[str, Any]:
-    """A volume claim of the default storage class."""
+    """A PersistentVolumeClaim of the default storage class."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",

@@ -1,4 +1,4 @@
-"""Whatever is killed, the job goes on; whatever is wrong, the job says so."""
+"""Jobs survive killed pods, and report invalid tasks, images and code."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ SYSTEM = "trainyard-system"
 async def test_a_killed_worker_is_replaced_and_the_survivor_never_restarts(
     testbed: Testbed,
 ) -> None:
-    await testbed.create_job(digits("bereft", workers={"replicas": 2}, training=ENDLESS))
-    job = await testbed.wait_for("bereft", trains_on(2), "two workers train")
-    survivor, victim = await testbed.job_pods("bereft")
+    await testbed.create_job(digits("worker-lost", workers={"replicas": 2}, training=ENDLESS))
+    job = await testbed.wait_for("worker-lost", trains_on(2), "two workers train")
+    survivor, killed = await testbed.job_pods("worker-lost")
     before, view = await testbed.process(survivor), training(job)["view"]
-    await testbed.kill(victim)
+    await testbed.kill(killed)
     job = await testbed.wait_for(
-        "bereft", lambda j: trains_on(2)(j) and _view(j) > view, "two train in a later view"
+        "worker-lost", lambda j: trains_on(2)(j) and _view(j) > view, "two train in a later view"
     )
     assert await testbed.process(survivor) == before
-    metrics = await testbed.metrics("bereft")
+    metrics = await testbed.metrics("worker-lost")
     assert metrics["trainyard_training_samples_wrong"] == 0
 
 
 async def test_training_continues_without_its_coordinator(testbed: Testbed) -> None:
-    await testbed.create_job(digits("orphan", workers={"replicas": 2}, training=ENDLESS))
-    job = await testbed.wait_for("orphan", trains_on(2), "two workers train")
+    await testbed.create_job(digits("coordinator-lost", workers={"replicas": 2}, training=ENDLESS))
+    job = await testbed.wait_for("coordinator-lost", trains_on(2), "two workers train")
     step = training(job)["step"]
-    workers = await testbed.job_pods("orphan")
+    workers = await testbed.job_pods("coordinator-lost")
     before = [await testbed.process(p) for p in workers]
-    await testbed.kill((await testbed.job_pods("orphan", "coordinator"))[0])
+    await testbed.kill((await testbed.job_pods("coordinator-lost", "coordinator"))[0])
     job = await testbed.wait_for(
-        "orphan",
+        "coordinator-lost",
         lambda j: training(j)["term"] == 2 and trains_on(2)(j) and training(j)["step"] > step,
         "the second term's coordinator reports further steps",
     )
@@ -43,9 +43,9 @@ async def test_training_continues_without_its_coordinator(testbed: Testbed) -> N
 
 
 async def test_training_continues_without_the_operator(testbed: Testbed) -> None:
-    await testbed.create_job(digits("alone", workers={"replicas": 1}, training=ENDLESS))
-    await testbed.wait_for("alone", trains_on(1), "one worker trains")
-    before = {p.uid for p in await testbed.job_pods("alone")}
+    await testbed.create_job(digits("operator-lost", workers={"replicas": 1}, training=ENDLESS))
+    await testbed.wait_for("operator-lost", trains_on(1), "one worker trains")
+    before = {p.uid for p in await testbed.job_pods("operator-lost")}
     pods = collection("v1", "pods", SYSTEM)
     selector = "app.kubernetes.io/name=trainyard"
     operators = [
@@ -53,18 +53,18 @@ async def test_training_continues_without_the_operator(testbed: Testbed) -> None
     ]
     for meta in operators:
         await testbed.client.delete(f"{pods}/{meta['name']}", uid=meta["uid"], grace_seconds=0)
-    await testbed.scale("alone", 2)
-    await testbed.wait_for("alone", trains_on(2), "the next operator scales it")
-    assert before < {p.uid for p in await testbed.job_pods("alone")}, (
+    await testbed.scale("operator-lost", 2)
+    await testbed.wait_for("operator-lost", trains_on(2), "the next operator scales it")
+    assert before < {p.uid for p in await testbed.job_pods("operator-lost")}, (
         "the first worker is the same pod"
     )
 
 
 async def test_an_invalid_task_fails_the_job_with_a_message(testbed: Testbed) -> None:
     await testbed.create_job(
-        digits("typo", task={"entrypoint": "trainyard_trainer.tasks.digits:Digitz"})
+        digits("invalid-task", task={"entrypoint": "trainyard_trainer.tasks.digits:Digitz"})
     )
-    job = await testbed.wait_for_phase("typo", "Failed")
+    job = await testbed.wait_for_phase("invalid-task", "Failed")
     failed = condition(job, "Failed")
     assert failed["reason"] == "TaskInvalid"
     assert "Digitz" in failed["message"]
@@ -72,9 +72,11 @@ async def test_an_invalid_task_fails_the_job_with_a_message(testbed: Testbed) ->
 
 
 async def test_an_image_that_cannot_be_pulled_is_reported(testbed: Testbed) -> None:
-    await testbed.create_job(digits("blurred", image="trainyard-trainer:no-such-tag"))
+    await testbed.create_job(digits("invalid-image", image="trainyard-trainer:no-such-tag"))
     job = await testbed.wait_for(
-        "blurred", lambda j: "no-such-tag" in condition(j, "Degraded")["message"], "trouble is told"
+        "invalid-image",
+        lambda j: "no-such-tag" in condition(j, "Degraded")["message"],
+        "the image is reported",
     )
     assert condition(job, "Degraded")["reason"] == "PodTrouble"
 
@@ -83,13 +85,13 @@ async def test_a_crash_in_user_code_is_retried_then_reported(testbed: Testbed) -
     template = await testbed.provide_code("crashing.py")
     await testbed.create_job(
         digits(
-            "crash",
+            "crashing",
             task={"entrypoint": "crashing:Crashing"},
             workers={"template": template},
             failure={"maxRestarts": 1},
         )
     )
-    job = await testbed.wait_for_phase("crash", "Failed")
+    job = await testbed.wait_for_phase("crashing", "Failed")
     failed = condition(job, "Failed")
     assert failed["reason"] == "TooManyRestarts"
     assert "ZeroDivisionError: the user's own mistake" in failed["message"]

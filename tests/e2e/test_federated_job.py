@@ -1,5 +1,4 @@
-"""A FederatedJob from apply to its stored model; what is killed costs a round at most, and a party
-that spoils its updates is named."""
+"""A FederatedJob from its creation to its stored model, with killed pods and invalid updates."""
 
 from __future__ import annotations
 
@@ -22,19 +21,19 @@ ENDLESS = {"max": 100_000, "minParties": 2, "deadline": "20s"}
 async def test_hospitals_train_to_the_end_and_their_model_is_fetched(
     testbed: Testbed, tmp_path: Path
 ) -> None:
-    await testbed.create("persistentvolumeclaims", claim("kept"))
-    together = {"minParties": len(HOSPITALS)}
-    await testbed.create_job(hospitals("whole", rounds=together, state={"claimName": "kept"}))
-    job = await testbed.wait_for_completion("whole")
+    await testbed.create("persistentvolumeclaims", claim("state"))
+    rounds = {"minParties": len(HOSPITALS)}
+    await testbed.create_job(hospitals("complete", rounds=rounds, state={"claimName": "state"}))
+    job = await testbed.wait_for_completion("complete")
     assert training(job)["round"] == 4
     assert training(job)["evaluation"]["eval/accuracy"] > 0.65
     assert condition(job, "StateDurable")["status"] == "True"
     assert "failures" not in job["status"]
     assert sum(party(job, name)["rounds"] for name in HOSPITALS) == 4 * len(HOSPITALS)
 
-    await fetch(testbed.client, parse_target("fj/whole", testbed.namespace), tmp_path)
+    await fetch(testbed.client, parse_target("fj/complete", testbed.namespace), tmp_path)
     result = json.loads((tmp_path / RESULT_FILE).read_text())
-    assert [past["round"] for past in result["history"]] == [0, 1, 2, 3, 4]
+    assert [entry["round"] for entry in result["history"]] == [0, 1, 2, 3, 4]
     model = safetensors.torch.load_file(tmp_path / MODEL_FILE)
     assert {name: tuple(tensor.shape) for name, tensor in model.items()} == {
         "weight": (1, 13),
@@ -45,9 +44,9 @@ async def test_hospitals_train_to_the_end_and_their_model_is_fetched(
 async def test_rounds_continue_after_the_aggregator_or_a_party_is_killed(
     testbed: Testbed,
 ) -> None:
-    await testbed.create("persistentvolumeclaims", claim("rounds"))
-    await testbed.create_job(hospitals("robust", rounds=ENDLESS, state={"claimName": "rounds"}))
-    job = await testbed.wait_for("robust", _has_rounds_of_all, "some rounds")
+    await testbed.create("persistentvolumeclaims", claim("state"))
+    await testbed.create_job(hospitals("robust", rounds=ENDLESS, state={"claimName": "state"}))
+    job = await testbed.wait_for("robust", _has_rounds_of_all, "rounds with all parties")
     processes = [await testbed.process(pod) for pod in await testbed.job_pods("robust", "party")]
 
     before = _round(job)
@@ -55,22 +54,24 @@ async def test_rounds_continue_after_the_aggregator_or_a_party_is_killed(
     job = await testbed.wait_for(
         "robust",
         lambda j: training(j)["term"] == 2 and _round(j) > before + 1,
-        "the second term's aggregator goes on from the stored round",
+        "the second term's aggregator continues from the stored round",
     )
     assert training(job).get("roundsLost", 0) <= 1
     parties = await testbed.job_pods("robust", "party")
     assert [await testbed.process(pod) for pod in parties] == processes, "no party restarted"
 
-    victim, before = parties[0], _round(job)
-    contributed = party(job, victim.party)["rounds"]
-    await testbed.kill(victim)
-    await testbed.wait_for("robust", lambda j: _round(j) > before + 2, "rounds without it")
+    killed, before = parties[0], _round(job)
+    contributed = party(job, killed.party)["rounds"]
+    await testbed.kill(killed)
+    await testbed.wait_for(
+        "robust", lambda j: _round(j) > before + 2, "rounds without the killed party"
+    )
     job = await testbed.wait_for(
-        "robust", _contributes(victim.party, contributed + 2), "it is back"
+        "robust", _contributes(killed.party, contributed + 2), "its replacement contributes"
     )
     live = [pod for pod in await testbed.job_pods("robust", "party") if pod.is_live]
     assert [pod.party for pod in live] == list(HOSPITALS)
-    assert victim.uid not in {pod.uid for pod in live}
+    assert killed.uid not in {pod.uid for pod in live}
 
     await testbed.update_spec("robust", rounds={"max": _round(job) + 1})
     await testbed.wait_for_completion("robust")
@@ -87,19 +88,19 @@ async def test_a_party_that_sends_nan_is_reported_and_the_others_continue(testbe
     manifest["spec"]["parties"][2]["args"] = {"poison": True}
     await testbed.create_job(manifest)
     job = await testbed.wait_for(
-        "poisoned", lambda j: _refused(j, HOSPITALS[2]) > 3, "refused again and again"
+        "poisoned", lambda j: _refused(j, HOSPITALS[2]) > 3, "several refused updates"
     )
     await testbed.update_spec("poisoned", rounds={"max": _round(job) + 1})
     job = await testbed.wait_for_completion("poisoned")
-    spoiler = party(job, HOSPITALS[2])
-    assert spoiler.get("rounds", 0) == 0
-    assert "NotFinite" in spoiler["lastRefusal"]
+    poisoned = party(job, HOSPITALS[2])
+    assert poisoned.get("rounds", 0) == 0
+    assert "NotFinite" in poisoned["lastRefusal"]
     rounds = training(job)["round"]
-    assert 4 <= spoiler["refused"] <= rounds + training(job).get("roundsLost", 0)
+    assert 4 <= poisoned["refused"] <= rounds + training(job).get("roundsLost", 0)
     assert [party(job, name)["rounds"] for name in HOSPITALS[:2]] == [rounds, rounds]
-    told = await testbed.wait_for_event("poisoned", "UpdateRefused")
-    assert HOSPITALS[2] in told
-    assert "NotFinite" in told
+    message = await testbed.wait_for_event("poisoned", "UpdateRefused")
+    assert HOSPITALS[2] in message
+    assert "NotFinite" in message
     assert training(job)["evaluation"]["eval/accuracy"] > 0.5
     assert phase(job) == "Complete"
 

@@ -1,4 +1,4 @@
-"""Every sample runs, a few side by side, each to the end that it is there to show."""
+"""Every sample runs to its documented end, a few at a time."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from trainyard.cluster.client import ApiError, collection
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 FILES = sorted(SAMPLES.glob("*.yaml"))
 SECONDS = 240.0
-SIDE_BY_SIDE = 3
-"""Each job starts a few processes that load PyTorch; more at once only wait for a core."""
+CONCURRENCY = 3
+"""Files at a time; more would only wait for a CPU core, as every process imports PyTorch."""
 
 
-@pytest.mark.timeout(SECONDS * math.ceil(len(FILES) / SIDE_BY_SIDE))
+@pytest.mark.timeout(SECONDS * math.ceil(len(FILES) / CONCURRENCY))
 async def test_every_sample_reaches_its_documented_end(testbed: Testbed) -> None:
-    endings = {
-        "digits": _ends_early,
-        "suspend": _starts_and_ends,
+    checks = {
+        "digits": _reaches_its_target,
+        "suspend": _resumes,
         "deadline": _is_deleted,
-        "recommend": _is_advised,
-        "surrogate": _ends_early,
-        "federated-mnist": _ends_early,
-        "lenders": _ends_early,
-        "makers": _ends_early,
+        "recommend": _gets_a_recommendation,
+        "surrogate": _reaches_its_target,
+        "federated-mnist": _reaches_its_target,
+        "lenders": _reaches_its_target,
+        "makers": _reaches_its_target,
         "own-records": _reads_its_own_records,
     }
-    places = asyncio.Semaphore(SIDE_BY_SIDE)
-    seen: list[str] = []
+    semaphore = asyncio.Semaphore(CONCURRENCY)
+    completed: list[str] = []
 
     async def run(file: Path) -> None:
-        async with places:
+        async with semaphore:
             jobs = await _apply(testbed, file)
-            seen.extend(jobs)
-            await asyncio.gather(*(endings.get(name, _completes)(testbed, name) for name in jobs))
+            completed.extend(jobs)
+            await asyncio.gather(*(checks.get(name, _completes)(testbed, name) for name in jobs))
 
     await asyncio.gather(*(run(file) for file in FILES))
-    assert endings.keys() <= set(seen)
+    assert checks.keys() <= set(completed)
 
 
 async def _apply(testbed: Testbed, file: Path) -> list[str]:
-    """Create what is in the file; the names of its jobs."""
+    """Create the objects of the file; returns the names of its jobs."""
     jobs = []
     for manifest in yaml.safe_load_all(file.read_text()):
         name = manifest["metadata"]["name"]
@@ -67,7 +67,7 @@ async def _apply(testbed: Testbed, file: Path) -> list[str]:
                     collection("batch/v1", "jobs", testbed.namespace), manifest
                 )
             case kind:
-                raise AssertionError(f"{file.name}: nobody here knows what a {kind} is")
+                raise AssertionError(f"{file.name}: the kind {kind} is not supported here")
     return jobs
 
 
@@ -75,7 +75,7 @@ async def _completes(testbed: Testbed, name: str) -> dict[str, Any]:
     return await testbed.wait_for_completion(name, SECONDS)
 
 
-async def _ends_early(testbed: Testbed, name: str) -> None:
+async def _reaches_its_target(testbed: Testbed, name: str) -> None:
     job = await testbed.wait_for_completion(name, SECONDS)
     spec, target = job["spec"], job["spec"]["training"]["target"]
     sign = 1 if target["direction"] == "Max" else -1
@@ -86,7 +86,7 @@ async def _ends_early(testbed: Testbed, name: str) -> None:
         assert training(job)["epoch"] < spec["training"]["epochs"]
 
 
-async def _starts_and_ends(testbed: Testbed, name: str) -> None:
+async def _resumes(testbed: Testbed, name: str) -> None:
     await testbed.wait_for_phase(name, "Suspended")
     assert await testbed.job_pods(name) == []
     await testbed.update_spec(name, suspend=False)
@@ -117,9 +117,9 @@ async def _is_deleted(testbed: Testbed, name: str) -> None:
             await asyncio.sleep(1)
 
 
-async def _is_advised(testbed: Testbed, name: str) -> None:
+async def _gets_a_recommendation(testbed: Testbed, name: str) -> None:
     job = await testbed.wait_for(
-        name, lambda j: scaling(j).get("recommended", 0) > 1, "advice given", SECONDS
+        name, lambda j: scaling(j).get("recommended", 0) > 1, "a recommendation", SECONDS
     )
-    assert scaling(job)["desired"] == 1, "nothing is carried out"
+    assert scaling(job)["desired"] == 1, "the recommendation is not applied"
     await testbed.wait_for_completion(name, SECONDS)

@@ -147,7 +147,7 @@ async def _wait_for_progress(testbed: Testbed, kind: Kind, name: str, size: int)
     """Wait until a job trains with so many members and has the Plan of its status."""
     job = await testbed.wait_for(name, kind.has_scaled(size), f"{size} members train")
     progress = kind.progress(job)
-    await testbed.wait_for(name, lambda job: kind.progress(job) > progress, "training goes on")
+    await testbed.wait_for(name, lambda job: kind.progress(job) > progress, "training continues")
 
     async def acknowledged() -> Object:
         metrics = await testbed.metrics(name)

@@ -1,4 +1,4 @@
-"""What federations reach on real data, over several splits of it."""
+"""The accuracy of federations on real data, over several splits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ IID = "IID, 4 parties, FedAvg"
 
 @pytest.mark.long(minutes=8)
 def test_over_five_splits_the_hospitals_reach_the_accuracy_of_pooled_training() -> None:
-    found = heart(5)
-    assert found["FedAvg"]["all"] >= found["pooled"]["all"] - 0.01
+    accuracy = heart(5)
+    assert accuracy["FedAvg"]["all"] >= accuracy["pooled"]["all"] - 0.01
     for hospital in ("switzerland", "long-beach"):
-        assert found["FedAvg"]["all"] > found[f"{hospital} alone"]["all"] + 0.1
+        assert accuracy["FedAvg"]["all"] > accuracy[f"{hospital} alone"]["all"] + 0.1
 
 
 @pytest.mark.long(minutes=12)

@@ -1,4 +1,4 @@
-"""The first command of somebody whose machine has built nothing yet."""
+"""The first build and cluster on a machine without caches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
 def test_a_fresh_clone_with_empty_caches_builds_and_starts_a_cluster(checkout: Path) -> None:
     folders = {name: str(checkout.parent / folder) for name, folder in CACHES.items()}
     environ = {**os.environ, **folders}
-    # A build that takes minutes must not inherit this run's environment of Python.
+    # The build must not use this run's virtual environment.
     environ.pop("VIRTUAL_ENV", None)
 
     def run(*command: str) -> None:

@@ -1,4 +1,4 @@
-"""Certificate authorities and leaves for tests."""
+"""A certificate authority for tests."""
 
 import datetime
 import ssl

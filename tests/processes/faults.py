@@ -1,4 +1,4 @@
-"""Ways to end an aggregator's process at one exact moment, as `kill -9` would."""
+"""Fault injection into an aggregator's process: it is killed in an exact phase of a round."""
 
 import itertools
 import os
@@ -8,36 +8,37 @@ from collections.abc import Callable
 from typing import Any
 
 
-def die() -> None:
+def kill_self() -> None:
+    """Send SIGKILL to this process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _before(owner: Any, name: str, matches: Callable[..., bool]) -> None:
-    """Die as `owner.name` is called with arguments that match."""
+    """Kill the process before a call of `owner.name` with arguments that match."""
     real = getattr(owner, name)
 
     def wrapped(*args: Any, **named: Any) -> Any:
         if matches(*args, **named):
-            die()
+            kill_self()
         return real(*args, **named)
 
     setattr(owner, name, wrapped)
 
 
 def _after(owner: Any, name: str, matches: Callable[..., bool]) -> None:
-    """Die as such a call returns."""
+    """Kill the process after a call of `owner.name` with arguments that match."""
     real = getattr(owner, name)
 
     def wrapped(*args: Any, **named: Any) -> Any:
         result = real(*args, **named)
         if matches(*args, **named):
-            die()
+            kill_self()
         return result
 
     setattr(owner, name, wrapped)
 
 
-def _without_spool() -> None:
+def _delete_spool() -> None:
     """Delete the spool's directory during an upload."""
     from trainyard_trainer.federated.server.spool import Spool, UpdateUpload
 
@@ -52,7 +53,7 @@ def _without_spool() -> None:
 
 
 def install(fault: str) -> None:
-    """`PHASE:ROUND`, the phase of which round to die in."""
+    """Install the fault `PHASE:ROUND`."""
     from trainyard_trainer.federated.server import store
     from trainyard_trainer.federated.server.aggregator import Aggregator
     from trainyard_trainer.federated.server.spool import UpdateUpload
@@ -65,7 +66,7 @@ def install(fault: str) -> None:
         return bool(manifest.step == number)
 
     match phase:
-        case "announced":  # As the first party receives the announcement.
+        case "announced":  # After the announcement to the first party.
             _after(
                 Aggregator,
                 "announcement",
@@ -77,13 +78,13 @@ def install(fault: str) -> None:
                 "feed",
                 lambda self, _: self.metadata is None or self.metadata.round == number,
             )
-        case "received":  # With one update in the spool, and others awaited.
+        case "received":  # With one update in the spool, before the others.
             _after(Aggregator, "accept", lambda self, *_: self.machine.round == number)
-        case "aggregating":  # As the aggregation starts.
+        case "aggregating":  # Before the aggregation.
             calls = itertools.count(1)
             _before(store, "aggregate", lambda *_, **__: next(calls) == number)
-        case "lost":  # The spool disappears during an upload; the process ends by itself.
-            _without_spool()
+        case "lost":  # The spool is deleted during an upload; the process exits by itself.
+            _delete_spool()
         case "storing":  # With all files written, before they are renamed.
             _before(CheckpointStore, "keep_checkpoint", is_stored)
         case "stored":  # With the round stored, before the next one is announced.

@@ -1,4 +1,4 @@
-"""A federation of real local processes with certificates, for tests to disturb."""
+"""A federation of local processes with certificates."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def _aggregate(environ: dict[str, str], folder: str, port: int, state: str, faul
     cli.set_up_logging()
     if fault:
         faults.install(fault)
-    tls, log = f"{folder}/aggregator-tls", f"{folder}/aggregator.words"
+    tls, log = f"{folder}/aggregator-tls", f"{folder}/aggregator.termination"
     options = ServeOptions(port=port, state=state, tls=tls, termination_log=log)
     os._exit(process.run(environ, options))
 
@@ -55,7 +55,7 @@ def _participate(environ: dict[str, str], folder: str, name: str) -> None:
     torch.set_num_threads(1)
     cli.set_up_logging()
     process.RETRY_SECONDS = (0.05, 0.2)  # type: ignore[misc]
-    tls, log = f"{folder}/{name}-tls", f"{folder}/{name}.words"
+    tls, log = f"{folder}/{name}-tls", f"{folder}/{name}.termination"
     os._exit(process.run(environ, tls=tls, termination_log=log, data=f"{folder}/none"))
 
 
@@ -96,19 +96,19 @@ class Federation(RunningJob):
         self.aggregator = forks.Process(target=_aggregate, args=(env, *args))
         self.aggregator.start()
         if wait:
-            until(lambda: self.metric(Metric.TERM) == self.term, "the aggregator answers")
+            until(lambda: self.metric(Metric.TERM) == self.term, "the aggregator responds")
 
-    def end_of_aggregator(self) -> int:
-        """Its exit code; its metrics are scraped until it ends, as an operator does."""
+    def wait_for_aggregator(self) -> int:
+        """Scrape the aggregator, as an operator does, until it exits; returns its exit code."""
         aggregator = self.aggregator
         assert aggregator is not None
 
-        def is_over() -> bool:
+        def has_exited() -> bool:
             list(self.samples())
             aggregator.join(0.05)
             return aggregator.exitcode is not None
 
-        until(is_over, "the aggregator ends")
+        until(has_exited, "the aggregator exits")
         assert aggregator.exitcode is not None
         return aggregator.exitcode
 
@@ -137,11 +137,11 @@ class Federation(RunningJob):
     def put(self, plan: FederatedPlan) -> int:
         return self.request(PATH_PLAN, plan.encode().encode())[0]
 
-    def await_round(self, number: int) -> None:
+    def wait_for_round(self, number: int) -> None:
         """Wait until the model of round `number` is stored."""
         until(lambda: (self.metric(FederatedMetric.ROUND) or 0) >= number, f"round {number}")
 
-    def await_state(self, party: str, state: str) -> None:
+    def wait_for_state(self, party: str, state: str) -> None:
         """Wait until a party is in `state`."""
         until(
             lambda: self.metric(FederatedMetric.PARTY_STATE, party=party, state=state),
@@ -149,8 +149,8 @@ class Federation(RunningJob):
         )
 
     def result(self) -> dict[str, Any]:
-        """Wait for a successful end; the content of result.json."""
-        assert self.end_of_aggregator() == 0
-        self.end_well()
-        found: dict[str, Any] = json.loads((self.state / RESULT_FILE).read_text())
-        return found
+        """Wait for the completion; returns the content of result.json."""
+        assert self.wait_for_aggregator() == 0
+        self.wait_until_complete()
+        result: dict[str, Any] = json.loads((self.state / RESULT_FILE).read_text())
+        return result

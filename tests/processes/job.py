@@ -1,4 +1,4 @@
-"""A DistributedJob of real processes on this machine, for tests to disturb."""
+"""A DistributedJob of local processes."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def _run_worker(environ: dict[str, str], folder: str, name: str) -> None:
         environ,
         started=started,
         tls=f"{folder}/worker-tls",
-        termination_log=f"{folder}/{name}.words",
+        termination_log=f"{folder}/{name}.termination",
     )
 
 
@@ -76,14 +76,14 @@ class Job(RunningJob):
             "--port": self.port,
             "--state": self.state,
             "--tls": self.folder / "coordinator-tls",
-            "--termination-log": self.folder / "coordinator.words",
+            "--termination-log": self.folder / "coordinator.termination",
         }
         arguments = [str(part) for pair in options.items() for part in pair]
         command = [sys.executable, "-m", "trainyard_trainer", "coordinator", *arguments]
         with (self.folder / "coordinator.log").open("ab") as log:
             self.coordinator = subprocess.Popen(command, env=environ, stderr=log, stdout=log)
         if wait:
-            until(lambda: self.metric(Metric.TERM) == self.term, "the coordinator answers")
+            until(lambda: self.metric(Metric.TERM) == self.term, "the coordinator responds")
 
     def kill_coordinator(self) -> None:
         if self.coordinator is not None:
@@ -100,7 +100,7 @@ class Job(RunningJob):
         self.start_member(name, _run_worker, self.environment(**environ))
 
     def start(self, *names: str, workers: int | None = None) -> None:
-        """Start a coordinator with a plan for these workers, and the workers."""
+        """Start the coordinator, put a Plan and start the workers."""
         self.start_coordinator()
         self.plan(workers or len(names))
         for name in names:
@@ -116,14 +116,14 @@ class Job(RunningJob):
         status, body = self.request(PATH_PLAN, plan.encode().encode())
         return status, json.loads(body)
 
-    def plan(self, workers: int, generation: int = 1, **rest: Any) -> Any:
-        status, answer = self.put(Plan(generation=generation, workers=workers, **rest))
-        assert status == 200, answer
-        return answer
+    def plan(self, workers: int, generation: int = 1, **fields: Any) -> Any:
+        status, response = self.put(Plan(generation=generation, workers=workers, **fields))
+        assert status == 200, response
+        return response
 
     # --- waiting --------------------------------------------------------------------------------
 
-    def await_active(self, count: int) -> None:
+    def wait_for_active(self, count: int) -> None:
         """Wait until exactly `count` workers step together, and have stepped."""
         until(
             lambda: (
@@ -132,20 +132,20 @@ class Job(RunningJob):
             ),
             f"{count} active workers",
         )
-        self.await_steps(5)
+        self.wait_for_steps(5)
 
-    def await_steps(self, count: int) -> None:
+    def wait_for_steps(self, count: int) -> None:
         """Wait until `count` more steps are reported."""
         before = self.metric(Metric.STEP) or 0
         until(lambda: (self.metric(Metric.STEP) or 0) >= before + count, f"{count} more steps")
 
-    def pulse(self) -> int:
+    def last_evaluation(self) -> int:
         """The time of the latest evaluation, in nanoseconds."""
-        return Path(f"{self.gate}.pulse").stat().st_mtime_ns
+        return Path(f"{self.gate}.evaluated").stat().st_mtime_ns
 
     def finish(self) -> dict[str, Any]:
         """Open the gate, wait until training is complete, and return result.json."""
         self.gate.touch()
-        self.end_well()
+        self.wait_until_complete()
         result: dict[str, Any] = json.loads((self.state / RESULT_FILE).read_text())
         return result

@@ -1,4 +1,4 @@
-"""The processes of a job of either kind on this machine, and the operator's requests to them."""
+"""The local processes of a job of either kind, and the operator's requests to them."""
 
 from __future__ import annotations
 
@@ -40,20 +40,21 @@ forks.set_forkserver_preload(
 )
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
-    """Wait for `condition` to be true, and return its value."""
+def until(predicate: Callable[[], Any], description: str, seconds: float = DEADLINE) -> Any:
+    """Poll `predicate` until its value is true; returns the value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if value := condition():
+        if value := predicate():
             return value
         time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")
+    raise AssertionError(f"not within {seconds} s: {description}")
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    """A free port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
         return port
 
 
@@ -65,7 +66,7 @@ def log_to(folder: str, name: str) -> None:
 
 
 class RunningJob(ABC):
-    """A coordinator and its members; those still running at the end are killed."""
+    """A coordinator and its members, which are killed at the end of the context."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,13 +94,13 @@ class RunningJob(ABC):
 
     @abstractmethod
     def kill_coordinator(self) -> None:
-        """Kill it, as the loss of its node does."""
+        """Kill the coordinator, as the loss of its node does."""
 
     # --- members --------------------------------------------------------------------------------
 
-    def environment(self, **more: str) -> dict[str, str]:
-        """The environment of any pod of the job, and `more`."""
-        return {ENV_NAMESPACE: "test", ENV_JOB: "job", **more}
+    def environment(self, **variables: str) -> dict[str, str]:
+        """The environment of every pod of the job, with more variables."""
+        return {ENV_NAMESPACE: "test", ENV_JOB: "job", **variables}
 
     def start_member(self, name: str, target: Callable[..., None], environ: dict[str, str]) -> None:
         member = forks.Process(target=target, args=(environ, str(self.folder), name))
@@ -111,23 +112,23 @@ class RunningJob(ABC):
         assert pid is not None
         os.kill(pid, number)
 
-    def exit_of(self, name: str) -> tuple[int, TerminationMessage]:
-        """The exit code and termination message of a member that is exiting."""
+    def wait_for_exit(self, name: str) -> tuple[int, TerminationMessage]:
+        """Wait until a member has exited; returns its exit code and termination message."""
         member = self.members[name]
         member.join(DEADLINE)
-        assert member.exitcode is not None, f"{name} did not end"
+        assert member.exitcode is not None, f"{name} did not exit"
         del self.members[name]
-        return member.exitcode, self.words_of(name)
+        return member.exitcode, self.termination_message_of(name)
 
-    def words_of(self, name: str) -> TerminationMessage:
-        message = TerminationMessage.decode((self.folder / f"{name}.words").read_text())
+    def termination_message_of(self, name: str) -> TerminationMessage:
+        message = TerminationMessage.decode((self.folder / f"{name}.termination").read_text())
         assert message is not None
         return message
 
-    def end_well(self) -> None:
-        """Wait until all members have exited, each with a complete training."""
+    def wait_until_complete(self) -> None:
+        """Wait until all members have exited with a complete training."""
         for name in list(self.members):
-            code, message = self.exit_of(name)
+            code, message = self.wait_for_exit(name)
             assert (code, message.result) == (0, Result.COMPLETE)
 
     # --- the operator's requests ----------------------------------------------------------------
@@ -160,7 +161,7 @@ class RunningJob(ABC):
                 yield sample.name, sample.labels, sample.value
 
     def metric(self, name: str, **labels: str) -> float | None:
-        for found, its, value in self.samples():
-            if found == name and its.items() >= labels.items():
+        for sample, sample_labels, value in self.samples():
+            if sample == name and sample_labels.items() >= labels.items():
                 return value
         return None

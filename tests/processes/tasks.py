@@ -1,4 +1,4 @@
-"""Small tasks for the tests, in float64 so that sums may be compared closely."""
+"""Small tasks for the tests, in float64 for close comparisons."""
 
 import os
 import time
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from trainyard_trainer.task import Data, Task, Tensors
 
 SAMPLES = 203
-"""A prime, so that no batch and no share divides it."""
+"""A prime, so that no batch size and no partition divides it."""
 
 
 class Line(Task):
-    """A small network on made-up data, at a pace that leaves time to disturb it."""
+    """A small network on synthetic data, with steps of a minimum duration."""
 
     def __init__(self, pace: float = 0.0, gate: str = "", norm: bool = False) -> None:
-        """A step takes `pace` seconds at least; training ends after the file `gate` exists."""
+        """A step takes at least `pace` seconds; training ends once the file `gate` exists."""
         self.pace, self.gate, self.norm = pace, gate, norm
         rng = torch.Generator().manual_seed(7)
         inputs = torch.randn(SAMPLES, 6, generator=rng, dtype=torch.float64)
@@ -45,7 +45,7 @@ class Line(Task):
 
     def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, float]:  # noqa: ARG002
         if self.gate:
-            Path(f"{self.gate}.pulse").touch()
+            Path(f"{self.gate}.evaluated").touch()
         return {"open": float(bool(self.gate) and Path(self.gate).exists())}
 
     def optimizer(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -53,7 +53,7 @@ class Line(Task):
 
 
 class Failing(Line):
-    """Its loss raises after a few calls."""
+    """A task whose loss raises after a few calls."""
 
     calls = 0
 
@@ -64,8 +64,8 @@ class Failing(Line):
         return super().loss(model, batch)
 
 
-class Dying(Line):
-    """The process that finds the file `gate` first takes it away and kills itself in mid-step."""
+class SelfKilling(Line):
+    """A task that kills the process whose pid is in the file `victim`, in the middle of a step."""
 
     def __init__(self, victim: str, **args: Any) -> None:
         super().__init__(**args)
@@ -80,7 +80,7 @@ class Dying(Line):
 
 
 class Share(Line):
-    """A party's own part of the data; it holds back while there is a file of its name."""
+    """A party's partition of the data; training pauses while a file with its name exists."""
 
     def __init__(self, holds: str = "", **args: Any) -> None:
         """`holds` is the folder of those files."""
@@ -104,8 +104,8 @@ class Share(Line):
         return {**super().metrics(model, batch), "error": float(error)}
 
 
-class Breaking(Share):
-    """Its training raises after the first round."""
+class FailingParty(Share):
+    """A task whose training raises after the first round."""
 
     calls = 0
 

@@ -1,4 +1,4 @@
-"""Workers come, go and die while training goes on."""
+"""Workers join, leave and are killed during training."""
 
 import signal
 from pathlib import Path
@@ -46,30 +46,30 @@ def assert_like_one_process(job: Job, result: dict[str, Any]) -> None:
         torch.testing.assert_close(model[name], expected.detach(), rtol=1e-9, atol=1e-9)
 
 
-def await_pulse(job: Job) -> None:
-    previous = job.pulse()
-    until(lambda: job.pulse() > previous, "an evaluation")
+def wait_for_evaluation(job: Job) -> None:
+    previous = job.last_evaluation()
+    until(lambda: job.last_evaluation() > previous, "an evaluation")
 
 
 def test_three_workers_compute_what_one_process_computes(tmp_path: Path) -> None:
     with Job(tmp_path, min_workers=3, args={"pace": 0.0}) as job:
         job.start("a", "b", "c")
-        job.await_active(3)
+        job.wait_for_active(3)
         assert_like_one_process(job, job.finish())
 
 
 def test_workers_join_and_leave_without_restarting_the_others(tmp_path: Path) -> None:
     with Job(tmp_path) as job:
         job.start("a", workers=3)
-        job.await_active(1)
+        job.wait_for_active(1)
         job.start_worker("b")
         job.start_worker("c")
-        job.await_active(3)
+        job.wait_for_active(3)
         pids = {name: worker.pid for name, worker in job.members.items()}
         job.signal("b")
-        code, message = job.exit_of("b")
+        code, message = job.wait_for_exit("b")
         assert (code, message.result) == (0, Result.LEFT)
-        job.await_active(2)
+        job.wait_for_active(2)
         assert {"a": pids["a"], "c": pids["c"]} == {n: w.pid for n, w in job.members.items()}
         assert all(worker.is_alive() for worker in job.members.values())
         stall = job.metric(Metric.RESCALE_STALL)
@@ -83,54 +83,54 @@ def test_workers_join_and_leave_without_restarting_the_others(tmp_path: Path) ->
 
 def test_a_worker_killed_in_mid_step_loses_no_sample(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    with Job(tmp_path, task="Dying", min_workers=3, args={"victim": str(victim)}) as job:
+    with Job(tmp_path, task="SelfKilling", min_workers=3, args={"victim": str(victim)}) as job:
         job.start("a", "b", "c")
-        job.await_active(3)
+        job.wait_for_active(3)
         killed = job.members.pop("b")
         draft = tmp_path / "draft"
         draft.write_text(str(killed.pid))
         draft.rename(victim)
         killed.join(30)
         assert killed.exitcode == -signal.SIGKILL
-        job.await_active(2)
+        job.wait_for_active(2)
         assert_like_one_process(job, job.finish())
 
 
 def test_training_continues_while_the_coordinator_is_down(tmp_path: Path) -> None:
     with Job(tmp_path, min_workers=2) as job:
         job.start("a", "b")
-        job.await_active(2)
+        job.wait_for_active(2)
         job.kill_coordinator()
-        await_pulse(job)  # This evaluation may have begun before.
-        await_pulse(job)
+        wait_for_evaluation(job)  # This evaluation may have begun before.
+        wait_for_evaluation(job)
         job.start_coordinator()
-        job.await_active(2)
+        job.wait_for_active(2)
         assert job.metric(Metric.VIEW) == 1
         assert job.metric(Metric.RESCALES + "_total") == 0
         job.start_worker("c")
         job.plan(3, generation=2)
-        job.await_active(3)
+        job.wait_for_active(3)
         assert_like_one_process(job, job.finish())
 
 
 def test_an_unresponsive_worker_is_fenced_and_rejoins_as_a_new_member(tmp_path: Path) -> None:
     with Job(tmp_path, min_workers=3) as job:
         job.start("a", "b", "c")
-        job.await_active(3)
+        job.wait_for_active(3)
         job.signal("c", signal.SIGSTOP)
-        job.await_active(2)
+        job.wait_for_active(2)
         job.signal("c", signal.SIGCONT)
-        job.await_active(3)
+        job.wait_for_active(3)
         assert_like_one_process(job, job.finish())
 
 
 def test_a_replacement_receives_its_state_from_the_only_worker(tmp_path: Path) -> None:
     with Job(tmp_path) as job:
         job.start("a", workers=2)
-        job.await_active(1)
+        job.wait_for_active(1)
         job.start_worker("b")
-        job.await_active(2)
+        job.wait_for_active(2)
         job.signal("a")
-        assert job.exit_of("a")[1].result is Result.LEFT
-        job.await_active(1)
+        assert job.wait_for_exit("a")[1].result is Result.LEFT
+        job.wait_for_active(1)
         assert_like_one_process(job, job.finish())

@@ -1,4 +1,4 @@
-"""Federations from their first round to their end, and the requests that they refuse."""
+"""Federations from their first round to their end, and the requests that they reject."""
 
 import contextlib
 import json
@@ -38,8 +38,8 @@ from trainyard_trainer.federated.party.state import ModelState
 from trainyard_trainer.federated.protocol.layout import Bytes, Layout, parse_header
 
 
-class Raw:
-    """A party that sends raw requests."""
+class RawParty:
+    """A party that sends raw requests, also invalid ones."""
 
     def __init__(self, federation: Federation, name: str) -> None:
         self.federation, self.name = federation, name
@@ -48,8 +48,8 @@ class Raw:
     def request(
         self, path: str, data: bytes | None = None, method: str = "", **query: object
     ) -> tuple[int, bytes]:
-        known = {"party": self.name, "wire": 1, "term": self.federation.term, **query}
-        text = "&".join(f"{key}={value}" for key, value in known.items())
+        parameters = {"party": self.name, "wire": 1, "term": self.federation.term, **query}
+        text = "&".join(f"{key}={value}" for key, value in parameters.items())
         return self.federation.request(f"{path}?{text}", data, self.context, method)
 
     def poll(self) -> dict[str, Any]:
@@ -57,8 +57,8 @@ class Raw:
             status, text = self.request(PATH_ROUND, ready=1)
             return status == 200 and json.loads(text)
 
-        found: dict[str, Any] = until(instruction, f"{self.name} gets an instruction")
-        return found
+        received: dict[str, Any] = until(instruction, f"{self.name} gets an instruction")
+        return received
 
     def model(self) -> tuple[Layout, Bytes]:
         whole = self.request(PATH_MODEL)[1]
@@ -100,13 +100,13 @@ def test_an_invalid_update_is_refused_with_its_reason_and_the_round_continues(
     with Federation(tmp_path, "ac", rounds={"max": 2, "min_parties": 1}) as federation:
         federation.start_aggregator()
         federation.start_party("a")
-        raw = Raw(federation, "c")
-        federation.await_state("a", "Idle")
+        raw = RawParty(federation, "c")
+        federation.wait_for_state("a", "Idle")
         assert raw.poll()["instruction"] == "Train"
         layout, data = raw.model()
         status, result = raw.send(invalid_updates(federation, 1, layout, data)["NotFinite"], 1)
         assert (status, result["refusal"]) == (422, "NotFinite")
-        federation.await_round(1)
+        federation.wait_for_round(1)
         until(lambda: refusals(federation) == {("c", "NotFinite"): 1}, "the refusal is counted")
         assert raw.request(PATH_ROUND, method="DELETE")[0] == 200
         assert federation.result()["contributions"] == {"a": 2}
@@ -114,8 +114,8 @@ def test_an_invalid_update_is_refused_with_its_reason_and_the_round_continues(
 
 def refusals(federation: Federation) -> dict[tuple[str, str], float]:
     name = FederatedMetric.REFUSED + "_total"
-    found = federation.samples()
-    return {(its["party"], its["reason"]): value for n, its, value in found if n == name}
+    samples = federation.samples()
+    return {(labels["party"], labels["reason"]): n for s, labels, n in samples if s == name}
 
 
 BAD: Final = {
@@ -133,7 +133,7 @@ def test_no_invalid_update_affects_the_model(tmp_path: Path) -> None:
     names = "axy" + "".join(BAD)
     with Federation(tmp_path, names, rounds={"max": 9, "min_parties": 2}) as federation:
         federation.start_aggregator()
-        parties = {name: Raw(federation, name) for name in names}
+        parties = {name: RawParty(federation, name) for name in names}
         layout = ModelState(Line().model()).layout
         with ThreadPoolExecutor(len(names)) as pool:
             polls = [pool.submit(parties[name].poll) for name in names]
@@ -158,14 +158,14 @@ def test_no_invalid_update_affects_the_model(tmp_path: Path) -> None:
         assert parties["x"].send(good, 1)[0] == 200, "it is stored already"
         assert parties["x"].send(good, 2)[0] == 422
         assert parties["y"].send(good, 1)[0] == 200
-        federation.await_round(1)
+        federation.wait_for_round(1)
         assert (parties["x"].model()[1].view("<f8") == 1.0).all()
         assert not list(federation.state.glob("checkpoints/.tmp-*/update-*"))
         for name in BAD:
             assert federation.metric(FederatedMetric.PARTY_RECEIVED + "_total", party=name) == 0
 
 
-def half_upload(raw: Raw, whole: bytes) -> None:
+def half_upload(raw: RawParty, whole: bytes) -> None:
     """Announce an update, send half of it, disconnect."""
     federation = raw.federation
     query = f"party={raw.name}&wire=1&term={federation.term}&round=1"
@@ -180,13 +180,13 @@ def half_upload(raw: Raw, whole: bytes) -> None:
 def test_a_certificate_is_valid_for_its_own_party_only(tmp_path: Path) -> None:
     with Federation(tmp_path, "ab") as federation:
         federation.start_aggregator()
-        a, b = Raw(federation, "a"), Raw(federation, "b")
+        a, b = RawParty(federation, "a"), RawParty(federation, "b")
         assert a.request(PATH_ROUND, ready=0)[0] == 200
         a.name = "b"
         assert a.request(PATH_ROUND, ready=0)[0] == 403
         assert a.request(PATH_UPDATE, b"x", round=0)[0] == 403
         assert b.federation.request(PATH_METRICS, context=b.context)[0] == 403
-        operator = Raw(federation, "a")
+        operator = RawParty(federation, "a")
         operator.context = client(tmp_path / "operator-tls")
         assert operator.request(PATH_ROUND, ready=0)[0] == 403
         AUTHORITY.issue(tmp_path / "other-tls", Role.PARTY, job="other", member="a")
@@ -199,7 +199,7 @@ def test_the_target_ends_the_rounds_and_the_best_model_is_the_result(tmp_path: P
     target = Target(metric="eval/open", value=1.0)
     with Federation(tmp_path, rounds={"max": 10_000}, target=target) as federation:
         federation.start()
-        federation.await_round(2)
+        federation.wait_for_round(2)
         (tmp_path / "gate").touch()
         result = federation.result()
         assert result["metrics"]["eval/open"] == 1.0
@@ -212,24 +212,27 @@ def test_the_aggregator_waits_until_its_last_metrics_are_scraped(tmp_path: Path)
     with Federation(tmp_path, rounds={"max": 3}) as federation:
         hold = federation.hold("b")
         federation.start()
-        federation.await_state("b", "Training")  # a scrape before the end is not the last one
+        federation.wait_for_state("b", "Training")  # a scrape before the end is not the last one
         hold.unlink()
         for name in "ab":
-            assert federation.exit_of(name)[1].result is Result.COMPLETE
+            assert federation.wait_for_exit(name)[1].result is Result.COMPLETE
         assert federation.aggregator is not None
         federation.aggregator.join(1.0)
         assert federation.aggregator.exitcode is None
         counted = f"{FederatedMetric.PARTY_ROUNDS}_total"
         last = list(federation.samples())  # once: after this scrape it may end
-        assert {its["party"]: n for name, its, n in last if name == counted} == {"a": 3, "b": 3}
-        assert federation.end_of_aggregator() == 0
+        assert {labels["party"]: n for name, labels, n in last if name == counted} == {
+            "a": 3,
+            "b": 3,
+        }
+        assert federation.wait_for_aggregator() == 0
 
 
 def test_a_suspended_federation_resumes_where_it_stopped(tmp_path: Path) -> None:
     with Federation(tmp_path, rounds={"max": 3}, durable=False) as federation:
         hold = federation.hold("b")
         federation.start()
-        federation.await_state("b", "Training")
+        federation.wait_for_state("b", "Training")
         config = federation.config
         plan = FederatedPlan(
             generation=1, parties=config.parties, rounds=config.rounds, suspend=True
@@ -237,7 +240,7 @@ def test_a_suspended_federation_resumes_where_it_stopped(tmp_path: Path) -> None
         assert federation.put(plan) == 200
         hold.unlink()
         for name in "ab":
-            code, message = federation.exit_of(name)
+            code, message = federation.wait_for_exit(name)
             assert (code, message.result) == (0, Result.SUSPENDED)
         assert federation.metric(FederatedMetric.ROUND) == 1
         assert federation.metric(Metric.OUTCOME, result="Suspended") == 1
@@ -245,7 +248,7 @@ def test_a_suspended_federation_resumes_where_it_stopped(tmp_path: Path) -> None
         for name in "ab":
             federation.start_party(name)
         for name in "ab":
-            assert federation.exit_of(name)[1].result is Result.COMPLETE
+            assert federation.wait_for_exit(name)[1].result is Result.COMPLETE
         assert federation.metric(FederatedMetric.ROUND) == 3
 
 
@@ -259,17 +262,17 @@ def test_a_federation_starts_from_a_given_model(tmp_path: Path) -> None:
         federation.config = replace(federation.config, parties=lr)
         federation.start()
         federation.result()
-        found = safetensors.torch.load((federation.state / MODEL_FILE).read_bytes())
+        result = safetensors.torch.load((federation.state / MODEL_FILE).read_bytes())
         # With a learning rate of 0 parties return the model unchanged.
-        assert found.keys() == start.keys()
+        assert result.keys() == start.keys()
         for name, tensor in start.items():
-            torch.testing.assert_close(found[name], tensor)
+            torch.testing.assert_close(result[name], tensor)
 
 
 @pytest.mark.parametrize(
     ("config", "code", "error"),
     [
-        ({"task": "Breaking"}, Exit.TASK_FAILED, "the user's own mistake"),
+        ({"task": "FailingParty"}, Exit.TASK_FAILED, "the user's own mistake"),
         ({"task": "Line"}, Exit.TASK_INVALID, "task.args"),
         ({"args": {"pase": 1}}, Exit.TASK_FAILED, "pase"),
         ({"target": Target(metric="eval/x", value=1)}, Exit.TASK_INVALID, "target.metric"),
@@ -280,8 +283,8 @@ def test_a_failing_task_ends_its_party_with_a_message(
 ) -> None:
     with Federation(tmp_path, "a", **config) as federation:
         federation.start()
-        found, message = federation.exit_of("a")
-        assert (found, message.result) == (code, Result.FAILED)
+        exit_code, message = federation.wait_for_exit("a")
+        assert (exit_code, message.result) == (code, Result.FAILED)
         assert error in message.error
 
 
@@ -297,19 +300,19 @@ def test_an_aggregator_without_its_starting_model_ends_with_a_message(
 ) -> None:
     with Federation(tmp_path, **config) as federation:
         federation.start_aggregator(wait=False)
-        assert federation.end_of_aggregator() == Exit.TASK_INVALID
-        assert error in federation.words_of("aggregator").error
+        assert federation.wait_for_aggregator() == Exit.TASK_INVALID
+        assert error in federation.termination_message_of("aggregator").error
 
 
 def test_images_of_different_wire_versions_end_with_a_message(tmp_path: Path) -> None:
     with Federation(tmp_path, "a") as federation:
         federation.start_aggregator(wait=False, TRAINYARD_WIRE="99")
-        assert federation.end_of_aggregator() == Exit.WIRE_MISMATCH
+        assert federation.wait_for_aggregator() == Exit.WIRE_MISMATCH
         federation.start_party("a", TRAINYARD_WIRE="99")
-        code, message = federation.exit_of("a")
+        code, message = federation.wait_for_exit("a")
         assert code == Exit.WIRE_MISMATCH
-        for found in (message, federation.words_of("aggregator")):
-            assert "wire version 99, this trainer 1" in found.error
+        for each in (message, federation.termination_message_of("aggregator")):
+            assert "wire version 99, this trainer 1" in each.error
 
 
 def test_a_federation_runs_locally_with_one_command(tmp_path: Path) -> None:
@@ -354,9 +357,9 @@ def test_a_terminated_local_run_leaves_no_process(arguments: list[str], number: 
 
 
 def _children_of(pid: int) -> list[int]:
-    found = []
+    children = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended
             if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
+                children.append(int(stat.parent.name))
+    return children

@@ -1,4 +1,4 @@
-"""An aggregator killed at any moment, and parties that die, stall and rejoin."""
+"""An aggregator killed in any phase, and parties that are killed, stall and rejoin."""
 
 import hashlib
 from dataclasses import replace
@@ -42,7 +42,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
         result = federation.result()
         assert (result["rounds"], result["rounds_lost"]) == (ROUNDS, 0)
         assert result["contributions"] == {"a": ROUNDS, "b": ROUNDS}
-        errors = [past["metrics"]["eval/error"] for past in result["history"]]
+        errors = [entry["metrics"]["eval/error"] for entry in result["history"]]
         assert errors[-1] < errors[0]
         assert result["metrics"]["eval/error"] == errors[-1]
         return model_of(federation), errors[-1]
@@ -53,8 +53,8 @@ def test_an_aggregator_that_cannot_spool_an_update_ends_with_the_reason(tmp_path
     with Federation(tmp_path, "a") as federation:
         federation.start_aggregator("lost:0", wait=False)
         federation.start_party("a")
-        assert federation.end_of_aggregator() == Exit.STATE_UNUSABLE
-        error = federation.words_of("aggregator").error
+        assert federation.wait_for_aggregator() == Exit.STATE_UNUSABLE
+        error = federation.termination_message_of("aggregator").error
         assert error.startswith("an update cannot be kept in the state directory: ")
 
 
@@ -64,19 +64,19 @@ def test_an_aggregator_killed_in_every_phase_reaches_the_same_model(
     with Federation(tmp_path, rounds={"max": ROUNDS}) as federation:
         federation.start_aggregator()
         federation.start_party("a")
-        federation.await_state("a", "Idle")
+        federation.wait_for_state("a", "Idle")
         federation.kill_coordinator()  # Waiting for a quorum.
         federation.start_party("b")
         for fault in KILLS:
             federation.start_aggregator(fault, wait=False)
-            assert federation.end_of_aggregator() == -9, fault
+            assert federation.wait_for_aggregator() == -9, fault
         federation.start_aggregator()
         result = federation.result()
         assert (model_of(federation), result["metrics"]["eval/error"]) == undisturbed
         assert result["rounds"] == ROUNDS
         assert result["contributions"] == {"a": ROUNDS, "b": ROUNDS}
         assert result["rounds_lost"] <= len(KILLS) + 1
-        assert [past["round"] for past in result["history"]] == list(range(ROUNDS + 1))
+        assert [entry["round"] for entry in result["history"]] == list(range(ROUNDS + 1))
 
 
 def test_a_dead_party_stalls_a_round_no_longer_than_its_deadline(tmp_path: Path) -> None:
@@ -84,10 +84,10 @@ def test_a_dead_party_stalls_a_round_no_longer_than_its_deadline(tmp_path: Path)
     with Federation(tmp_path, "abc", rounds=rounds) as federation:
         holds, together = [federation.hold("c")], federation.hold("a")
         federation.start()
-        federation.await_state("c", "Training")
+        federation.wait_for_state("c", "Training")
         together.unlink()  # Not before: a quorum would start without the third party.
-        federation.await_state("a", "Delivered")
-        federation.await_state("b", "Delivered")
+        federation.wait_for_state("a", "Delivered")
+        federation.wait_for_state("b", "Delivered")
         holds.append(federation.hold("a"))
         federation.signal("c", 9)
         federation.members.pop("c").join()
@@ -95,10 +95,10 @@ def test_a_dead_party_stalls_a_round_no_longer_than_its_deadline(tmp_path: Path)
         plan = FederatedPlan(generation=1, parties=federation.config.parties, rounds=later)
         assert federation.put(plan) == 200
         holds.pop(0).unlink()
-        federation.await_round(1)
-        federation.await_state("a", "Training")
+        federation.wait_for_round(1)
+        federation.wait_for_state("a", "Training")
         federation.start_party("c")
-        federation.await_state("c", "Delivered")
+        federation.wait_for_state("c", "Delivered")
         holds.pop().unlink()
         result = federation.result()
         assert (result["rounds"], result["rounds_lost"]) == (2, 0)
@@ -114,8 +114,8 @@ def test_a_party_that_rejoins_within_the_round_takes_part_in_it(
     with Federation(tmp_path, rounds={"max": ROUNDS}) as federation:
         hold = federation.hold("b")
         federation.start()
-        federation.await_state("b", "Training")
-        federation.await_state("a", "Delivered")
+        federation.wait_for_state("b", "Training")
+        federation.wait_for_state("a", "Delivered")
         federation.signal("b", 9)
         federation.members.pop("b").join()
         hold.unlink()
@@ -129,11 +129,14 @@ def test_a_party_leaves_on_sigterm(tmp_path: Path) -> None:
     with Federation(tmp_path, "abc", rounds={"max": 2, "min_parties": 2}) as federation:
         hold, together = federation.hold("c"), federation.hold("a")
         federation.start()
-        federation.await_state("c", "Training")
+        federation.wait_for_state("c", "Training")
         together.unlink()
-        federation.await_state("a", "Delivered")
+        federation.wait_for_state("a", "Delivered")
         federation.signal("c")
-        assert (federation.exit_of("c")[0], federation.words_of("c").result) == (0, Result.LEFT)
+        assert (
+            federation.wait_for_exit("c")[0],
+            federation.termination_message_of("c").result,
+        ) == (0, Result.LEFT)
         hold.unlink()
         # Without waiting for the deadline, which is a minute away.
         assert federation.result()["rounds"] == 2
@@ -143,11 +146,11 @@ def test_an_aggregator_keeps_its_state_on_sigterm(tmp_path: Path) -> None:
     with Federation(tmp_path, rounds={"max": 4}) as federation:
         hold = federation.hold("b")
         federation.start()
-        federation.await_state("a", "Delivered")
+        federation.wait_for_state("a", "Delivered")
         assert federation.aggregator is not None
         federation.aggregator.terminate()
-        assert federation.end_of_aggregator() == 0
-        message = federation.words_of("aggregator")
+        assert federation.wait_for_aggregator() == 0
+        message = federation.termination_message_of("aggregator")
         assert (message.result, message.step) == (Result.LEFT, 0)
         hold.unlink()
         federation.start_aggregator(wait=False)
@@ -161,12 +164,12 @@ def test_a_lower_term_is_fenced_and_a_stored_result_is_reported_again(tmp_path: 
         first = federation.result()
         federation.term = 2
         federation.start_aggregator(wait=False)
-        assert federation.end_of_aggregator() == Exit.FENCED
-        assert "term 5 has claimed" in federation.words_of("aggregator").error
+        assert federation.wait_for_aggregator() == Exit.FENCED
+        assert "term 5 has claimed" in federation.termination_message_of("aggregator").error
         federation.term = 7
         federation.start_aggregator(wait=False)
-        assert federation.end_of_aggregator() == 0
-        message = federation.words_of("aggregator")
+        assert federation.wait_for_aggregator() == 0
+        message = federation.termination_message_of("aggregator")
         assert (message.result, message.step) == (Result.COMPLETE, 1)
         assert message.metrics == first["metrics"]
 
@@ -175,10 +178,10 @@ def test_without_a_volume_the_aggregator_stays_with_its_result(tmp_path: Path) -
     with Federation(tmp_path, rounds={"max": 1}, durable=False) as federation:
         federation.start()
         for name in "ab":
-            assert federation.exit_of(name)[0] == 0
+            assert federation.wait_for_exit(name)[0] == 0
         assert federation.metric(Metric.OUTCOME, result="Complete") == 1
         assert (federation.state / MODEL_FILE).is_file()
         assert federation.aggregator is not None
         federation.aggregator.terminate()
-        assert federation.end_of_aggregator() == 0
-        assert federation.words_of("aggregator").result is Result.COMPLETE
+        assert federation.wait_for_aggregator() == 0
+        assert federation.termination_message_of("aggregator").result is Result.COMPLETE

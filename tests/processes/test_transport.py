@@ -1,4 +1,4 @@
-"""Which peers a coordinator and a worker accept."""
+"""Mutual TLS: the peers that coordinators and workers accept."""
 
 import asyncio
 import contextlib
@@ -32,8 +32,8 @@ async def coordinator(tmp_path: Path, tls: Path) -> AsyncIterator[str]:
 
 async def get(url: str, context: ssl.SSLContext) -> int:
     connector = aiohttp.TCPConnector(ssl=context, force_close=True)
-    async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as answer:
-        return answer.status
+    async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as response:
+        return response.status
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,6 @@ def test_a_job_trains_over_mutual_tls(tmp_path: Path) -> None:
         authority.issue(tmp_path / "coordinator-tls", Role.COORDINATOR)
         authority.issue(tmp_path / "worker-tls", Role.WORKER)
         job.start("a", "b")
-        job.await_active(2)
+        job.wait_for_active(2)
         assert job.metric(Metric.VIEW) == 1
         assert job.finish()["samples_wrong"] == 0

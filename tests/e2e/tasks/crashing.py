@@ -1,4 +1,4 @@
-"""A user's Task with a defect: its loss raises in the third step."""
+"""A user's Task whose loss raises in an early step."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from trainyard_trainer.tasks.digits import Digits
 
 
 class Crashing(Digits):
-    """Digits until the user's own code divides by nothing."""
+    """Digits, until the loss raises."""
 
     calls = 0
 
     def loss(self, model: Any, batch: Any) -> Any:
-        """Raise a plain exception from the user's own line."""
+        """Raise an exception in the fourth call."""
         self.calls += 1
         if self.calls > 3:
             raise ZeroDivisionError("the user's own mistake")

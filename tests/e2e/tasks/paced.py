@@ -1,4 +1,4 @@
-"""A user's Task that is mostly idle, so that many jobs train side by side."""
+"""A user's Task that mostly sleeps, so that many jobs can train concurrently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainyard_trainer.task import Data, Task, Tensors
 
 
 class Paced(Task):
-    """A straight line through made-up points; a step takes at least `seconds`."""
+    """Linear regression on synthetic data; a step takes at least `seconds`."""
 
     def __init__(self, seconds: float = 0.05) -> None:
         self.seconds = seconds

@@ -1,4 +1,4 @@
-"""A user's Task that diverges at one party: its learning rate is no number."""
+"""A user's Task that diverges at one party, whose learning rate is NaN."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trainyard_trainer.tasks.heart import Heart
 
 
 class Poisoned(Heart):
-    """Heart, and every update is NaN where `poison` is set."""
+    """Heart, with updates of NaN where `poison` is set."""
 
     def __init__(self, poison: bool = False, **args: Any) -> None:
         super().__init__(**args)
         self.poison = poison
 
     def optimizer(self, params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """SGD, whose first step makes every weight NaN when asked to."""
+        """SGD; with `poison` the first step makes every weight NaN."""
         return torch.optim.SGD(params, lr=math.nan if self.poison else self.lr)
