@@ -30,7 +30,7 @@ test-all: .venv
 	@$(PYTHON) -m tools.localcluster prepare
 	@$(PYTHON) -m pytest
 
-# MINUTES draws those that fit into so long, by SEED; without it all of them run.
+# MINUTES selects a random sample of that duration, by SEED; without it all of them run.
 .PHONY: test-long
 test-long: .venv ## Run what takes hours, or is built on first use
 	@$(PYTHON) -m tools.localcluster prepare

@@ -29,7 +29,7 @@ SCHEMA_SECONDS = 3
 
 @pytest.fixture(scope="session")
 def api_cluster() -> Iterator[Cluster]:
-    """A control plane without nodes, found or started, that knows the CRDs of this checkout."""
+    """A control plane without nodes, with the CRDs of this checkout; started if necessary."""
     options = ClusterOptions(name=CLUSTER, control_plane_only=True)
     with open_cluster(options) as cluster:
         install_crds(cluster)
@@ -61,7 +61,7 @@ def collected(api: client.ApiClient, namespace: str) -> None:
 
 def _wait_for_collection(api: client.ApiClient, namespace: str, kind: Kind) -> None:
     jobs, core = Jobs(api, namespace, kind), client.CoreV1Api(api)
-    manifest = merged(kind.base, {"spec": {"managedBy": "example.com/nobody"}})
+    manifest = merged(kind.base, {"spec": {"managedBy": "example.com/other"}})
     job = jobs.create({**manifest, "metadata": {"name": "owner"}}, dry_run=False)
     owner = {k: job[k] for k in ("apiVersion", "kind")}
     owner |= {k: job["metadata"][k] for k in ("name", "uid")}

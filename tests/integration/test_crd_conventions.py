@@ -85,7 +85,7 @@ def is_map_of_objects(field: Field) -> bool:
 
 
 def hides_its_absence(field: Field) -> bool:
-    """An optional field of the spec without a default says what its absence means."""
+    """An optional field of the spec without a default describes the effect of its absence."""
     if not is_in_spec(field) or KUBERNETES.search(field.path):
         return False
     text = field.schema.get("description", "")

@@ -153,18 +153,18 @@ async def test_the_authority_of_a_job_deleted_while_the_operator_is_down_is_dele
     await testbed.add_nodes(8)
     await start(restartable)
     await testbed.submit("kept", 1)
-    gone = await testbed.submit("gone", 1)
+    deleted_job = await testbed.submit("deleted", 1)
     await testbed.wait_for_phase("kept", "Running")
-    await testbed.wait_for_phase("gone", "Running")
+    await testbed.wait_for_phase("deleted", "Running")
     restartable.kill()
-    await testbed.delete("gone")
-    await eventually(lambda: _no_pods(testbed, "gone"))
+    await testbed.delete("deleted")
+    await eventually(lambda: _no_pods(testbed, "deleted"))
     assert len(await _authorities(kube, operator_namespace, testbed)) == 2
     await start(restartable)
 
     async def deleted() -> None:
         uids = await _authorities(kube, operator_namespace, testbed)
-        assert gone["metadata"]["uid"] not in uids
+        assert deleted_job["metadata"]["uid"] not in uids
         assert len(uids) == 1
 
     await eventually(deleted)

@@ -45,25 +45,27 @@ async def start(operator: OperatorProcess) -> None:
 
 async def change_everything(testbed: Testbed) -> None:
     """Delete a job and a pod, and add a job and a node, without events for the operator."""
-    await testbed.delete("gone")
-    await testbed.client.delete(testbed.path("pods", "hurt-worker-1-1"))
+    await testbed.delete("deleted")
+    await testbed.client.delete(testbed.path("pods", "degraded-worker-1-1"))
 
     async def settled() -> None:
-        assert await testbed.pods("gone") == []
-        assert len(await testbed.pods("hurt", "worker")) == 1
+        assert await testbed.pods("deleted") == []
+        assert len(await testbed.pods("degraded", "worker")) == 1
 
     await eventually(settled)
     await testbed.submit("new", 2)
     await testbed.add_nodes(8)
 
 
-async def wait_until_reconciled(testbed: Testbed, gone: Object, operator_namespace: str) -> None:
+async def wait_until_reconciled(
+    testbed: Testbed, deleted_job: Object, operator_namespace: str
+) -> None:
     await testbed.wait_for_phase("new", "Running")
     await testbed.wait_for_pods("new", "coordinator-1", *workers(0, 1))
     await testbed.wait_for_phase("large", "Running")
     await eventually(lambda: _two_workers(testbed))
-    await testbed.wait_for_phase("hurt", "Running")
-    uid = gone["metadata"]["uid"]
+    await testbed.wait_for_phase("degraded", "Running")
+    uid = deleted_job["metadata"]["uid"]
     authority = f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
 
     async def deleted() -> None:
@@ -73,31 +75,31 @@ async def wait_until_reconciled(testbed: Testbed, gone: Object, operator_namespa
 
 
 async def _two_workers(testbed: Testbed) -> None:
-    pods = await testbed.pods("hurt", "worker")
+    pods = await testbed.pods("degraded", "worker")
     assert sorted(p["metadata"]["labels"]["trainyard.dev/index"] for p in pods) == ["0", "1"]
 
 
 async def prepare(testbed: Testbed) -> Object:
     """Submit three jobs: two that run, and one that is too large; returns the one to delete."""
     await testbed.add_nodes(8)
-    gone = await testbed.submit("gone", 2)
-    await testbed.submit("hurt", 2)
-    await testbed.wait_for_phase("gone", "Running")
-    await testbed.wait_for_phase("hurt", "Running")
+    deleted_job = await testbed.submit("deleted", 2)
+    await testbed.submit("degraded", 2)
+    await testbed.wait_for_phase("deleted", "Running")
+    await testbed.wait_for_phase("degraded", "Running")
     await testbed.submit("large", 8)
     await testbed.wait_for_phase("large", "Waiting")
-    return gone
+    return deleted_job
 
 
 async def test_changes_during_a_disconnect_are_reconciled_afterwards(
     testbed: Testbed, proxy: Proxy, remote: OperatorProcess, operator_namespace: str
 ) -> None:
     await start(remote)
-    gone = await prepare(testbed)
+    deleted_job = await prepare(testbed)
     await proxy.cut()
     await change_everything(testbed)
     await proxy.restore()
-    await wait_until_reconciled(testbed, gone, operator_namespace)
+    await wait_until_reconciled(testbed, deleted_job, operator_namespace)
 
 
 async def test_changes_older_than_the_watch_cache_are_reconciled(
@@ -110,14 +112,14 @@ async def test_changes_older_than_the_watch_cache_are_reconciled(
 ) -> None:
     """A watch from a version before the API server's restart returns 410 Gone."""
     await start(remote)
-    gone = await prepare(testbed)
+    deleted_job = await prepare(testbed)
     jobs = await kube.get(testbed.jobs_path(DISTRIBUTED_JOB))
     await proxy.cut()
     await change_everything(testbed)
     await restart_api_server(api_cluster.kubeconfig)
     await wait_until_expired(kube, jobs["metadata"]["resourceVersion"])
     await proxy.restore()
-    await wait_until_reconciled(testbed, gone, operator_namespace)
+    await wait_until_reconciled(testbed, deleted_job, operator_namespace)
 
 
 async def test_connections_that_break_while_pods_are_created_cause_no_restart(

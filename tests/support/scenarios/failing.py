@@ -50,7 +50,7 @@ FAILING = {
             failures=[
                 {
                     "podName": "digits-worker-1-1",
-                    "podUID": "gone",
+                    "podUID": "uid-of-deleted-pod",
                     "failureTime": at(),
                     "message": "worker 1 (pod digits-worker-1-1) was killed (OOMKilled)",
                 }
