@@ -198,7 +198,7 @@ def test_decisions_are_numbered_without_gaps_and_listed() -> None:
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_the_project_stands_alone(kind: str) -> None:
+def test_no_file_refers_to_the_outside_of_the_project(kind: str) -> None:
     found = []
     for path in tracked():
         name = relative(path)

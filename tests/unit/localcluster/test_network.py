@@ -16,6 +16,6 @@ def test_addresses_that_a_route_covers_are_taken() -> None:
     assert free_cable(["10.253.0.0/30", "10.253.0.4/31"]) == ("10.253.0.9", "10.253.0.10")
 
 
-def test_a_host_whose_routes_cover_all_of_them_is_told() -> None:
+def test_a_host_whose_routes_cover_all_addresses_gets_an_error() -> None:
     with pytest.raises(ClusterError, match="No addresses are left"):
         free_cable(["10.0.0.0/8"])

@@ -56,7 +56,7 @@ def test_an_archive_leads_from_the_name_to_the_program(program: Path) -> None:
     assert _members(_member(members, layer["digest"]))["pause"] == program.read_bytes()
 
 
-def test_everything_in_an_archive_is_what_it_hashes_to(program: Path) -> None:
+def test_every_blob_of_an_archive_matches_its_digest(program: Path) -> None:
     members = _members(b"".join(archive("example/pause:1", *single_program_image(program))))
     for name, content in members.items():
         if name.startswith("blobs/sha256/"):

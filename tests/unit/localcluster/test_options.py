@@ -21,19 +21,19 @@ from tools.localcluster.options import ClusterOptions, choose_provider, differen
         pytest.param(ClusterOptions(provider="kind"), False, "kind", id="kind when asked for"),
     ],
 )
-def test_the_provider_follows_from_what_is_asked_and_what_is_here(
+def test_the_provider_depends_on_the_options_and_the_machine(
     options: ClusterOptions, kind_works: bool, expected: str
 ) -> None:
     assert choose_provider(options, kind_works=kind_works) == expected
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "-dash", "dash-", "a" * 31, "under_score", "1st"])
-def test_a_name_that_no_device_or_folder_could_have_is_refused(name: str) -> None:
+def test_a_name_that_is_invalid_for_a_device_or_folder_is_rejected(name: str) -> None:
     with pytest.raises(ClusterError, match="cannot name a cluster"):
         ClusterOptions(name=name)
 
 
-def test_the_provider_of_contexts_needs_to_be_told_which() -> None:
+def test_the_context_provider_requires_a_context() -> None:
     with pytest.raises(ClusterError, match="--context NAME"):
         ClusterOptions(provider="context")
 

@@ -22,12 +22,12 @@ _HOLD = (
 )
 
 
-def test_a_wait_ends_with_what_is_known_when_the_deadline_passes() -> None:
+def test_a_wait_that_times_out_raises_with_the_diagnosis() -> None:
     with pytest.raises(ClusterError, match="in vain for the moon\nit is cloudy"):
         wait_for("the moon", lambda: False, timedelta(), lambda: "it is cloudy")
 
 
-def test_a_condition_that_holds_is_not_waited_for() -> None:
+def test_a_wait_for_a_true_predicate_returns_at_once() -> None:
     wait_for("the sun", lambda: True, timedelta(seconds=-1))
 
 
@@ -53,7 +53,7 @@ def test_a_client_without_its_server_does_not_succeed() -> None:
     assert not succeeds(["no-such-program"])
 
 
-def test_a_cluster_runs_while_somebody_holds_its_lock(tmp_path: Path) -> None:
+def test_a_cluster_runs_while_its_lock_is_held(tmp_path: Path) -> None:
     state = State(tmp_path)
     assert state.supervisor() is None
     command = [sys.executable, "-c", _HOLD, str(state.lock)]

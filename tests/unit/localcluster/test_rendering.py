@@ -108,7 +108,7 @@ def test_versions_are_those_of_the_go_module() -> None:
     assert "gitMinor=37 " in flags
 
 
-def test_nothing_lands_on_a_simulated_node_by_accident() -> None:
+def test_a_simulated_node_has_a_taint() -> None:
     node = simulated_node(7, 4)
     key = "trainyard.dev/simulated"
     assert node["metadata"]["name"] == "simulated-007"

@@ -63,7 +63,7 @@ def test_json_has_time_level_logger_message_and_the_fields() -> None:
     ]
 
 
-def test_text_has_the_same_in_one_line() -> None:
+def test_the_text_format_has_the_same_fields_in_one_line() -> None:
     record = record_of("pod %s", "created", job="digits", attempt=2, ratio=1.5, done=True)
     assert TextFormatter().format(record) == (
         "2026-07-01T12:00:00.250Z INFO trainyard.test: "

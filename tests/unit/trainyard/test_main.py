@@ -43,7 +43,7 @@ def test_losing_leadership_is_one_line_and_exit_code_3(
     assert vars(record)["cause"] == "the Lease a/b was taken by pod-2"
 
 
-def test_an_unknown_log_format_is_refused_with_those_there_are(app: typer.Typer) -> None:
+def test_an_unknown_log_format_is_rejected_with_the_valid_ones(app: typer.Typer) -> None:
     result = CliRunner().invoke(app, ["--log-format", "xml"])
     assert result.exit_code == 2
     assert "json" in result.output

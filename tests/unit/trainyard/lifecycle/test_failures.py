@@ -136,7 +136,7 @@ def test_a_disruption_does_not_prolong_the_pause_after_an_older_failure() -> Non
 
 
 @pytest.mark.parametrize(("losses", "seconds"), [(2, 1), (3, 2), (4, 4), (9, 128), (10, 256)])
-def test_a_member_that_loses_pod_after_pod_waits_for_the_next(losses: int, seconds: int) -> None:
+def test_a_member_whose_pods_fail_repeatedly_backs_off(losses: int, seconds: int) -> None:
     """As on a node that is short of memory: no pod is at fault, and the next is evicted too."""
     evicted = [
         failed(podName=f"digits-worker-0-{n + 1}", podUID=f"u-{n}", reason="Evicted", exitCode=137)

@@ -127,7 +127,7 @@ def test_a_federation_that_stays_below_its_quorum_is_no_longer_admitted() -> Non
     assert (desired.phase, desired.refuse_start) == (Phase.WAITING, True)
 
 
-def test_the_aggregator_completes_it() -> None:
+def test_the_aggregator_completes_a_federation() -> None:
     end = aggregator(**ending(Result.COMPLETE, step=7, metrics={"eval/accuracy": 0.9}))
     desired = evaluated(end, *parties(), spec=CLAIM, status=has_run())
     assert desired.phase is Phase.COMPLETE
@@ -141,7 +141,7 @@ def test_parties_that_are_done_wait_for_the_aggregator_to_store_the_model() -> N
     assert desired.pods == DesiredPods(coordinator=True, keeps_live=True, keeps_finished=True)
 
 
-def test_without_a_claim_the_aggregators_report_completes_it_not_a_partys_message() -> None:
+def test_without_a_claim_the_aggregators_report_completes_the_job_not_a_partys_message() -> None:
     own = ending(Result.COMPLETE, step=5, metrics={"eval/accuracy": 0.5})
     pods = (aggregator(), party("ann", **own), *parties("bob"))
     assert evaluated(*pods, status=has_run()).phase is Phase.RUNNING
@@ -174,7 +174,7 @@ def test_suspending_waits_as_long_as_a_round_may_take() -> None:
         pytest.param((aggregator(**ending(Result.SUSPENDED)), *parties()), None, id="it ended so"),
     ],
 )
-def test_it_is_suspended_once_the_aggregator_keeps_its_state(
+def test_a_federation_is_suspended_once_its_aggregator_has_saved_the_state(
     pods: tuple[Pod, ...], report: Any
 ) -> None:
     desired = evaluated(*pods, spec={"suspend": True, **CLAIM}, status=has_run(), report=report)

@@ -250,7 +250,7 @@ def test_a_transition_time_moves_only_when_the_status_changes() -> None:
     assert [(c.status, c.last_transition_time) for c in lost] == [("False", NOW)]
 
 
-def test_conditions_that_nobody_sets_stay_and_all_keep_their_order() -> None:
+def test_conditions_that_are_not_set_are_kept_in_their_order() -> None:
     job = make_job(status={"conditions": [condition("Mine"), condition("StateDurable", "False")]})
     types = [c.type for c in written(job, coordinator(), worker()).conditions]
     assert types == [

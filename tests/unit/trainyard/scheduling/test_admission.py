@@ -39,7 +39,7 @@ def admit_all(snapshot: Cluster, *jobs: JobRequest) -> dict[str, Decision]:
     return {j.key.name: admit(j, ledger, NOW) for j in sorted(jobs, key=queue_position)}
 
 
-def test_the_queue_goes_by_priority_then_age_then_key() -> None:
+def test_the_queue_is_ordered_by_priority_then_age_then_key() -> None:
     jobs = [job("b"), job("a"), job("old", age=9), job("urgent", priority=7)]
     order = [j.key.name for j in sorted(jobs, key=queue_position)]
     assert order == ["urgent", "old", "a", "b"]
@@ -115,7 +115,7 @@ def test_other_resources_and_cpu_jobs_are_not_blocked() -> None:
     assert decisions["other"].reason is decisions["cpu"].reason is Reason.ADMITTED
 
 
-def test_a_job_too_large_for_the_cluster_says_so_and_blocks_nobody() -> None:
+def test_a_job_too_large_for_the_cluster_is_reported_and_blocks_no_other() -> None:
     decisions = admit_all(
         cluster(4, 4), job("huge", age=9, min_workers=3, max_workers=3, gpus_per_worker=4), job("a")
     )
@@ -139,7 +139,7 @@ def test_nodes_that_do_not_match_do_not_count(fields: dict[str, Any]) -> None:
     assert decisions["a"].reason is Reason.NO_SUCH_NODES
 
 
-def test_a_job_for_nodes_that_are_not_ready_waits_and_blocks_nobody() -> None:
+def test_a_job_for_nodes_that_are_not_ready_waits_and_blocks_no_other() -> None:
     unready = Node(name="big", gpus={GPU: 8}, is_ready=False)
     snapshot = Cluster(nodes=(*cluster(2).nodes, unready))
     decisions = admit_all(snapshot, job("large", age=9, min_workers=4, max_workers=4), job("a"))

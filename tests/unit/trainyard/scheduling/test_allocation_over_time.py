@@ -107,7 +107,7 @@ def test_retries_become_rarer_and_the_job_does_not_oscillate() -> None:
     assert simulation.trace["a"] == [1, 2, 4, 3, 4, 3, 4, 3]
 
 
-def test_a_job_that_never_pays_returns_to_one_worker() -> None:
+def test_a_job_without_a_speedup_returns_to_one_worker() -> None:
     simulation = Simulation(8, {"a": hopeless})
     simulation.run(timedelta(hours=2))
     assert simulation.trace["a"][:3] == [1, 2, 1]

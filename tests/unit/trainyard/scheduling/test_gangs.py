@@ -138,7 +138,7 @@ def test_gpus_are_kept_for_an_assigned_party_whose_pod_is_gone() -> None:
     assert decide(SITES, heart, job("small"))["small"].workers == 1
 
 
-def test_a_site_that_is_down_blocks_nobody_elsewhere() -> None:
+def test_a_site_without_nodes_blocks_no_job_of_another() -> None:
     """Its party was assigned and has no node now: its own nodes are reserved, no others."""
     down = replace(SITES, nodes=(replace(SITES.nodes[0], is_ready=False), SITES.nodes[1]))
     heart = gang("heart", *at_sites("ann"), admitted=("ann",))

@@ -166,7 +166,7 @@ def test_the_explanation_has_the_figures() -> None:
     assert proposal.curve.speedup(2, 4) == pytest.approx(1.708, abs=0.001)
 
 
-def test_a_steady_job_says_when_it_tries_again() -> None:
+def test_the_message_of_a_settled_job_has_the_time_of_its_next_trial() -> None:
     history = (change(2, 1, 29.9),)
     proposal = proposal_of(job(1, {1: 100, 2: 101}, history=history))
     assert explain_basis(proposal.basis) == (

@@ -72,6 +72,6 @@ def test_no_interleaving_breaks_an_invariant(faults: int) -> None:
 
 
 @pytest.mark.parametrize("faults", [0, 1, 2])
-def test_every_history_ends_well_once_faults_stop(faults: int) -> None:
+def test_every_history_completes_once_faults_stop(faults: int) -> None:
     for seed in range(WALKS):
         walk(seed, 3, faults)

@@ -142,7 +142,7 @@ def test_a_leaver_is_released_without_a_transfer() -> None:
     assert not coordinator.announced.transfer
 
 
-def test_leavers_with_nobody_staying_hand_over_their_state_to_a_joiner_first() -> None:
+def test_leavers_hand_their_state_to_a_joiner_if_no_worker_stays() -> None:
     coordinator = running("a", desired=2)
     coordinator.join("b")
     coordinator.handle(("a", LeaveRequest()))

@@ -33,7 +33,7 @@ def test_the_newest_checkpoint_is_found_again(tmp_path: Path) -> None:
     assert newest_step(CheckpointStore(tmp_path, 2)) == 10
 
 
-def test_only_so_many_are_kept(tmp_path: Path) -> None:
+def test_a_limited_number_of_checkpoints_is_kept(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, 1, keep=2)
     for step in range(5):
         save(store, step)
@@ -69,7 +69,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert path.name in caplog.text
 
 
-def test_half_a_checkpoint_is_none_and_is_swept_away(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_ignored_and_deleted(tmp_path: Path) -> None:
     spool = CheckpointStore(tmp_path, 1).open_spool()
     (spool / STATE).write_bytes(b"half")
     store = CheckpointStore(tmp_path, 2)
@@ -86,7 +86,7 @@ def test_a_lower_term_can_neither_claim_nor_write(tmp_path: Path) -> None:
         save(old, 5)
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateUnusable, match="file"):
         CheckpointStore(tmp_path / "file", 1)

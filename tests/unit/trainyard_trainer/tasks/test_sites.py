@@ -81,7 +81,7 @@ def test_a_site_is_named_by_the_argument_or_by_the_partys_name(kind: type[SiteTa
 
 
 @kinds
-def test_a_party_that_nobody_knows_is_told_what_to_do(kind: type[SiteTask]) -> None:
+def test_an_unknown_party_gets_an_error_with_a_remedy(kind: type[SiteTask]) -> None:
     with pytest.raises(TaskInvalid, match=rf"party 'x'.*parties\[\].*{kind.SITE}.*{kind.SITES[0]}"):
         made(kind, "x").train_data()
     with pytest.raises(TaskInvalid, match=rf"task.args.{kind.SITE} is 'y'; choose one of"):
@@ -114,7 +114,7 @@ def test_a_party_reads_its_own_claim_and_nothing_else(tmp_path: Path) -> None:
     )
 
 
-def test_a_claim_without_the_file_is_no_reason_to_take_the_packages(tmp_path: Path) -> None:
+def test_a_claim_without_the_file_does_not_fall_back_to_the_packaged_data(tmp_path: Path) -> None:
     with pytest.raises(TaskInvalid, match=r"heart\.csv: cannot be read"):
         made(Heart, "budapest", data=tmp_path).train_data()
 

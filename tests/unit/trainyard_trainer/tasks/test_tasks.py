@@ -68,7 +68,7 @@ def test_training_starts_from_a_given_model(tmp_path: Path) -> None:
     assert after["eval/accuracy"] >= before["eval/accuracy"] - 0.02
 
 
-def test_a_run_that_cannot_start_says_why(
+def test_a_run_that_cannot_start_reports_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = JobConfig(task="trainyard_trainer.tasks.digits:Digit")

@@ -79,7 +79,7 @@ def assert_same(one: Replica, other: Replica) -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 20])
 @pytest.mark.parametrize("cls", [Line, Clipped, Weighted, Scheduled])
-def test_many_are_as_good_as_one(cls: type[Task], size: int) -> None:
+def test_several_replicas_compute_what_one_computes(cls: type[Task], size: int) -> None:
     assert_same(train([make(cls())]), train([make(cls()) for _ in range(size)]))
 
 
@@ -92,7 +92,7 @@ def test_buffers_are_those_of_rank_0() -> None:
     assert int(train(replicas).model[2].num_batches_tracked) == replicas[0].step  # type: ignore[index]
 
 
-def test_a_turn_tried_again_leaves_no_trace() -> None:
+def test_a_repeated_iteration_leaves_no_trace() -> None:
     one, other = make(Line(norm=True)), make(Line(norm=True))
     for _ in range(5):
         other.compute(0, 2)
@@ -103,7 +103,7 @@ def test_a_turn_tried_again_leaves_no_trace() -> None:
     assert one.digest() == other.digest()
 
 
-def test_a_turn_tried_again_draws_the_same_numbers() -> None:
+def test_a_repeated_iteration_draws_the_same_random_numbers() -> None:
     replica = make(Dropout())
     first = replica.compute(0, 1).gradients[0].clone()
     replica.undo()
@@ -192,12 +192,12 @@ class Mistaken(Line):
         (Matrix, r"return a scalar or \(8,\)"),
     ],
 )
-def test_what_is_not_supported_is_refused_with_a_sentence(cls: type[Task], says: str) -> None:
+def test_unsupported_options_are_rejected_with_a_message(cls: type[Task], says: str) -> None:
     with pytest.raises(TaskInvalid, match=says):
         make(cls())
 
 
-def test_the_users_own_exception_is_told_as_such() -> None:
+def test_an_exception_of_user_code_is_reported_as_such() -> None:
     with pytest.raises(TaskFailed, match="list index out of range") as caught:
         make(Mistaken())
     assert isinstance(caught.value.__cause__, IndexError)
