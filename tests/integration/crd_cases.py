@@ -1,4 +1,4 @@
-"""Shared by the tests of the CRDs: the schemas, the tables of cases, and the requests."""
+"""The schemas, the tables of cases and the client of the tests of the CRDs."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ NAME = CRD["metadata"]["name"]
 
 @pytest.fixture(scope="module")
 def release(api_cluster: Cluster, api: client.ApiClient) -> Iterator[str]:
-    """Install the chart in a namespace of its own, and delete the namespace in the end."""
+    """Install the chart in its own namespace, which is deleted at the end."""
     name = f"chart-{uuid.uuid4().hex[:8]}"
     # The cluster has the CRDs already, as after `kubectl apply -f crds/`.
     helm(api_cluster, name, "install", name, CHART, "--create-namespace", *OWNING)

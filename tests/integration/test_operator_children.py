@@ -100,9 +100,8 @@ async def test_a_settled_job_is_not_written(testbed: Testbed) -> None:
 async def test_a_normal_start_creates_no_event(testbed: Testbed) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("first", 2)
-    await testbed.wait_for_phase(
-        "first", "Running"
-    )  # The operator has observed that the node is ready.
+    # The operator has then observed that the node is ready.
+    await testbed.wait_for_phase("first", "Running")
     await testbed.submit("digits", 2)
     await testbed.wait_for_phase("digits", "Running")
     assert await testbed.events("digits") == []
@@ -187,9 +186,8 @@ async def test_a_rejected_child_is_reported_and_created_once_the_quota_allows_it
 ) -> None:
     await testbed.add_nodes(8)
     await testbed.submit("first", 2)
-    await testbed.wait_for_phase(
-        "first", "Running"
-    )  # The operator has observed that the node is ready.
+    # The operator has then observed that the node is ready.
+    await testbed.wait_for_phase("first", "Running")
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {refused: "0"}}}
     await kube.create(testbed.path("resourcequotas"), quota)
 

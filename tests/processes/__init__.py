@@ -1,1 +1,1 @@
-"""The trainer with real processes: joins, leaves, kills, suspensions."""
+"""Tests of the trainer in real processes."""

@@ -127,7 +127,7 @@ class Federation(RunningJob):
             self.start_party(name)
 
     def hold(self, name: str) -> Path:
-        """Pause a party in its training until the file is removed."""
+        """Pause a party's training until the returned file is removed."""
         path = self.holds / name
         path.touch()
         return path

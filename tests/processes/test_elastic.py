@@ -25,7 +25,7 @@ class NoObserver:
 
 
 def reference(config: JobConfig, epochs: float) -> dict[str, torch.Tensor]:
-    """The model that one process trains from the same job."""
+    """The model that a single process trains with the same configuration."""
     args = {**config.args, "pace": 0.0, "gate": ""}
     args.pop("victim", None)
     task = load("tests.processes.tasks:Line", args)

@@ -49,7 +49,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
 
 
 def test_an_aggregator_that_cannot_spool_an_update_ends_with_the_reason(tmp_path: Path) -> None:
-    """Otherwise its parties would resend the update until the deadline."""
+    """If it went on, its parties would resend the update until the deadline."""
     with Federation(tmp_path, "a") as federation:
         federation.start_aggregator("lost:0", wait=False)
         federation.start_party("a")

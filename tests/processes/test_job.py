@@ -1,4 +1,4 @@
-"""A job's life: plans, suspension, completion and failure."""
+"""Plans, suspension, completion and failure of a DistributedJob."""
 
 from pathlib import Path
 

@@ -42,7 +42,7 @@ class Kind:
 
     plural: str
     namespace: str
-    """Of the objects; empty for nodes."""
+    """The namespace of the objects; empty for nodes."""
     shape: Any
     parse: Callable[[Any], Any]
     selectors: tuple[dict[str, str], ...] = ({},)
