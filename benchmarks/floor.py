@@ -1,8 +1,8 @@
 """The floor: a bare client that makes what the operator makes, as fast as the API server takes it.
 
 `python -m benchmarks.floor` is a process of its own, as the operator is: for each job that its
-watch tells of it sends the six objects and the first status at once, and the second status when the
-job's pods run. No policy, no mirror, no rendering, no retry; certificates are made beforehand.
+watch tells of it sends the five objects and the first status at once, and the second status when
+the job's pods run. No policy, no mirror, no rendering, no retry; certificates are made beforehand.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import typer
 
 from benchmarks.load import PODS
 from benchmarks.observe import RUNNING, version_of, watch
-from benchmarks.template import NAME, Request, Template
+from benchmarks.template import NAME, NETWORK, Request, Template
 from trainyard.api import names
-from trainyard.cluster.client import APPLY, JSON, KubeClient, collection
+from trainyard.cluster.client import APPLY, JSON, ApiError, KubeClient, collection
+from trainyard.render.network import namespace_service
 
 READY = "ready"
 """Printed once the watches stand."""
@@ -41,6 +42,7 @@ class Floor:
         """Serve jobs until cancelled, or until a request is refused."""
         self._headers = await self._client.headers()
         namespace = self._template.namespace
+        await self._create_service(namespace)
         jobs = collection(names.API_VERSION, names.DISTRIBUTED_JOBS, namespace)
         pods = collection("v1", "pods", namespace)
         versions = [await version_of(self._client, path) for path in (jobs, pods)]
@@ -48,6 +50,15 @@ class Floor:
             group.create_task(self._watch_jobs(group, jobs, versions[0]))
             group.create_task(self._watch_pods(group, pods, versions[1]))
             print(READY, flush=True)
+
+    async def _create_service(self, namespace: str) -> None:
+        """Create what the operator makes once a namespace."""
+        service = namespace_service(namespace, NETWORK.service)
+        try:
+            await self._client.create(collection("v1", "services", namespace), service)
+        except ApiError as error:
+            if not error.is_conflict:
+                raise
 
     async def _watch_jobs(self, group: asyncio.TaskGroup, path: str, version: str) -> None:
         async for event, _ in watch(self._client, path, version):

@@ -18,14 +18,14 @@ from trainyard.api import names
 from trainyard.api.jobs import DistributedJob, parse_job
 from trainyard.cluster.certificates import RENEW_AFTER, issue, make_authority
 from trainyard.cluster.client import KubeClient, collection
-from trainyard.render.network import coordinator_service
-from trainyard.render.pods import coordinator_host, coordinator_pod, worker_pod
+from trainyard.render.network import Network
+from trainyard.render.pods import coordinator_pod, worker_pod
 from trainyard.render.secrets import authority_secret, leaf_secret
 from trainyard_trainer.contract.env import Role
 
 NAME = "recorded-template-job"
 """So long and odd that it stands for nothing else where it is replaced."""
-_DOMAIN = "cluster.local"
+NETWORK = Network(service="trainyard", cluster_domain="cluster.local")
 _SECONDS = 60
 
 
@@ -92,7 +92,8 @@ def _creations(job: DistributedJob, operator_namespace: str) -> list[Request]:
     now = datetime.now(UTC)
     authority = make_authority(job.key, now)
     items = {"ca.crt": authority.certificate}
-    for role, dns in ((Role.COORDINATOR, coordinator_host(job, _DOMAIN)), (Role.WORKER, "")):
+    certified = NETWORK.certified_hosts(job.key)
+    for role, dns in ((Role.COORDINATOR, certified), (Role.WORKER, ())):
         leaf = issue(authority, job.key, role, now, dns=dns)
         items[f"{role}.crt"], items[f"{role}.key"] = leaf.certificate, leaf.key
     secret = authority_secret(
@@ -101,9 +102,8 @@ def _creations(job: DistributedJob, operator_namespace: str) -> list[Request]:
     manifests = [
         ("secrets", secret),
         ("secrets", leaf_secret(job, items)),
-        ("services", coordinator_service(job)),
-        ("pods", coordinator_pod(job, 1)),
-        *(("pods", worker_pod(job, index, 1, _DOMAIN)) for index in range(WORKERS)),
+        ("pods", coordinator_pod(job, 1, NETWORK)),
+        *(("pods", worker_pod(job, index, 1, NETWORK)) for index in range(WORKERS)),
     ]
     return [
         Request(

@@ -25,6 +25,7 @@ from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.options import OperatorOptions
 from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.dependencies import Dependencies, Options
+from trainyard.reconcile.namespace_service import NamespaceServices
 from trainyard.reconcile.resync import until_served
 from trainyard.reconcile.state import utc_now
 
@@ -40,6 +41,7 @@ def main(
     namespace: options.Namespaces = None,
     operator_namespace: options.OperatorNamespace = "trainyard-system",
     cluster_domain: options.ClusterDomain = "cluster.local",
+    service_name: options.ServiceName = "trainyard",
     reach: options.Reach = "auto",
     scrape_interval: options.ScrapeInterval = "5s",
     start_timeout: options.StartTimeout = "10m",
@@ -71,6 +73,7 @@ def main(
             operator_namespace=operator_namespace,
             namespaces=tuple(namespace or ()),
             cluster_domain=cluster_domain,
+            service_name=options.dns_label(service_name),
             scrape_interval=options.duration(scrape_interval),
             timeouts=Timeouts(start_timeout=options.duration(start_timeout)),
             identity=os.environ.get("HOSTNAME") or socket.gethostname(),
@@ -109,6 +112,7 @@ async def operate(process: OperatorOptions, reconciling: Options) -> None:
             cache=ClusterCache(),
             authorities=Authorities(client, reconciling.operator_namespace),
             coordinators=coordinators,
+            services=NamespaceServices(client, utc_now),
             clock=utc_now,
             options=reconciling,
             election=election,

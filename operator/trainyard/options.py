@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,9 @@ OperatorNamespace = Annotated[
     str, typer.Option(help="Namespace of the jobs' certificate authorities.")
 ]
 ClusterDomain = Annotated[str, typer.Option(help="DNS domain of the cluster.")]
+ServiceName = Annotated[
+    str, typer.Option(help="The headless Service in each namespace with jobs, by which DNS works.")
+]
 Reach = Annotated[
     Literal["auto", "direct", "port-forward"],
     typer.Option(help="How coordinators are reached; auto: directly inside a pod."),
@@ -88,6 +92,16 @@ def duration(text: str) -> timedelta:
         return parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def dns_label(text: str) -> str:
+    """A name that a Service can have (RFC 1035); raises `BadParameter`."""
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", text):
+        raise typer.BadParameter(
+            f"{text!r} is not the name of a Service: at most 63 lower-case letters, digits and "
+            "dashes, beginning with a letter"
+        )
+    return text
 
 
 def lease_timings(lease_duration: str, renew_deadline: str, retry_period: str) -> LeaseTimings:

@@ -16,10 +16,10 @@ from tests.support.manifests import Object
 from tests.support.testbed import phase
 from tests.support.waiting import eventually
 from trainyard.api.jobs import parse_job
-from trainyard.api.names import service_name
 from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.client import ApiError
+from trainyard.cluster.coordinator import address_of
 from trainyard.cluster.execute import execute
 from trainyard.cluster.portforward import forward
 from trainyard_trainer.contract.env import COORDINATOR_PORT, PATH_METRICS, Role
@@ -92,7 +92,7 @@ class Testbed(testbed.Testbed):
         authorities = Authorities(self.client, SYSTEM)
         tls = await authorities.operator_context(job.key, job.uid, datetime.now(UTC))
         assert tls is not None
-        server_name = f"{service_name(name)}.{self.namespace}.svc.cluster.local"
+        server_name = address_of(job.key, coordinator, "cluster.local").server_name
         async with (
             forward(self.client, self.namespace, coordinator.name, COORDINATOR_PORT) as port,
             aiohttp.ClientSession() as session,

@@ -12,6 +12,7 @@ from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.coordinator import Coordinators
 from trainyard.reconcile.dependencies import Dependencies, Options
+from trainyard.reconcile.namespace_service import NamespaceServices
 from trainyard.reconcile.state import AssignmentState, CoordinatorLink, JobState
 from trainyard.render.trainer_config import AnyPlan
 
@@ -26,7 +27,9 @@ def dependencies_of(api: FakeApi, *jobs: Job, **others: Any) -> Dependencies:
         "clock": lambda: NOW,
         "options": Options(),
     }
-    dependencies = Dependencies(**{**defaults, **others})
+    parts = {**defaults, **others}
+    services = NamespaceServices(parts["client"], parts["clock"])
+    dependencies = Dependencies(**{"services": services, **parts})
     for job in jobs:
         dependencies.cache.put_job(job)
     return dependencies

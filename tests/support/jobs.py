@@ -23,6 +23,7 @@ from trainyard.api.status import ScalingStatus
 from trainyard.lifecycle.desired import DesiredState
 from trainyard.lifecycle.observation import Observation
 from trainyard.lifecycle.timeouts import Timeouts
+from trainyard.render.network import Network
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
@@ -30,6 +31,7 @@ NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 KEY = Key(DISTRIBUTED_JOB, "team", "digits")
 UID = "uid-of-digits"
 TIMEOUTS = Timeouts()
+NETWORK = Network(service="trainyard", cluster_domain="cluster.local")
 
 
 def ago(**spans: float) -> datetime:

@@ -81,7 +81,7 @@ JOB_GRANTS = {
     "trainyard.dev/federatedjobs/status": {"patch"},
     "trainyard.dev/federatedjobs/finalizers": {"update"},
     "/pods": {"get", "list", "watch", "create", "delete"},
-    "/services": {"create", "patch"},
+    "/services": {"create", "get"},
     "/secrets": {"create", "patch"},
     "/events": {"create"},
 }
@@ -180,6 +180,7 @@ def test_the_values_become_the_operators_arguments(helm: str) -> None:
         'logFormat="text"',
         'scrapeInterval="2s"',
         'clusterDomain="corp.example"',
+        'serviceName="coordinators"',
         'extraArgs=["--start-timeout=5m"]',
     )
     (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
@@ -198,6 +199,7 @@ def test_the_values_become_the_operators_arguments(helm: str) -> None:
         "--log-format=text",
         "--scrape-interval=2s",
         "--cluster-domain=corp.example",
+        "--service-name=coordinators",
         "--start-timeout=5m",
     ]
 

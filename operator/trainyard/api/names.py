@@ -58,14 +58,14 @@ class Key:
         return f"{self.kind}/{self.namespace}/{self.name}"
 
 
-def service_name(job: str) -> str:
-    """The coordinator's headless Service; workers resolve it again at each attempt."""
+def coordinator_hostname(job: str) -> str:
+    """The hostname of the coordinator's pod of every term; members resolve it at each attempt."""
     return f"{job}-coordinator"
 
 
 def coordinator_name(job: str, term: int) -> str:
     """The coordinator's pod of one term; a lost node's pod name is not free for minutes."""
-    return f"{job}-coordinator-{term}"
+    return f"{coordinator_hostname(job)}-{term}"
 
 
 def worker_name(job: str, index: int, attempt: int) -> str:

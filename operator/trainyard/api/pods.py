@@ -39,6 +39,7 @@ class _Container(TypedDict, total=False):
 
 class _Spec(TypedDict, total=False):
     nodeName: str
+    subdomain: str
     containers: list[_Container]
 
 
@@ -76,6 +77,8 @@ class Pod:
     """The party that it is; empty for all other pods."""
     attempt: int = 0
     """For a coordinator this is its term."""
+    subdomain: str = ""
+    """The Service under which DNS serves the job's coordinator; see `render.network`."""
     node: str = ""
     ip: str = ""
     phase: str = "Pending"
@@ -151,6 +154,7 @@ def parse_pod(raw: Mapping[str, Any]) -> Pod:
         index=_number(labels.get(names.LABEL_INDEX)),
         party=labels.get(names.LABEL_PARTY, "") if is_ours else "",
         attempt=_number(labels.get(names.LABEL_ATTEMPT)),
+        subdomain=spec.get("subdomain", ""),
         node=spec.get("nodeName", ""),
         ip=status.get("podIP", ""),
         phase=status.get("phase", "Pending"),

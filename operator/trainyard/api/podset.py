@@ -77,6 +77,17 @@ def group_pods(pods: Iterable[Pod], owner_uid: str) -> JobPods:
     )
 
 
+def subdomain_of(pods: Iterable[Pod], owner_uid: str) -> str | None:
+    """The subdomain of the job's pods that have not finished, or None if there are none.
+
+    Pods that are being deleted count: they may still connect to a coordinator that replaces theirs.
+    The pods of one job agree, as each is created like those before it.
+    """
+    unfinished = [p for p in pods if p.owner_uid == owner_uid and not p.is_finished]
+    newest = max(unfinished, key=lambda p: (p.role == Role.COORDINATOR, p.attempt), default=None)
+    return None if newest is None else newest.subdomain
+
+
 def _in_order(item: tuple[MemberId, Pod]) -> tuple[bool, MemberId]:
     """Indices by number, names by letter; never one with the other, whatever the labels say."""
     return isinstance(item[0], str), item[0]

@@ -55,18 +55,22 @@ def make_authority(key: Key, now: datetime) -> KeyPair:
 
 
 def issue(
-    authority: KeyPair, key: Key, role: Role, now: datetime, dns: str = "", member: str = ""
+    authority: KeyPair,
+    key: Key,
+    role: Role,
+    now: datetime,
+    dns: tuple[str, ...] = (),
+    member: str = "",
 ) -> KeyPair:
-    """Issue a leaf whose URI SAN binds namespace, job, role and party; `dns` adds a DNS SAN."""
+    """Issue a leaf whose URI SAN binds namespace, job, role and party; `dns` adds DNS SANs."""
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     signer = serialization.load_pem_private_key(authority.key, password=None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)  # noqa: S101 - made here
     private = ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [
-        x509.UniformResourceIdentifier(identity(key.namespace, key.name, role, member))
+        x509.UniformResourceIdentifier(identity(key.namespace, key.name, role, member)),
+        *(x509.DNSName(name) for name in dns),
     ]
-    if dns:
-        names.append(x509.DNSName(dns))
     builder = (
         _builder(now, LEAF_LIFE)
         .subject_name(_name(f"trainyard {role}"))

@@ -13,12 +13,13 @@ from datetime import datetime
 import aiohttp
 import msgspec
 
-from trainyard.api.names import Key, service_name
+from trainyard.api.names import Key
 from trainyard.api.pods import Pod
 from trainyard.api.report import CoordinatorReport
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.portforward import forward
 from trainyard.cluster.scrape import parse_report
+from trainyard.render.network import Network
 from trainyard.render.trainer_config import AnyPlan
 from trainyard_trainer.contract.env import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN
 
@@ -61,8 +62,8 @@ class Address:
 
 def address_of(key: Key, pod: Pod, cluster_domain: str) -> Address:
     """The address of a running coordinator's pod."""
-    name = f"{service_name(key.name)}.{key.namespace}.svc.{cluster_domain}"
-    return Address(key=key, pod=pod, server_name=name)
+    network = Network(service=pod.subdomain, cluster_domain=cluster_domain)
+    return Address(key=key, pod=pod, server_name=network.coordinator_host(key))
 
 
 class Coordinators:

@@ -14,6 +14,7 @@ from trainyard.cluster.coordinator import Coordinators
 from trainyard.cluster.lease import Election
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.reconcile.metrics import OperatorMetrics
+from trainyard.reconcile.namespace_service import NamespaceServices
 from trainyard.reconcile.state import AssignmentState, Clock, CoordinatorLink, JobState
 from trainyard.scheduling.assignment import initial_assignment
 
@@ -27,6 +28,8 @@ class Options:
     namespaces: tuple[str, ...] = ()
     """Namespaces to serve; empty for all."""
     cluster_domain: str = "cluster.local"
+    service_name: str = "trainyard"
+    """The headless Service of each namespace with jobs."""
     scrape_interval: timedelta = timedelta(seconds=5)
     resync_interval: timedelta = timedelta(minutes=5)
     """How often everything is listed: a deletion while a watch is disconnected sends no event."""
@@ -47,6 +50,7 @@ class Dependencies:
     cache: ClusterCache
     authorities: Authorities
     coordinators: Coordinators
+    services: NamespaceServices
     clock: Clock
     options: Options
     job_states: dict[Key, JobState] = field(default_factory=dict)

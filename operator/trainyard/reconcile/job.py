@@ -10,14 +10,15 @@ the same state from any starting point.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
-from trainyard.api.podset import JobPods, group_pods
+from trainyard.api.podset import JobPods, group_pods, subdomain_of
 from trainyard.cluster.client import ApiError
 from trainyard.lifecycle.conditions import with_refusal
 from trainyard.lifecycle.desired import DesiredState, earliest
@@ -29,6 +30,7 @@ from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.resource import delete_job, exists
 from trainyard.reconcile.state import CoordinatorLink, JobState
 from trainyard.reconcile.status import write_status
+from trainyard.render.network import Network
 from trainyard.render.trainer_config import plan_of
 from trainyard.scheduling.conversion import wants_gpus
 
@@ -67,7 +69,7 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
     if desired.delete_job:
         await delete_job(deps, job)
         return ReconcileResult()
-    _record_desired(deps, state, desired, now)
+    _record_desired(deps, key, state, desired, now)
 
     # 3. Render the coordinator's Plan; pods are rendered as they are created.
     state.coordinator.set_plan(plan_of(job, desired, state.coordinator.plan))
@@ -78,14 +80,15 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
         return ReconcileResult(requeue_after=0)
 
     # 5. Apply, as far as the API server allows.
-    applied = await _apply(deps, job, state, desired, actions)
+    network = _network(deps, job)
+    applied = await _apply(deps, job, state, desired, actions, network)
     if applied.refusal is not None:
         desired = with_refusal(desired, applied.refusal.message)
 
     # 6. Report in the status.
     status_due_at = await write_status(deps, job, state, desired, now)
     adopted_at = now if applied.adopted else None
-    children_at = state.children.valid_until if desired.pods.coordinator else None
+    children_at = _children_at(deps, job, state, network) if desired.pods.coordinator else None
     requeue_at = (desired.requeue_at, actions.requeue_at, adopted_at, status_due_at, children_at)
     return ReconcileResult(
         requeue_after=_seconds_until(now, *requeue_at),
@@ -97,6 +100,8 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
 
 async def _clean_up(deps: Dependencies, key: Key) -> ReconcileResult:
     """Delete the CA Secret of a removed job: garbage collection does not cross namespaces."""
+    if not any(other.namespace == key.namespace for other in deps.cache.jobs):
+        deps.services.forget(key.namespace)  # it may be deleted and created again, without ours
     state = deps.job_states.pop(key, None)
     if state is not None:
         await deps.authorities.delete(state.uid)
@@ -111,17 +116,36 @@ def _observe(
 
 
 def _record_desired(
-    deps: Dependencies, state: JobState, desired: DesiredState, now: datetime
+    deps: Dependencies, key: Key, state: JobState, desired: DesiredState, now: datetime
 ) -> None:
     """Record the end of the job, and release the resources that it should not have."""
     state.has_ended = desired.completed
     if desired.refuse_start:
         backoff = deps.options.timeouts.start_backoff
         state.assignment.back_off(backoff, desired.release, now)
-        # Its pods may have waited for a Secret that somebody deleted.
+        # Its pods may have waited for a Secret or a Service that somebody deleted.
         state.children.expire(now)
+        deps.services.forget(key.namespace)
     elif desired.release:
         state.assignment.release(desired.phase, desired.release)
+
+
+def _network(deps: Dependencies, job: Job) -> Network:
+    """The names by which the job's pods find each other, and by which new ones have to.
+
+    They outlast the option: members resolve the name that they were created with.
+    """
+    subdomain, options = subdomain_of(deps.cache.pods_of(job.key), job.uid), deps.options
+    service = options.service_name if subdomain is None else subdomain
+    return Network(service=service, cluster_domain=options.cluster_domain)
+
+
+def _children_at(
+    deps: Dependencies, job: Job, state: JobState, network: Network
+) -> datetime | None:
+    """When Secrets or Service must be ensured again."""
+    service_at = deps.services.valid_until(job.key.namespace, network.service)
+    return earliest(state.children.valid_until, service_at)
 
 
 def _actions(job: Job, pods: JobPods, desired: DesiredState, now: datetime) -> PodActions:
@@ -141,35 +165,51 @@ class _Applied(NamedTuple):
 
 
 async def _apply(
-    deps: Dependencies, job: Job, state: JobState, desired: DesiredState, actions: PodActions
+    deps: Dependencies,
+    job: Job,
+    state: JobState,
+    desired: DesiredState,
+    actions: PodActions,
+    network: Network,
 ) -> _Applied:
     """Apply all actions at once, refused ones or not.
 
     Pods cannot start without their Secret and Service, and are not created before these.
     """
-    refused = await _ensure_children(deps, job, state) if desired.pods.coordinator else None
+    is_needed = desired.pods.coordinator
+    refused = await _ensure_children(deps, job, state, network) if is_needed else []
     create = () if refused else actions.create
-    results = await asyncio.gather(
-        *(create_pod(deps, job, pod) for pod in create),
+    results = await _settled(
+        *(create_pod(deps, job, pod, network) for pod in create),
         *(delete_pod(deps, job, pod) for pod in actions.delete),
-        return_exceptions=True,
     )
-    for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, ApiError):
-            raise result
-    refusals = [result for result in (refused, *results) if isinstance(result, ApiError)]
+    refusals = [*refused, *_refusals(results)]
     return _Applied(
         refusal=refusals[0] if refusals else None,
         adopted=any(result is True for result in results),
     )
 
 
-async def _ensure_children(deps: Dependencies, job: Job, state: JobState) -> ApiError | None:
-    try:
-        await ensure_children(deps, job, state.children)
-    except ApiError as refusal:
-        return refusal
-    return None
+async def _ensure_children(
+    deps: Dependencies, job: Job, state: JobState, network: Network
+) -> list[ApiError]:
+    requests: list[Awaitable[None]] = [ensure_children(deps, job, state.children, network)]
+    if network.service:
+        requests.append(deps.services.ensure(job.key.namespace, network.service))
+    return _refusals(await _settled(*requests))
+
+
+async def _settled(*requests: Awaitable[Any]) -> list[Any]:
+    """The results of all requests, or what the API server refused them with."""
+    results = await asyncio.gather(*requests, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, ApiError):
+            raise result
+    return results
+
+
+def _refusals(results: list[Any]) -> list[ApiError]:
+    return [result for result in results if isinstance(result, ApiError)]
 
 
 def _seconds_until(now: datetime, *times: datetime | None) -> float | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from trainyard.api.jobs import Assignment, Job
 from trainyard.api.report import CoordinatorReport
 from trainyard.render.events import EventSpec
+from trainyard.render.network import Network
 from trainyard.render.trainer_config import AnyPlan, with_generation
 from trainyard.scheduling.assignment import apply_decision, apply_report, back_off, release
 from trainyard.scheduling.decision import Decision
@@ -102,12 +103,14 @@ class CoordinatorLink:
 
 @dataclass(slots=True)
 class ChildrenState:
-    """What this process ensured of Secrets and Service; written by `reconcile.children`."""
+    """What this process ensured of the Secrets; written by `reconcile.children`."""
 
     valid_until: datetime | None = None
     """When they must be ensured again; None before the first time."""
     certified: frozenset[str] = frozenset()
     """Parties that the leaf Secret has certificates for."""
+    network: Network | None = None
+    """The DNS names that the coordinator's certificate has; None before the first time."""
 
     def expire(self, now: datetime) -> None:
         """Have them ensured again, as the reconcile of a job whose pods did not start does."""

@@ -81,9 +81,10 @@ def _due_at(
 
 def _count_failures(deps: Dependencies, job: Job, status: Status) -> None:
     recorded = {failure.pod_uid for failure in job.status.failures}
+    hostname = names.coordinator_hostname(job.key.name)
     for failure in status.failures:
         if failure.pod_uid not in recorded:
-            is_coordinator = failure.pod_name.startswith(f"{names.service_name(job.key.name)}-")
+            is_coordinator = failure.pod_name.startswith(f"{hostname}-")
             role = Role.COORDINATOR if is_coordinator else job.member_role
             deps.metrics.failures.labels(role).inc()
 

@@ -108,11 +108,14 @@ def job_pod(
     *,
     container: Manifest,
     volumes: Sequence[Manifest],
+    subdomain: str,
+    hostname: str = "",
     tolerations: Sequence[Manifest] = (),
     placement: Manifest | None = None,
 ) -> Manifest:
     """The whole pod of one member of a job.
 
+    `subdomain` is the headless Service under which DNS serves the pods that have a `hostname`.
     `volumes` and `tolerations` are added to those that every pod has; `placement` are further
     fields of its spec, such as an affinity.
     """
@@ -123,6 +126,8 @@ def job_pod(
         names.LABEL_ATTEMPT: str(attempt),
     }
     optional = {
+        "hostname": hostname,
+        "subdomain": subdomain,
         "priorityClassName": job.spec.priority_class_name,
         "imagePullSecrets": job.spec.template.image_pull_secrets,
         **(placement or {}),

@@ -11,6 +11,7 @@ from trainyard.api.jobs import DistributedJob, FederatedJob, Job
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB
 from trainyard.api.spec import PodTemplate
 from trainyard.render.base_pod import Manifest, job_pod, trainer_container
+from trainyard.render.network import Network
 from trainyard.render.trainer_config import config_of
 from trainyard_trainer.contract.env import (
     COORDINATOR_PORT,
@@ -37,8 +38,8 @@ _SHM: Final[Manifest] = {"name": "trainyard-shm", "emptyDir": {"medium": "Memory
 _SHM_MOUNT: Final[Manifest] = {"name": "trainyard-shm", "mountPath": "/dev/shm"}  # noqa: S108
 
 
-def coordinator_pod(job: Job, term: int) -> Manifest:
-    """The coordinator's pod of one term."""
+def coordinator_pod(job: Job, term: int, network: Network) -> Manifest:
+    """The coordinator's pod of one term; DNS serves it under the same name in each."""
     volumes, mounts = _state_volume(job)
     container = trainer_container(
         job,
@@ -53,16 +54,26 @@ def coordinator_pod(job: Job, term: int) -> Manifest:
         ports=[{"name": "https", "containerPort": COORDINATOR_PORT}],
     )
     name = names.coordinator_name(job.key.name, term)
-    return job_pod(job, name, Role.COORDINATOR, 0, term, container=container, volumes=volumes)
+    return job_pod(
+        job,
+        name,
+        Role.COORDINATOR,
+        0,
+        term,
+        container=container,
+        volumes=volumes,
+        subdomain=network.service,
+        hostname=names.coordinator_hostname(job.key.name) if network.service else "",
+    )
 
 
-def worker_pod(job: DistributedJob, index: int, attempt: int, cluster_domain: str) -> Manifest:
+def worker_pod(job: DistributedJob, index: int, attempt: int, network: Network) -> Manifest:
     """The pod of worker `index`; each attempt has a name of its own."""
     workers, template = job.spec.workers, job.spec.template
     container = trainer_container(
         job,
         str(Role.WORKER),
-        env={ENV_COORDINATOR: _coordinator_address(job, cluster_domain)},
+        env={ENV_COORDINATOR: _coordinator_address(job, network)},
         extra_env=template.env,
         resources=_with_gpus(workers.resources, workers.gpu_resource, workers.gpus),
         mounts=[_SHM_MOUNT, *template.volume_mounts],
@@ -74,13 +85,14 @@ def worker_pod(job: DistributedJob, index: int, attempt: int, cluster_domain: st
         index,
         attempt,
         container=container,
+        subdomain=network.service,
         volumes=[_SHM, *template.volumes],
         tolerations=_gpu_tolerations(workers.gpu_resource, workers.gpus),
         placement=_placement(template, affinity=_worker_affinity(job)),
     )
 
 
-def party_pod(job: FederatedJob, name: str, attempt: int, cluster_domain: str) -> Manifest:
+def party_pod(job: FederatedJob, name: str, attempt: int, network: Network) -> Manifest:
     """The pod of a party, where its own data is; each attempt has a name of its own."""
     party, template = job.spec.party(name), job.spec.template
     volumes, mounts = _data_volume(party)
@@ -88,7 +100,7 @@ def party_pod(job: FederatedJob, name: str, attempt: int, cluster_domain: str) -
         job,
         str(Role.PARTY),
         env={
-            ENV_COORDINATOR: _coordinator_address(job, cluster_domain),
+            ENV_COORDINATOR: _coordinator_address(job, network),
             ENV_PARTY: party.name,
         },
         extra_env=template.env,
@@ -102,6 +114,7 @@ def party_pod(job: FederatedJob, name: str, attempt: int, cluster_domain: str) -
         party.name,
         attempt,
         container=container,
+        subdomain=network.service,
         volumes=[_SHM, *volumes, *template.volumes],
         tolerations=[*party.tolerations, *_gpu_tolerations(party.gpu_resource, party.gpus)],
         placement=_placement(template, node_selector=party.node_selector),
@@ -119,14 +132,8 @@ def _data_volume(party: PartySpec) -> tuple[list[Manifest], list[Manifest]]:
     )
 
 
-def _coordinator_address(job: Job, cluster_domain: str) -> str:
-    return f"{coordinator_host(job, cluster_domain)}:{COORDINATOR_PORT}"
-
-
-def coordinator_host(job: Job, cluster_domain: str) -> str:
-    """The DNS name of the coordinator's Service, which its certificate is for."""
-    service = names.service_name(job.key.name)
-    return f"{service}.{job.key.namespace}.svc.{cluster_domain}"
+def _coordinator_address(job: Job, network: Network) -> str:
+    return f"{network.coordinator_host(job.key)}:{COORDINATOR_PORT}"
 
 
 def _state_volume(job: Job) -> tuple[list[Manifest], list[Manifest]]:

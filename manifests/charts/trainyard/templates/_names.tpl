@@ -67,9 +67,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, delete]
+# One headless Service in each namespace with jobs: made once, read to see whose it is, never changed.
 - apiGroups: [""]
   resources: [services]
-  verbs: [create, patch]
+  verbs: [create, get]
 # Certificates of the pods go in. No Secret of a job's namespace is asked for; to see whether one is
 # still there, the operator patches nothing and has its metadata alone answered.
 - apiGroups: [""]

@@ -28,7 +28,7 @@ from trainyard.cluster.certificates import (
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.transport.tls import Credentials
 
-HOST = "digits-coordinator.team.svc.cluster.local"
+HOST = "digits-coordinator.trainyard.team.svc.cluster.local"
 OTHER = replace(KEY, name="other")
 
 
@@ -101,7 +101,7 @@ async def talk(port: int, context: ssl.SSLContext, host: str = HOST) -> bytes:
 async def test_operator_and_coordinator_of_a_job_connect(
     tmp_path: Path, authority: KeyPair, now: datetime
 ) -> None:
-    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, HOST))
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, (HOST,)))
     operator = issue(authority, KEY, Role.OPERATOR, now)
     async with server.listen() as port:
         assert await talk(port, client_context(authority.certificate, operator)) == b"hello"
@@ -110,7 +110,7 @@ async def test_operator_and_coordinator_of_a_job_connect(
 async def test_the_operator_refuses_another_jobs_coordinator(
     tmp_path: Path, authority: KeyPair, foreign: KeyPair, now: datetime
 ) -> None:
-    server = Server(tmp_path, foreign, issue(foreign, KEY, Role.COORDINATOR, now, HOST))
+    server = Server(tmp_path, foreign, issue(foreign, KEY, Role.COORDINATOR, now, (HOST,)))
     operator = issue(authority, KEY, Role.OPERATOR, now)
     async with server.listen() as port:
         with pytest.raises(ssl.SSLCertVerificationError):
@@ -130,18 +130,18 @@ async def test_the_operator_refuses_a_worker_that_poses_as_the_coordinator(
 async def test_the_operator_refuses_a_coordinator_under_another_name(
     tmp_path: Path, authority: KeyPair, now: datetime
 ) -> None:
-    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, HOST))
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, (HOST,)))
     operator = issue(authority, KEY, Role.OPERATOR, now)
     async with server.listen() as port:
         context = client_context(authority.certificate, operator)
         with pytest.raises(ssl.SSLCertVerificationError):
-            await talk(port, context, "other-coordinator.team.svc.cluster.local")
+            await talk(port, context, "other-coordinator.trainyard.team.svc.cluster.local")
 
 
 async def test_the_coordinator_refuses_a_client_of_another_authority(
     tmp_path: Path, authority: KeyPair, foreign: KeyPair, now: datetime
 ) -> None:
-    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, HOST))
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, (HOST,)))
     impostor = issue(foreign, KEY, Role.OPERATOR, now)
     async with server.listen() as port:
         with pytest.raises(OSError, match=r"."):
@@ -151,7 +151,7 @@ async def test_the_coordinator_refuses_a_client_of_another_authority(
 async def test_the_coordinator_refuses_a_client_that_is_named_after_another_job(
     tmp_path: Path, authority: KeyPair, now: datetime
 ) -> None:
-    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, HOST))
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, now, (HOST,)))
     misnamed = issue(authority, OTHER, Role.OPERATOR, now)
     async with server.listen() as port:
         with pytest.raises(OSError, match=r"."):
@@ -162,7 +162,7 @@ async def test_an_expired_leaf_is_refused(
     tmp_path: Path, authority: KeyPair, now: datetime
 ) -> None:
     old = now - LEAF_LIFE - timedelta(days=1)
-    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, old, HOST))
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, old, (HOST,)))
     operator = issue(authority, KEY, Role.OPERATOR, now)
     async with server.listen() as port:
         with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
@@ -173,12 +173,12 @@ async def test_a_renewed_leaf_is_used_without_a_restart(
     tmp_path: Path, authority: KeyPair, now: datetime
 ) -> None:
     old = now - LEAF_LIFE - timedelta(days=1)
-    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, old, HOST))
+    server = Server(tmp_path, authority, issue(authority, KEY, Role.COORDINATOR, old, (HOST,)))
     operator = client_context(authority.certificate, issue(authority, KEY, Role.OPERATOR, now))
     async with server.listen() as port:
         with pytest.raises(ssl.SSLCertVerificationError):
             await talk(port, operator)
-        server.install(issue(authority, KEY, Role.COORDINATOR, now, HOST))
+        server.install(issue(authority, KEY, Role.COORDINATOR, now, (HOST,)))
         assert await talk(port, operator) == b"hello"
 
 
@@ -187,7 +187,7 @@ def test_a_leaf_chains_to_its_authority_by_strict_rules(
     role: Role, authority: KeyPair, now: datetime
 ) -> None:
     """The strict rules of RFC 5280, as newer OpenSSL and browsers apply them."""
-    leaf = x509.load_pem_x509_certificate(issue(authority, KEY, role, now, HOST).certificate)
+    leaf = x509.load_pem_x509_certificate(issue(authority, KEY, role, now, (HOST,)).certificate)
     store = Store([x509.load_pem_x509_certificate(authority.certificate)])
     verifier = PolicyBuilder().store(store).time(now.replace(tzinfo=None))
     verifier.build_server_verifier(x509.DNSName(HOST)).verify(leaf, [])
@@ -228,7 +228,7 @@ def test_every_leaf_has_a_key_of_its_own(authority: KeyPair, now: datetime) -> N
 
 def test_a_job_of_the_longest_name_gets_an_authority(now: datetime) -> None:
     key = replace(KEY, namespace="n" * 63, name="j" * 45)
-    leaf = issue(make_authority(key, now), key, Role.COORDINATOR, now, "c" * 60 + ".svc")
+    leaf = issue(make_authority(key, now), key, Role.COORDINATOR, now, ("c" * 60 + ".svc",))
     assert b"BEGIN CERTIFICATE" in leaf.certificate
 
 

@@ -1,8 +1,9 @@
-"""A job's Secrets and Service: created once, renewed in time, and never of two authorities."""
+"""A job's Secrets: created once, renewed in time, and never of two authorities."""
 
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from cryptography import x509
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi
 from tests.support.federations import PARTIES, make_federation
-from tests.support.jobs import NOW, has_run, make_job
+from tests.support.jobs import NETWORK, NOW, coordinator, has_run, make_job
 from trainyard.api.jobs import DistributedJob, FederatedJob
 from trainyard.cluster.certificates import LEAF_LIFE, RENEW_AFTER
 from trainyard.cluster.client import ApiError
@@ -21,7 +22,6 @@ from trainyard.reconcile.state import ChildrenState
 
 CA = "/api/v1/namespaces/trainyard-system/secrets/trainyard-ca-uid-of-digits"
 LEAVES = "/api/v1/namespaces/team/secrets/digits-trainyard-tls"
-SERVICE = "/api/v1/namespaces/team/services/digits-coordinator"
 
 
 class Operator:
@@ -31,9 +31,12 @@ class Operator:
         self.now = now
         self.deps = dependencies_of(api, clock=lambda: self.now)
         self.state = ChildrenState()
+        self.network = NETWORK
 
     async def ensure(self, job: DistributedJob | FederatedJob) -> None:
-        await ensure_children(self.deps, job, self.state)
+        if job.status.term:
+            self.deps.cache.put_pod(replace(coordinator(job.status.term), job=job.key))
+        await ensure_children(self.deps, job, self.state, self.network)
 
 
 @pytest.fixture
@@ -52,11 +55,11 @@ def assert_one_authority(api: FakeApi) -> None:
         certificate(api.objects[LEAVES], f"{role}.crt").verify_directly_issued_by(root)
 
 
-async def test_a_new_jobs_children_cost_three_requests(api: FakeApi) -> None:
+async def test_a_new_jobs_secrets_cost_two_requests(api: FakeApi) -> None:
     operator = Operator(api)
     await operator.ensure(make_job())
     await operator.ensure(make_job())
-    assert sorted(api.requests) == [("POST", p) for p in sorted((CA, LEAVES, SERVICE))]
+    assert sorted(api.requests) == [("POST", p) for p in sorted((CA, LEAVES))]
     assert_one_authority(api)
 
 
@@ -139,7 +142,7 @@ def with_party(name: str, status: dict[str, Any] | None = None) -> FederatedJob:
 
 async def test_each_party_has_a_leaf_of_its_own_at_no_more_requests(api: FakeApi) -> None:
     await Operator(api).ensure(make_federation())
-    assert sorted(api.requests) == [("POST", p) for p in sorted((CA, LEAVES, SERVICE))]
+    assert sorted(api.requests) == [("POST", p) for p in sorted((CA, LEAVES))]
     assert identities(api) == {
         "coordinator": "trainyard://team/digits/coordinator",
         **{f"party-{name}": f"trainyard://team/digits/party/{name}" for name in PARTIES},
@@ -163,20 +166,6 @@ async def test_a_restarted_operator_knows_which_party_has_no_leaf_yet(api: FakeA
     before = api.objects[LEAVES]
     await Operator(api).ensure(with_party("dan", has_run()))
     assert api.objects[LEAVES] is before
-
-
-async def test_a_changed_service_is_restored_within_the_interval(api: FakeApi) -> None:
-    operator = Operator(api)
-    await operator.ensure(make_job())
-    original = api.objects[SERVICE]
-    api.objects[SERVICE] = {**original, "spec": {}}
-    api.requests.clear()
-    await operator.ensure(make_job(status=has_run()))
-    assert api.requests == []
-    operator.now += CHILDREN_INTERVAL
-    await operator.ensure(make_job(status=has_run()))
-    assert api.objects[SERVICE] == original
-    assert sorted(api.requests) == [("PATCH", LEAVES), ("PATCH", SERVICE)]
 
 
 async def test_deleted_leaves_are_restored_within_the_interval_and_others_stay(

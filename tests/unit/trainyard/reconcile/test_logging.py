@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
-from tests.support.jobs import KEY, at, coordinator, has_run, make_job, raw_job, worker
+from tests.support.jobs import KEY, NETWORK, at, coordinator, has_run, make_job, raw_job, worker
 from trainyard.cluster.client import ApiError
 from trainyard.lifecycle.diff import PodToCreate
 from trainyard.logs import JsonFormatter
@@ -103,7 +103,7 @@ async def test_a_pod_of_this_job_that_was_there_already_is_adopted(
     """As when the answer to its creation was lost."""
     deps, slot = dependencies_of(api), PodToCreate(role=Role.WORKER, member=0, attempt=1)
     for _ in range(2):
-        await create_pod(deps, make_job(), slot)
+        await create_pod(deps, make_job(), slot, NETWORK)
     pod = {**JOB, "pod": "digits-worker-0-1", "role": "worker", "attempt": 1}
     assert (lines(caplog, "pod created"), lines(caplog, "pod adopted")) == ([pod], [pod])
 
@@ -112,10 +112,9 @@ async def test_a_refused_pod_is_not_logged_as_created(
     api: PodApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.is_full = True
+    slot = PodToCreate(role=Role.WORKER, member=0, attempt=1)
     with pytest.raises(ApiError):
-        await create_pod(
-            dependencies_of(api), make_job(), PodToCreate(role=Role.WORKER, member=0, attempt=1)
-        )
+        await create_pod(dependencies_of(api), make_job(), slot, NETWORK)
     assert lines(caplog, "pod created") == []
 
 

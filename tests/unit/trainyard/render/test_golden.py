@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.jobs import NETWORK
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job, parse_job
 from trainyard.render.events import EventSpec, event
 from trainyard.render.fetch_pod import fetch_pod
-from trainyard.render.network import coordinator_service
+from trainyard.render.network import namespace_service
 from trainyard.render.pods import coordinator_pod, party_pod, worker_pod
 from trainyard.render.secrets import authority_secret, leaf_secret
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.name.removesuffix(".job.yaml") for path in GOLDEN.glob("*.job.yaml"))
-DOMAIN = "cluster.local"
 ITEMS = {f"{name}": name.encode() for name in ("ca.crt", "worker.crt", "worker.key")}
 
 
@@ -35,10 +35,10 @@ def children_of(job: Job) -> list[dict[str, Any]]:
     renew_at = datetime(2026, 9, 1, tzinfo=UTC)
     spec = EventSpec(type="Normal", reason="GrowPays", message="growing 2→4")
     return [
-        coordinator_service(job),
+        namespace_service(job.key.namespace, NETWORK.service),
         leaf_secret(job, ITEMS),
         authority_secret(job, "trainyard-system", b"certificate", b"key", renew_at),
-        coordinator_pod(job, 2),
+        coordinator_pod(job, 2, NETWORK),
         *members_of(job),
         fetch_pod(job, "fetch"),
         event(job, spec, "2026-07-01T12:00:00Z", "operator-0"),
@@ -48,9 +48,9 @@ def children_of(job: Job) -> list[dict[str, Any]]:
 def members_of(job: Job) -> list[dict[str, Any]]:
     match job:
         case DistributedJob():
-            return [worker_pod(job, 3, 1, DOMAIN)]
+            return [worker_pod(job, 3, 1, NETWORK)]
         case FederatedJob():
-            return [party_pod(job, party.name, 2, DOMAIN) for party in job.spec.local_parties]
+            return [party_pod(job, party.name, 2, NETWORK) for party in job.spec.local_parties]
 
 
 @pytest.mark.parametrize("case", CASES)

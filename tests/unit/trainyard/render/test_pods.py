@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.jobs import make_job
+from tests.support.jobs import NETWORK, make_job
 from tests.unit.trainyard.render.test_golden import CASES, job_of, members_of
 from trainyard.api import names
 from trainyard.api.jobs import DistributedJob, FederatedJob
@@ -28,7 +28,7 @@ def render(case: str, kind: str) -> dict[str, Any]:
     job = job_of(case)
     match kind:
         case "coordinator":
-            return coordinator_pod(job, 1)
+            return coordinator_pod(job, 1, NETWORK)
         case "worker":
             return members_of(job)[-1]
         case _:
@@ -73,8 +73,8 @@ def test_no_environment_says_how_many_workers_there_are(case: str) -> None:
     assert not environment.keys() & {"WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"}
     small = make_job({"workers": {"min": 1, "max": 3, "replicas": 2}})
     large = make_job({"workers": {"min": 1, "max": 9, "replicas": 7}})
-    assert worker_pod(small, 0, 1, "d") == worker_pod(large, 0, 1, "d")
-    assert coordinator_pod(small, 1) == coordinator_pod(large, 1)
+    assert worker_pod(small, 0, 1, NETWORK) == worker_pod(large, 0, 1, NETWORK)
+    assert coordinator_pod(small, 1, NETWORK) == coordinator_pod(large, 1, NETWORK)
     assert job.key.name in environment["TRAINYARD_COORDINATOR"]
 
 
@@ -87,7 +87,7 @@ def _env(pod: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("case", CASES)
 def test_each_pod_mounts_its_own_key_and_no_other(case: str) -> None:
     job = job_of(case)
-    for manifest in (coordinator_pod(job, 1), *members_of(job)):
+    for manifest in (coordinator_pod(job, 1, NETWORK), *members_of(job)):
         mounted = [v["secret"] for v in manifest["spec"]["volumes"] if "secret" in v]
         assert [secret["secretName"] for secret in mounted] == [
             names.leaf_secret_name(job.key.name)
@@ -121,7 +121,9 @@ def test_a_party_sees_its_own_data_alone_and_cannot_change_it() -> None:
 
 def test_the_aggregator_knows_all_parties_and_only_it_mounts_its_claim() -> None:
     job = job_of("federated")
-    [config] = [e["value"] for e in _env(coordinator_pod(job, 1)) if e["name"] == ENV_CONFIG]
+    [config] = [
+        e["value"] for e in _env(coordinator_pod(job, 1, NETWORK)) if e["name"] == ENV_CONFIG
+    ]
     decoded = FederatedConfig.decode(config)
     assert [party.name for party in decoded.parties] == ["budapest", "cleveland", "zurich"]
     assert (decoded.rounds.deadline_seconds, decoded.durable) == (90.0, True)
@@ -131,7 +133,7 @@ def test_the_aggregator_knows_all_parties_and_only_it_mounts_its_claim() -> None
 @pytest.mark.parametrize("case", CASES)
 def test_the_operator_reads_its_own_coordinator_back(case: str) -> None:
     job = job_of(case)
-    pod = _stored(coordinator_pod(job, 4))
+    pod = _stored(coordinator_pod(job, 4, NETWORK))
     assert (pod.job, pod.owner_uid) == (job.key, job.uid)
     assert (pod.role, pod.member, pod.attempt, pod.gpus) == (Role.COORDINATOR, 0, 4, 0)
 
@@ -160,10 +162,10 @@ def _stored(manifest: dict[str, Any]) -> Pod:
 @pytest.mark.parametrize("case", CASES)
 def test_the_longest_name_of_a_job_gives_valid_names_and_labels(case: str) -> None:
     job = make_job(name="j" * 45)
-    assert len(coordinator_pod(job, 10**9)["metadata"]["name"]) <= 253
-    pod = worker_pod(job, 4095, 10**9, "cluster.local")
+    assert len(coordinator_pod(job, 10**9, NETWORK)["metadata"]["name"]) <= 253
+    pod = worker_pod(job, 4095, 10**9, NETWORK)
     assert len(pod["metadata"]["name"]) <= 253
-    assert len(names.service_name(job.key.name)) <= 63
+    assert len(names.coordinator_hostname(job.key.name)) <= 63
     assert all(len(str(v)) <= 63 for v in pod["metadata"]["labels"].values())
 
 
@@ -183,7 +185,7 @@ def test_an_affinity_of_the_template_replaces_the_preference_for_common_nodes() 
 
 def test_only_the_coordinator_mounts_the_state() -> None:
     def claims(job: DistributedJob) -> list[list[str]]:
-        pods = (coordinator_pod(job, 1), worker_pod(job, 0, 1, "d"))
+        pods = (coordinator_pod(job, 1, NETWORK), worker_pod(job, 0, 1, NETWORK))
         return [
             [v["persistentVolumeClaim"]["claimName"] for v in p["spec"]["volumes"] if _is_claim(v)]
             for p in pods
@@ -201,7 +203,8 @@ def test_two_jobs_on_one_claim_keep_their_state_apart() -> None:
     spec = {"state": {"claimName": "shared"}}
     first, second = make_job(spec), make_job(spec, uid="a namesake, later")
     one, two = (
-        {e["name"]: e.get("value") for e in _env(coordinator_pod(j, 1))} for j in (first, second)
+        {e["name"]: e.get("value") for e in _env(coordinator_pod(j, 1, NETWORK))}
+        for j in (first, second)
     )
     assert one["TRAINYARD_STATE"] != two["TRAINYARD_STATE"]
 
