@@ -313,6 +313,8 @@ def test_monitors_are_off_by_default(helm: str) -> None:
         "an unknown log format": ('logFormat="xml"', "logFormat"),
         "an interval without a unit": ('scrapeInterval="5"', "scrapeInterval"),
         "a namespace with a bad name": ('watchNamespaces=["Team"]', "watchNamespaces"),
+        "a name that no Service can have": ('serviceName="9th"', "serviceName"),
+        "an empty name of the Service": ('serviceName=""', "serviceName"),
         "an invalid digest": ('image.digest="latest"', "digest"),
         "an account without a name": ("serviceAccount.create=false", "serviceAccount.name must"),
         "a monitor without its service": (

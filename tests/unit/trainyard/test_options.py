@@ -47,11 +47,13 @@ def test_the_defaults_are_those_of_the_options(
 def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) -> None:
     code, _ = invoke(
         *("--namespace", "a", "--namespace", "b", "--reach", "direct", "--leader-elect"),
+        *("--service-name", "coordinators"),
         *("--lease-name", "mine", "--start-timeout", "90s", "--scrape-interval", "2m"),
     )
     assert code == 0
     [(process, reconciling)] = parsed
     assert reconciling.namespaces == ("a", "b")
+    assert reconciling.service_name == "coordinators"
     assert reconciling.timeouts.start_timeout == timedelta(seconds=90)
     assert reconciling.scrape_interval == timedelta(minutes=2)
     assert (process.lease, process.is_direct) == ("mine", True)
@@ -64,6 +66,10 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
         (("--lease-duration", "1500ms"), "--lease-duration must be whole seconds"),
         (("--renew-deadline", "15s"), "--renew-deadline must be shorter"),
         (("--reach", "smoke"), "smoke"),
+        (("--service-name", "team.trainyard"), "'team.trainyard' is not the name of a Service"),
+        (("--service-name", "9th"), "'9th' is not the name of a Service"),
+        (("--service-name", ""), "'' is not the name of a Service"),
+        (("--service-name", "s" * 64), "is not the name of a Service: at most 63"),
     ],
 )
 def test_wrong_flags_are_rejected_with_a_message(
