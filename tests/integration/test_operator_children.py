@@ -43,9 +43,10 @@ async def test_a_job_gets_its_children_and_nothing_else(
     assert sorted(secrets[0]["data"]) == [
         *("ca.crt", "coordinator.crt", "coordinator.key", "worker.crt", "worker.key")
     ]
-    assert [s["metadata"]["name"] for s in services] == ["digits-coordinator"]
+    assert [s["metadata"]["name"] for s in services] == ["trainyard"]
     assert services[0]["spec"]["clusterIP"] == "None"
-    for child in (*pods, *secrets, *services):
+    assert "ownerReferences" not in services[0]["metadata"]
+    for child in (*pods, *secrets):
         assert child["metadata"]["ownerReferences"] == [owner]
     authority = await kube.get(_authority(operator_namespace, job))
     assert sorted(authority["data"]) == ["ca.crt", "ca.key"]
@@ -180,7 +181,7 @@ async def test_the_priority_class_is_written_on_the_pods(
         await kube.delete(f"{classes}/{testbed.namespace}")
 
 
-@pytest.mark.parametrize("refused", ["pods", "secrets", "services"])
+@pytest.mark.parametrize("refused", ["pods", "secrets"])
 async def test_a_rejected_child_is_reported_and_created_once_the_quota_allows_it(
     testbed: Testbed, kube: KubeClient, refused: str
 ) -> None:
@@ -277,40 +278,37 @@ async def test_deleting_a_job_deletes_all_its_children(
     async def is_deleted() -> None:
         assert not await testbed.exists(_authority(operator_namespace, job))
         assert await testbed.pods() == []
-        for plural in ("secrets", "services"):
-            assert (await kube.get(testbed.path(plural)))["items"] == []
+        assert (await kube.get(testbed.path("secrets")))["items"] == []
+        services = (await kube.get(testbed.path("services")))["items"]
+        assert [s["metadata"]["name"] for s in services] == ["trainyard"], "for the next job"
 
     await eventually(is_deleted)
 
 
-async def test_a_restarted_operator_repairs_edited_and_deleted_children(
+async def test_a_restarted_operator_restores_deleted_children(
     testbed: Testbed, kube: KubeClient, operator: OperatorProcess
 ) -> None:
     await testbed.add_nodes(8)
-    await testbed.submit("edited", 1)
+    await testbed.submit("kept", 1)
     await testbed.submit("removed", 1)
-    await testbed.wait_for_phase("edited", "Running")
+    await testbed.wait_for_phase("kept", "Running")
     await testbed.wait_for_phase("removed", "Running")
-    service = testbed.path("services", "edited-coordinator")
+    service = f"{testbed.path('services')}/trainyard"
     before = await kube.get(service)
-    secret = await kube.get(testbed.path("secrets", "edited-trainyard-tls"))
-    wrong = {"selector": {"app": "wrong"}, "ports": [{"name": "http", "port": 80}]}
-    await testbed.patch(service, {"spec": wrong})
-    await kube.delete(testbed.path("services", "removed-coordinator"))
-    await kube.delete(testbed.path("secrets", "removed-trainyard-tls"))
+    leaves = await kube.get(f"{testbed.path('secrets')}/kept-trainyard-tls")
+    await kube.delete(service)
+    await kube.delete(f"{testbed.path('secrets')}/removed-trainyard-tls")
     operator.kill()
     operator.start()
     operator.wait_until_ready()
 
-    async def is_repaired() -> None:
-        repaired = await kube.get(service)
-        assert repaired["spec"]["selector"] == before["spec"]["selector"]
-        assert before["spec"]["ports"][0] in repaired["spec"]["ports"]
-        assert await testbed.exists(testbed.path("services", "removed-coordinator"))
-        assert await testbed.exists(testbed.path("secrets", "removed-trainyard-tls"))
+    async def is_restored() -> None:
+        assert await testbed.exists(service)
+        assert (await kube.get(service))["spec"] == before["spec"]
+        assert await testbed.exists(f"{testbed.path('secrets')}/removed-trainyard-tls")
 
-    await eventually(is_repaired)
-    assert await kube.get(testbed.path("secrets", "edited-trainyard-tls")) == secret
+    await eventually(is_restored)
+    assert await kube.get(f"{testbed.path('secrets')}/kept-trainyard-tls") == leaves
 
 
 async def test_checking_that_a_secret_exists_transfers_no_key(
