@@ -211,6 +211,9 @@ _CNI = {
 _UNUSED = ("internal.v1.opt", "nri.v1.nri", "image-verifier.v1.bindir", "tracing.processor.v1.otlp")
 """Plug-ins of containerd that would make folders on the host or wait for what is not here."""
 
+SECOND_DOMAIN = "cluster.example"
+"""DNS serves the cluster under this domain too, for programs that are given another domain."""
+
 _COREFILE = f"""\
 .:53 {{{{
     errors
@@ -219,7 +222,7 @@ _COREFILE = f"""\
         success 1000 5
         denial 1000 1
     }}}}
-    kubernetes cluster.local in-addr.arpa {{{{
+    kubernetes cluster.local {SECOND_DOMAIN} in-addr.arpa {{{{
         kubeconfig {{}}
         pods insecure
     }}}}
