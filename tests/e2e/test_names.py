@@ -8,7 +8,7 @@ import pytest
 
 from tests.demo.stage import install
 from tests.e2e.conftest import RELEASE_SETTINGS, digits, hospitals
-from tests.e2e.yard import Object, Yard, phase
+from tests.e2e.yard import Object, Yard, phase, trains_on
 from tests.support.waiting import eventually
 from tools.localcluster import Cluster
 from tools.localcluster.node import SECOND_DOMAIN
@@ -78,8 +78,6 @@ async def test_members_find_their_coordinator_also_after_its_death(yard: Yard, m
 async def test_members_find_their_coordinator_in_another_domain(yard: Yard) -> None:
     """The operator too: it reads the metrics under the name that the certificate has."""
     await yard.submit(digits("found", training={"epochs": 100_000}))
-    await yard.wait(
-        "found", "it trains", lambda job: (job["status"].get("training") or {}).get("step", 0) > 0
-    )
+    await yard.wait("found", "a worker trains", trains_on(1))
     host = f"found-coordinator.found.{yard.namespace}.svc.{SECOND_DOMAIN}"
     await until_found(yard, "found", "worker", 1, host)
