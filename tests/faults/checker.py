@@ -49,6 +49,8 @@ class Checker:
             items = pods if plural == "pods" else await self._list(self._testbed.path(plural))
             orphans = [p for p in items if _owner(p) and _owner(p) not in existing]
             assert not orphans, f"{plural} of deleted jobs: {_names(orphans)}"
+        services = await self._list(self._testbed.path("services"))
+        assert {s["metadata"]["name"] for s in services} <= {"trainyard"}, "one a namespace"
         path = collection("v1", "secrets", self._operator_namespace)
         selector = f"trainyard.dev/namespace={self._testbed.namespace}"
         authorities = {
