@@ -9,8 +9,8 @@ import pytest
 from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
-from tests.support.waiting import eventually
 from tests.support.testbed import Testbed, condition, phase, workers
+from tests.support.waiting import eventually
 from trainyard.cluster.client import KubeClient
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
@@ -39,15 +39,14 @@ async def endpoints_of(testbed: Testbed, service: str) -> dict[str, list[str]]:
     return found
 
 
-async def test_jobs_of_both_kinds_share_one_service(testbed: Testbed, kube: KubeClient) -> None:
+async def test_jobs_of_both_kinds_share_one_service(testbed: Testbed) -> None:
     await testbed.add_nodes(16)
-    federations = Testbed(kube, testbed.namespace, "FederatedJob")
     names = [f"job-{number}" for number in range(JOBS)]
     await asyncio.gather(*(testbed.submit(name, 1) for name in names))
-    await federations.federate("heart", PARTIES, rounds={"minParties": 2})
+    await testbed.federate("heart", PARTIES, rounds={"minParties": 2})
     for name in names:
         await testbed.wait_for_phase(name, "Running")
-    await federations.until_phase("heart", "Running")
+    await testbed.wait_for_phase("heart", "Running")
     assert await services_of(testbed) == ["trainyard"]
 
     async def are_served() -> None:
@@ -58,8 +57,8 @@ async def test_jobs_of_both_kinds_share_one_service(testbed: Testbed, kube: Kube
             assert served[f"{name}-coordinator"] == [pod["status"]["podIP"]]
 
     await eventually(are_served)
-    await federations.delete("heart")
-    await eventually(lambda: _is_gone(federations, "heart"))
+    await testbed.delete("heart")
+    await eventually(lambda: _is_gone(testbed, "heart"))
 
 
 async def test_a_coordinator_that_replaces_another_is_served_under_its_name(

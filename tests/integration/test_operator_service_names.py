@@ -11,8 +11,8 @@ from tests.integration.test_operator_service import endpoints_of, services_of
 from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
-from tests.support.waiting import eventually
 from tests.support.testbed import Testbed, condition, workers
+from tests.support.waiting import eventually
 from tools.localcluster import Cluster
 from trainyard.cluster.client import KubeClient
 from trainyard_trainer.contract.exits import Exit
