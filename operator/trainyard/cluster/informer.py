@@ -83,16 +83,16 @@ class Informer(Generic[T]):
         fails half-way. Events go on meanwhile; another listing waits.
         """
         async with self._listing:
-            before = self._store.uids(self._namespace)
             listed: dict[ObjectKey, str] = {}
             versions: list[str] = []
             for selectors in self._selectors:
                 async for page in self._client.list_pages(self._path, **selectors):
                     versions.append(page.metadata.resource_version)
                     listed |= {meta.key: meta.uid for meta in map(self._put_listed, page.items)}
-            for gone in self._store.remove_missing(before, listed, int(versions[-1])):
+            version = int(versions[0])  # what changed between two LISTs comes as an event
+            for gone in self._store.remove_unlisted(self._namespace, listed, version):
                 self._on_change(gone, None)
-            self._store.complete_listing(self._namespace, int(versions[0]))
+            self._store.complete_listing(self._namespace, version)
             return versions[0]
 
     async def _list_and_watch(self) -> NoReturn:

@@ -112,16 +112,29 @@ class Store(Mapping[K, T], Generic[K, T]):
             if namespace in ("", key.namespace)
         }
 
-    def remove_missing(
-        self, before: Mapping[K, str], listed: Mapping[K, str], version: float = math.inf
-    ) -> list[T]:
+    def remove_missing(self, before: Mapping[K, str], listed: Mapping[K, str]) -> list[T]:
         """Remove what was known `before` a complete listing and is not in it; the removed objects.
 
         What became known while the listing was made may be missing for that reason, and stays.
-        Nothing newer than `version` is ruled out.
         """
         missing = before.items() - listed.items()
-        removed = (self.remove(key, uid, version) for key, uid in missing)
+        removed = (self.remove(key, uid) for key, uid in missing)
+        return [known for known in removed if known is not None]
+
+    def remove_unlisted(self, namespace: str, listed: Mapping[K, str], version: int) -> list[T]:
+        """Remove what a complete listing of that version lacks; the removed objects.
+
+        `listed` are the listed uids by key. Only what is not newer than the listing can be missing
+        from it: a response that arrived while it was made may be of an object that is gone.
+        """
+        outdated = [
+            (key, known.uid)
+            for key, known in self._objects.items()
+            if namespace in ("", key.namespace)
+            and known.resource_version <= version
+            and listed.get(key) != known.uid
+        ]
+        removed = (self.remove(key, uid, version) for key, uid in outdated)
         return [known for known in removed if known is not None]
 
     def complete_listing(self, namespace: str, version: int) -> None:

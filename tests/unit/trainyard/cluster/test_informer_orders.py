@@ -258,6 +258,13 @@ SCENARIOS: dict[str, tuple[State | None, Steps]] = {
             *(("page",), ("page",), ("respond",)),
         ],
     ),
+    "a response that comes during a listing that lacks the object is undone by it": (
+        None,
+        [
+            *(("relist",), ("request", "a", FOREIGN), ("delete", "a")),
+            *(("page",), ("page",), ("cut", True)),
+        ],
+    ),
     "a response of a namesake replaces the object before its deletion is seen": (
         OURS,
         [("delete", "a"), ("request", "a", OURS), ("respond",), ("event",)],
