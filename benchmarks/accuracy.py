@@ -1,4 +1,4 @@
-"""`python -m benchmarks.accuracy`: what federations reach, beside pooled and lone training."""
+"""`python -m benchmarks.accuracy`: what federations reach, beside pooled and local training."""
 
 from __future__ import annotations
 
@@ -50,27 +50,27 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds on MNIST.", min=1)] = 50,
     only: Annotated[str, typer.Option(help="heart or mnist; both without.")] = "",
 ) -> None:
-    """Train by the real aggregator and party processes, and say what was reached."""
-    found: dict[str, Any] = {}
+    """Train with real aggregator and party processes, and print the accuracies."""
+    results: dict[str, Any] = {}
     if only != "mnist":
-        found["heart"] = heart(splits)
+        results["heart"] = heart(splits)
     if only != "heart":
-        found["mnist"] = mnist(rounds)
-    print(json.dumps(found))
+        results["mnist"] = mnist(rounds)
+    print(json.dumps(results))
 
 
 def heart(splits: int) -> dict[str, Any]:
     """Accuracy on the four hospitals' held-out patients, of each model, over the splits."""
     runs = [dict(_heart(split)) for split in range(splits)]
     table = Table("model", "all patients", *HOSPITALS, title=f"Heart, mean of {splits} splits")
-    found = {}
+    results = {}
     for model in runs[0]:
         columns = {site: [run[model][site] for run in runs] for site in ("all", *HOSPITALS)}
-        found[model] = {site: mean(values) for site, values in columns.items()}
-        found[model]["deviation"] = stdev(columns["all"]) if splits > 1 else 0.0
-        table.add_row(model, *(f"{found[model][site]:.3f}" for site in columns))
+        results[model] = {site: mean(values) for site, values in columns.items()}
+        results[model]["deviation"] = stdev(columns["all"]) if splits > 1 else 0.0
+        table.add_row(model, *(f"{results[model][site]:.3f}" for site in columns))
     console.print(table)
-    return found
+    return results
 
 
 def _heart(split: int) -> Iterator[tuple[str, dict[str, float]]]:
@@ -79,22 +79,22 @@ def _heart(split: int) -> Iterator[tuple[str, dict[str, float]]]:
         task="heart:Heart", args={"split": split}, rounds=15, local_epochs=2, batch_size=4
     )
     parties = tuple(PartyConfig(name=hospital) for hospital in HOSPITALS)
-    with tempfile.TemporaryDirectory(prefix="trainyard-accuracy-") as folder:
-        place = Path(folder)
-        train(setting, {}, place)
-        yield "pooled", _by_hospital(setting, place)
+    with tempfile.TemporaryDirectory(prefix="trainyard-accuracy-") as path:
+        folder = Path(path)
+        train(setting, {}, folder)
+        yield "pooled", _by_hospital(setting, folder)
         for name, strategy in HEART_STRATEGIES.items():
-            federate(setting, parties, strategy, place)
-            yield name, _by_hospital(setting, place)
+            federate(setting, parties, strategy, folder)
+            yield name, _by_hospital(setting, folder)
         for hospital in HOSPITALS:
-            train(setting, {"hospital": hospital}, place)
-            yield f"{hospital} alone", _by_hospital(setting, place)
+            train(setting, {"hospital": hospital}, folder)
+            yield f"{hospital} alone", _by_hospital(setting, folder)
 
 
-def _by_hospital(setting: Setting, place: Path) -> dict[str, float]:
-    figures = {"all": measure(setting, {}, place, ACCURACY)}
+def _by_hospital(setting: Setting, folder: Path) -> dict[str, float]:
+    figures = {"all": measure(setting, {}, folder, ACCURACY)}
     for hospital in HOSPITALS:
-        figures[hospital] = measure(setting, {"hospital": hospital}, place, ACCURACY)
+        figures[hospital] = measure(setting, {"hospital": hospital}, folder, ACCURACY)
     return figures
 
 
@@ -103,13 +103,13 @@ def mnist(rounds: int) -> dict[str, Any]:
     sgd = OptimizerConfig(name="SGD", lr=0.1)
     args = {"lr": sgd.lr, "momentum": 0.0}
     table = Table("data, strategy", "last", "best", *map(str, MNIST_TARGETS), title="MNIST-5k")
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="trainyard-accuracy-") as folder:
-        place = Path(folder)
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="trainyard-accuracy-") as path:
+        folder = Path(path)
         pooled = Setting(task="mnist:Mnist", args=args, rounds=30, batch_size=10)
-        train(pooled, {}, place)
-        found["pooled"] = {"last": measure(pooled, {}, place, ACCURACY)}
-        table.add_row("pooled, 30 epochs", f"{found['pooled']['last']:.3f}")
+        train(pooled, {}, folder)
+        results["pooled"] = {"last": measure(pooled, {}, folder, ACCURACY)}
+        table.add_row("pooled, 30 epochs", f"{results['pooled']['last']:.3f}")
         for name, (count, division, strategy) in MNIST_CASES.items():
             setting = Setting(
                 task="mnist:Mnist",
@@ -121,17 +121,17 @@ def mnist(rounds: int) -> dict[str, Any]:
             parties = tuple(
                 PartyConfig(name=f"party-{part:02}", args={"part": part}) for part in range(count)
             )
-            history = federate(setting, parties, strategy, place)
-            found[name] = _course([past["metrics"]["eval/accuracy"] for past in history])
-            reached = found[name]["rounds_to"].values()
-            figures = (f"{found[name][key]:.3f}" for key in ("last", "best"))
+            history = federate(setting, parties, strategy, folder)
+            results[name] = _summary([past["metrics"]["eval/accuracy"] for past in history])
+            reached = results[name]["rounds_to"].values()
+            figures = (f"{results[name][key]:.3f}" for key in ("last", "best"))
             table.add_row(name, *figures, *(str(r or "–") for r in reached))
     console.print(table)
-    return found
+    return results
 
 
-def _course(accuracies: list[float]) -> dict[str, Any]:
-    """What a course of accuracies, the initial model's first, comes to."""
+def _summary(accuracies: list[float]) -> dict[str, Any]:
+    """Last, best and rounds to each target, of accuracies that begin with the initial model's."""
     rounds_to = {
         str(goal): next((number for number, a in enumerate(accuracies) if a >= goal), None)
         for goal in MNIST_TARGETS

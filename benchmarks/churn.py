@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 
-from benchmarks.load import PODS, WORKERS, Load, job_names
+from benchmarks.controllers import Controller
+from benchmarks.load import PODS, WORKERS, Load, concurrently, job_names
 from benchmarks.observe import RUNNING, Observer
-from benchmarks.plane import Place, Plane
-from benchmarks.subject import Subject
+from benchmarks.plane import Environment, Plane
 from benchmarks.usage import Usage
 
 SHARE = 0.1
@@ -24,28 +23,30 @@ class Churn:
     disturbed: int
     """A third each deleted, scaled up by one, and with a worker failed."""
     seconds: float
-    """From the first disturbance until every job was right again."""
+    """From the first disturbance until every job had its desired state again."""
     operator_cpu_ms_per_disturbed: float
 
 
-async def churn(plane: Plane, place: Place, subject: Subject, jobs: int, creators: int) -> Churn:
-    """Bring the jobs up, disturb a tenth of them, and wait until all is right again."""
-    load, all_jobs = Load(plane.client, place.namespace), job_names(jobs)
+async def churn(
+    plane: Plane, environment: Environment, controller: Controller, jobs: int, creators: int
+) -> Churn:
+    """Bring the jobs up, disturb a tenth, and wait until all have their desired state."""
+    load, all_jobs = Load(plane.client, environment.namespace), job_names(jobs)
     number = max(int(jobs * SHARE / 3), 1)
     parts = [all_jobs[start * number : (start + 1) * number] for start in range(3)]
-    async with Observer(plane.client, place.namespace) as observer:
+    async with Observer(plane.client, environment.namespace) as observer:
         await load.create(observer, all_jobs, creators)
         await observer.until(
-            lambda: all(is_right(observer, name) for name in all_jobs), _SECONDS, "all Running"
+            lambda: all(is_as_desired(observer, name) for name in all_jobs), _SECONDS, "all Running"
         )
-        cpu = Usage.of(subject.pid).cpu_seconds
+        cpu = Usage.of(controller.pid).cpu_seconds
         began = time.monotonic()
         await _disturb(load, observer, parts, creators)
         await observer.until(
-            lambda: all_right(observer, all_jobs, parts), _SECONDS, "all right again"
+            lambda: all_as_desired(observer, all_jobs, parts), _SECONDS, "all as desired"
         )
         seconds = time.monotonic() - began
-        used = Usage.of(subject.pid).cpu_seconds - cpu
+        used = Usage.of(controller.pid).cpu_seconds - cpu
     return Churn(
         jobs=jobs,
         disturbed=3 * number,
@@ -54,24 +55,24 @@ async def churn(plane: Plane, place: Place, subject: Subject, jobs: int, creator
     )
 
 
-def all_right(observer: Observer, jobs: list[str], parts: list[list[str]]) -> bool:
-    """Whether the deleted are gone, the scaled have one more, and all others are whole."""
+def all_as_desired(observer: Observer, jobs: list[str], parts: list[list[str]]) -> bool:
+    """Whether the deleted are gone, the scaled have one more, and all others have all pods."""
     deleted, scaled, failed = (frozenset(part) for part in parts)
     for name in jobs:
         if name in deleted:
-            is_fine = name not in observer.jobs and not observer.pods.get(name)
+            matches = name not in observer.jobs and not observer.pods.get(name)
         elif name in scaled:
-            is_fine = is_right(observer, name, WORKERS + 1)
+            matches = is_as_desired(observer, name, WORKERS + 1)
         elif name in failed:
-            is_fine = is_right(observer, name) and len(observer.stamps[name].pods) > PODS
+            matches = is_as_desired(observer, name) and len(observer.stamps[name].pods) > PODS
         else:
-            is_fine = is_right(observer, name)
-        if not is_fine:
+            matches = is_as_desired(observer, name)
+        if not matches:
             return False
     return True
 
 
-def is_right(observer: Observer, name: str, workers: int = WORKERS) -> bool:
+def is_as_desired(observer: Observer, name: str, workers: int = WORKERS) -> bool:
     """Whether the job has so many workers, all its live pods run, and its status says so."""
     status = observer.jobs.get(name)
     if status is None or status.phase != RUNNING or status.replicas != workers:
@@ -92,10 +93,4 @@ async def _disturb(load: Load, observer: Observer, parts: list[list[str]], creat
             load.fail(worker[names[2]]),
         )
     ]
-    places = asyncio.Semaphore(creators)
-
-    async def one(index: int) -> None:
-        async with places:
-            await disturbances[index]
-
-    await asyncio.gather(*(one(index) for index in range(len(disturbances))))
+    await concurrently(disturbances, creators)

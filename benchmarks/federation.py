@@ -1,4 +1,4 @@
-"""Training a Task three ways on this machine: over parties, pooled, and at one site alone.
+"""Training a Task three ways on this machine: over parties, pooled, and at a single site.
 
 Apart from the accuracies that are computed of it because the tests measure a short one the same
 way. The federations are those of `trainyard-trainer federate`: an aggregator here, and a process
@@ -66,10 +66,10 @@ def federate(
         strategy=strategy,
         seed=setting.seed,
     )
-    with _quiet() as said:
+    with _quiet() as output:
         code = federated.run(config, folder)
     if code is not Exit.OK:
-        raise RuntimeError(f"the federation ended with {code!r}:\n{said.getvalue()}")
+        raise RuntimeError(f"the federation ended with {code!r}:\n{output.getvalue()}")
     history: list[dict[str, Any]] = json.loads((folder / RESULT_FILE).read_text())["history"]
     return history
 
@@ -84,10 +84,10 @@ def train(setting: Setting, args: dict[str, Any], folder: Path) -> None:
         seed=setting.seed,
     )
     torch.set_num_threads(1)  # The models are small: threads would only wait for each other.
-    with _quiet() as said:
+    with _quiet() as output:
         code = local.run(config, 0, folder)
     if code is not Exit.OK:
-        raise RuntimeError(f"training ended with {code!r}:\n{said.getvalue()}")
+        raise RuntimeError(f"training ended with {code!r}:\n{output.getvalue()}")
 
 
 def measure(setting: Setting, args: dict[str, Any], folder: Path, metric: str) -> float:
@@ -104,7 +104,7 @@ def measure(setting: Setting, args: dict[str, Any], folder: Path, metric: str) -
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Keep what is said on standard output and error to itself."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        yield said
+    """Capture standard output and error."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        yield output

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from benchmarks.load import PODS, Load
 from benchmarks.observe import Observer
-from benchmarks.plane import Place, Plane
-from benchmarks.report import milliseconds, pods_exist_at, pods_run_at, says_running_at
+from benchmarks.plane import Environment, Plane
+from benchmarks.report import milliseconds, pods_exist_at, pods_run_at, status_running_at
 
 TIMES = 20
 SCALED = 4
@@ -26,36 +26,36 @@ class Idle:
     status: dict[str, float]
 
 
-async def measure_idle(plane: Plane, place: Place) -> Idle:
+async def measure_idle(plane: Plane, environment: Environment, pods: int = PODS) -> Idle:
     """Create one job of two workers at a time."""
     seen = []
-    load = Load(plane.client, place.namespace)
-    async with Observer(plane.client, place.namespace) as observer:
+    load = Load(plane.client, environment.namespace)
+    async with Observer(plane.client, environment.namespace) as observer:
         for index in range(TIMES):
             name = f"idle-{index:02d}"
             await load.create(observer, [name], 1)
             seen.append(observer.stamps[name])
-            await _running(observer, name, PODS)
+            await _running(observer, name, pods)
     return Idle(
-        pods=milliseconds([pods_exist_at(s) - s.asked_at for s in seen]),
-        running=milliseconds([pods_run_at(s) - s.asked_at for s in seen]),
-        status=milliseconds([says_running_at(s) - s.asked_at for s in seen]),
+        pods=milliseconds([pods_exist_at(s, pods) - s.requested_at for s in seen]),
+        running=milliseconds([pods_run_at(s, pods) - s.requested_at for s in seen]),
+        status=milliseconds([status_running_at(s) - s.requested_at for s in seen]),
     )
 
 
-async def measure_scale(plane: Plane, place: Place) -> dict[str, float]:
+async def measure_scale(plane: Plane, environment: Environment) -> dict[str, float]:
     """Scale one job of one worker to four at a time, until the pods exist."""
     took = []
-    load = Load(plane.client, place.namespace)
-    async with Observer(plane.client, place.namespace) as observer:
+    load = Load(plane.client, environment.namespace)
+    async with Observer(plane.client, environment.namespace) as observer:
         for index in range(TIMES):
             name = f"scale-{index:02d}"
             await load.create(observer, [name], 1, workers=1)
             await _running(observer, name, 2)
-            asked_at = time.monotonic()
+            requested_at = time.monotonic()
             await load.scale(name, SCALED)
             await _running(observer, name, SCALED + 1)
-            took.append(pods_exist_at(observer.stamps[name], SCALED + 1) - asked_at)
+            took.append(pods_exist_at(observer.stamps[name], SCALED + 1) - requested_at)
     return milliseconds(took)
 
 

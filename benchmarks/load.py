@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from benchmarks.observe import Observer
@@ -43,6 +43,19 @@ def job_names(count: int) -> list[str]:
     return [f"job-{index:05d}" for index in range(count)]
 
 
+async def concurrently(calls: Iterable[Coroutine[Any, Any, Any]], limit: int) -> None:
+    """Await all calls, so many at a time."""
+    waiting = iter(calls)
+
+    async def work() -> None:
+        for call in waiting:
+            await call
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(limit):
+            group.create_task(work())
+
+
 class Load:
     """What users do: create, scale and delete jobs of one namespace."""
 
@@ -55,15 +68,13 @@ class Load:
         self, observer: Observer, jobs: Iterable[str], creators: int, *, workers: int = WORKERS
     ) -> None:
         """Create jobs, so many at a time; returns when the API server has taken the last."""
-        waiting = iter(jobs)
 
-        async def creator() -> None:
-            for name in waiting:
-                observer.asked(name)
-                body = job_manifest(name, workers=workers)
-                await self._client.request("POST", self._path, body=body)
+        async def create(name: str) -> None:
+            observer.requested(name)
+            body = job_manifest(name, workers=workers)
+            await self._client.request("POST", self._path, body=body)
 
-        await asyncio.gather(*(creator() for _ in range(creators)))
+        await concurrently((create(name) for name in jobs), creators)
 
     async def scale(self, name: str, replicas: int) -> None:
         """Write the scale subresource, as `kubectl scale` does."""
@@ -102,7 +113,7 @@ class Load:
         )
 
 
-def widen(client: KubeClient) -> KubeClient:
-    """Let the creators alone decide how many requests are under way."""
+def unthrottled(client: KubeClient) -> KubeClient:
+    """The client without its throttle: the creators decide how many requests are under way."""
     client.throttle = Throttle(start=1000, ceiling=1000)
     return client

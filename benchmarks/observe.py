@@ -1,4 +1,4 @@
-"""Time stamps by watches: when each pod existed, when it ran, when each status said Running.
+"""Time stamps by watches: when each pod existed, when it ran, when each status was Running.
 
 The clock is that of the process that also creates the jobs, so that a difference is a latency.
 """
@@ -23,14 +23,14 @@ _NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=10)
 
 
 class Labels(msgspec.Struct, rename={"job": names.LABEL_JOB, "role": names.LABEL_ROLE}):
-    """The labels by which a pod is known to be of a job."""
+    """The labels that tie a pod to its job."""
 
     job: str = ""
     role: str = ""
 
 
 class Meta(msgspec.Struct, rename="camel"):
-    """Who an object is."""
+    """An object's identity."""
 
     name: str
     uid: str = ""
@@ -39,16 +39,23 @@ class Meta(msgspec.Struct, rename="camel"):
 
 
 class Status(msgspec.Struct, rename="camel"):
-    """What a pod's or a job's status says, as far as it is timed."""
+    """The fields of a pod's or a job's status that are timed."""
 
     phase: str = ""
     replicas: int = 0
 
 
-class Thing(msgspec.Struct):
+class Spec(msgspec.Struct, rename="camel"):
+    """Where a pod runs; empty until it is bound, and in a job."""
+
+    node_name: str = ""
+
+
+class KubeObject(msgspec.Struct):
     """A pod or a job; all else in it is skipped without being decoded."""
 
     metadata: Meta
+    spec: Spec = msgspec.field(default_factory=Spec)
     status: Status = msgspec.field(default_factory=Status)
 
 
@@ -56,14 +63,14 @@ class Event(msgspec.Struct):
     """One line of a watch."""
 
     type: str
-    object: Thing
+    object: KubeObject
 
 
 @dataclass(slots=True)
 class Stamps:
     """What was seen of one job, and when (`time.monotonic`)."""
 
-    asked_at: float
+    requested_at: float
     """Just before the request that creates it was sent."""
     pods: dict[str, float] = field(default_factory=dict)
     running: dict[str, float] = field(default_factory=dict)
@@ -117,7 +124,7 @@ class Observer:
         """Phase by pod by job, of the pods that there are now."""
         self.jobs: dict[str, Status] = {}
         self.running_statuses = 0
-        """Jobs whose status has said Running."""
+        """Jobs whose status has been Running."""
         self._client, self._namespace = client, namespace
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -141,9 +148,9 @@ class Observer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def asked(self, job: str) -> None:
+    def requested(self, job: str) -> None:
         """A job is about to be created."""
-        self.stamps[job] = Stamps(asked_at=time.monotonic())
+        self.stamps[job] = Stamps(requested_at=time.monotonic())
 
     def note_pod(self, event: Event, at: float) -> None:
         """Take in one event of a pod."""
@@ -170,10 +177,10 @@ class Observer:
             stamps.status_at = at
             self.running_statuses += 1
 
-    async def until(self, claim: Callable[[], bool], seconds: float, what: str) -> None:
-        """Return once the claim holds; raises TimeoutError, or what ended a watch."""
+    async def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Return once the condition holds; raises TimeoutError, or what ended a watch."""
         deadline = time.monotonic() + seconds
-        while not claim():
+        while not condition():
             for task in self._tasks:
                 if task.done():
                     task.result()

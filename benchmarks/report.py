@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from benchmarks.load import PODS
 from benchmarks.observe import Stamps
@@ -24,9 +23,9 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
-    """One burst under one subject."""
+    """One burst under one controller."""
 
-    subject: str
+    controller: str
     jobs: int
     created_seconds: float
     """Until the API server had taken the last job."""
@@ -34,31 +33,33 @@ class Burst:
     running: Latency
     status: Latency
     jobs_per_second: float
-    """Jobs over the seconds until all statuses said Running."""
+    """Jobs over the seconds until all statuses were Running."""
     status_behind_pods_seconds: float
     """The statuses' p50 less the running pods' p50."""
     cpu_ms_per_job: float
-    """Until all statuses said Running."""
+    """Until all statuses were Running."""
     cpu_ms_per_job_after: float
-    """In the seconds after that, in which the operator looks for its coordinators."""
+    """In the seconds after that, in which the operator connects to coordinators."""
     peak_rss_mb: float
     kb_per_job: float
     """Peak above idle."""
     requests_per_job: float | None
-    """By the subject's own count; None where it does not count."""
-    plane_cpu_ms_per_job: dict[str, float]
+    """By the controller's own count; None where it has none."""
+    plane_cpu_ms_per_job: float
+    """Of API server, etcd, controller manager and scheduler; KWOK is no part of a real plane."""
+    plane_cpu_ms_per_job_by_component: dict[str, float]
     plane_requests_per_job: dict[str, float]
     """By everybody: the API server's count."""
 
 
 def latency(stamps: Iterable[Stamps], moments: Sequence[float]) -> Latency:
     """The latency of moments, one a job, in the jobs' order."""
-    asked = [s.asked_at for s in stamps]
-    each = sorted(at - start for at, start in zip(moments, asked, strict=True))
+    requested = [s.requested_at for s in stamps]
+    each = sorted(at - start for at, start in zip(moments, requested, strict=True))
     return Latency(
         p50=_round(median(each)),
         p99=_round(percentile(each, 0.99)),
-        last=_round(max(moments) - min(asked)),
+        last=_round(max(moments) - min(requested)),
     )
 
 
@@ -72,8 +73,8 @@ def pods_run_at(stamps: Stamps, pods: int = PODS) -> float:
     return _nth(stamps.running, pods)
 
 
-def says_running_at(stamps: Stamps) -> float:
-    """When the job's status said Running."""
+def status_running_at(stamps: Stamps) -> float:
+    """When the job's status became Running."""
     if stamps.status_at is None:
         raise ValueError("the status of a job never said Running")
     return stamps.status_at
@@ -94,11 +95,6 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
     """Median and maximum in milliseconds."""
     return {"median": round(median(seconds) * 1e3, 1), "max": round(max(seconds) * 1e3, 1)}
-
-
-def as_json(burst: Burst) -> dict[str, Any]:
-    """The burst as it stands in the last line."""
-    return asdict(burst)
 
 
 def _nth(moments: dict[str, float], count: int) -> float:

@@ -6,29 +6,41 @@ An administrator is exempt from the API server's priority and fairness; the oper
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from tools.localcluster import Cluster
 from tools.localcluster.commands import run
+from trainyard.api import names
 
-CHART = Path(__file__).parents[1] / "manifests" / "charts" / "trainyard"
+TREE = Path(__file__).parents[1]
+"""The repository of which this is a part."""
+_CHART = Path("manifests", "charts", "trainyard")
+_CRDS = Path("crds")
 RELEASE = "trainyard"
 _KINDS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 
 
-def install_crds(cluster: Cluster) -> None:
-    """Apply `crds/`, and wait until the API server serves them."""
-    crds = CHART.parents[2] / "crds"
+def install_crds(cluster: Cluster, tree: Path = TREE) -> None:
+    """Apply the CRDs of a tree, and wait until the API server serves them."""
+    crds = tree / _CRDS
     kubectl: list[str | Path] = [cluster.kubectl, "--kubeconfig", cluster.kubeconfig]
     run([*kubectl, "apply", "--server-side", "--force-conflicts", "-f", crds])
     run([*kubectl, "wait", "-f", crds, "--for", "condition=Established", "--timeout=30s"])
 
 
-def operator_kubeconfig(cluster: Cluster, namespace: str, folder: Path) -> Path:
-    """Grant what the chart grants in that namespace; a kubeconfig of its service account."""
+def distributed_job_crd() -> dict[str, Any]:
+    """The CRD of DistributedJobs as this tree has it."""
+    path = TREE / _CRDS / f"{names.DISTRIBUTED_JOBS}.{names.GROUP}.yaml"
+    crd: dict[str, Any] = yaml.safe_load(path.read_text())
+    return crd
+
+
+def operator_kubeconfig(cluster: Cluster, namespace: str, folder: Path, tree: Path = TREE) -> Path:
+    """Grant what a tree's chart grants in that namespace; a kubeconfig of its service account."""
     kubectl: list[str | Path] = [cluster.kubectl, "--kubeconfig", cluster.kubeconfig]
-    rendered = run([cluster.helm, "template", RELEASE, CHART, "--namespace", namespace])
+    rendered = run([cluster.helm, "template", RELEASE, tree / _CHART, "--namespace", namespace])
     documents = [d for d in yaml.safe_load_all(rendered) if d and d["kind"] in _KINDS]
     run([*kubectl, "apply", "-n", namespace, "-f", "-"], stdin=yaml.safe_dump_all(documents))
     account = next(d for d in documents if d["kind"] == "ServiceAccount")["metadata"]["name"]

@@ -1,124 +1,134 @@
-"""What the operator makes of one job, to be made again by the bare client, byte for byte.
+"""The requests that bring one job up, to be sent again by the bare client for any other.
 
-The manifests come from the operator's own render functions, with certificates made once; the two
-statuses are those that a running operator wrote for one job.
+They are those of a running operator, byte for byte: objects, certificates and statuses as it made
+them for one job. The one exception is what depends on the job: its name, namespace, uid and
+resource version.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from benchmarks.load import WORKERS, Load
+from benchmarks.barepod import bare_pod
+from benchmarks.load import Load
 from benchmarks.observe import RUNNING, Observer
+from benchmarks.plane import Environment
+from benchmarks.recorder import Request, read_requests
 from trainyard.api import names
-from trainyard.api.jobs import DistributedJob, parse_job
-from trainyard.cluster.certificates import RENEW_AFTER, issue, make_authority
 from trainyard.cluster.client import KubeClient, collection
-from trainyard.render.network import Network
-from trainyard.render.pods import coordinator_pod, worker_pod
-from trainyard.render.secrets import authority_secret, leaf_secret
 from trainyard_trainer.contract.env import Role
 
 NAME = "recorded-template-job"
 """So long and odd that it stands for nothing else where it is replaced."""
-NETWORK = Network(service="trainyard", cluster_domain="cluster.local")
+VERSION = "recorded-resource-version"
+"""Stands for the job's resource version where a request has it as a precondition."""
 _SECONDS = 60
+_POLL_SECONDS = 0.1
 
 
-class Request(msgspec.Struct, frozen=True):
-    """One request; name, uid and namespace of the recorded job stand for any job's."""
-
-    path: str
-    body: str
-
-
-class Template(msgspec.Struct, frozen=True):
+class Template(msgspec.Struct, frozen=True, kw_only=True):
     """All requests of one job."""
 
     namespace: str
     operator_namespace: str
     uid: str
     create: list[Request]
-    begin: Request
-    """The first status."""
-    run: Request
-    """The status that says Running."""
+    """The job's objects, sent at once."""
+    statuses: list[Request]
+    """The statuses of the job: the last when all its pods run, one before it at once."""
 
-    def moved(self, namespace: str, operator_namespace: str) -> Template:
+    @property
+    def pods(self) -> int:
+        """How many of the objects are pods."""
+        return sum(_is_pod(request) for request in self.create)
+
+    def moved(self, environment: Environment) -> Template:
         """The same for another pair of namespaces."""
         text = msgspec.json.encode(self).decode()
-        text = text.replace(self.operator_namespace, operator_namespace)
-        return msgspec.json.decode(text.replace(self.namespace, namespace), type=Template)
+        text = text.replace(self.operator_namespace, environment.operator_namespace)
+        text = text.replace(self.namespace, environment.namespace)
+        return msgspec.json.decode(text, type=Template)
+
+    def bare(self) -> Template:
+        """What another controller would make: a bare pod for each worker, and one status."""
+        manifests = [(r, msgspec.json.decode(r.body)) for r in self.create if _is_pod(r)]
+        create = [
+            msgspec.structs.replace(request, body=_encode(bare_pod(manifest)))
+            for request, manifest in manifests
+            if manifest["metadata"]["labels"][names.LABEL_ROLE] == Role.WORKER
+        ]
+        return msgspec.structs.replace(self, create=create, statuses=self.statuses[-1:])
 
 
-async def record(client: KubeClient, namespace: str, operator_namespace: str) -> Template:
-    """Have the operator that runs bring one job up, and note what that took."""
-    statuses: list[dict[str, Any]] = []
-    path = collection(names.API_VERSION, names.DISTRIBUTED_JOBS, namespace)
-    async with Observer(client, namespace) as observer:
-        follow = asyncio.create_task(_statuses(client, path, statuses))
-        await Load(client, namespace).create(observer, [NAME], 1)
-        await asyncio.wait_for(follow, _SECONDS)
-    raw = await client.get(f"{path}/{NAME}")
-    job = parse_job(raw)
-    assert isinstance(job, DistributedJob)
+async def record(client: KubeClient, environment: Environment, recording: Path) -> Template:
+    """Have the operator, whose requests are recorded in that file, bring one job up."""
+    async with Observer(client, environment.namespace) as observer:
+        await Load(client, environment.namespace).create(observer, [NAME], 1)
+    async with asyncio.timeout(_SECONDS):
+        while True:
+            requests = read_requests(recording)
+            if any(_phase(request) == RUNNING for request in requests):
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+    path = collection(names.API_VERSION, names.DISTRIBUTED_JOBS, environment.namespace)
+    uid = (await client.get(f"{path}/{NAME}"))["metadata"]["uid"]
+    return template_of(requests, environment.namespace, environment.operator_namespace, uid)
+
+
+def template_of(
+    requests: Sequence[Request], namespace: str, operator_namespace: str, uid: str
+) -> Template:
+    """What of the recorded requests was for the one job, up to the status that says Running.
+
+    Events are left out, which are not needed to bring a job up, and so are changes of the job
+    other than its status, such as a finalizer that only the operator would remove.
+    """
+    of_job = [r for r in requests if NAME in r.path or NAME in r.body]
+    until = next(i for i, r in enumerate(of_job) if _phase(r) == RUNNING)
+    of_job = of_job[: until + 1]
+    statuses = [_with_version(r) for r in of_job if _is_status(r)]
+    create = [r for r in of_job if not (_is_of(r, names.DISTRIBUTED_JOBS) or _is_of(r, "events"))]
     return Template(
         namespace=namespace,
         operator_namespace=operator_namespace,
-        uid=job.uid,
-        create=_creations(job, operator_namespace),
-        begin=_status(path, job, statuses[0]),
-        run=_status(path, job, statuses[-1]),
+        uid=uid,
+        create=create,
+        statuses=[*statuses[:1], *statuses[1:][-1:]],
     )
 
 
-async def _statuses(client: KubeClient, path: str, found: list[dict[str, Any]]) -> None:
-    """Collect the job's statuses up to the one that says Running."""
-    url = client.url(f"{path}?watch=1&fieldSelector=metadata.name={NAME}")
-    async with client.session.get(url, headers=await client.headers()) as answer:
-        async for line in answer.content:
-            status = msgspec.json.decode(line)["object"].get("status")
-            if status:
-                found.append(status)
-                if status.get("phase") == RUNNING:
-                    return
+def _phase(request: Request) -> str:
+    if not _is_status(request):
+        return ""
+    phase: str = msgspec.json.decode(request.body).get("status", {}).get("phase", "")
+    return phase
 
 
-def _creations(job: DistributedJob, operator_namespace: str) -> list[Request]:
-    now = datetime.now(UTC)
-    authority = make_authority(job.key, now)
-    items = {"ca.crt": authority.certificate}
-    certified = NETWORK.certified_hosts(job.key)
-    for role, dns in ((Role.COORDINATOR, certified), (Role.WORKER, ())):
-        leaf = issue(authority, job.key, role, now, dns=dns)
-        items[f"{role}.crt"], items[f"{role}.key"] = leaf.certificate, leaf.key
-    secret = authority_secret(
-        job, operator_namespace, authority.certificate, authority.key, now + RENEW_AFTER
-    )
-    manifests = [
-        ("secrets", secret),
-        ("secrets", leaf_secret(job, items)),
-        ("pods", coordinator_pod(job, 1, NETWORK)),
-        *(("pods", worker_pod(job, index, 1, NETWORK)) for index in range(WORKERS)),
-    ]
-    return [
-        Request(
-            path=collection("v1", plural, manifest["metadata"]["namespace"]),
-            body=msgspec.json.encode(manifest).decode(),
-        )
-        for plural, manifest in manifests
-    ]
+def _is_status(request: Request) -> bool:
+    return request.path.endswith(f"/{names.DISTRIBUTED_JOBS}/{NAME}/status")
 
 
-def _status(path: str, job: DistributedJob, status: dict[str, Any]) -> Request:
-    body = {
-        "apiVersion": names.API_VERSION,
-        "kind": job.key.kind,
-        "metadata": {"name": job.key.name, "namespace": job.key.namespace, "uid": job.uid},
-        "status": status,
-    }
-    return Request(path=f"{path}/{NAME}/status", body=msgspec.json.encode(body).decode())
+def _is_of(request: Request, plural: str) -> bool:
+    return plural in request.path.split("/")
+
+
+def _is_pod(request: Request) -> bool:
+    return _is_of(request, "pods")
+
+
+def _with_version(request: Request) -> Request:
+    """The request with the placeholder in place of a resource version."""
+    body = msgspec.json.decode(request.body)
+    if "resourceVersion" not in body.get("metadata", {}):
+        return request
+    body["metadata"]["resourceVersion"] = VERSION
+    return msgspec.structs.replace(request, body=_encode(body))
+
+
+def _encode(body: dict[str, Any]) -> str:
+    return msgspec.json.encode(body).decode()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psutil
 
-PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
+PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+_PROCESSES = (*PLANE, "kwok")
 _SAMPLE_SECONDS = 0.1
 _REQUESTS = re.compile(r"^apiserver_request_total\{(?P<labels>.*)\} (?P<count>\S+)$")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -52,22 +54,27 @@ def plane_cpu_seconds(marker: str) -> dict[str, float]:
     """CPU used so far by each component of the plane whose command line has the marker in it."""
     used: Counter[str] = Counter()
     for process in psutil.process_iter(["name", "cmdline", "cpu_times"]):
-        words = process.info["cmdline"] or []
-        name = next((n for n in PLANE if words and words[0].endswith(n)), None)
-        if name is not None and any(marker in word for word in words):
+        command = process.info["cmdline"] or []
+        name = next((n for n in _PROCESSES if command and command[0].endswith(n)), None)
+        if name is not None and any(marker in argument for argument in command):
             times = process.info["cpu_times"]
             used[name] += times.user + times.system
     return dict(used)
+
+
+def difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    """How much each counter has grown."""
+    return {name: value - before.get(name, 0) for name, value in after.items()}
 
 
 def count_requests(metrics: str) -> Counter[str]:
     """Requests that an API server has answered, as `VERB resource`, watches and leases apart."""
     counts: Counter[str] = Counter()
     for line in metrics.splitlines():
-        if found := _REQUESTS.match(line):
-            labels = dict(_LABEL.findall(found["labels"]))
+        if match := _REQUESTS.match(line):
+            labels = dict(_LABEL.findall(match["labels"]))
             if labels.get("verb") == "WATCH" or labels.get("resource") in ("leases", ""):
                 continue
             resource = "/".join(filter(None, (labels["resource"], labels.get("subresource"))))
-            counts[f"{labels['verb']} {resource}"] += int(float(found["count"]))
+            counts[f"{labels['verb']} {resource}"] += int(float(match["count"]))
     return counts

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,13 +24,21 @@ class OperatorProcess:
     """One `python -m trainyard` at a time, with the same options and log at every start."""
 
     def __init__(
-        self, kubeconfig: Path, namespace: str, log: Path, *options: str, name: str = ""
+        self,
+        kubeconfig: Path,
+        namespace: str,
+        log: Path,
+        *options: str,
+        name: str = "",
+        module: str = "trainyard",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.log = log
-        self._environment = {**os.environ, **({"HOSTNAME": name} if name else {})}
+        hostname = {"HOSTNAME": name} if name else {}
+        self._environment = {**os.environ, **hostname, **(environment or {})}
         self.port = free_port()
         self._command = [
-            *(sys.executable, "-m", "trainyard", "--kubeconfig", str(kubeconfig)),
+            *(sys.executable, "-m", module, "--kubeconfig", str(kubeconfig)),
             *("--http-host", "127.0.0.1", "--http-port", str(self.port)),
             *("--operator-namespace", namespace, *options),
         ]

@@ -1,8 +1,8 @@
-"""When a disturbed job is right again."""
+"""When a disturbed job has its desired state again."""
 
 from __future__ import annotations
 
-from benchmarks.churn import all_right, is_right
+from benchmarks.churn import all_as_desired, is_as_desired
 from benchmarks.observe import Observer, Stamps, Status
 from tests.support.fakeapi import FakeApi
 
@@ -10,10 +10,10 @@ JOBS = ["deleted", "scaled", "failed", "left alone"]
 PARTS = [["deleted"], ["scaled"], ["failed"]]
 
 
-def healed() -> Observer:
+def repaired() -> Observer:
     observer = Observer(FakeApi().client, "team")
     for name in JOBS:
-        observer.stamps[name] = Stamps(asked_at=0.0, pods=dict.fromkeys(("c", "w0", "w1"), 1.0))
+        observer.stamps[name] = Stamps(requested_at=0.0, pods=dict.fromkeys(("c", "w0", "w1"), 1.0))
         observer.jobs[name] = Status(phase="Running", replicas=2)
         observer.pods[name] = {"c": "Running", "w0": "Running", "w1": "Running"}
     del observer.jobs["deleted"]
@@ -26,23 +26,23 @@ def healed() -> Observer:
     return observer
 
 
-def test_all_is_right_once_each_disturbance_is_healed() -> None:
-    assert all_right(healed(), JOBS, PARTS)
+def test_all_jobs_are_as_desired_once_each_disturbance_is_repaired() -> None:
+    assert all_as_desired(repaired(), JOBS, PARTS)
 
 
-def test_nothing_is_right_while_one_job_is_not() -> None:
-    lingers, starts, unscaled, unreplaced, silent = (healed() for _ in range(5))
+def test_one_job_that_is_not_as_desired_is_enough() -> None:
+    lingers, starts, unscaled, unreplaced, silent = (repaired() for _ in range(5))
     lingers.pods["deleted"] = {"w0": "Running"}
     starts.pods["failed"]["w0-2"] = "Pending"
     unscaled.jobs["scaled"].replicas = 2
     unreplaced.stamps["failed"].pods.pop("w0-2")
     silent.jobs["left alone"].phase = "Starting"
     for observer in (lingers, starts, unscaled, unreplaced, silent):
-        assert not all_right(observer, JOBS, PARTS)
+        assert not all_as_desired(observer, JOBS, PARTS)
 
 
-def test_a_job_is_not_right_before_its_status_says_so() -> None:
-    observer = healed()
-    assert is_right(observer, "left alone")
+def test_a_job_is_not_as_desired_before_its_status_shows_it() -> None:
+    observer = repaired()
+    assert is_as_desired(observer, "left alone")
     observer.jobs["left alone"].phase = "Degraded"
-    assert not is_right(observer, "left alone")
+    assert not is_as_desired(observer, "left alone")

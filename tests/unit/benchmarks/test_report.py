@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.observe import Event, Labels, Meta, Observer, Stamps, Status, Thing
+from benchmarks.observe import Event, KubeObject, Labels, Meta, Observer, Stamps, Status
 from benchmarks.report import (
     latency,
     milliseconds,
     percentile,
     pods_exist_at,
     pods_run_at,
-    says_running_at,
+    status_running_at,
 )
 from tests.support.fakeapi import FakeApi
 
@@ -20,18 +20,20 @@ def pod(type_: str, name: str, phase: str, job: str = "a") -> Event:
     labels = Labels(job=job)
     return Event(
         type=type_,
-        object=Thing(metadata=Meta(name=name, labels=labels), status=Status(phase=phase)),
+        object=KubeObject(metadata=Meta(name=name, labels=labels), status=Status(phase=phase)),
     )
 
 
 def job(phase: str, name: str = "a", type_: str = "MODIFIED") -> Event:
-    return Event(type=type_, object=Thing(metadata=Meta(name=name), status=Status(phase=phase)))
+    return Event(
+        type=type_, object=KubeObject(metadata=Meta(name=name), status=Status(phase=phase))
+    )
 
 
 @pytest.fixture
 def observer() -> Observer:
     made = Observer(FakeApi().client, "team")
-    made.stamps["a"] = Stamps(asked_at=10.0)
+    made.stamps["a"] = Stamps(requested_at=10.0)
     return made
 
 
@@ -46,7 +48,7 @@ def test_what_counts_is_the_first_time_that_each_thing_was_seen(observer: Observ
     stamps = observer.stamps["a"]
     assert pods_exist_at(stamps) == 13.0
     assert pods_run_at(stamps) == 23.0
-    assert says_running_at(stamps) == 24.0
+    assert status_running_at(stamps) == 24.0
     assert observer.running_statuses == 1
 
 
@@ -62,13 +64,13 @@ def test_pods_that_are_gone_are_no_longer_present(observer: Observer) -> None:
 
 def test_a_hole_in_the_stamps_is_an_error_and_no_figure() -> None:
     with pytest.raises(ValueError, match="0 pods were seen where 3 were expected"):
-        pods_exist_at(Stamps(asked_at=1.0))
+        pods_exist_at(Stamps(requested_at=1.0))
     with pytest.raises(ValueError, match="never said Running"):
-        says_running_at(Stamps(asked_at=1.0))
+        status_running_at(Stamps(requested_at=1.0))
 
 
 def test_latencies_are_from_each_jobs_own_creation() -> None:
-    stamps = [Stamps(asked_at=float(start)) for start in range(100)]
+    stamps = [Stamps(requested_at=float(start)) for start in range(100)]
     figures = latency(stamps, [start + 1.0 for start in range(99)] + [99 + 51.0])
     assert (figures.p50, figures.p99, figures.last) == (1.0, 1.0, 150.0)
 
@@ -85,5 +87,5 @@ def test_a_percentile_of_nothing_is_refused() -> None:
         percentile([], 0.5)
 
 
-def test_milliseconds_are_told_with_their_worst() -> None:
+def test_milliseconds_have_their_maximum_beside_them() -> None:
     assert milliseconds([0.01, 0.03, 0.02]) == {"median": 20.0, "max": 30.0}

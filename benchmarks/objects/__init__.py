@@ -1,0 +1,1 @@
+"""What each part of an object costs the control plane: see the README beside this package."""
