@@ -25,7 +25,7 @@ Namespaces = Annotated[
     list[str] | None, typer.Option(help="Serve only this namespace; repeatable.")
 ]
 OperatorNamespace = Annotated[
-    str, typer.Option(help="Namespace of the jobs' certificate authorities.")
+    str, typer.Option(help="Namespace of the master secret and the Lease.")
 ]
 ClusterDomain = Annotated[str, typer.Option(help="DNS domain of the cluster.")]
 ServiceName = Annotated[

@@ -51,15 +51,11 @@ class Checker:
             assert not orphans, f"{plural} of deleted jobs: {_names(orphans)}"
         services = await self._list(self._testbed.path("services"))
         assert {s["metadata"]["name"] for s in services} <= {"trainyard"}, "one a namespace"
-        path = collection("v1", "secrets", self._operator_namespace)
-        selector = f"trainyard.dev/namespace={self._testbed.namespace}"
-        authorities = {
-            s["metadata"]["annotations"]["trainyard.dev/job-uid"]
-            for s in await self._list(path, label_selector=selector)
-        }
-        assert authorities <= existing, f"authorities of deleted jobs: {authorities - existing}"
+        own = await self._list(collection("v1", "secrets", self._operator_namespace))
+        assert [s["metadata"]["name"] for s in own] == ["trainyard-master"]
+        certified = {_owner(s) for s in await self._list(self._testbed.path("secrets"))}
         running = {job.uid for job in self._workload.existing("Running")}
-        assert running <= authorities, f"jobs without an authority: {running - authorities}"
+        assert running <= certified, f"jobs without certificates: {running - certified}"
 
     async def _list(self, path: str, **selectors: str) -> list[Object]:
         return [item async for item in self._testbed.client.list_all(path, **selectors)]

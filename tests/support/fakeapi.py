@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import copy
+import functools
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -11,6 +13,9 @@ from trainyard.cluster.client import ApiError, KubeClient
 from trainyard.cluster.decoding import ListMeta, Page
 
 Object = dict[str, Any]
+
+LISTED_VERSION = "1000"
+"""Of every listing: newer than all that tests create."""
 
 
 class FakeApi:
@@ -47,9 +52,26 @@ class FakeApi:
         self.objects[path] = body
         return body
 
-    async def exists(self, path: str) -> bool:
+    async def metadata(self, path: str) -> Object | None:
         self.requests.append(("PATCH", path))
-        return path in self.objects
+        found: Object | None = self.objects[path]["metadata"] if path in self.objects else None
+        return found
+
+    async def replace_fields(self, path: str, version: str, fields: Mapping[str, Any]) -> Object:
+        self.requests.append(("PATCH", path))
+        if path not in self.objects:
+            raise ApiError(404, "NotFound", f"{path} not found")
+        made = copy.deepcopy(self.objects[path])
+        stored = str(made["metadata"].get("resourceVersion", ""))
+        if stored != version:
+            raise ApiError(409, "Conflict", f"{path} has been modified")
+        for pointer, value in fields.items():
+            *parents, name = pointer[1:].split("/")
+            functools.reduce(lambda found, part: found[part], parents, made)[name] = value
+        made["metadata"]["resourceVersion"] = str(int(stored or 0) + 1)
+        self.objects[path] = made
+        meta: Object = made["metadata"]
+        return meta
 
     async def delete(self, path: str, **_: Any) -> None:
         self.requests.append(("DELETE", path))
@@ -64,4 +86,4 @@ class FakeApi:
         self.requests.append(("LIST", path))
         listed = [item for name, item in self.objects.items() if name.startswith(f"{path}/")]
         items = [msgspec.Raw(msgspec.json.encode(item)) for item in listed]
-        yield Page(metadata=ListMeta(resource_version="1"), items=items)
+        yield Page(metadata=ListMeta(resource_version=LISTED_VERSION), items=items)

@@ -18,6 +18,7 @@ import yaml
 import trainyard
 from tools.localcluster.binaries import ensure_binaries
 from trainyard.api.durations import parse_duration
+from trainyard.api.names import master_secret_name
 from trainyard.cluster.leaderelection import LeaseTimings
 
 pytestmark = pytest.mark.timeout(1800)
@@ -133,6 +134,13 @@ def test_secrets_are_readable_only_in_the_operators_namespace(helm: str) -> None
         "/secrets": {"get", "list", "create", "patch", "delete"},
         "coordination.k8s.io/leases": {"create", "get", "update"},
     }
+
+
+def test_only_the_master_secret_is_readable_by_name_and_writable(helm: str) -> None:
+    rules = [r for r in one(render(helm), "Role")["rules"] if "secrets" in r["resources"]]
+    by_verb = {verb: rule.get("resourceNames") for rule in rules for verb in rule["verbs"]}
+    named = {"get": [master_secret_name()], "patch": [master_secret_name()]}
+    assert by_verb == {**named, "create": None, "list": None, "delete": None}
 
 
 def test_only_the_operators_lease_is_writable(helm: str) -> None:

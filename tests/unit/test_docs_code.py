@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,8 @@ import pytest
 from tests.unit.test_docs import DOCS, ROOT, documents, relative
 from trainyard.cluster import coordinator, scrape
 from trainyard.cluster.certificates import LEAF_LIFE, RENEW_AFTER
+from trainyard.cluster.issuance import OVERLAP
+from trainyard.cluster.master import SECRET_BYTES
 from trainyard.reconcile import scheduler
 from trainyard.render import base_pod
 from trainyard_trainer.contract.exits import Exit
@@ -52,6 +55,8 @@ FIGURES: Final[dict[tuple[str, str], Callable[[], float]]] = {
     ("security.md", r"(\d+) configurations"): lambda: scrape.MAX_CONFIGURATIONS,
     ("security.md", r"Leaves live (\d+) days"): lambda: LEAF_LIFE.days,
     ("security.md", r"renewed after (\d+)\b"): lambda: RENEW_AFTER.days,
+    ("security.md", r"(\d+) minutes after"): lambda: OVERLAP / timedelta(minutes=1),
+    ("security.md", r"random value of (\d+) bytes"): lambda: SECRET_BYTES,
     ("decisions/0005-scrape-metrics-put-plans.md", r"(\d+) KiB"): (
         lambda: coordinator.MAX_ANSWER_BYTES / 1024
     ),

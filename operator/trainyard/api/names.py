@@ -24,11 +24,10 @@ LABEL_ROLE: Final = f"{GROUP}/role"
 LABEL_INDEX: Final = f"{GROUP}/index"
 LABEL_PARTY: Final = f"{GROUP}/party"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
-LABEL_NAMESPACE: Final = f"{GROUP}/namespace"
-ANNOTATION_RENEW_AT: Final = f"{GROUP}/renew-at"
-ANNOTATION_JOB_UID: Final = f"{GROUP}/job-uid"
-ANNOTATION_PARTIES: Final = f"{GROUP}/parties"
-"""On an authority: the parties that the leaf Secret has certificates for; it cannot be read."""
+ANNOTATION_ISSUANCE: Final = f"{GROUP}/certificates"
+"""On a leaf Secret: what certificates it holds, as its content cannot be read."""
+ANNOTATION_ROTATE: Final = f"{GROUP}/rotate"
+"""On the master Secret, set by an administrator: a new version is wanted."""
 
 MANAGER: Final = "trainyard"
 
@@ -83,6 +82,6 @@ def leaf_secret_name(job: str) -> str:
     return f"{job}-trainyard-tls"
 
 
-def ca_secret_name(uid: str) -> str:
-    """The Secret with the job's certificate authority, in the operator's namespace."""
-    return f"trainyard-ca-{uid}"
+def master_secret_name() -> str:
+    """The Secret in the operator's namespace that all jobs' authorities are derived from."""
+    return "trainyard-master"

@@ -2,7 +2,7 @@
 
 A leaked key or a compromised pod of one job does not affect another. Elliptic curve P-256: a key
 and a signature take well under a millisecond, which matters when a thousand jobs arrive at once.
-The authority's key never leaves the operator's namespace.
+The authority's key never leaves the operator.
 """
 
 from __future__ import annotations
@@ -38,12 +38,29 @@ class KeyPair:
     key: bytes
 
 
-def make_authority(key: Key, now: datetime) -> KeyPair:
-    """Create an authority that may sign leaves but no further authorities."""
-    private = ec.generate_private_key(ec.SECP256R1())
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A job's certificate authority."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def pem(self) -> bytes:
+        """Its certificate, PEM-encoded."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def make_authority(
+    key: Key, private: ec.EllipticCurvePrivateKey, serial: int, begins_at: datetime
+) -> Authority:
+    """An authority that may sign leaves but no further authorities.
+
+    The same arguments make the same bytes: the signature is deterministic too (RFC 6979).
+    """
     name = _name(f"trainyard {key.namespace}/{key.name}"[:64])
     builder = (
-        _builder(now, AUTHORITY_LIFE)
+        _builder(serial, begins_at, AUTHORITY_LIFE)
         .subject_name(name)
         .issuer_name(name)
         .public_key(private.public_key())
@@ -51,11 +68,19 @@ def make_authority(key: Key, now: datetime) -> KeyPair:
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), False)
     )
-    return _pair(builder.sign(private, hashes.SHA256()), private)
+    return Authority(builder.sign(private, hashes.SHA256(), ecdsa_deterministic=True), private)
+
+
+def parse_authority(pair: KeyPair) -> Authority:
+    """An authority that was stored."""
+    private = serialization.load_pem_private_key(pair.key, password=None)
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise TypeError("an authority's key is an elliptic curve's")
+    return Authority(x509.load_pem_x509_certificate(pair.certificate), private)
 
 
 def issue(
-    authority: KeyPair,
+    authority: Authority,
     key: Key,
     role: Role,
     now: datetime,
@@ -63,18 +88,15 @@ def issue(
     member: str = "",
 ) -> KeyPair:
     """Issue a leaf whose URI SAN binds namespace, job, role and party; `dns` adds DNS SANs."""
-    issuer = x509.load_pem_x509_certificate(authority.certificate)
-    signer = serialization.load_pem_private_key(authority.key, password=None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)  # noqa: S101 - made here
     private = ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [
         x509.UniformResourceIdentifier(identity(key.namespace, key.name, role, member)),
         *(x509.DNSName(name) for name in dns),
     ]
     builder = (
-        _builder(now, LEAF_LIFE)
+        _builder(x509.random_serial_number(), now, LEAF_LIFE)
         .subject_name(_name(f"trainyard {role}"))
-        .issuer_name(issuer.subject)
+        .issuer_name(authority.certificate.subject)
         .public_key(private.public_key())
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -86,17 +108,17 @@ def issue(
             critical=False,
         )
         .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), False
         )
     )
-    return _pair(builder.sign(signer, hashes.SHA256()), private)
+    return _pair(builder.sign(authority.key, hashes.SHA256()), private)
 
 
-def client_context(authority: bytes, leaf: KeyPair) -> ssl.SSLContext:
-    """A TLS context that presents `leaf` and trusts only the job's own authority."""
+def client_context(bundle: bytes, leaf: KeyPair) -> ssl.SSLContext:
+    """A TLS context that presents `leaf` and trusts only the authorities in the bundle."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=authority.decode())
+    context.load_verify_locations(cadata=bundle.decode())
     with _as_file(leaf.certificate + leaf.key) as path:
         context.load_cert_chain(path)
     return context
@@ -117,10 +139,10 @@ def _as_file(content: bytes) -> Iterator[str]:
             yield file.name
 
 
-def _builder(now: datetime, life: timedelta) -> x509.CertificateBuilder:
+def _builder(serial: int, now: datetime, life: timedelta) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial)
         .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(now + life)
     )

@@ -30,6 +30,7 @@ Object = dict[str, Any]
 
 APPLY = "application/apply-patch+yaml"
 JSON = "application/json"
+JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Requests only the metadata of an object whose content the operator must not read."""
@@ -182,7 +183,7 @@ class KubeClient:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Object | None = None,
+        body: Object | list[Object] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
         priority: Priority = Priority.WORK,
@@ -263,15 +264,41 @@ class KubeClient:
             "PATCH", path, query=query, body=body, content_type=APPLY, priority=priority
         )
 
-    async def exists(self, path: str) -> bool:
-        """Whether the object exists, tested by an empty patch, which needs no right to read it."""
+    async def metadata(self, path: str) -> Object | None:
+        """The object's metadata, or None if it does not exist.
+
+        Read by an empty patch, which needs no right to read the object.
+        """
         try:
-            await self.request("PATCH", path, body={}, content_type=MERGE_PATCH, accept=METADATA)
+            found = await self.request(
+                "PATCH", path, body={}, content_type=MERGE_PATCH, accept=METADATA
+            )
         except ApiError as error:
             if error.is_missing:
-                return False
+                return None
             raise
-        return True
+        meta: Object = found["metadata"]
+        return meta
+
+    async def replace_fields(self, path: str, version: str, fields: Mapping[str, Any]) -> Object:
+        """Replace whole fields, by JSON pointer, of the object in that version.
+
+        Returns its metadata; a conflict if the object has another resource version by now.
+        """
+        values = {"/metadata/resourceVersion": version, **fields}
+        operations: list[Object] = [
+            {"op": "add", "path": pointer, "value": value} for pointer, value in values.items()
+        ]
+        replaced = await self.request(
+            "PATCH",
+            path,
+            query={"fieldManager": FIELD_MANAGER},
+            body=operations,
+            content_type=JSON_PATCH,
+            accept=METADATA,
+        )
+        meta: Object = replaced["metadata"]
+        return meta
 
     async def delete(
         self, path: str, uid: str = "", grace_seconds: int | None = None, version: str = ""

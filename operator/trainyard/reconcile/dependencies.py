@@ -24,7 +24,7 @@ class Options:
     """The options of one operator process."""
 
     operator_namespace: str = "trainyard-system"
-    """Namespace of the jobs' certificate authorities."""
+    """Namespace of the master secret and the Lease."""
     namespaces: tuple[str, ...] = ()
     """Namespaces to serve; empty for all."""
     cluster_domain: str = "cluster.local"

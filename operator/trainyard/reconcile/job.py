@@ -99,12 +99,12 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
 
 
 async def _clean_up(deps: Dependencies, key: Key) -> ReconcileResult:
-    """Delete the CA Secret of a removed job: garbage collection does not cross namespaces."""
+    """Forget a removed job; Kubernetes collects its children, but for a stored authority."""
     if not any(other.namespace == key.namespace for other in deps.cache.jobs):
         deps.services.forget(key.namespace)  # it may be deleted and created again, without ours
     state = deps.job_states.pop(key, None)
     if state is not None:
-        await deps.authorities.delete(state.uid)
+        await deps.authorities.stored.delete(state.uid)
     return ReconcileResult(schedule=True)
 
 

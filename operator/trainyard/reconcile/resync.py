@@ -1,7 +1,6 @@
-"""Listing our own kinds and the priority classes, and sweeping what outlives its job.
+"""Listing our own kinds and the priority classes, and what the leader keeps in order beside them.
 
 kopf does not report which jobs disappeared while its watch was disconnected: a listing finds them.
-A job's certificate authority lives in the operator's namespace, where garbage collection misses it.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from trainyard.api.jobs import UnreadableJobError, parse_job
 from trainyard.api.names import Key
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.reconcile.dependencies import Dependencies
+from trainyard.reconcile.rotation import maintain_master, sweep_stored
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ async def resync(deps: Dependencies, dirty: set[Key]) -> None:
     listed = await _list_jobs(deps, dirty)
     dirty |= {gone.key for gone in deps.cache.jobs.remove_missing(before, listed)}
     if deps.is_leader:
-        await _sweep_authorities(deps, set(listed.values()))
+        await sweep_stored(deps, set(listed.values()))
+        await maintain_master(deps, dirty)
 
 
 async def until_served(client: KubeClient) -> None:
@@ -103,14 +104,3 @@ async def _list_priorities(deps: Dependencies) -> None:
         raw["metadata"]["name"]: int(raw["value"]) async for raw in deps.client.list_all(path)
     }
     deps.cache.unknown_priorities = frozenset()
-
-
-async def _sweep_authorities(deps: Dependencies, uids: set[str]) -> None:
-    """Delete the authorities of removed jobs in the namespaces that this operator serves."""
-    served = set(deps.options.namespaces)
-    async for uid, key in deps.authorities.list_owners():
-        job = deps.cache.jobs.get(key)
-        is_new = job is not None and job.uid == uid  # created since the jobs were listed
-        if uid not in uids and not is_new and (not served or key.namespace in served):
-            log.info("sweeping the certificate authority of the removed job %s", key)
-            await deps.authorities.delete(uid)

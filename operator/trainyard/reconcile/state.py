@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 
 from trainyard.api.jobs import Assignment, Job
 from trainyard.api.report import CoordinatorReport
+from trainyard.cluster.issuance import Issuance
 from trainyard.render.events import EventSpec
-from trainyard.render.network import Network
 from trainyard.render.trainer_config import AnyPlan, with_generation
 from trainyard.scheduling.assignment import apply_decision, apply_report, back_off, release
 from trainyard.scheduling.decision import Decision
@@ -103,14 +103,12 @@ class CoordinatorLink:
 
 @dataclass(slots=True)
 class ChildrenState:
-    """What this process ensured of the Secrets; written by `reconcile.children`."""
+    """What this process ensured of the leaf Secret; written by `reconcile.children`."""
 
     valid_until: datetime | None = None
-    """When they must be ensured again; None before the first time."""
-    certified: frozenset[str] = frozenset()
-    """Parties that the leaf Secret has certificates for."""
-    network: Network | None = None
-    """The DNS names that the coordinator's certificate has; None before the first time."""
+    """When it must be ensured again; None before the first time."""
+    issuance: Issuance | None = None
+    """The certificates that it holds; None before the first time."""
 
     def expire(self, now: datetime) -> None:
         """Have them ensured again, as the reconcile of a job whose pods did not start does."""

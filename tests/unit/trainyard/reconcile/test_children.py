@@ -1,4 +1,4 @@
-"""A job's Secrets: created once, renewed in time, and never of two authorities."""
+"""A job's leaf Secret: created once, renewed in time, and never of two authorities."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi
 from tests.support.federations import PARTIES, make_federation
-from tests.support.jobs import NETWORK, NOW, coordinator, has_run, make_job
+from tests.support.jobs import NETWORK, NOW, UID, coordinator, has_run, make_job
 from trainyard.api.jobs import DistributedJob, FederatedJob
 from trainyard.cluster.certificates import LEAF_LIFE, RENEW_AFTER
 from trainyard.cluster.client import ApiError
+from trainyard.cluster.derivation import derive_authority
+from trainyard.cluster.master import MasterVersion
 from trainyard.reconcile.children import CHILDREN_INTERVAL, ensure_children
 from trainyard.reconcile.state import ChildrenState
 
-CA = "/api/v1/namespaces/trainyard-system/secrets/trainyard-ca-uid-of-digits"
+MASTER = "/api/v1/namespaces/trainyard-system/secrets/trainyard-master"
 LEAVES = "/api/v1/namespaces/team/secrets/digits-trainyard-tls"
 
 
@@ -40,8 +43,12 @@ class Operator:
 
 
 @pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
+async def api() -> FakeApi:
+    """With a master, as the first resync of any operator leaves it."""
+    made = FakeApi()
+    await Operator(made).deps.authorities.master(NOW)
+    made.requests.clear()
+    return made
 
 
 def certificate(secret: dict[str, Any], name: str) -> x509.Certificate:
@@ -49,25 +56,41 @@ def certificate(secret: dict[str, Any], name: str) -> x509.Certificate:
 
 
 def assert_one_authority(api: FakeApi) -> None:
-    root = certificate(api.objects[CA], "ca.crt")
-    assert certificate(api.objects[LEAVES], "ca.crt") == root
+    root = certificate(api.objects[LEAVES], "ca.crt")
+    assert root == derived(api)
     for role in ("coordinator", "worker"):
         certificate(api.objects[LEAVES], f"{role}.crt").verify_directly_issued_by(root)
 
 
-async def test_a_new_jobs_secrets_cost_two_requests(api: FakeApi) -> None:
+def derived(api: FakeApi) -> x509.Certificate:
+    """The certificate of the job's authority under the only version of the master."""
+    [(name, secret)] = api.objects[MASTER]["data"].items()
+    version = MasterVersion(name=name, secret=base64.b64decode(secret))
+    return derive_authority(version, make_job().key, UID).certificate
+
+
+async def test_a_new_jobs_secret_costs_one_request(api: FakeApi) -> None:
     operator = Operator(api)
+    await operator.deps.authorities.master(NOW)
+    api.requests.clear()
     await operator.ensure(make_job())
     await operator.ensure(make_job())
-    assert sorted(api.requests) == [("POST", p) for p in sorted((CA, LEAVES))]
+    assert sorted(api.requests) == [("POST", p) for p in (LEAVES,)]
     assert_one_authority(api)
 
 
-async def test_the_authoritys_key_stays_in_the_operators_namespace(api: FakeApi) -> None:
+async def test_neither_master_nor_authoritys_key_leaves_the_operators_namespace(
+    api: FakeApi,
+) -> None:
     await Operator(api).ensure(make_job())
-    key = api.objects[CA]["data"]["ca.key"]
-    others = {path: body for path, body in api.objects.items() if path != CA}
-    assert key not in str(others)
+    others = {path: body for path, body in api.objects.items() if path != MASTER}
+    [secret] = api.objects[MASTER]["data"].values()
+    assert secret not in str(others)
+    files = api.objects[LEAVES]["data"]
+    keys = [base64.b64decode(files[name]) for name in files if name.endswith(".key")]
+    public = [load_pem_private_key(key, None).public_key() for key in keys]
+    assert len(keys) == 2
+    assert derived(api).public_key() not in public
 
 
 async def test_a_restarted_operator_leaves_the_leaves_that_pods_hold(api: FakeApi) -> None:
@@ -81,10 +104,10 @@ async def test_a_restarted_operator_leaves_the_leaves_that_pods_hold(api: FakeAp
 async def test_leaves_are_renewed_in_time_by_the_same_authority(api: FakeApi) -> None:
     operator = Operator(api)
     await operator.ensure(make_job())
-    root = certificate(api.objects[CA], "ca.crt")
+    root = certificate(api.objects[LEAVES], "ca.crt")
     operator.now = NOW + RENEW_AFTER
     await operator.ensure(make_job(status=has_run()))
-    assert certificate(api.objects[CA], "ca.crt") == root
+    assert certificate(api.objects[LEAVES], "ca.crt") == root
     renewed = certificate(api.objects[LEAVES], "worker.crt")
     assert renewed.not_valid_after_utc == operator.now + LEAF_LIFE
     assert_one_authority(api)
@@ -93,35 +116,32 @@ async def test_leaves_are_renewed_in_time_by_the_same_authority(api: FakeApi) ->
     assert len(api.requests) == requests
 
 
-async def test_leaves_are_replaced_when_the_authority_was_lost(api: FakeApi) -> None:
+async def test_leaves_are_replaced_when_the_master_was_lost(api: FakeApi) -> None:
     """They were not: the operator could not connect to that job's coordinator any more."""
     await Operator(api).ensure(make_job())
-    del api.objects[CA]
+    del api.objects[MASTER]
     await Operator(api).ensure(make_job(status=has_run()))
     assert_one_authority(api)
 
 
 async def test_leaves_of_an_earlier_job_of_the_same_name_are_replaced(api: FakeApi) -> None:
-    api.objects[LEAVES] = {"metadata": {}, "data": {}}
+    await Operator(api).ensure(make_job(uid="earlier"))
+    earlier = certificate(api.objects[LEAVES], "ca.crt")
     await Operator(api).ensure(make_job())
+    assert certificate(api.objects[LEAVES], "ca.crt") != earlier
+    [owner] = api.objects[LEAVES]["metadata"]["ownerReferences"]
+    assert owner["uid"] == UID
     assert_one_authority(api)
 
 
-async def test_two_operators_at_once_use_one_authority(api: FakeApi) -> None:
+async def test_two_operators_at_once_use_one_authority() -> None:
+    api = FakeApi()
     first, second = Operator(api), Operator(api)
-    await first.deps.authorities.ensure(make_job(), NOW)
-    made = await second.deps.authorities.ensure(make_job(), NOW)
-    assert made.pair == (await first.deps.authorities.ensure(make_job(), NOW)).pair
-
-
-async def test_the_authority_of_a_job_that_is_gone_is_deleted(api: FakeApi) -> None:
-    operator = Operator(api)
-    await operator.ensure(make_job())
-    owners = [o async for o in operator.deps.authorities.list_owners()]
-    assert owners == [("uid-of-digits", make_job().key)]
-    await operator.deps.authorities.delete("uid-of-digits")
-    assert CA not in api.objects
-    assert await operator.deps.authorities.find("uid-of-digits") is None
+    for operator in (first, second):
+        await operator.deps.authorities.master(NOW)
+    key = make_job().key
+    made = [await o.deps.authorities.of_job(key, UID, NOW) for o in (first, second)]
+    assert made[0].bundle == made[1].bundle
 
 
 def identities(api: FakeApi) -> dict[str, str]:
@@ -141,8 +161,11 @@ def with_party(name: str, status: dict[str, Any] | None = None) -> FederatedJob:
 
 
 async def test_each_party_has_a_leaf_of_its_own_at_no_more_requests(api: FakeApi) -> None:
-    await Operator(api).ensure(make_federation())
-    assert sorted(api.requests) == [("POST", p) for p in sorted((CA, LEAVES))]
+    operator = Operator(api)
+    await operator.deps.authorities.master(NOW)
+    api.requests.clear()
+    await operator.ensure(make_federation())
+    assert sorted(api.requests) == [("POST", p) for p in (LEAVES,)]
     assert identities(api) == {
         "coordinator": "trainyard://team/digits/coordinator",
         **{f"party-{name}": f"trainyard://team/digits/party/{name}" for name in PARTIES},
@@ -184,14 +207,17 @@ async def test_deleted_leaves_are_restored_within_the_interval_and_others_stay(
     assert_one_authority(api)
 
 
-async def test_leaves_are_replaced_when_the_authority_is_lost_while_the_operator_runs(
+async def test_leaves_are_replaced_when_the_master_is_lost_while_the_operator_runs(
     api: FakeApi,
 ) -> None:
     operator = Operator(api)
     await operator.ensure(make_job())
-    await operator.deps.authorities.delete("uid-of-digits")
+    before = derived(api)
+    del api.objects[MASTER]
     operator.now += CHILDREN_INTERVAL
+    await operator.deps.authorities.refresh(operator.now)
     await operator.ensure(make_job(status=has_run()))
+    assert derived(api) != before
     assert_one_authority(api)
 
 
@@ -206,35 +232,14 @@ async def test_existing_children_are_never_created_again(api: FakeApi) -> None:
     assert {method for method, _ in api.requests} == {"GET", "PATCH"}
 
 
-async def test_leaves_are_replaced_even_if_the_operator_dies_after_a_new_authority(
-    api: FakeApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_full_quota_does_not_hide_existing_leaves(api: FakeApi) -> None:
+    """As when the operator dies between a job's Secret and its first coordinator."""
     await Operator(api).ensure(make_job())
-    del api.objects[CA]
-    with monkeypatch.context() as dying:
-        dying.setattr(api, "apply", _cut_off)
-        with pytest.raises(ApiError):
-            await Operator(api).ensure(make_job(status=has_run()))
-    await Operator(api).ensure(make_job(status=has_run()))
-    assert_one_authority(api)
-    renewed_leaves = api.objects[LEAVES]
-    await Operator(api).ensure(make_job(status=has_run()))
-    assert api.objects[LEAVES] is renewed_leaves
-
-
-async def _cut_off(*_: Any, **__: Any) -> None:
-    raise ApiError(0, "Unreachable", "")
-
-
-async def test_a_full_quota_does_not_hide_an_existing_authority(api: FakeApi) -> None:
-    """As when the operator dies between a job's authority and its first coordinator."""
-    await Operator(api).ensure(make_job())
-    root, api.is_full = api.objects[CA], True
+    leaves, api.is_full = api.objects[LEAVES], True
     successor = Operator(api)
-    with pytest.raises(ApiError, match="quota"):  # of its job's namespace, which is full as well
-        await successor.ensure(make_job())
     await successor.ensure(make_job())
-    assert api.objects[CA] == root
+    await successor.ensure(make_job(status=has_run()))
+    assert api.objects[LEAVES] is leaves
     assert_one_authority(api)
 
 
@@ -242,21 +247,3 @@ async def test_a_full_quota_is_reported(api: FakeApi) -> None:
     api.is_full = True
     with pytest.raises(ApiError, match="quota"):
         await Operator(api).ensure(make_job())
-
-
-async def test_leaves_of_an_earlier_job_are_replaced_once_the_authority_is_stored(
-    api: FakeApi,
-) -> None:
-    await Operator(api).ensure(make_job())
-    del api.objects[CA]  # as if the job before this one had the same name
-    await Operator(api).ensure(make_job())
-    assert_one_authority(api)
-
-
-async def test_an_authority_without_leaves_signs_them(api: FakeApi) -> None:
-    await Operator(api).ensure(make_job())
-    root = api.objects[CA]
-    del api.objects[LEAVES]  # as if an operator had died between the two
-    await Operator(api).ensure(make_job())
-    assert api.objects[CA] == root
-    assert_one_authority(api)

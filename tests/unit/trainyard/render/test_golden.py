@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from trainyard.render.events import EventSpec, event
 from trainyard.render.fetch_pod import fetch_pod
 from trainyard.render.network import namespace_service
 from trainyard.render.pods import coordinator_pod, party_pod, worker_pod
-from trainyard.render.secrets import authority_secret, leaf_secret
+from trainyard.render.secrets import leaf_secret
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.name.removesuffix(".job.yaml") for path in GOLDEN.glob("*.job.yaml"))
@@ -32,12 +31,10 @@ def job_of(case: str) -> Job:
 
 def children_of(job: Job) -> list[dict[str, Any]]:
     """One of each kind of child."""
-    renew_at = datetime(2026, 9, 1, tzinfo=UTC)
     spec = EventSpec(type="Normal", reason="GrowPays", message="growing 2→4")
     return [
         namespace_service(job.key.namespace, NETWORK.service),
-        leaf_secret(job, ITEMS),
-        authority_secret(job, "trainyard-system", b"certificate", b"key", renew_at),
+        leaf_secret(job, ITEMS, {"trainyard.dev/certificates": "{}"}),
         coordinator_pod(job, 2, NETWORK),
         *members_of(job),
         fetch_pod(job, "fetch"),
