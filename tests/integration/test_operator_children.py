@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.support.testbed import Testbed, condition, phase, scaling, workers
 from tests.support.waiting import eventually
 from tools.localcluster import Cluster
 from tools.localcluster.commands import run
+from trainyard.api.jobs import parse_job
+from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.client import KubeClient
 from trainyard.lifecycle.timeouts import Timeouts
 
@@ -48,9 +51,12 @@ async def test_a_job_gets_its_children_and_nothing_else(
     assert "ownerReferences" not in services[0]["metadata"]
     for child in (*pods, *secrets):
         assert child["metadata"]["ownerReferences"] == [owner]
-    authority = await kube.get(_authority(operator_namespace, job))
-    assert sorted(authority["data"]) == ["ca.crt", "ca.key"]
-    assert authority["data"]["ca.crt"] == secrets[0]["data"]["ca.crt"]
+    own = (await kube.get(f"/api/v1/namespaces/{operator_namespace}/secrets"))["items"]
+    assert [s["metadata"]["name"] for s in own] == ["trainyard-master"]
+    authorities = Authorities(kube, operator_namespace)
+    key, uid = parse_job(job).key, job["metadata"]["uid"]
+    derived = await authorities.of_job(key, uid, datetime.now(UTC))
+    assert base64.b64decode(secrets[0]["data"]["ca.crt"]) == derived.bundle
     assert b"PRIVATE KEY" not in b"".join(
         base64.b64decode(secrets[0]["data"][name]) for name in ("ca.crt", "worker.crt")
     )
@@ -246,6 +252,7 @@ async def test_children_of_an_earlier_job_of_the_same_name_are_replaced(
     }
     stale_metadata = {
         "name": "digits-trainyard-tls",
+        "labels": {"app.kubernetes.io/managed-by": "trainyard"},
         "ownerReferences": [owner],
         "finalizers": ["test/slow"],
     }
@@ -271,18 +278,19 @@ async def test_deleting_a_job_deletes_all_its_children(
     testbed: Testbed, kube: KubeClient, operator_namespace: str
 ) -> None:
     await testbed.add_nodes(8)
-    job = await testbed.submit("digits", 2)
+    await testbed.submit("digits", 2)
     await testbed.wait_for_phase("digits", "Running")
+    before = await _names_of_secrets(kube, operator_namespace)
     await testbed.delete("digits")
 
     async def is_deleted() -> None:
-        assert not await testbed.exists(_authority(operator_namespace, job))
         assert await testbed.pods() == []
         assert (await kube.get(testbed.path("secrets")))["items"] == []
         services = (await kube.get(testbed.path("services")))["items"]
         assert [s["metadata"]["name"] for s in services] == ["trainyard"], "for the next job"
 
     await eventually(is_deleted)
+    assert before == await _names_of_secrets(kube, operator_namespace) == ["trainyard-master"]
 
 
 async def test_a_restarted_operator_restores_deleted_children(
@@ -327,17 +335,17 @@ async def test_checking_that_a_secret_exists_transfers_no_key(
     path = testbed.path("secrets", "digits-trainyard-tls")
     before = await kube.get(path)
     monkeypatch.setattr(kube, "request", recorded)
-    assert await kube.exists(path)
-    assert not await kube.exists(f"{path}-of-another")
+    assert await kube.metadata(path) == before["metadata"]
+    assert await kube.metadata(f"{path}-of-another") is None
     [response] = responses
     assert response["metadata"]["name"] == "digits-trainyard-tls"
     assert "data" not in response
     assert await kube.get(path) == before
 
 
-def _authority(operator_namespace: str, job: Object) -> str:
-    uid = job["metadata"]["uid"]
-    return f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
+async def _names_of_secrets(kube: KubeClient, namespace: str) -> list[str]:
+    found = (await kube.get(f"/api/v1/namespaces/{namespace}/secrets"))["items"]
+    return [secret["metadata"]["name"] for secret in found]
 
 
 async def _is_terminating(kube: KubeClient, path: str) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
+from datetime import UTC, datetime
 from functools import partial
 
 import pytest
+from cryptography import x509
 
 from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
 from tests.support.pod_recorder import PodRecorder
 from tests.support.process import OperatorProcess
+from tests.support.stored import random_authority, stored_secret
 from tests.support.testbed import Testbed, workers
 from tests.support.waiting import eventually
+from trainyard.api.jobs import parse_job
+from trainyard.cluster.certificates import Authority
 from trainyard.cluster.client import KubeClient
 
 pytestmark = pytest.mark.integration
@@ -147,28 +153,53 @@ def _without_messages(status: Object) -> Object:
     return {**status, "conditions": conditions, "scaling": scaling, "planGeneration": 0}
 
 
-async def test_the_authority_of_a_job_deleted_while_the_operator_is_down_is_deleted(
+async def test_after_an_upgrade_stored_authorities_serve_the_jobs_there_are_and_no_others(
     testbed: Testbed, kube: KubeClient, restartable: OperatorProcess, operator_namespace: str
 ) -> None:
+    """A release that stored them ended, and a job was deleted before the next one started."""
     await testbed.add_nodes(8)
     await start(restartable)
-    await testbed.submit("kept", 1)
-    deleted_job = await testbed.submit("deleted", 1)
-    await testbed.wait_for_phase("kept", "Running")
-    await testbed.wait_for_phase("deleted", "Running")
+    kept, gone = await testbed.submit("kept", 1), await testbed.submit("gone", 1)
+    for name in ("kept", "gone"):
+        await testbed.wait_for_phase(name, "Running")
+    pods = await testbed.pods("kept")
     restartable.kill()
-    await testbed.delete("deleted")
-    await eventually(lambda: _no_pods(testbed, "deleted"))
+    authority = await _store_authority(kube, operator_namespace, kept)
+    await _store_authority(kube, operator_namespace, gone)
+    leaves = f"{testbed.path('secrets')}/kept-trainyard-tls"
+    await testbed.patch(leaves, {"metadata": {"annotations": None}})
+    await testbed.delete("gone")
+    await eventually(lambda: _no_pods(testbed, "gone"))
     assert len(await _authorities(kube, operator_namespace, testbed)) == 2
     await start(restartable)
 
-    async def deleted() -> None:
+    async def swept_and_used() -> None:
         uids = await _authorities(kube, operator_namespace, testbed)
-        assert deleted_job["metadata"]["uid"] not in uids
-        assert len(uids) == 1
+        assert uids == {kept["metadata"]["uid"]}
+        secret = await kube.get(leaves)
+        assert base64.b64decode(secret["data"]["ca.crt"]) == authority.pem
+        leaf = x509.load_pem_x509_certificate(base64.b64decode(secret["data"]["worker.crt"]))
+        assert leaf.issuer == authority.certificate.subject
 
-    await eventually(deleted)
+    await eventually(swept_and_used)
     await testbed.wait_for_phase("kept", "Running")
+    assert [p["metadata"]["uid"] for p in await testbed.pods("kept")] == [
+        p["metadata"]["uid"] for p in pods
+    ]
+    await testbed.delete("kept")
+
+    async def gone_with_its_job() -> None:
+        assert await _authorities(kube, operator_namespace, testbed) == set()
+
+    await eventually(gone_with_its_job)
+
+
+async def _store_authority(kube: KubeClient, namespace: str, raw: Object) -> Authority:
+    job = parse_job(raw)
+    authority = random_authority(job.key, datetime.now(UTC))
+    secret = stored_secret(job.key, job.uid, authority)
+    await kube.create(f"/api/v1/namespaces/{namespace}/secrets", secret)
+    return authority
 
 
 async def test_a_job_recreated_while_the_operator_is_down_starts_beside_the_old_pods(
@@ -226,7 +257,7 @@ def _owner(child: Object) -> str:
 
 
 async def _authorities(kube: KubeClient, namespace: str, testbed: Testbed) -> set[str]:
-    """The uids of the testbed's jobs that have an authority."""
+    """The uids of this testbed's jobs that have a stored authority."""
     path = f"/api/v1/namespaces/{namespace}/secrets"
     selector = f"trainyard.dev/namespace={testbed.namespace}"
     secrets = kube.list_all(path, label_selector=selector)

@@ -66,12 +66,16 @@ async def wait_until_reconciled(
     await eventually(lambda: _two_workers(testbed))
     await testbed.wait_for_phase("degraded", "Running")
     uid = deleted_job["metadata"]["uid"]
-    authority = f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
 
-    async def deleted() -> None:
-        assert not await testbed.exists(authority)
+    async def collected() -> None:
+        secrets = (await testbed.client.get(testbed.path("secrets")))["items"]
+        owners = {s["metadata"]["ownerReferences"][0]["uid"] for s in secrets}
+        assert owners
+        assert uid not in owners
 
-    await eventually(deleted)
+    await eventually(collected)
+    own = await testbed.client.get(f"/api/v1/namespaces/{operator_namespace}/secrets")
+    assert [s["metadata"]["name"] for s in own["items"]] == ["trainyard-master"]
 
 
 async def _two_workers(testbed: Testbed) -> None:

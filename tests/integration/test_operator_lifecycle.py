@@ -95,19 +95,19 @@ async def test_a_finished_job_is_deleted_after_its_time_to_live(
     testbed: Testbed, kubelet: Kubelet, operator_namespace: str
 ) -> None:
     await testbed.add_nodes(8, is_attended=False)
-    created = await testbed.submit("digits", 1, ttlSecondsAfterFinished=1)
+    await testbed.submit("digits", 1, ttlSecondsAfterFinished=1)
     await testbed.wait_for_phase("digits", "Running")
     [worker] = await testbed.pods("digits", "worker")
     await kubelet.end(worker, 0, message=TerminationMessage(result=Result.COMPLETE))
-    uid = created["metadata"]["uid"]
-    authority = f"/api/v1/namespaces/{operator_namespace}/secrets/trainyard-ca-{uid}"
 
-    async def deleted() -> None:
+    async def forgotten() -> None:
         assert not await testbed.exists(testbed.job_path("digits"))
         assert await testbed.pods() == []
-        assert not await testbed.exists(authority)
+        assert (await testbed.client.get(testbed.path("secrets")))["items"] == []
 
-    await eventually(deleted)
+    await eventually(forgotten)
+    own = await testbed.client.get(f"/api/v1/namespaces/{operator_namespace}/secrets")
+    assert [s["metadata"]["name"] for s in own["items"]] == ["trainyard-master"]
 
 
 async def test_a_failed_job_frees_its_gpus_for_the_next(testbed: Testbed, kubelet: Kubelet) -> None:
