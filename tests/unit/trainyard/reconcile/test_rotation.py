@@ -189,9 +189,10 @@ async def test_a_master_that_an_administrator_changes_meanwhile_is_left_to_the_n
 
 def moments() -> Iterator[tuple[datetime, bool]]:
     """When the operators act, and whether a rotation is requested right before."""
-    yield NOW - 3 * HOUR, False
-    yield NOW - 3 * HOUR, True
-    yield NOW - 3 * HOUR + OVERLAP, False
+    begun = NOW - 3 * HOUR
+    yield begun, False
+    yield begun + OVERLAP, True
+    yield begun + 2 * OVERLAP, False
     yield NOW - HOUR, False
     yield NOW, False
 
