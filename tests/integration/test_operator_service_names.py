@@ -79,16 +79,16 @@ async def _has_no_pods(testbed: Testbed) -> None:
 
 
 async def test_a_job_with_a_service_of_its_own_finishes_under_it(
-    testbed: Testbed, kubelet: Kubelet, kube: KubeClient, mortal: OperatorProcess
+    testbed: Testbed, kubelet: Kubelet, kube: KubeClient, restartable: OperatorProcess
 ) -> None:
     await testbed.add_nodes(8, is_attended=False)
-    restart(mortal)
+    restart(restartable)
     await testbed.submit("digits", 2)
     job = await testbed.wait_for_phase("digits", "Running")
-    mortal.kill()
+    restartable.kill()
     await begin_with_own_service(testbed, job)
     await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
-    restart(mortal)
+    restart(restartable)
 
     await kubelet.fail(await testbed.pod("digits-coordinator-1"), "disk full", Exit.INTERNAL)
     await testbed.wait_for_pods("digits", "coordinator-2", *workers(0, 1))
@@ -119,18 +119,18 @@ async def test_a_job_with_a_service_of_its_own_finishes_under_it(
 
 
 async def test_a_job_whose_pods_have_all_ended_starts_again_under_the_namespaces_service(
-    testbed: Testbed, kubelet: Kubelet, mortal: OperatorProcess
+    testbed: Testbed, kubelet: Kubelet, restartable: OperatorProcess
 ) -> None:
     await testbed.add_nodes(8, is_attended=False)
-    restart(mortal)
+    restart(restartable)
     await testbed.submit("digits", 2)
     job = await testbed.wait_for_phase("digits", "Running")
-    mortal.kill()
+    restartable.kill()
     await begin_with_own_service(testbed, job)
     await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
     for pod in await testbed.pods("digits"):
         await kubelet.fail(pod, "power cut")
-    restart(mortal)
+    restart(restartable)
     pods = await testbed.wait_for_pods("digits", "coordinator-2", *workers(0, 1, attempt=2))
     assert {pod["spec"]["subdomain"] for pod in pods} == {"trainyard"}
     expected = f"digits-coordinator.trainyard.{testbed.namespace}.svc.cluster.local"
@@ -141,16 +141,16 @@ async def test_a_job_whose_pods_have_all_ended_starts_again_under_the_namespaces
 async def test_another_name_is_for_jobs_that_begin_under_it(
     testbed: Testbed,
     kubelet: Kubelet,
-    mortal: OperatorProcess,
+    restartable: OperatorProcess,
     api_cluster: Cluster,
     operator_namespace: str,
     tmp_path: Path,
 ) -> None:
     await testbed.add_nodes(8, is_attended=False)
-    restart(mortal)
+    restart(restartable)
     await testbed.submit("digits", 1)
     await testbed.wait_for_phase("digits", "Running")
-    mortal.kill()
+    restartable.kill()
     options = ("--service-name", "coordinators")
     log = tmp_path / "renamed.log"
     renamed = OperatorProcess(api_cluster.kubeconfig, operator_namespace, log, *options)
@@ -177,7 +177,7 @@ async def _serves(testbed: Testbed, service: str, hostname: str) -> None:
 
 
 async def test_a_service_that_a_quota_refuses_shows_and_comes_when_it_may(
-    testbed: Testbed, kube: KubeClient, mortal: OperatorProcess
+    testbed: Testbed, kube: KubeClient, restartable: OperatorProcess
 ) -> None:
     await testbed.add_nodes(8)
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"services": "0"}}}
@@ -188,7 +188,7 @@ async def test_a_service_that_a_quota_refuses_shows_and_comes_when_it_may(
         assert found.get("status", {}).get("hard"), "the quota's controller has not seen it"
 
     await eventually(in_force)
-    restart(mortal)
+    restart(restartable)
     await testbed.submit("digits", 2)
     job = await testbed.wait_for(
         "digits", lambda job: condition(job, "Degraded")["status"] == "True"
