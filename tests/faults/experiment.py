@@ -98,7 +98,7 @@ async def open_experiment(
             started.append(
                 await _start_replica(stack, kubeconfig, namespace, folder, name, history)
             )
-        tasks = [asyncio.create_task(loop) for loop in (nodes.heartbeat(), workload.train())]
+        tasks = [asyncio.create_task(workload.train())]
         tasks += [asyncio.create_task(replica.supervise()) for replica in started]
         stack.push_async_callback(_cancel, tasks)
         yield Experiment(

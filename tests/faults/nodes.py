@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,14 +11,11 @@ from tests.support.kubelet import Kubelet
 from tests.support.testbed import Testbed
 from trainyard.cluster.client import ApiError
 
-HEARTBEAT_SECONDS = 8.0
-"""The node controller's grace period is 40 s."""
 GPUS = 8
-LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 
 
 class Nodes:
-    """Simulated nodes with their heartbeats and faults."""
+    """Simulated nodes and their faults."""
 
     def __init__(
         self, testbed: Testbed, kubelet: Kubelet, on_pod_lost: Callable[[str], None]
@@ -39,14 +35,6 @@ class Nodes:
     async def add(self, count: int) -> None:
         """Add nodes."""
         self.names += await self._testbed.add_nodes(*[GPUS] * count, is_attended=False)
-
-    async def heartbeat(self) -> None:
-        """Renew the Leases of the healthy nodes until cancelled."""
-        while True:
-            for name in self.healthy:
-                with contextlib.suppress(ApiError):
-                    await self._renew_lease(name)
-            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def remove(self, name: str) -> None:
         """Delete the node and its pods."""
@@ -72,7 +60,7 @@ class Nodes:
             return
         self._restoring.add(name)
         self._kubelet.unreachable.discard(name)
-        await self._renew_lease(name)
+        await self._kubelet.renew_lease(name)
         await self._set_ready(name, "True")
         await self._kubelet.sync_all()
         self._restoring.discard(name)
@@ -88,13 +76,3 @@ class Nodes:
         }
         patch = {"status": {"conditions": [condition]}}
         await self._testbed.patch(f"/api/v1/nodes/{name}/status", patch)
-
-    async def _renew_lease(self, name: str) -> None:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now}
-        try:
-            await self._testbed.patch(f"{LEASES}/{name}", {"spec": spec})
-        except ApiError as error:
-            if not error.is_missing:
-                raise
-            await self._client.create(LEASES, {"metadata": {"name": name}, "spec": spec})

@@ -6,9 +6,11 @@ Tests of pods' ends therefore use nodes that KWOK does not attend.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from datetime import UTC, datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from tests.support.manifests import Object
 from tests.support.pod_watcher import PodWatcher
@@ -16,9 +18,16 @@ from tests.support.testbed import Testbed
 from trainyard.cluster.client import MERGE_PATCH, ApiError, KubeClient, collection
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
+HEARTBEAT_SECONDS = 8.0
+"""The node controller's grace period is 50 s; without heartbeats it taints the node after that."""
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+
 
 class Kubelet(PodWatcher):
-    """Starts and removes a testbed's pods while the context lasts, unless switched off."""
+    """Starts and removes a testbed's pods while the context lasts, unless switched off.
+
+    It sends the heartbeats of the unattended nodes.
+    """
 
     def __init__(self, testbed: Testbed) -> None:
         super().__init__(testbed)
@@ -29,13 +38,36 @@ class Kubelet(PodWatcher):
         self.stops = True
         """Whether pods that are being deleted end."""
         self.unreachable: set[str] = set()
-        """Nodes whose pods are neither started nor removed."""
+        """Nodes without heartbeats, whose pods are neither started nor removed."""
+        self._heartbeats: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._heartbeats = asyncio.create_task(self._send_heartbeats(), name="heartbeats")
+        return await super().__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await super().__aexit__(kind, error, tb)
+        assert self._heartbeats is not None
+        self._heartbeats.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._heartbeats
+        for node in self.testbed.unattended_nodes:
+            await self._kube.delete(f"{LEASES}/{node}")
 
     async def run(self, pod: Object) -> None:
         """Report that the pod's container runs."""
         self._started.add(pod["metadata"]["uid"])
-        state = {"running": {"startedAt": _now()}}
-        await self._patch_status(pod, phase="Running", podIP="192.0.2.1", **_container(pod, state))
+        status = _container(pod, {"running": {"startedAt": _now()}})
+        try:
+            await self._patch_status(pod, phase="Running", podIP="192.0.2.1", **status)
+        except ApiError:
+            self._started.discard(pod["metadata"]["uid"])
+            raise
 
     async def end(
         self,
@@ -106,6 +138,25 @@ class Kubelet(PodWatcher):
                 await self.remove(pod)
         elif self.starts and pod["spec"].get("nodeName") and meta["uid"] not in self._started:
             await self.run(pod)
+
+    async def _send_heartbeats(self) -> None:
+        while True:
+            for node in self.testbed.unattended_nodes:
+                if node not in self.unreachable:
+                    with contextlib.suppress(ApiError):
+                        await self.renew_lease(node)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def renew_lease(self, node: str) -> None:
+        """Send a heartbeat of the node."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = {"holderIdentity": node, "leaseDurationSeconds": 40, "renewTime": now}
+        try:
+            await self.testbed.patch(f"{LEASES}/{node}", {"spec": spec})
+        except ApiError as error:
+            if not error.is_missing:
+                raise
+            await self._kube.create(LEASES, {"metadata": {"name": node}, "spec": spec})
 
     async def _patch_status(self, pod: Object, **status: Any) -> None:
         meta = pod["metadata"]

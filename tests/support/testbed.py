@@ -33,6 +33,8 @@ class Testbed:
         self._kinds: dict[str, str] = {}
         """The kind of each job that was created, by its name."""
         self._nodes: list[str] = []
+        self.unattended_nodes: list[str] = []
+        """Nodes whose kubelet the test plays; see `tests.support.kubelet`."""
 
     async def open(self, **labels: str) -> None:
         """Create the namespace."""
@@ -98,6 +100,8 @@ class Testbed:
             node["spec"]["unschedulable"] = is_cordoned
             await self.client.create("/api/v1/nodes", node)
             self._nodes.append(name)
+            if not is_attended:
+                self.unattended_nodes.append(name)
             added.append(name)
 
         async def ready() -> None:
