@@ -55,7 +55,12 @@ RIGHTS = {
     "creates secrets": (True, "create", "/secrets", "default"),
     "reads no secret of a job's namespace": (False, "get", "/secrets", "default"),
     "lists no secret of a job's namespace": (False, "list", "/secrets", "default"),
-    "reads its own secrets": (True, "get", "/secrets", ""),
+    "reads the master secret": (True, "get", "/secrets:trainyard-master", ""),
+    "reads no other secret of its namespace": (False, "get", "/secrets", ""),
+    "changes the master secret": (True, "patch", "/secrets:trainyard-master", ""),
+    "creates services": (True, "create", "/services", "default"),
+    "changes no service": (False, "patch", "/services", "default"),
+    "deletes no service": (False, "delete", "/services", "default"),
     "creates a lease in its namespace": (True, "create", "coordination.k8s.io/leases", ""),
     "writes no lease but its own": (False, "update", "coordination.k8s.io/leases", ""),
     "reads no lease elsewhere": (False, "get", "coordination.k8s.io/leases", "kube-system"),
@@ -69,7 +74,9 @@ RIGHTS = {
 def test_the_rights_of_the_operators_service_account(
     api: client.ApiClient, release: str, right: tuple[bool, str, str, str]
 ) -> None:
+    """Of a resource `GROUP/NAME[/SUBRESOURCE]`, or of the one object after a colon."""
     expected, verb, kind, namespace = right
+    kind, _, name = kind.partition(":")
     group, resource, *sub = kind.split("/")
     account = f"{release}-trainyard"
     review = {
@@ -80,6 +87,7 @@ def test_the_rights_of_the_operators_service_account(
                 "group": group,
                 "resource": resource,
                 "subresource": "".join(sub),
+                "name": name,
                 "verb": verb,
                 "namespace": namespace or release,
             },
