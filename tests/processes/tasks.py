@@ -65,16 +65,16 @@ class Failing(Line):
 
 
 class SelfKilling(Line):
-    """A task that kills the process whose pid is in the file `victim`, in the middle of a step."""
+    """A task that kills its process in the middle of a step once there is a file for its pid."""
 
-    def __init__(self, victim: str, **args: Any) -> None:
+    def __init__(self, victims: str, **args: Any) -> None:
+        """`victims` is the folder of those files."""
         super().__init__(**args)
-        self.victim = Path(victim)
+        self.request = Path(victims) / str(os.getpid())
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         loss = super().loss(model, batch)
-        if model.training and self.victim.exists() and self.victim.read_text() == str(os.getpid()):
-            self.victim.unlink()
+        if model.training and self.request.exists():
             os.kill(os.getpid(), 9)
         return loss
 

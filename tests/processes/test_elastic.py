@@ -27,7 +27,7 @@ class NoObserver:
 def reference(config: JobConfig, epochs: float) -> dict[str, torch.Tensor]:
     """The model that a single process trains with the same configuration."""
     args = {**config.args, "pace": 0.0, "gate": ""}
-    args.pop("victim", None)
+    args.pop("victims", None)
     task = load("tests.processes.tasks:Line", args)
     plain = JobConfig(task="", batch_size=config.batch_size, epochs=int(epochs), seed=config.seed)
     replica = Replica(task, plain, torch.device("cpu"))
@@ -82,14 +82,13 @@ def test_workers_join_and_leave_without_restarting_the_others(tmp_path: Path) ->
 
 
 def test_a_worker_killed_in_mid_step_loses_no_sample(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    with Job(tmp_path, task="SelfKilling", min_workers=3, args={"victim": str(victim)}) as job:
+    victims = tmp_path / "victims"
+    victims.mkdir()
+    with Job(tmp_path, task="SelfKilling", min_workers=3, args={"victims": str(victims)}) as job:
         job.start("a", "b", "c")
         job.wait_for_active(3)
         killed = job.members.pop("b")
-        draft = tmp_path / "draft"
-        draft.write_text(str(killed.pid))
-        draft.rename(victim)
+        (victims / str(killed.pid)).touch()
         killed.join(30)
         assert killed.exitcode == -signal.SIGKILL
         job.wait_for_active(2)
