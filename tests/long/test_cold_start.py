@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +23,13 @@ CACHES = {
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Iterator[Path]:
-    """A fresh clone; read-only Go modules are made removable at the end."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")], check=True)
-    yield tmp_path / "clone"
-    subprocess.run(["chmod", "-R", "u+w", str(tmp_path)], check=True)
+def checkout() -> Iterator[Path]:
+    """A fresh clone below a short path, as a cluster's sockets need; removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="cold-"))
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder / "clone")], check=True)
+    yield folder / "clone"
+    subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)  # Go's modules are read-only
+    shutil.rmtree(folder)
 
 
 @pytest.mark.long(minutes=22)

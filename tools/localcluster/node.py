@@ -9,6 +9,7 @@ from typing import Any
 
 from tools.localcluster.cgroups import branch
 from tools.localcluster.controlplane import ControlPlane, command
+from tools.localcluster.errors import ClusterError
 from tools.localcluster.network import POD_RANGE
 from tools.localcluster.processes import Process
 
@@ -18,11 +19,26 @@ NODE = "trainyard-node"
 SOCKET = "/run/containerd/containerd.sock"
 """In the cluster's own mounts, where paths are short: a socket's may have 107 characters."""
 
+_SOCKET_PATH_LENGTH = 107
+_LONGEST_SOCKET = "device-plugins/kubelet.sock"
+"""Of those that the kubelet makes below its folder."""
+
 DNS_READY_PORT = 8181
 PROVISIONER = "trainyard.dev/folder"
 
 _MAX_PODS = 250
 _RAISED_QPS, _RAISED_BURST = 200, 400
+
+
+def check_folder(root: Path) -> None:
+    """Raise ClusterError where the kubelet could not make its sockets below a cluster's folder."""
+    excess = len(str(root / "kubelet" / _LONGEST_SOCKET)) - _SOCKET_PATH_LENGTH
+    if excess > 0:
+        raise ClusterError(
+            f"The folder {root} is {excess} characters too long: the kubelet makes sockets there, "
+            f"whose paths may have {_SOCKET_PATH_LENGTH}. Choose a shorter cache folder "
+            "(XDG_CACHE_HOME) or a shorter name (--name)."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from tools.localcluster.controlplane import ControlPlane, Endpoints, endpoints_o
 from tools.localcluster.errors import ClusterError
 from tools.localcluster.kubectl import is_ready
 from tools.localcluster.network import Namespaces, furnish
-from tools.localcluster.node import DNS_READY_PORT, NODE, STORAGE_CLASS, Node
+from tools.localcluster.node import DNS_READY_PORT, NODE, STORAGE_CLASS, Node, check_folder
 from tools.localcluster.oci import archive, single_program_image
 from tools.localcluster.options import ClusterOptions
 from tools.localcluster.packages import find, require
@@ -53,6 +53,7 @@ class Startup:
         self._until_api_answers()
 
     def _control_plane_and_node(self) -> None:
+        check_folder(self.state.root)
         require(packages.NODE)
         make_branch(self.options.name)
         supervisor = start_supervisor(self.binaries["supervisor"], self.state, isolated=True)
