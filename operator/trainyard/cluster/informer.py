@@ -83,6 +83,7 @@ class Informer(Generic[T]):
         fails half-way. Events go on meanwhile; another listing waits.
         """
         async with self._listing:
+            before = dict(self._store)
             listed: dict[ObjectKey, str] = {}
             versions: list[str] = []
             for selectors in self._selectors:
@@ -90,7 +91,7 @@ class Informer(Generic[T]):
                     versions.append(page.metadata.resource_version)
                     listed |= {meta.key: meta.uid for meta in map(self._put_listed, page.items)}
             version = int(versions[0])  # what changed between two LISTs comes as an event
-            for gone in self._store.remove_unlisted(self._namespace, listed, version):
+            for gone in self._store.remove_unlisted(self._namespace, before, listed, version):
                 self._on_change(gone, None)
             self._store.complete_listing(self._namespace, version)
             return versions[0]

@@ -121,18 +121,21 @@ class Store(Mapping[K, T], Generic[K, T]):
         removed = (self.remove(key, uid) for key, uid in missing)
         return [known for known in removed if known is not None]
 
-    def remove_unlisted(self, namespace: str, listed: Mapping[K, str], version: int) -> list[T]:
+    def remove_unlisted(
+        self, namespace: str, before: Mapping[K, T], listed: Mapping[K, str], version: int
+    ) -> list[T]:
         """Remove what a complete listing of that version lacks; the removed objects.
 
-        `listed` are the listed uids by key. Only what is not newer than the listing can be missing
-        from it: a response that arrived while it was made may be of an object that is gone.
+        `before` is what was known when it began, `listed` the listed uids by key. What is not newer
+        than the listing is gone, even if a response brought it meanwhile. So is what has stayed as
+        it was: its version is higher only if an older state of the server was restored.
         """
         outdated = [
             (key, known.uid)
             for key, known in self._objects.items()
             if namespace in ("", key.namespace)
-            and known.resource_version <= version
             and listed.get(key) != known.uid
+            and (known.resource_version <= version or before.get(key) is known)
         ]
         removed = (self.remove(key, uid, version) for key, uid in outdated)
         return [known for known in removed if known is not None]

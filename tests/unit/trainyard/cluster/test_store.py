@@ -108,3 +108,26 @@ def test_a_listing_of_one_namespace_removes_nothing_from_another() -> None:
     things.put(other)
     assert things.remove_missing(things.uids("default"), {}) == [mine]
     assert list(things.values()) == [other]
+
+
+def test_after_a_restore_of_the_server_what_a_listing_lacks_is_gone() -> None:
+    """Its versions are higher than the server's: only what came meanwhile may be missing."""
+    things = Things()
+    old, new = Thing(resource_version=9), Thing(uid="b", name="new", resource_version=8)
+    things.put(old)
+    before = dict(things)
+    things.put(new)
+    assert things.remove_unlisted("", before, {}, version=5) == [old]
+    assert list(things.values()) == [new]
+
+
+def test_what_a_response_brought_during_a_listing_that_lacks_it_is_gone() -> None:
+    things = Things()
+    things.put(Thing(resource_version=4))
+    assert things.remove_unlisted("", {}, {}, version=5) == [Thing(resource_version=4)]
+
+
+def test_one_namespaces_listing_says_nothing_of_another() -> None:
+    things = Things()
+    things.put(Thing())
+    assert things.remove_unlisted("other", {}, {}, version=5) == []
