@@ -16,7 +16,8 @@ from benchmarks.load import WORKERS, unthrottled
 from benchmarks.rights import TREE, install_crds, operator_kubeconfig
 from benchmarks.usage import count_requests, plane_cpu_seconds
 from tools.localcluster import Cluster, ClusterOptions, open_cluster
-from trainyard.cluster.client import ApiError, KubeClient, Object
+from trainyard.cluster.client import KubeClient, Object
+from trainyard.cluster.objects import find
 
 GPUS_PER_NODE = 8
 _SPARE = 1.2
@@ -119,13 +120,7 @@ class Plane:
         return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
     async def _exists(self, path: str) -> bool:
-        try:
-            await self.client.get(path)
-        except ApiError as error:
-            if error.is_missing:
-                return False
-            raise
-        return True
+        return await find(self.client, path) is not None
 
 
 async def _until(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:

@@ -14,7 +14,8 @@ from tests.support import manifests
 from tests.support.manifests import Object
 from tests.support.waiting import POLL_SECONDS, TIMEOUT_SECONDS, consistently, eventually
 from trainyard.api import names
-from trainyard.cluster.client import MERGE_PATCH, ApiError, KubeClient, collection
+from trainyard.cluster.client import MERGE_PATCH, KubeClient, collection
+from trainyard.cluster.objects import find
 
 
 class Testbed:
@@ -65,13 +66,7 @@ class Testbed:
 
     async def exists(self, path: str) -> bool:
         """Whether there is an object at the path."""
-        try:
-            await self.client.get(path)
-        except ApiError as error:
-            if error.is_missing:
-                return False
-            raise
-        return True
+        return await find(self.client, path) is not None
 
     async def patch(self, path: str, patch: Object) -> Object:
         """Apply a merge patch to the object at the path."""

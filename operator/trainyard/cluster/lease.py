@@ -24,6 +24,7 @@ from trainyard.cluster.leaderelection import (
     observe,
     released,
 )
+from trainyard.cluster.objects import find
 
 log = logging.getLogger(__name__)
 
@@ -157,12 +158,8 @@ class Election:
         await asyncio.sleep(seconds * random.uniform(1.0, JITTER))  # noqa: S311 - jitter
 
     async def _read(self) -> LeaderElectionRecord:
-        try:
-            return _parse(await self._client.get(f"{self._collection}/{self._name}"))
-        except ApiError as error:
-            if error.is_missing:
-                return LeaderElectionRecord()
-            raise
+        lease = await find(self._client, f"{self._collection}/{self._name}")
+        return LeaderElectionRecord() if lease is None else _parse(lease)
 
     async def _write(self, record: LeaderElectionRecord) -> LeaderElectionRecord:
         """Create or replace the Lease; one that was written meanwhile is a conflict."""

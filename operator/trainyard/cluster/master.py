@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from trainyard.api import names
 from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.objects import get_or_create
 
 SECRET_BYTES: Final = 32
 VERSION_FORMAT: Final = "%Y%m%dT%H%M%SZ"
@@ -113,17 +114,8 @@ class MasterStore:
 
     async def ensure(self, now: datetime) -> Master:
         """The master, created if there is none; raises MasterError if it cannot be used."""
-        try:
-            return await self._read()
-        except ApiError as error:
-            if not error.is_missing:
-                raise
-        try:
-            return self._parse(await self._client.create(self._collection, _manifest(now)))
-        except ApiError as error:
-            if not error.is_conflict:
-                raise
-        return await self._read()  # another operator was faster
+        secret, _ = await get_or_create(self._client, self._collection, _manifest(now))
+        return self._parse(secret)
 
     async def rotate(self, master: Master, now: datetime) -> Master:
         """Add a version, and take back the request for it; a conflict if the Secret has changed."""
@@ -133,9 +125,6 @@ class MasterStore:
     async def retire(self, master: Master) -> Master:
         """Remove all versions but the newest; a conflict if the Secret has changed."""
         return await self._replace(master, (master.newest,))
-
-    async def _read(self) -> Master:
-        return self._parse(await self._client.get(self._path))
 
     async def _replace(self, master: Master, versions: tuple[MasterVersion, ...]) -> Master:
         annotations = {**master.annotations}

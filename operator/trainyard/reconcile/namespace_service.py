@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.objects import get_or_create
 from trainyard.reconcile.state import Clock
 from trainyard.render.network import namespace_service, unsuitable
 
@@ -57,27 +58,13 @@ class NamespaceServices:
 
     async def _ensure(self, key: _ServiceKey) -> None:
         now = self._clock()
-        service = await self._read_or_create(key)
+        path, manifest = collection("v1", "services", key.namespace), namespace_service(*key)
+        service, is_new = await get_or_create(self._client, path, manifest)
+        if is_new:
+            log.info("service created", extra={"namespace": key.namespace, "service": key.name})
         if message := unsuitable(service):
             raise ApiError(409, "AlreadyExists", message)
         self._valid_until[key] = now + SERVICE_INTERVAL
-
-    async def _read_or_create(self, key: _ServiceKey) -> dict[str, Any]:
-        """Read first: a full quota refuses to create even what exists already."""
-        path = collection("v1", "services", key.namespace)
-        try:
-            return await self._client.get(f"{path}/{key.name}")
-        except ApiError as error:
-            if not error.is_missing:
-                raise
-        try:
-            created = await self._client.create(path, namespace_service(*key))
-        except ApiError as error:
-            if not error.is_conflict:
-                raise
-            return await self._client.get(f"{path}/{key.name}")
-        log.info("service created", extra={"namespace": key.namespace, "service": key.name})
-        return created
 
     def _finish(self, key: _ServiceKey, task: asyncio.Task[None]) -> None:
         del self._in_flight[key]
