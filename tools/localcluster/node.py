@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ _RAISED_QPS, _RAISED_BURST = 200, 400
 
 def check_folder(root: Path) -> None:
     """Raise ClusterError where the kubelet could not make its sockets below a cluster's folder."""
-    excess = len(str(root / "kubelet" / _LONGEST_SOCKET)) - _SOCKET_PATH_LENGTH
+    excess = len(os.fsencode(root / "kubelet" / _LONGEST_SOCKET)) - _SOCKET_PATH_LENGTH
     if excess > 0:
         raise ClusterError(
             f"The folder {root} is {excess} characters too long: the kubelet makes sockets there, "
