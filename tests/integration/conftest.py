@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import uuid
@@ -75,14 +76,21 @@ def _wait_for_collection(api: client.ApiClient, namespace: str, kind: Kind) -> N
         time.sleep(0.5)
 
 
-@pytest.fixture(scope="session")
-def namespace(api: client.ApiClient) -> Iterator[str]:
-    """A namespace of this run, as clusters are reused."""
-    name = f"crd-{uuid.uuid4().hex[:8]}"
+@contextlib.contextmanager
+def temporary_namespace(api: client.ApiClient, prefix: str) -> Iterator[str]:
+    """The name of a new namespace, which is deleted afterwards."""
+    name = f"{prefix}-{uuid.uuid4().hex[:8]}"
     core = client.CoreV1Api(api)
     core.create_namespace({"metadata": {"name": name}})
     yield name
     core.delete_namespace(name)
+
+
+@pytest.fixture(scope="session")
+def namespace(api: client.ApiClient) -> Iterator[str]:
+    """A namespace of this run, as clusters are reused."""
+    with temporary_namespace(api, "crd") as name:
+        yield name
 
 
 @pytest.fixture
@@ -111,11 +119,8 @@ async def kubelet(testbed: Testbed) -> AsyncIterator[Kubelet]:
 @pytest.fixture(scope="module")
 def operator_namespace(api: client.ApiClient) -> Iterator[str]:
     """The namespace of a module's operators."""
-    name = f"operator-{uuid.uuid4().hex[:8]}"
-    core = client.CoreV1Api(api)
-    core.create_namespace({"metadata": {"name": name}})
-    yield name
-    core.delete_namespace(name)
+    with temporary_namespace(api, "operator") as name:
+        yield name
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from kubernetes import client
 
+from tests.integration.conftest import temporary_namespace
 from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
 from tests.support.testbed import Testbed, condition, workers
@@ -35,22 +34,14 @@ LEAVES = ("digits-trainyard-tls", "heart-trainyard-tls")
 @pytest.fixture
 def operator_namespace(api: client.ApiClient) -> Iterator[str]:
     """Of each test's own, as is the master in it."""
-    name = f"operator-{uuid.uuid4().hex[:8]}"
-    core = client.CoreV1Api(api)
-    core.create_namespace({"metadata": {"name": name}})
-    yield name
-    core.delete_namespace(name)
-
-
-async def start(operator: OperatorProcess) -> None:
-    operator.start()
-    await asyncio.to_thread(operator.wait_until_ready)
+    with temporary_namespace(api, "operator") as name:
+        yield name
 
 
 async def restart(operator: OperatorProcess) -> None:
     """Kill it; its successor lists everything and reads what is recorded on the Secrets."""
     operator.kill()
-    await start(operator)
+    await operator.start_until_ready()
 
 
 def path_of_master(namespace: str) -> str:
@@ -114,7 +105,7 @@ async def test_an_annotation_rotates_the_master(
     testbed: Testbed, restartable: OperatorProcess, operator_namespace: str
 ) -> None:
     master = path_of_master(operator_namespace)
-    await start(restartable)
+    await restartable.start_until_ready()
     before = await run_one_of_each_kind(testbed)
     await until_signed(testbed, 1, 0)
     annotations = {"trainyard.dev/rotate": "now", "example.com/theirs": "stays"}
@@ -153,7 +144,7 @@ def version(age: timedelta) -> dict[str, str]:
 async def test_a_rotation_goes_through_all_its_phases_with_jobs_of_both_kinds_running(
     testbed: Testbed, old_master: str, restartable: OperatorProcess, operator_namespace: str
 ) -> None:
-    await start(restartable)
+    await restartable.start_until_ready()
     before = await run_one_of_each_kind(testbed)
     await until_signed(testbed, 1, 0)
     [(root, _), _] = [await certificates(testbed, secret) for secret in LEAVES]
@@ -181,7 +172,7 @@ async def test_a_malformed_master_shows_at_the_job_until_it_is_mended(
     secret: Object = {"metadata": {"name": "trainyard-master", "labels": labels}}
     secret["data"] = {"20260701T120000Z": base64.b64encode(b"short").decode()}
     await kube.create(f"/api/v1/namespaces/{operator_namespace}/secrets", secret)
-    await start(restartable)
+    await restartable.start_until_ready()
     await testbed.add_nodes(8)
     await testbed.submit("digits", 1)
     job = await testbed.wait_for(
@@ -199,7 +190,7 @@ async def test_a_malformed_master_shows_at_the_job_until_it_is_mended(
 async def test_a_secret_of_somebody_else_under_our_name_shows_and_stays(
     testbed: Testbed, kube: KubeClient, restartable: OperatorProcess
 ) -> None:
-    await start(restartable)
+    await restartable.start_until_ready()
     await testbed.add_nodes(8)
     squatter: Object = {"metadata": {"name": "digits-trainyard-tls"}, "data": {"ca.crt": "b2xk"}}
     await kube.create(testbed.path("secrets"), squatter)

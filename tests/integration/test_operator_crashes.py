@@ -30,12 +30,6 @@ JOBS_EACH = 2
 QUIET_SECONDS = 1.5
 
 
-async def start(operator: OperatorProcess) -> None:
-    """Start the operator and wait until it is ready."""
-    operator.start()
-    await asyncio.to_thread(operator.wait_until_ready)
-
-
 async def kill_soon(operator: OperatorProcess, recorder: PodRecorder, rng: random.Random) -> None:
     """Kill the operator just after the creation of one of the next pods, or after a short delay."""
     if rng.random() < 0.7:
@@ -61,12 +55,12 @@ async def test_an_operator_killed_at_any_moment_creates_no_pod_twice(
                 names.append(f"job-{kill}-{number}")
             if is_early:
                 await _submit(testbed, names[-JOBS_EACH:])
-            await start(restartable)
+            await restartable.start_until_ready()
             if not is_early:
                 await _submit(testbed, names[-JOBS_EACH:])
             await kill_soon(restartable, recorder, rng)
             await _fail_a_worker(testbed, kubelet, failed, rng)
-        await start(restartable)
+        await restartable.start_until_ready()
         for name in names:
             failed_pod = failed.get(name, "")
             expected = [
@@ -112,7 +106,7 @@ async def test_a_graceful_restart_changes_no_job_and_no_pod(
     testbed: Testbed, restartable: OperatorProcess
 ) -> None:
     await testbed.add_nodes(8)
-    await start(restartable)
+    await restartable.start_until_ready()
     await testbed.submit("digits", 3, minimum=1, maximum=8)
     await testbed.submit("suspended", 1, suspend=True)
     await testbed.submit("waiting", 20)
@@ -129,7 +123,7 @@ async def test_a_graceful_restart_changes_no_job_and_no_pod(
     pods = [p["metadata"]["uid"] for p in await testbed.pods()]
     assert await asyncio.to_thread(restartable.stop) == 0
     assert [p["metadata"]["uid"] for p in await testbed.pods()] == pods
-    await start(restartable)
+    await restartable.start_until_ready()
     # Once this job runs, the earlier ones have been reconciled too.
     await testbed.submit("last", 1)
     await testbed.wait_for_phase("last", "Running")
@@ -158,7 +152,7 @@ async def test_after_an_upgrade_stored_authorities_serve_the_jobs_there_are_and_
 ) -> None:
     """A release that stored them ended, and a job was deleted before the next one started."""
     await testbed.add_nodes(8)
-    await start(restartable)
+    await restartable.start_until_ready()
     kept, gone = await testbed.submit("kept", 1), await testbed.submit("gone", 1)
     for name in ("kept", "gone"):
         await testbed.wait_for_phase(name, "Running")
@@ -171,7 +165,7 @@ async def test_after_an_upgrade_stored_authorities_serve_the_jobs_there_are_and_
     await testbed.delete("gone")
     await eventually(lambda: _no_pods(testbed, "gone"))
     assert len(await _authorities(kube, operator_namespace, testbed)) == 2
-    await start(restartable)
+    await restartable.start_until_ready()
 
     async def swept_and_used() -> None:
         uids = await _authorities(kube, operator_namespace, testbed)
@@ -207,7 +201,7 @@ async def test_a_job_recreated_while_the_operator_is_down_starts_beside_the_old_
 ) -> None:
     """The old pods are still terminating: they keep their names and count no failures."""
     await testbed.add_nodes(8, is_attended=False)
-    await start(restartable)
+    await restartable.start_until_ready()
     old = await testbed.submit("digits", 2)
     await testbed.wait_for_phase("digits", "Running")
     kubelet.stops = False
@@ -215,7 +209,7 @@ async def test_a_job_recreated_while_the_operator_is_down_starts_beside_the_old_
     await testbed.delete("digits")
     await eventually(lambda: _all_terminate(testbed, "digits"))
     new = await testbed.submit("digits", 2)
-    await start(restartable)
+    await restartable.start_until_ready()
     job = await testbed.wait_for_phase("digits", "Running")
     owners = {p["metadata"]["name"]: _owner(p) for p in await testbed.pods("digits")}
     assert owners == {

@@ -38,11 +38,6 @@ async def remote(
     await asyncio.to_thread(process.stop)
 
 
-async def start(operator: OperatorProcess) -> None:
-    operator.start()
-    await asyncio.to_thread(operator.wait_until_ready)
-
-
 async def change_everything(testbed: Testbed) -> None:
     """Delete a job and a pod, and add a job and a node, without events for the operator."""
     await testbed.delete("deleted")
@@ -98,7 +93,7 @@ async def prepare(testbed: Testbed) -> Object:
 async def test_changes_during_a_disconnect_are_reconciled_afterwards(
     testbed: Testbed, proxy: Proxy, remote: OperatorProcess, operator_namespace: str
 ) -> None:
-    await start(remote)
+    await remote.start_until_ready()
     deleted_job = await prepare(testbed)
     await proxy.cut()
     await change_everything(testbed)
@@ -115,7 +110,7 @@ async def test_changes_older_than_the_watch_cache_are_reconciled(
     api_cluster: Cluster,
 ) -> None:
     """A watch from a version before the API server's restart returns 410 Gone."""
-    await start(remote)
+    await remote.start_until_ready()
     deleted_job = await prepare(testbed)
     jobs = await kube.get(testbed.jobs_path(DISTRIBUTED_JOB))
     await proxy.cut()
@@ -129,7 +124,7 @@ async def test_changes_older_than_the_watch_cache_are_reconciled(
 async def test_connections_that_break_while_pods_are_created_cause_no_restart(
     testbed: Testbed, proxy: Proxy, remote: OperatorProcess
 ) -> None:
-    await start(remote)
+    await remote.start_until_ready()
     await testbed.add_nodes(*[8] * 4)
     for number in range(8):
         await testbed.submit(f"job-{number}", 4)

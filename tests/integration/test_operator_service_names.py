@@ -22,11 +22,6 @@ pytestmark = pytest.mark.integration
 OWN_SERVICE = "digits-coordinator"
 
 
-def restart(operator: OperatorProcess) -> None:
-    operator.start()
-    operator.wait_until_ready()
-
-
 def coordinator_of(worker: Object) -> str:
     """The host of the coordinator in a worker's environment."""
     [container] = worker["spec"]["containers"]
@@ -74,6 +69,17 @@ def _as_earlier(pod: Object, namespace: str) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": kept, "spec": spec}
 
 
+async def run_with_own_service(testbed: Testbed, operator: OperatorProcess) -> None:
+    """Have the job `digits` run as under an earlier release, whose operator has ended."""
+    await testbed.add_nodes(8, is_attended=False)
+    await operator.start_until_ready()
+    await testbed.submit("digits", 2)
+    job = await testbed.wait_for_phase("digits", "Running")
+    operator.kill()
+    await begin_with_own_service(testbed, job)
+    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
+
+
 async def _has_no_pods(testbed: Testbed) -> None:
     assert await testbed.pods() == []
 
@@ -81,14 +87,8 @@ async def _has_no_pods(testbed: Testbed) -> None:
 async def test_a_job_with_a_service_of_its_own_finishes_under_it(
     testbed: Testbed, kubelet: Kubelet, kube: KubeClient, restartable: OperatorProcess
 ) -> None:
-    await testbed.add_nodes(8, is_attended=False)
-    restart(restartable)
-    await testbed.submit("digits", 2)
-    job = await testbed.wait_for_phase("digits", "Running")
-    restartable.kill()
-    await begin_with_own_service(testbed, job)
-    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
-    restart(restartable)
+    await run_with_own_service(testbed, restartable)
+    await restartable.start_until_ready()
 
     await kubelet.fail(await testbed.pod("digits-coordinator-1"), "disk full", Exit.INTERNAL)
     await testbed.wait_for_pods("digits", "coordinator-2", *workers(0, 1))
@@ -121,16 +121,10 @@ async def test_a_job_with_a_service_of_its_own_finishes_under_it(
 async def test_a_job_whose_pods_have_all_ended_starts_again_under_the_namespaces_service(
     testbed: Testbed, kubelet: Kubelet, restartable: OperatorProcess
 ) -> None:
-    await testbed.add_nodes(8, is_attended=False)
-    restart(restartable)
-    await testbed.submit("digits", 2)
-    job = await testbed.wait_for_phase("digits", "Running")
-    restartable.kill()
-    await begin_with_own_service(testbed, job)
-    await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
+    await run_with_own_service(testbed, restartable)
     for pod in await testbed.pods("digits"):
         await kubelet.fail(pod, "power cut")
-    restart(restartable)
+    await restartable.start_until_ready()
     pods = await testbed.wait_for_pods("digits", "coordinator-2", *workers(0, 1, attempt=2))
     assert {pod["spec"]["subdomain"] for pod in pods} == {"trainyard"}
     expected = f"digits-coordinator.trainyard.{testbed.namespace}.svc.cluster.local"
@@ -147,14 +141,14 @@ async def test_another_name_is_for_jobs_that_begin_under_it(
     tmp_path: Path,
 ) -> None:
     await testbed.add_nodes(8, is_attended=False)
-    restart(restartable)
+    await restartable.start_until_ready()
     await testbed.submit("digits", 1)
     await testbed.wait_for_phase("digits", "Running")
     restartable.kill()
     options = ("--service-name", "coordinators")
     log = tmp_path / "renamed.log"
     renamed = OperatorProcess(api_cluster.kubeconfig, operator_namespace, log, *options)
-    restart(renamed)
+    await renamed.start_until_ready()
     try:
         await kubelet.fail(await testbed.pod("digits-coordinator-1"), "disk full", Exit.INTERNAL)
         await testbed.wait_for_pods("digits", "coordinator-2", *workers(0))
@@ -188,7 +182,7 @@ async def test_a_service_that_a_quota_refuses_shows_and_comes_when_it_may(
         assert found.get("status", {}).get("hard"), "the quota's controller has not seen it"
 
     await eventually(in_force)
-    restart(restartable)
+    await restartable.start_until_ready()
     await testbed.submit("digits", 2)
     job = await testbed.wait_for(
         "digits", lambda job: condition(job, "Degraded")["status"] == "True"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -58,6 +59,11 @@ class OperatorProcess:
                 env=self._environment,
                 start_new_session=True,
             )
+
+    async def start_until_ready(self) -> None:
+        """Start it and wait until it acts, while the test's own tasks go on."""
+        self.start()
+        await asyncio.to_thread(self.wait_until_ready)
 
     @property
     def is_started(self) -> bool:

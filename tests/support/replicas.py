@@ -13,7 +13,8 @@ from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
-from trainyard.cluster.client import ApiError, KubeClient
+from trainyard.cluster.client import KubeClient
+from trainyard.cluster.objects import find
 
 LEASE = "trainyard"
 TIMES = ("--lease-duration=4s", "--renew-deadline=3s", "--retry-period=300ms")
@@ -30,8 +31,7 @@ class Replica:
 
     async def start(self) -> None:
         """Start the operator and wait until its caches are synced."""
-        self.process.start()
-        await asyncio.to_thread(self.process.wait_until_ready)
+        await self.process.start_until_ready()
 
     async def leads(self) -> bool:
         """Whether its metrics report it as the leader."""
@@ -75,13 +75,8 @@ async def open_replicas(
 async def lease(kube: KubeClient, namespace: str) -> Object:
     """The `spec` of the Lease; empty when there is none."""
     path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{LEASE}"
-    try:
-        spec: Object = (await kube.get(path))["spec"]
-    except ApiError as error:
-        if error.is_missing:
-            return {}
-        raise
-    return spec
+    found = await find(kube, path)
+    return {} if found is None else found["spec"]
 
 
 async def wait_until_leads(replica: Replica) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -49,27 +50,22 @@ class MortalApi(FakeApi):
         """Whether the request at which it is killed still reaches the server."""
         self._changes = itertools.count()
 
-    def _count(self) -> bool:
-        """Whether this is the last request."""
-        return next(self._changes) == self.kill_at
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        is_last = next(self._changes) == self.kill_at
+        if is_last and not self.is_stored:
+            raise Killed
+        yield
+        if is_last:
+            raise Killed
 
     async def create(self, path: str, body: Object) -> Object:
-        is_last = self._count()
-        if is_last and not self.is_stored:
-            raise Killed
-        made = await super().create(path, body)
-        if is_last:
-            raise Killed
-        return made
+        with self._change():
+            return await super().create(path, body)
 
     async def replace_fields(self, path: str, version: str, fields: Mapping[str, Any]) -> Object:
-        is_last = self._count()
-        if is_last and not self.is_stored:
-            raise Killed
-        made = await super().replace_fields(path, version, fields)
-        if is_last:
-            raise Killed
-        return made
+        with self._change():
+            return await super().replace_fields(path, version, fields)
 
     @property
     def changes(self) -> int:
