@@ -189,8 +189,16 @@ class Testbed:
         return await self.wait_for(name, lambda job: phase(job) in phases, description, seconds)
 
     async def wait_until_settled(self, name: str) -> Object:
-        """The job once its scaling is `Steady`, some seconds after the last decision."""
-        return await self.wait_for(name, lambda job: scaling(job).get("reason") == "Steady")
+        """The job once its scaling is `Steady`, some seconds after the last decision.
+
+        At the replicas that its spec asks for: the status of an earlier size may be steady too.
+        """
+
+        def is_settled(job: Object) -> bool:
+            observed, replicas = scaling(job), job["spec"]["workers"]["replicas"]
+            return observed.get("reason") == "Steady" and observed.get("current") == replicas
+
+        return await self.wait_for(name, is_settled, "Steady at the replicas of its spec")
 
     async def wait_until_unchanged(self, seconds: float) -> list[Object]:
         """The jobs once none of them has been written for that long."""
