@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.load import concurrently, job_manifest
 from trainyard.api import names
-from trainyard.cluster.client import APPLY, JSON, MERGE_PATCH, KubeClient, collection
+from trainyard.cluster.client import JSON, MERGE_PATCH, KubeClient, collection
 
 Object = dict[str, Any]
 Write = Callable[[KubeClient, str, Object, Object], Awaitable[Object]]
@@ -52,7 +52,8 @@ async def server_side_apply(client: KubeClient, path: str, job: Object, status: 
     """Apply the status; the uid is the precondition."""
     body = {**_identity(job, "name", "namespace", "uid"), "status": status}
     query = {**_MANAGER, "force": "true"}
-    return await client.request("PATCH", path, query=query, body=body, content_type=APPLY)
+    apply = "application/apply-patch+yaml"
+    return await client.request("PATCH", path, query=query, body=body, content_type=apply)
 
 
 async def merge_patch(client: KubeClient, path: str, job: Object, status: Object) -> Object:
@@ -63,9 +64,12 @@ async def merge_patch(client: KubeClient, path: str, job: Object, status: Object
 
 
 async def update(client: KubeClient, path: str, job: Object, status: Object) -> Object:
-    """Replace the status, in a whole object; the resource version is the precondition."""
+    """Replace the status; uid and resource version are the precondition.
+
+    The API server takes the rest of the object, which may be left out, from what is stored.
+    """
     identity = _identity(job, "name", "namespace", "uid", "resourceVersion")
-    body = {**identity, "spec": job["spec"], "status": status}
+    body = {**identity, "status": status}
     return await client.request("PUT", path, query=_MANAGER, body=body, content_type=JSON)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from tests.support.apply import apply
 from tools.localcluster import Cluster, ClusterOptions, open_cluster
 from tools.localcluster.cache import content_key
 from tools.localcluster.commands import run
@@ -76,7 +77,7 @@ async def submit(client: KubeClient) -> dict[str, str]:
     jobs = {}
     for parent, manifest in collections():
         path = f"{parent}/{manifest['metadata']['name']}"
-        await client.apply(path, manifest)
+        await apply(client, path, manifest)
         if manifest["kind"] in names.PLURALS:
             jobs[manifest["kind"]] = path
     return jobs

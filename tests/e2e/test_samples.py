@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.e2e.testbed import Testbed, party, training
+from tests.support.apply import apply
 from tests.support.testbed import scaling
 from trainyard.api import names
 from trainyard.cluster.client import ApiError, collection
@@ -61,7 +62,7 @@ async def _apply(testbed: Testbed, file: Path) -> list[str]:
                 await testbed.create("persistentvolumeclaims", manifest)
             case "PriorityClass":
                 path = collection("scheduling.k8s.io/v1", "priorityclasses")
-                await testbed.client.apply(f"{path}/{name}", manifest)
+                await apply(testbed.client, f"{path}/{name}", manifest)
             case "Job":
                 await testbed.client.create(
                     collection("batch/v1", "jobs", testbed.namespace), manifest

@@ -47,10 +47,11 @@ class FakeApi:
         self.objects[name] = body
         return body
 
-    async def apply(self, path: str, body: Object, **_: Any) -> Object:
-        self.requests.append(("PATCH", path))
+    async def update(self, path: str, body: Object, **_: Any) -> Object:
+        self.requests.append(("PUT", path))
+        version = int(body["metadata"].get("resourceVersion", 0)) + 1
         self.objects[path] = body
-        return body
+        return {"resourceVersion": str(version)}
 
     async def metadata(self, path: str) -> Object | None:
         self.requests.append(("PATCH", path))

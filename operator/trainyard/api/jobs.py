@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -150,6 +150,12 @@ def parse_job(raw: Mapping[str, Any]) -> Job:
         )
     except msgspec.ValidationError as error:
         raise UnreadableJobError(f"{key}: {error}") from None
+
+
+def with_status(job: Job, status: Mapping[str, Any], version: int) -> Job:
+    """The job in the version in which it has that status, decoded as it would come back."""
+    decoded: Any = msgspec.convert(status, type(job.status))
+    return replace(job, status=decoded, resource_version=version)
 
 
 def parse_time(text: str) -> datetime:

@@ -28,7 +28,6 @@ from trainyard.cluster.throttle import Priority, Throttle
 
 Object = dict[str, Any]
 
-APPLY = "application/apply-patch+yaml"
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -257,12 +256,17 @@ class KubeClient:
         """Create an object in the collection at `path`."""
         return await self.request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=body)
 
-    async def apply(self, path: str, body: Object, *, priority: Priority = Priority.WORK) -> Object:
-        """Server-side apply `body` to the object at `path`."""
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self.request(
-            "PATCH", path, query=query, body=body, content_type=APPLY, priority=priority
+    async def update(self, path: str, body: Object, *, priority: Priority) -> Object:
+        """Replace the object at `path`, or its status where the path is that; returns its metadata.
+
+        A conflict if the object is not the one, or not in the version, that `body` names.
+        """
+        query = {"fieldManager": FIELD_MANAGER}
+        updated = await self.request(
+            "PUT", path, query=query, body=body, accept=METADATA, priority=priority
         )
+        meta: Object = updated["metadata"]
+        return meta
 
     async def metadata(self, path: str) -> Object | None:
         """The object's metadata, or None if it does not exist.

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from trainyard.api import names
-from trainyard.api.jobs import Job, Status, parse_job
+from trainyard.api.jobs import Job, Status, with_status
 from trainyard.cluster.client import ApiError, collection
 from trainyard.cluster.throttle import Priority
 from trainyard.reconcile.dependencies import Dependencies
@@ -50,8 +50,12 @@ def drop_if_deleted(deps: Dependencies, job: Job, error: ApiError) -> bool:
     return True
 
 
-async def apply_status(deps: Dependencies, job: Job, status: Status) -> Job:
-    """Write the status; raises ApiError, a conflict where the job has changed since `job`."""
+async def update_status(deps: Dependencies, job: Job, status: Status) -> Job:
+    """Write the status; raises ApiError, a conflict where the job has changed since `job`.
+
+    An update costs the API server less than a merge patch, and that less than server-side apply.
+    """
+    encoded = msgspec.to_builtins(status)
     body: dict[str, Any] = {
         "apiVersion": names.API_VERSION,
         "kind": job.key.kind,
@@ -62,11 +66,10 @@ async def apply_status(deps: Dependencies, job: Job, status: Status) -> Job:
             "uid": job.uid,
             "resourceVersion": str(job.resource_version),
         },
-        "status": msgspec.to_builtins(status),
+        "status": encoded,
     }
-    return parse_job(
-        await deps.client.apply(f"{path_of(job)}/status", body, priority=Priority.STATUS)
-    )
+    meta = await deps.client.update(f"{path_of(job)}/status", body, priority=Priority.STATUS)
+    return with_status(job, encoded, int(meta["resourceVersion"]))
 
 
 async def delete_job(deps: Dependencies, job: Job) -> None:

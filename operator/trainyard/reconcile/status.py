@@ -13,7 +13,7 @@ from trainyard.lifecycle.desired import DesiredState
 from trainyard.lifecycle.status import StatusInputs, is_urgent, status_of
 from trainyard.logs import job_fields
 from trainyard.reconcile.dependencies import Dependencies
-from trainyard.reconcile.resource import apply_status, drop_if_deleted
+from trainyard.reconcile.resource import drop_if_deleted, update_status
 from trainyard.reconcile.state import JobState
 from trainyard.render.events import EventSpec, event, events_for
 from trainyard_trainer.contract.env import Role
@@ -35,7 +35,7 @@ async def write_status(
     if now < due_at:
         return due_at
     try:
-        written = await apply_status(deps, job, status)
+        written = await update_status(deps, job, status)
     except ApiError as error:
         if drop_if_deleted(deps, job, error):
             return now

@@ -58,7 +58,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   verbs: [get, list, watch, delete]
 - apiGroups: [trainyard.dev]
   resources: [distributedjobs/status, federatedjobs/status]
-  verbs: [patch]
+  verbs: [update]
 # Owner references with blockOwnerDeletion need this where the admission plug-in
 # OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [trainyard.dev]

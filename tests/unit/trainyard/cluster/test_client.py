@@ -15,6 +15,7 @@ from kubernetes.aio import client as kube_client
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.lease import LeadershipLost
 from trainyard.cluster.sockets import socket_factory
+from trainyard.cluster.throttle import Priority
 
 
 class Server:
@@ -55,7 +56,7 @@ async def test_a_guard_that_refuses_stops_mutating_requests_alone() -> None:
         client.guard = refuse
         for change in (
             client.create("/pods", {}),
-            client.apply("/pods/a", {}),
+            client.update("/pods/a", {}, priority=Priority.WORK),
             client.delete("/pods/a", uid="1"),
             client.request("PUT", "/pods/a", body={}),
         ):

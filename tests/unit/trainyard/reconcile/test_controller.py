@@ -196,15 +196,7 @@ async def test_a_standby_queues_nothing(api: ListedApi) -> None:
     assert controller.queue.depth == 0
 
 
-class StatusApi(FakeApi):
-    """Accepts the job's status."""
-
-    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
-        await super().apply(path, body, **rest)
-        return raw_job(status=body.get("status"), resourceVersion="8")
-
-
-class QuotaApi(StatusApi):
+class QuotaApi(FakeApi):
     """Has no quota left for further pods."""
 
     async def create(self, path: str, body: Object) -> Object:
@@ -225,7 +217,7 @@ async def test_a_job_with_a_refused_pod_still_exchanges_with_its_coordinator() -
     assert KEY in controller.exchanges._queued
 
 
-class LosingApi(StatusApi):
+class LosingApi(FakeApi):
     """Creates the pod and loses the response."""
 
     async def create(self, path: str, body: Object) -> Object:

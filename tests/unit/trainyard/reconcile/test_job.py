@@ -16,7 +16,6 @@ from tests.support.jobs import (
     coordinator,
     has_run,
     make_job,
-    raw_job,
     worker,
 )
 from trainyard.cluster.client import ApiError
@@ -35,11 +34,9 @@ class ConflictApi(FakeApi):
         self.statuses: list[Object] = []
         self.deletions: list[dict[str, Any]] = []
 
-    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
-        if path.endswith("/status"):
-            self.statuses.append(body)
-            raise ApiError(409, "Conflict", "the object has been modified")
-        return await super().apply(path, body, **rest)
+    async def update(self, *args: Any, **_: Any) -> Object:
+        self.statuses.append(args[1])
+        raise ApiError(409, "Conflict", "the object has been modified")
 
     async def delete(self, path: str, **rest: Any) -> None:
         self.deletions.append(rest)
@@ -66,10 +63,8 @@ class DeletedApi(FakeApi):
         self.requests.append(("GET", path))
         raise ApiError(404, "NotFound", self.message)
 
-    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
-        if path.endswith("/status"):
-            raise ApiError(404, "NotFound", self.message)
-        return await super().apply(path, body, **rest)
+    async def update(self, *_: Any, **__: Any) -> Object:
+        raise ApiError(404, "NotFound", self.message)
 
 
 async def test_a_deleted_job_is_dropped_before_its_event_arrives() -> None:
@@ -134,18 +129,9 @@ async def test_the_secrets_of_a_gang_that_did_not_start_are_ensured_before_the_n
     assert state.children.valid_until == NOW
 
 
-class StatusApi(FakeApi):
-    """Takes the statuses of the job."""
-
-    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
-        if path.endswith("/status"):
-            return {**raw_job(), "status": body["status"]}
-        return await super().apply(path, body, **rest)
-
-
 async def test_secrets_are_ensured_again_without_an_event() -> None:
     """A coordinator that waits for a Secret that somebody deleted makes no event at all."""
-    deps = dependencies_of(StatusApi(), make_job({}, has_run(scaling=HELD, phase="Running")))
+    deps = dependencies_of(FakeApi(), make_job({}, has_run(scaling=HELD, phase="Running")))
     for pod in (worker(), coordinator(2, phase="Pending", ip="")):
         deps.cache.put_pod(pod)
     for _ in range(3):

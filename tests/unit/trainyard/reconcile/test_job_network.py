@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -49,10 +48,6 @@ class Server(FakeApi):
         meta = {"uid": f"uid-{len(self.requests)}", "resourceVersion": "9"}
         made["metadata"] = {**meta, "creationTimestamp": at(), **made["metadata"]}
         return made
-
-    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
-        await super().apply(path, body, **rest)
-        return raw_job(status=body.get("status"), resourceVersion=str(10 + len(self.requests)))
 
     async def get(self, path: str) -> Object:
         return raw_job() if "distributedjobs" in path else await super().get(path)

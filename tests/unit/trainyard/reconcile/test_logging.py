@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
-from tests.support.jobs import KEY, NETWORK, at, coordinator, has_run, make_job, raw_job, worker
+from tests.support.jobs import KEY, NETWORK, at, coordinator, has_run, make_job, worker
 from trainyard.cluster.client import ApiError
 from trainyard.lifecycle.diff import PodToCreate
 from trainyard.logs import JsonFormatter
@@ -40,11 +40,10 @@ class PodApi(FakeApi):
         made["metadata"] = {**meta, **made["metadata"]}
         return made
 
-    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
-        await super().apply(path, body, **rest)
-        if self.is_conflict and path.endswith("/status"):
+    async def update(self, path: str, body: Object, **rest: Any) -> Object:
+        if self.is_conflict:
             raise ApiError(409, "Conflict", "the object has been modified")
-        return raw_job(status=body.get("status"), resourceVersion="8")
+        return await super().update(path, body, **rest)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from tests.support.jobs import (
     coordinator,
     has_run,
     make_job,
-    raw_job,
     worker,
 )
 from tests.support.requests import decision
@@ -48,11 +47,9 @@ class StatusApi(FakeApi):
         super().__init__()
         self.statuses: list[Object] = []
 
-    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
-        await super().apply(path, body, **rest)
-        if path.endswith("/status"):
-            self.statuses.append(body["status"])
-        return raw_job(status=body.get("status"), resourceVersion="8")
+    async def update(self, path: str, body: Object, **rest: Any) -> Object:
+        self.statuses.append(body["status"])
+        return await super().update(path, body, **rest)
 
 
 class Coordinators:
