@@ -7,8 +7,7 @@ names.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 GROUP: Final = "trainyard.dev"
 VERSION: Final = "v1alpha1"
@@ -45,9 +44,8 @@ MemberId = int | str
 """A pod of a job that is not its coordinator: a worker's index, or a party's name."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
-    """One job of any kind: its kind, namespace and name."""
+class Key(NamedTuple):
+    """One job of any kind: its kind, namespace and name; a key of most maps, so a tuple."""
 
     kind: str
     namespace: str
