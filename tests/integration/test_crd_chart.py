@@ -45,10 +45,10 @@ def live_schema(api: client.ApiClient) -> object:
 
 RIGHTS = {
     "reads jobs anywhere": (True, "list", "trainyard.dev/distributedjobs", "default"),
-    "writes their status": (True, "patch", "trainyard.dev/distributedjobs/status", "default"),
+    "writes their status": (True, "update", "trainyard.dev/distributedjobs/status", "default"),
     "never writes a spec": (False, "patch", "trainyard.dev/distributedjobs", "default"),
     "reads jobs of the other kind": (True, "watch", "trainyard.dev/federatedjobs", "default"),
-    "writes the status of those": (True, "patch", "trainyard.dev/federatedjobs/status", "default"),
+    "writes the status of those": (True, "update", "trainyard.dev/federatedjobs/status", "default"),
     "never writes a spec of those": (False, "patch", "trainyard.dev/federatedjobs", "default"),
     "creates pods": (True, "create", "/pods", "default"),
     "never executes in pods": (False, "create", "/pods/exec", "default"),

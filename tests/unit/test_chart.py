@@ -76,10 +76,10 @@ def grants(role: Manifest) -> dict[str, set[str]]:
 
 JOB_GRANTS = {
     "trainyard.dev/distributedjobs": {"get", "list", "watch", "delete"},
-    "trainyard.dev/distributedjobs/status": {"patch"},
+    "trainyard.dev/distributedjobs/status": {"update"},
     "trainyard.dev/distributedjobs/finalizers": {"update"},
     "trainyard.dev/federatedjobs": {"get", "list", "watch", "delete"},
-    "trainyard.dev/federatedjobs/status": {"patch"},
+    "trainyard.dev/federatedjobs/status": {"update"},
     "trainyard.dev/federatedjobs/finalizers": {"update"},
     "/pods": {"get", "list", "watch", "create", "delete"},
     "/services": {"create", "get"},
