@@ -7,6 +7,7 @@ metric is unknown, and a value that is not finite is missing.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
@@ -28,17 +29,41 @@ MAX_LABEL = 128
 MAX_LINE = 1024
 """Characters of a line; longer ones are ignored, because the parser needs quadratic time for a line
 and one job's trainer must not block the operator."""
+MAX_LINES = 4000
+"""Lines that the parser gets, at some 25 µs each; an aggregator of 256 parties needs 3,400."""
 INT32, INT64 = 2**31 - 1, 2**63 - 1
 """The largest values that the status can hold."""
 MAX_RATE = 1e15
 """Samples per second; higher rates are no measurement, and their sums would not be finite."""
 
+_FAMILIES = frozenset(
+    name
+    for contract in (Metric, FederatedMetric)
+    for constant, name in vars(contract).items()
+    if constant.isupper() and isinstance(name, str)
+)
+_KNOWN = _FAMILIES | {f"{name}_total" for name in _FAMILIES} | {"trainyard_training"}
+"""Names of families and samples; that of an info family lacks the suffix of its sample."""
+_NAME = re.compile(r"(?:# TYPE )?(\w+)")
+
 Sample = tuple[dict[str, str], float]
 
 
+class ReportError(ValueError):
+    """The text is not OpenMetrics, or too much of it."""
+
+
 def parse_report(text: str, at: datetime) -> CoordinatorReport:
-    """Parse a report; raises ValueError if the text is not OpenMetrics."""
-    found = _samples(text)
+    """Parse a report; raises ReportError."""
+    try:
+        return _report(_samples(text), at)
+    except ReportError:
+        raise
+    except Exception as error:  # the parser raises KeyError, too, on text that it does not expect
+        raise ReportError(f"{type(error).__name__}: {error}") from error
+
+
+def _report(found: dict[str, list[Sample]], at: datetime) -> CoordinatorReport:
     one = _Figures(found)
     return CoordinatorReport(
         at=at,
@@ -87,12 +112,25 @@ class _Figures:
 
 def _samples(text: str) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = defaultdict(list)
-    text = "\n".join(line for line in text.split("\n") if len(line) <= MAX_LINE)
+    text = "\n".join(_lines(text))
     for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
         for sample in family.samples:
             if math.isfinite(sample.value) and _is_short(sample.labels):
                 found[sample.name].append((sample.labels, sample.value))
     return found
+
+
+def _lines(text: str) -> list[str]:
+    """What the parser gets: the types and samples of the contract's metrics, and the end."""
+    lines = [line for line in text.split("\n") if len(line) <= MAX_LINE and _is_known(line)]
+    if len(lines) > MAX_LINES:
+        raise ReportError(f"more than {MAX_LINES} lines of the metrics that are read")
+    return lines
+
+
+def _is_known(line: str) -> bool:
+    name = _NAME.match(line)
+    return line in ("", "# EOF") or (name is not None and name[1] in _KNOWN)
 
 
 def _profile(found: dict[str, list[Sample]]) -> Iterable[Measurement]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from tests.support.jobs import NOW
 from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
 from trainyard.api.status import Measurement
-from trainyard.cluster.scrape import parse_report
+from trainyard.cluster import scrape
+from trainyard.cluster.scrape import MAX_LINES, MAX_PARTIES, ReportError, parse_report
+from trainyard_trainer.contract.federated import RefusalReason
 
 # As the trainer's coordinator serves it.
 HONEST = """\
@@ -195,18 +198,71 @@ def test_the_number_of_series_is_limited() -> None:
     ],
 )
 def test_a_text_that_is_not_openmetrics_is_rejected(text: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ReportError, match=r"."):
         parse_report(text, NOW)
 
 
-@given(st.text() | st.lists(st.sampled_from(HONEST.splitlines())).map("\n".join))
+TYPES = ("counter", "gauge", "histogram", "gaugehistogram", "info", "stateset", "summary")
+ODD_LINES = st.one_of(
+    st.sampled_from(HONEST.splitlines()),
+    st.builds("# TYPE trainyard_training_step {}".format, st.sampled_from(TYPES)),
+    st.builds(
+        "trainyard_training_step{}".format, st.sampled_from([" {x:1}", "{x", "{} 1 # {", ""])
+    ),
+)
+
+
+@given(st.text() | st.lists(ODD_LINES).map("\n".join))
 @example("# EOF")
+@example("# TYPE trainyard_training_step histogram\ntrainyard_training_step {x:1}")
 def test_no_text_raises_anything_else(text: str) -> None:
     for whole in (text, f"{text}\n# EOF\n"):
         try:
             parse_report(whole, NOW)
-        except ValueError:
+        except ReportError:
             continue
+
+
+@pytest.fixture
+def parsed_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that the parser has been given."""
+    lines: list[str] = []
+    parse = scrape.text_string_to_metric_families
+
+    def record(text: str) -> Any:
+        lines.extend(text.splitlines())
+        return parse(text)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(scrape, "text_string_to_metric_families", record)
+    return lines
+
+
+def test_families_of_others_cost_the_parser_nothing(parsed_lines: list[str]) -> None:
+    """33,000 families in 256 KiB took it half a second, again and again."""
+    bomb = [f"a{number:x} 1" for number in range(33_000)]
+    assert report_of(*bomb, "trainyard_training_step 5").step == 5
+    assert parsed_lines == ["trainyard_training_step 5", "# EOF"]
+
+
+def test_a_flood_of_our_own_metrics_is_refused_before_it_is_parsed(
+    parsed_lines: list[str],
+) -> None:
+    flood = ["trainyard_training_step 1"] * (MAX_LINES + 1)
+    with pytest.raises(ReportError, match=f"more than {MAX_LINES} lines"):
+        report_of(*flood)
+    assert parsed_lines == []
+
+
+def test_the_largest_aggregator_is_parsed_in_full(parsed_lines: list[str]) -> None:
+    by_party = ("party_state", "party_rounds_total", "party_samples", "party_seconds")
+    by_party += ("party_received_bytes_total", "party_sent_bytes_total")
+    reasons = [f'updates_refused_total{{party="p%d",reason="{r.value}"}}' for r in RefusalReason]
+    series = [*(f'{name}{{party="p%d"}}' for name in by_party), *reasons]
+    lines = [f"trainyard_federated_{one % n} 1" for one in series for n in range(MAX_PARTIES)]
+    found = report_of("trainyard_federated_round 1", *lines).federation
+    assert found is not None
+    assert len(found.parties) == MAX_PARTIES
+    assert len(parsed_lines) == len(lines) + 2 < MAX_LINES
 
 
 # As the trainer's aggregator serves it.
