@@ -1,0 +1,105 @@
+"""Played coordinators: real servers over mutual TLS whose responses a test chooses."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+
+from aiohttp import web
+
+from trainyard_trainer.contract.env import PATH_METRICS, PATH_PLAN
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+HONEST = b"""\
+# TYPE trainyard_training info
+trainyard_training_info{wire="1"} 1.0
+# TYPE trainyard_training_term gauge
+trainyard_training_term 1.0
+# TYPE trainyard_training_members gauge
+trainyard_training_members{state="active"} 1.0
+# EOF
+"""
+
+
+def server_context(files: Mapping[str, bytes], name: str = "coordinator") -> ssl.SSLContext:
+    """A context that presents the leaf of that name, of what a job's Secret holds."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=files["ca.crt"].decode())
+    context.verify_mode = ssl.CERT_REQUIRED
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(files[f"{name}.crt"] + files[f"{name}.key"])
+        context.load_cert_chain(file.name)
+    return context
+
+
+class PlayedCoordinator:
+    """A coordinator that trains with one worker and accepts every Plan, unless told otherwise."""
+
+    def __init__(self, metrics: Handler | None = None, plan: Handler | None = None) -> None:
+        self.metrics, self.plan = metrics or serve_honestly, plan or accept
+        self.requests: list[str] = []
+        """Method and path of each request."""
+        self.headers: list[Mapping[str, str]] = []
+        self.connections: set[object] = set()
+        """Ports of the clients that sent a request."""
+
+    @contextlib.asynccontextmanager
+    async def serving(
+        self, host: str, port: int, context: ssl.SSLContext | None
+    ) -> AsyncIterator[None]:
+        """Serve while the context lasts."""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=context).start()
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.path}")
+        self.headers.append(dict(request.headers))
+        if request.transport is not None:
+            self.connections.add(request.transport.get_extra_info("peername"))
+        if request.path == PATH_METRICS:
+            return await self.metrics(request)
+        if request.path == PATH_PLAN:
+            return await self.plan(request)
+        raise web.HTTPNotFound
+
+
+async def serve_honestly(_: web.Request) -> web.StreamResponse:
+    """The metrics of a job that trains with one worker."""
+    return web.Response(body=HONEST)
+
+
+async def accept(_: web.Request) -> web.StreamResponse:
+    """The response to a Plan that is followed."""
+    return web.json_response({"generation": 1})
+
+
+def constant(
+    body: bytes = b"", status: int = 200, headers: Mapping[str, str] | None = None
+) -> Handler:
+    """A handler that always gives the same response."""
+
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, status=status, headers=headers)
+
+    return handle
+
+
+def bomb(size: int) -> bytes:
+    """As many metric families as fit into so many bytes."""
+    lines: list[str] = []
+    left = size - len("# EOF\n")
+    while (left := left - len(line := f"a{len(lines):x} 1\n")) >= 0:
+        lines.append(line)
+    return "".join([*lines, "# EOF\n"]).encode()
