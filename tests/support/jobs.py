@@ -18,7 +18,7 @@ from trainyard.api.names import (
 )
 from trainyard.api.pods import Pod
 from trainyard.api.podset import JobPods, group_pods
-from trainyard.api.report import CoordinatorReport
+from trainyard.api.report import NO_CONTACT, Contact, CoordinatorReport
 from trainyard.api.status import ScalingStatus
 from trainyard.lifecycle.desired import DesiredState
 from trainyard.lifecycle.observation import Observation
@@ -193,10 +193,11 @@ def observe(
     assignment: Assignment | None = None,
     report: CoordinatorReport | None = None,
     now: datetime = NOW,
+    contact: Contact = NO_CONTACT,
 ) -> Observation:
     """An observation; without an assignment, one worker has just been admitted."""
     assignment = admitted() if assignment is None else assignment
-    return Observation.of(job, job_pods(*pods), assignment, report, TIMEOUTS, now)
+    return Observation.of(job, job_pods(*pods), assignment, report, TIMEOUTS, now, contact)
 
 
 def conditions_of(desired: DesiredState) -> dict[str, tuple[str, str]]:

@@ -21,6 +21,7 @@ class ConditionType(StrEnum):
     RESCALING = "Rescaling"
     SUSPENDED = "Suspended"
     STATE_DURABLE = "StateDurable"
+    COORDINATOR_REACHABLE = "CoordinatorReachable"
     DEGRADED = "Degraded"
     COMPLETE = "Complete"
     FAILED = "Failed"

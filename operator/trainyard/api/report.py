@@ -8,6 +8,27 @@ from datetime import datetime
 
 from trainyard.api.status import Measurement
 from trainyard_trainer.contract.env import WIRE_VERSION
+from trainyard_trainer.contract.federated import PartyState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """The exchanges of this operator with one pod of a coordinator so far."""
+
+    pod_uid: str = ""
+    """The pod; empty before the first exchange."""
+    has_answered: bool = False
+    failing_since: datetime | None = None
+    """Since when it has not answered; None while it answers."""
+    without_members_since: datetime | None = None
+    """Since when no member has been connected to it though some run; None while any is."""
+    complete_at: datetime | None = None
+    """When all members that ran were last active in it; None if they never were."""
+    refusal: str = ""
+    """Why it refused the last Plan; empty if it did not."""
+
+
+NO_CONTACT = Contact()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +85,16 @@ class CoordinatorReport:
     def active_workers(self) -> int:
         """Workers that step together."""
         return self.members.get("active", 0)
+
+    @property
+    def lacks_members(self) -> bool:
+        """Whether it knows of members, and none is connected; unknown is False."""
+        if self.outcome:
+            return False  # they leave at the end
+        if self.federation is not None:
+            states = [party.state for party in self.federation.parties.values()]
+            return bool(states) and all(state == PartyState.ABSENT for state in states)
+        return bool(self.members) and not any(self.members.values())
 
     @property
     def is_mismatched(self) -> bool:

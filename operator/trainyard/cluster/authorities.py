@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from trainyard.api.names import Key
 from trainyard.cluster.certificates import Authority, client_context, issue
@@ -16,8 +15,8 @@ from trainyard.cluster.master import Master, MasterStore
 from trainyard.cluster.stored_authorities import STORED, StoredAuthorities
 from trainyard_trainer.contract.env import Role
 
-MAX_CACHED = 512
-"""Jobs whose authorities stay in memory; any other's are derived again when they are needed."""
+CONTEXT_LIFE = timedelta(days=1)
+"""How long a TLS context is reused; its leaf is valid for much longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,9 @@ class Authorities:
         self.stored = StoredAuthorities(client, namespace)
         self._master: Master | None = None
         self._trusted: tuple[str, ...] = ()
-        self._derived: OrderedDict[str, JobAuthorities] = OrderedDict()
+        self._derived: dict[str, JobAuthorities] = {}
+        self._contexts: dict[str, tuple[datetime, JobAuthorities, ssl.SSLContext]] = {}
+        """When each was made, and of which authorities."""
 
     async def master(self, now: datetime) -> Master:
         """The master as it was last read; read now, or created, if it never was."""
@@ -78,13 +79,21 @@ class Authorities:
         if found is None:
             versions = {v.identifier: derive_authority(v, key, uid) for v in master.versions}
             found = self._derived[uid] = JobAuthorities(versions)
-        self._derived.move_to_end(uid)
-        if len(self._derived) > MAX_CACHED:
-            self._derived.popitem(last=False)
         return found
 
+    def forget(self, uid: str) -> None:
+        """Drop what is kept of a removed job."""
+        self._derived.pop(uid, None)
+        self._contexts.pop(uid, None)
+
     async def operator_context(self, key: Key, uid: str, now: datetime) -> ssl.SSLContext:
-        """A TLS context for connections to the job's coordinator."""
+        """A TLS context for connections to the job's coordinator, kept for a day."""
         authorities = await self.of_job(key, uid, now)
+        if uid in self._contexts:
+            made_at, of, context = self._contexts[uid]
+            if of == authorities and now < made_at + CONTEXT_LIFE:
+                return context
         leaf = issue(authorities.oldest, key, Role.OPERATOR, now)
-        return client_context(authorities.bundle, leaf)
+        context = client_context(authorities.bundle, leaf)
+        self._contexts[uid] = now, authorities, context
+        return context

@@ -11,6 +11,7 @@ from trainyard.api.validation import validate
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.desired import DesiredState, Phase
 from trainyard.lifecycle.observation import Observation
+from trainyard.lifecycle.reachability import is_degraded, trouble_of, unreachable_message
 from trainyard_trainer.contract.env import Role
 
 _RUNNING_REASONS = {Role.WORKER: "WorkersRunning", Role.PARTY: "PartiesRunning"}
@@ -58,6 +59,7 @@ def waiting_conditions(assignment: Assignment) -> tuple[Condition, ...]:
     conditions = (
         condition(ConditionType.ADMITTED, "False", reason, assignment.message),
         condition(ConditionType.RUNNING, "False", "NotAdmitted"),
+        condition(ConditionType.COORDINATOR_REACHABLE, "Unknown", "NotAdmitted"),
     )
     if reason == Reason.START_TIMED_OUT:
         return conditions
@@ -65,11 +67,14 @@ def waiting_conditions(assignment: Assignment) -> tuple[Condition, ...]:
 
 
 def idle_conditions(job: Job, reason: str) -> tuple[Condition, ...]:
-    """A job without running members neither trains nor rescales."""
-    running = condition(ConditionType.RUNNING, "False", reason)
+    """A job without running members neither trains nor rescales, nor is its coordinator asked."""
+    idle = (
+        condition(ConditionType.RUNNING, "False", reason),
+        condition(ConditionType.COORDINATOR_REACHABLE, "Unknown", reason),
+    )
     if not job.can_rescale:
-        return (running,)
-    return (running, condition(ConditionType.RESCALING, "False", reason))
+        return idle
+    return (*idle, condition(ConditionType.RESCALING, "False", reason))
 
 
 def rescaling_conditions(observed: Observation, phase: Phase) -> tuple[Condition, ...]:
@@ -103,6 +108,13 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
         return condition(ConditionType.DEGRADED, "True", "PodTrouble", waiting)
     if failures and observed.lacks_pods:
         return condition(ConditionType.DEGRADED, "True", "Replacing", last)
+    if observed.contact.refusal:
+        message = messages.plan_refused(observed.contact.refusal)
+        return condition(ConditionType.DEGRADED, "True", "PlanRefused", message)
+    trouble = trouble_of(observed)
+    if trouble is not None and is_degraded(observed, trouble):
+        message = unreachable_message(observed, trouble)
+        return condition(ConditionType.DEGRADED, "True", "CoordinatorUnreachable", message)
     return condition(ConditionType.DEGRADED, "False", "Healthy")
 
 

@@ -43,6 +43,8 @@ class DesiredPods:
     member_role: Role = Role.WORKER
     replace_at: datetime | None = None
     """Failed pods are not replaced before."""
+    replace_coordinator: bool = False
+    """The live coordinator is deleted, so that another one takes over."""
     keeps_live: bool = False
     """Live pods that are not desired are left to exit by themselves."""
     keeps_finished: bool = False

@@ -82,6 +82,8 @@ def _missing(desired: DesiredPods, pods: JobPods, term: int) -> list[PodToCreate
 def _undesired(desired: DesiredPods, pods: JobPods) -> list[Pod]:
     """Live pods that are not desired; with fewer workers, those are the highest indices."""
     extra = list(pods.surplus)
+    if pods.coordinator is not None and desired.replace_coordinator:
+        extra.append(pods.coordinator)
     if desired.keeps_live:
         return extra
     extra += [pod for member, pod in pods.members.items() if member not in desired.members]

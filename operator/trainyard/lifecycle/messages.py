@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod
-from trainyard_trainer.contract.env import WIRE_VERSION, Role
+from trainyard_trainer.contract.env import COORDINATOR_PORT, WIRE_VERSION, Role
 from trainyard_trainer.contract.exits import TerminationMessage
 
 MAX_NAMES = 10
@@ -118,6 +118,41 @@ def parties_missing(absent: Sequence[MemberId], cause: str) -> str:
     return (
         f"{len(absent)} {noun} missing: {named}{more}; rounds continue with the others. {cause}"
     ).strip()
+
+
+REPLACED_ONCE = "It was replaced once and is not again until it is reachable."
+NOT_REPLACED = "It is not replaced, as it may hold the only copy of the state."
+
+
+def replaced_after(timeout: timedelta) -> str:
+    """That another coordinator takes over if nothing changes."""
+    return f"It is replaced if this lasts for {_minutes(timeout)}."
+
+
+def no_answer(remedy: str) -> str:
+    """That the operator gets no metrics from the coordinator, and what helps."""
+    return (
+        "The coordinator does not answer the operator: check its log, and that network policies "
+        f"let the operator reach its port {COORDINATOR_PORT}. {remedy}"
+    )
+
+
+def no_members(role: Role, remedy: str) -> str:
+    """That no member is connected to the coordinator, and what helps."""
+    members = "parties" if role is Role.PARTY else "workers"
+    return (
+        f"The {members} run, and none is connected to the coordinator: check their logs, and that "
+        f"network policies let them resolve its name and reach its port {COORDINATOR_PORT}. "
+        f"{remedy}"
+    )
+
+
+def plan_refused(reason: str) -> str:
+    """That the coordinator does not accept the operator's Plan, with its reason."""
+    return (
+        f"The coordinator refuses the Plan: {reason}. The job trains on by the last one that it "
+        "accepted; it is sent again after each reading of the metrics."
+    )
 
 
 def child_refused(answer: str) -> str:

@@ -12,7 +12,7 @@ from trainyard.api.jobs import Assignment, Job
 from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod
 from trainyard.api.podset import MEMBER_ROLES, JobPods
-from trainyard.api.report import CoordinatorReport
+from trainyard.api.report import NO_CONTACT, Contact, CoordinatorReport
 from trainyard.lifecycle.desired import Phase
 from trainyard.lifecycle.failures import FailureRecord, record_failures
 from trainyard.lifecycle.timeouts import Timeouts
@@ -33,6 +33,8 @@ class Observation:
     """All failures of the job, those observed for the first time included."""
     timeouts: Timeouts
     now: datetime
+    contact: Contact = NO_CONTACT
+    """How the exchanges with the coordinator went."""
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class Observation:
         report: CoordinatorReport | None,
         timeouts: Timeouts,
         now: datetime,
+        contact: Contact = NO_CONTACT,
     ) -> Self:
         """The observation of a job, with its failures recorded."""
         return cls(
@@ -53,6 +56,7 @@ class Observation:
             record=record_failures(job, pods, timeouts, now),
             timeouts=timeouts,
             now=now,
+            contact=contact,
         )
 
     # --- Members ---
@@ -122,7 +126,7 @@ class Observation:
         if not is_starting or not self.assignment.decision_time:
             return None
         since = self.assignment.decision_time
-        if (running := self._condition(ConditionType.RUNNING)) is not None:
+        if (running := self.condition(ConditionType.RUNNING)) is not None:
             # Still True when the last worker has only just been lost.
             lost_at = running.last_transition_time if running.status == "False" else None
             since = max(since, lost_at or self.now)
@@ -168,7 +172,7 @@ class Observation:
 
         A checkpoint is quick; a federation may take until the deadline of its round.
         """
-        since, suspended = self.now, self._condition(ConditionType.SUSPENDED)
+        since, suspended = self.now, self.condition(ConditionType.SUSPENDED)
         if suspended is not None and suspended.status == "Unknown":
             since = suspended.last_transition_time or self.now
         return since + self.timeouts.suspend_timeout + self.job.round_deadline
@@ -207,7 +211,7 @@ class Observation:
         ttl = self.job.spec.ttl_seconds_after_finished
         return None if ttl is None else ended_at + timedelta(seconds=ttl)
 
-    def _condition(self, type_: ConditionType) -> Condition | None:
+    def condition(self, type_: ConditionType) -> Condition | None:
         """The condition as the status has it."""
         return next((c for c in self.job.status.conditions if c.type == type_), None)
 

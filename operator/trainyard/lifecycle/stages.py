@@ -26,6 +26,7 @@ from trainyard.lifecycle.conditions import (
 )
 from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase, earliest
 from trainyard.lifecycle.observation import Observation
+from trainyard.lifecycle.reachability import must_replace, next_check, reachable_condition
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 STATUS_WAIT = timedelta(seconds=1)
@@ -260,7 +261,7 @@ def _start_timed_out(observed: Observation) -> DesiredState | None:
 def _running(observed: Observation) -> DesiredState:
     """Admitted: starting, running or rescaling."""
     phase = observed.running_phase
-    times = (observed.record.retry_at, observed.start_deadline)
+    times = (observed.record.retry_at, observed.start_deadline, next_check(observed))
     return DesiredState(
         phase=phase,
         pods=_all_pods(observed),
@@ -271,6 +272,7 @@ def _running(observed: Observation) -> DesiredState:
             *rescaling_conditions(observed, phase),
             condition(ConditionType.SUSPENDED, "False", "NotRequested"),
             durability_condition(observed.job),
+            reachable_condition(observed),
             degraded_condition(observed, phase),
         ),
         started=True,
@@ -285,4 +287,5 @@ def _all_pods(observed: Observation) -> DesiredPods:
         members=observed.desired_members,
         member_role=observed.job.member_role,
         replace_at=observed.record.retry_at,
+        replace_coordinator=must_replace(observed),
     )

@@ -22,5 +22,14 @@ class Timeouts:
     """A status that differs only in metrics is written at most this often."""
     messages_interval: timedelta = timedelta(seconds=10)
     """A waiting job's status that differs only in messages (its place in the queue) likewise."""
+    unreachable_timeout: timedelta = timedelta(minutes=1)
+    """A job whose coordinator is not reached for so long is degraded."""
+    replace_timeout: timedelta = timedelta(minutes=3)
+    """A coordinator that is not reached for so long is replaced, once."""
     retry_cap: timedelta = timedelta(minutes=5)
     """Longest pause between two replacements of failing pods."""
+
+    @property
+    def unreachable_grace(self) -> timedelta:
+        """A coordinator that is not reached for so long is more than slow."""
+        return self.unreachable_timeout / 4

@@ -23,6 +23,7 @@ from trainyard.reconcile.exchange import exchange
 from trainyard.reconcile.informers import node_informer, pod_informers
 from trainyard.reconcile.job import reconcile
 from trainyard.reconcile.queue import QueuePriority, WorkQueue
+from trainyard.reconcile.rates import NamespaceShare
 from trainyard.reconcile.resync import resync
 from trainyard.reconcile.scheduler import Scheduler
 
@@ -45,6 +46,7 @@ class Controller:
         self.exchanges: WorkQueue[Key] = WorkQueue(
             "exchange", self._exchange, workers=options.exchanges, debounce_seconds=0.0
         )
+        self._share = NamespaceShare(options.exchanges_per_namespace, self.exchanges.add)
         self.scheduler = Scheduler(deps, self.queue.add, self.queue.add_after)
         self.informers: list[Informer[Pod] | Informer[Node]] = [
             *pod_informers(deps, self.pod_changed),
@@ -162,11 +164,17 @@ class Controller:
         return result.requeue_after
 
     async def _exchange(self, key: Key) -> float | None:
-        return await exchange(self.deps, key, self._on_report)
+        return await self._share.run(key, self._exchange_now)
+
+    async def _exchange_now(self, key: Key) -> float | None:
+        return await exchange(self.deps, key, self._on_report, self._on_overdue)
 
     def _on_report(self, key: Key) -> None:
         self.queue.add(key, priority=QueuePriority.HIGH)
         self.scheduler.trigger()
+
+    def _on_overdue(self, key: Key) -> None:
+        self.queue.add(key, priority=QueuePriority.HIGH)
 
     async def _resync(self) -> None:
         self._resync_requested.clear()  # covers whatever was missed before the listing begins

@@ -1,27 +1,32 @@
-"""The exchange with one coordinator: its Plan goes out, its metrics come in, again and again.
+"""The exchange with one coordinator: its metrics come in, its Plan goes out, again and again.
 
 In a queue of its own, so that a coordinator that does not answer delays no reconcile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
-from trainyard.api.podset import group_pods
+from trainyard.api.podset import JobPods, group_pods
+from trainyard.api.report import Contact
 from trainyard.cluster.coordinator import (
     Address,
     PeerIdentityError,
+    PlanRefusedError,
     StalePlanError,
     UnreachableError,
     address_of,
 )
+from trainyard.lifecycle.reachability import answered, failed, is_overdue
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.state import CoordinatorLink, JobState, PlanDelivery
 from trainyard.render.trainer_config import AnyPlan
@@ -33,43 +38,77 @@ FIRST_RETRY_SECONDS = 0.25
 PEER_IDENTITY_RETRY_SECONDS = 15.0
 """Another's certificate does not become the coordinator's within a moment, and TLS is costly."""
 MAX_RETRY_SECONDS = 30.0
+PAUSE_PER_SCRAPE = 5
+"""A scrape is followed by a pause of at least this many times its duration: a slow coordinator
+occupies a worker for a sixth of the time."""
 
 
-async def exchange(deps: Dependencies, key: Key, on_report: Callable[[Key], None]) -> float | None:
-    """Send the Plan unless it is acknowledged, and read the metrics; requeue after seconds.
+def _ignore(_: Key) -> None:
+    pass
 
-    `on_report` is called once a new report is recorded.
+
+async def exchange(
+    deps: Dependencies,
+    key: Key,
+    on_report: Callable[[Key], None],
+    on_overdue: Callable[[Key], None] = _ignore,
+) -> float | None:
+    """Read the metrics, and send the Plan unless it is acknowledged; requeue after seconds.
+
+    `on_report` is called once a new report is recorded, `on_overdue` each time that a coordinator
+    has not answered for longer than its condition allows.
     """
     job, state = deps.cache.jobs.get(key), deps.job_states.get(key)
     if job is None or state is None or job.is_deleting or job.is_finished:
+        await deps.coordinators.forget_job(key)
         return None
-    pod = group_pods(deps.cache.pods_of(key), job.uid).coordinator
+    pods = group_pods(deps.cache.pods_of(key), job.uid)
+    pod = pods.coordinator
     if pod is None or not pod.is_running:
+        await deps.coordinators.forget_job(key)
         return None  # its next event starts the exchange again
-    if _is_first_attempt(state.coordinator, pod) and not deps.coordinators.is_open(pod.uid):
+    link, started = state.coordinator, asyncio.get_running_loop().time()
+    if _is_first_attempt(link, pod, deps.clock()) and not deps.coordinators.is_open(pod.uid):
         return FIRST_RETRY_SECONDS
     try:
-        await _send_and_read(deps, job, state, pod)
+        address = address_of(key, pod, deps.options.cluster_domain)
+        tls = await _tls(deps, job, address)
+        await _read(deps, state, pods, address, tls)
     except UnreachableError as error:
-        deps.metrics.scrapes.labels("failed").inc()
-        return _backoff(key, state.coordinator, error)
-    state.coordinator.failures = 0
+        link.contact = failed(link.contact, deps.clock())
+        if is_overdue(link.contact, deps.options.timeouts, deps.clock()):
+            on_overdue(key)
+        return max(_failed(deps, key, link, error), _least_pause(started))
+    pause = max(deps.scrape_interval.total_seconds(), _least_pause(started))
+    try:
+        await _send_if_due(deps, link, address, tls)
+    except UnreachableError as error:
+        return _failed(deps, key, link, error)
+    finally:
+        on_report(key)
+    link.failures = 0
     deps.metrics.scrapes.labels("ok").inc()
-    on_report(key)
     # Jitter spreads the scrapes of jobs that started together.
-    return deps.options.scrape_interval.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311
+    return pause * random.uniform(0.9, 1.0)  # noqa: S311
 
 
-def _is_first_attempt(link: CoordinatorLink, pod: Pod) -> bool:
+def _least_pause(started: float) -> float:
+    return (asyncio.get_running_loop().time() - started) * PAUSE_PER_SCRAPE
+
+
+def _is_first_attempt(link: CoordinatorLink, pod: Pod, now: datetime) -> bool:
     """Whether this coordinator just started; from here on this queue decides when to retry."""
     is_new = link.attempted.pod_uid != pod.uid
     if is_new:
         link.failures = 0
+        link.contact = Contact(pod_uid=pod.uid, failing_since=now)
     link.attempted = PlanDelivery(pod.uid, link.plan.generation if link.plan else 0)
     return is_new
 
 
-def _backoff(key: Key, link: CoordinatorLink, error: UnreachableError) -> float:
+def _failed(deps: Dependencies, key: Key, link: CoordinatorLink, error: UnreachableError) -> float:
+    """Count a failed exchange; returns the seconds until the next one."""
+    deps.metrics.scrapes.labels("failed").inc()
     link.failures += 1
     log.debug("%s: no answer (%d in a row): %s", key, link.failures, error)
     is_other = isinstance(error, PeerIdentityError)
@@ -78,27 +117,36 @@ def _backoff(key: Key, link: CoordinatorLink, error: UnreachableError) -> float:
     return min(backoff, MAX_RETRY_SECONDS)
 
 
-async def _send_and_read(deps: Dependencies, job: Job, state: JobState, pod: Pod) -> None:
-    link, address = state.coordinator, address_of(job.key, pod, deps.options.cluster_domain)
-    tls = await _tls(deps, job, address)
-    is_known = link.reported_by == pod.uid
-    if not is_known:
-        await _read(deps, state, address, tls)  # its wire version decides whether it gets a Plan
-    plan = link.plan
-    is_due = plan is not None and link.acknowledged != (pod.uid, plan.generation)
-    if plan is not None and is_due and not (link.report and link.report.is_mismatched):
-        await _send(deps, link, address, tls, plan)
-    if is_known:
-        await _read(deps, state, address, tls)
-
-
 async def _read(
-    deps: Dependencies, state: JobState, address: Address, tls: ssl.SSLContext | None
+    deps: Dependencies,
+    state: JobState,
+    pods: JobPods,
+    address: Address,
+    tls: ssl.SSLContext | None,
 ) -> None:
     """Read the metrics, and record them in the profile before anybody decides on it."""
     report = await deps.coordinators.scrape(address, tls, deps.clock())
-    state.coordinator.report, state.coordinator.reported_by = report, address.pod.uid
+    link = state.coordinator
+    link.report, link.reported_by = report, address.pod.uid
+    link.contact = answered(link.contact, report, pods)
     state.assignment.record_report(report)
+
+
+async def _send_if_due(
+    deps: Dependencies, link: CoordinatorLink, address: Address, tls: ssl.SSLContext | None
+) -> None:
+    """Send the Plan unless it is acknowledged, or the coordinator could misread it."""
+    plan = link.plan
+    if plan is None or link.acknowledged == (address.pod.uid, plan.generation):
+        return
+    if link.report and link.report.is_mismatched:
+        return
+    refusal = ""
+    try:
+        await _send(deps, link, address, tls, plan)
+    except (PlanRefusedError, StalePlanError) as error:
+        refusal = str(error) or "without a reason"
+    link.contact = replace(link.contact, refusal=refusal)
 
 
 async def _tls(deps: Dependencies, job: Job, address: Address) -> ssl.SSLContext | None:

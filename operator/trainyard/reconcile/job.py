@@ -104,6 +104,7 @@ async def _clean_up(deps: Dependencies, key: Key) -> ReconcileResult:
         deps.services.forget(key.namespace)  # it may be deleted and created again, without ours
     state = deps.job_states.pop(key, None)
     if state is not None:
+        deps.authorities.forget(state.uid)
         await deps.authorities.stored.delete(state.uid)
     return ReconcileResult(schedule=True)
 
@@ -112,7 +113,8 @@ def _observe(
     deps: Dependencies, job: Job, state: JobState, pods: JobPods, now: datetime
 ) -> Observation:
     assignment, report = state.assignment.value, state.coordinator.report
-    return Observation.of(job, pods, assignment, report, deps.options.timeouts, now)
+    timeouts, contact = deps.options.timeouts, state.coordinator.contact
+    return Observation.of(job, pods, assignment, report, timeouts, now, contact)
 
 
 def _record_desired(

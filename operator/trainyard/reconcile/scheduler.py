@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
-from trainyard.api.cluster import Cluster
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.logs import job_fields
@@ -50,8 +49,6 @@ class Scheduler:
         self._deps = deps
         self._enqueue, self._enqueue_after = enqueue, enqueue_after
         self._requests = RequestCache(deps)
-        # Three scrapes missed in a row are no coincidence any more.
-        self._settings = SchedulerSettings(stale_after=deps.options.scrape_interval * 3)
         self._triggered = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -87,12 +84,13 @@ class Scheduler:
         requests = [entry.request for entry in cached.values()]
         cluster = deps.cache.cluster()
         with deps.metrics.decision_seconds.time():
-            allocation = await asyncio.to_thread(self._allocate, requests, cluster, now)
+            # Three scrapes missed in a row are no coincidence any more.
+            settings = SchedulerSettings(stale_after=deps.scrape_interval * 3)
+            allocation = await asyncio.to_thread(
+                allocate, requests, cluster, now, settings=settings
+            )
         self._apply(allocation, cached, now)
         self._trigger_when_due(allocation, now)
-
-    def _allocate(self, requests: list[JobRequest], cluster: Cluster, now: datetime) -> Allocation:
-        return allocate(requests, cluster, now, settings=self._settings)
 
     def _apply(
         self, allocation: Allocation, cached: dict[Key, CachedRequest], now: datetime

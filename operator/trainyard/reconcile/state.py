@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from trainyard.api.jobs import Assignment, Job
-from trainyard.api.report import CoordinatorReport
+from trainyard.api.report import NO_CONTACT, Contact, CoordinatorReport
 from trainyard.cluster.issuance import Issuance
 from trainyard.render.events import EventSpec
 from trainyard.render.trainer_config import AnyPlan, with_generation
@@ -89,6 +89,8 @@ class CoordinatorLink:
     report: CoordinatorReport | None = None
     reported_by: str = ""
     """The uid of the coordinator's pod that `report` is from."""
+    contact: Contact = NO_CONTACT
+    """How the exchanges with the present coordinator went."""
     failures: int = 0
     """Failed exchanges in a row."""
 
@@ -131,3 +133,5 @@ class JobState:
     pending_events: list[EventSpec] = field(default_factory=list)
     """Events to record with the next status: the scheduler appends, the reconcile takes them."""
     status_written_at: datetime | None = None
+    figures_at: datetime | None = None
+    """When a status that differs only in figures may be written; None before one waits."""

@@ -30,6 +30,7 @@ async def write_status(
     """Write the status if it changed, then record Events; returns when to try again."""
     status = _status(deps, job, state, desired, now)
     if status == job.status:
+        state.figures_at = None
         return None
     due_at = _due_at(deps, job, state, status, now)
     if now < due_at:
@@ -42,7 +43,7 @@ async def write_status(
         if error.is_conflict:
             return now + CONFLICT_PAUSE  # the job has changed and is observed again
         raise
-    state.status_written_at = now
+    state.status_written_at, state.figures_at = now, None
     deps.cache.put_job(written, only_known=True)
     _count_failures(deps, job, status)
     _log_phase(job, status)
@@ -71,12 +72,20 @@ def _status(
 def _due_at(
     deps: Dependencies, job: Job, state: JobState, status: Status, now: datetime
 ) -> datetime:
-    """When the status may be written: now, unless only metrics or messages differ."""
-    if is_urgent(job.status, status) or state.status_written_at is None:
+    """When the status may be written: now, unless only figures (metrics or messages) differ.
+
+    Those of all jobs together are limited, as each is a write to etcd.
+    """
+    if is_urgent(job.status, status):
         return now
-    timeouts, is_read = deps.options.timeouts, state.coordinator.report is not None
-    interval = timeouts.metrics_interval if is_read else timeouts.messages_interval
-    return state.status_written_at + interval * 0.9
+    if state.status_written_at is not None:
+        timeouts, is_read = deps.options.timeouts, state.coordinator.report is not None
+        interval = timeouts.metrics_interval if is_read else timeouts.messages_interval
+        if now < (due_at := state.status_written_at + interval * 0.9):
+            return due_at
+    if state.figures_at is None:
+        state.figures_at = deps.figures.reserve(now)
+    return state.figures_at
 
 
 def _count_failures(deps: Dependencies, job: Job, status: Status) -> None:

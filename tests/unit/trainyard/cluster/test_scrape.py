@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.support.jobs import NOW
 from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
@@ -227,11 +228,10 @@ def test_no_text_raises_anything_else(text: str) -> None:
 def parsed_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines that the parser has been given."""
     lines: list[str] = []
-    parse = scrape.text_string_to_metric_families
 
     def record(text: str) -> Any:
         lines.extend(text.splitlines())
-        return parse(text)  # type: ignore[no-untyped-call]
+        return text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(scrape, "text_string_to_metric_families", record)
     return lines
@@ -254,8 +254,8 @@ def test_a_flood_of_our_own_metrics_is_refused_before_it_is_parsed(
 
 
 def test_the_largest_aggregator_is_parsed_in_full(parsed_lines: list[str]) -> None:
-    by_party = ("party_state", "party_rounds_total", "party_samples", "party_seconds")
-    by_party += ("party_received_bytes_total", "party_sent_bytes_total")
+    by_party = ["party_state", "party_rounds_total", "party_samples", "party_seconds"]
+    by_party += ["party_received_bytes_total", "party_sent_bytes_total"]
     reasons = [f'updates_refused_total{{party="p%d",reason="{r.value}"}}' for r in RefusalReason]
     series = [*(f'{name}{{party="p%d"}}' for name in by_party), *reasons]
     lines = [f"trainyard_federated_{one % n} 1" for one in series for n in range(MAX_PARTIES)]

@@ -255,7 +255,7 @@ def test_conditions_that_are_not_set_are_kept_in_their_order() -> None:
     types = [c.type for c in written(job, coordinator(), worker()).conditions]
     assert types == [
         *("Accepted", "Admitted", "Running", "Rescaling", "Suspended", "StateDurable"),
-        *("Degraded", "Mine"),
+        *("CoordinatorReachable", "Degraded", "Mine"),
     ]
 
 

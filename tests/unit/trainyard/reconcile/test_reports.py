@@ -55,6 +55,8 @@ class StatusApi(FakeApi):
 class Coordinators:
     """One coordinator that is connected and has this report."""
 
+    connected = 1
+
     async def scrape(self, *_: Any) -> CoordinatorReport:
         return REPORT
 
