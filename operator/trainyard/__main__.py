@@ -44,6 +44,9 @@ def main(
     service_name: options.ServiceName = "trainyard",
     reach: options.Reach = "auto",
     scrape_interval: options.ScrapeInterval = "5s",
+    scrape_timeout: options.ScrapeTimeout = "2s",
+    unreachable_timeout: options.UnreachableTimeout = "1m",
+    replace_timeout: options.ReplaceTimeout = "3m",
     start_timeout: options.StartTimeout = "10m",
     leader_elect: options.LeaderElect = False,
     lease_name: options.LeaseName = "trainyard",
@@ -58,6 +61,7 @@ def main(
     """Run the Trainyard operator until it receives SIGINT or SIGTERM."""
     logs.configure(log_level, log_format)
     kubeconfig = options.find_kubeconfig(kubeconfig)
+    unreachable, replace = options.reach_timeouts(unreachable_timeout, replace_timeout)
     process = OperatorOptions(
         kubeconfig=kubeconfig,
         context=context,
@@ -75,7 +79,12 @@ def main(
             cluster_domain=cluster_domain,
             service_name=options.dns_label(service_name),
             scrape_interval=options.duration(scrape_interval),
-            timeouts=Timeouts(start_timeout=options.duration(start_timeout)),
+            scrape_timeout=options.duration(scrape_timeout),
+            timeouts=Timeouts(
+                start_timeout=options.duration(start_timeout),
+                unreachable_timeout=unreachable,
+                replace_timeout=replace,
+            ),
             identity=os.environ.get("HOSTNAME") or socket.gethostname(),
         ),
     )
@@ -105,7 +114,9 @@ async def operate(process: OperatorOptions, reconciling: Options) -> None:
         client = await KubeClient.connect(process.kubeconfig, process.context)
         election = await _open_election(process, reconciling, client, stack)
         await stack.enter_async_context(client)
-        coordinators = Coordinators(client, is_direct=process.is_direct)
+        coordinators = Coordinators(
+            client, is_direct=process.is_direct, scrape_timeout=reconciling.scrape_timeout
+        )
         stack.push_async_callback(coordinators.close)
         deps = Dependencies(
             client=client,

@@ -36,6 +36,15 @@ Reach = Annotated[
     typer.Option(help="How coordinators are reached; auto: directly inside a pod."),
 ]
 ScrapeInterval = Annotated[str, typer.Option(help="How often metrics are read.")]
+ScrapeTimeout = Annotated[
+    str, typer.Option(help="How long a coordinator may take to answer with its metrics.")
+]
+UnreachableTimeout = Annotated[
+    str, typer.Option(help="How long a coordinator is not reached before its job is Degraded.")
+]
+ReplaceTimeout = Annotated[
+    str, typer.Option(help="How long a coordinator is not reached before it is replaced, once.")
+]
 StartTimeout = Annotated[
     str, typer.Option(help="How long a gang may take to start before it releases its GPUs.")
 ]
@@ -92,6 +101,18 @@ def duration(text: str) -> timedelta:
         return parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def reach_timeouts(unreachable: str, replace: str) -> tuple[timedelta, timedelta]:
+    """Parse the times of a coordinator that is not reached; raises `BadParameter`."""
+    unreachable_timeout, replace_timeout = duration(unreachable), duration(replace)
+    if replace_timeout < unreachable_timeout:
+        raise typer.BadParameter(
+            f"--replace-timeout={replace} must not be shorter than "
+            f"--unreachable-timeout={unreachable}: a job is Degraded before its coordinator is "
+            "replaced"
+        )
+    return unreachable_timeout, replace_timeout
 
 
 def dns_label(text: str) -> str:

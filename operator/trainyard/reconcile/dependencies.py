@@ -10,7 +10,7 @@ from trainyard.api.names import Key
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
-from trainyard.cluster.coordinator import Coordinators
+from trainyard.cluster.coordinator import SCRAPE_TIMEOUT, Coordinators
 from trainyard.cluster.lease import Election
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.reconcile.metrics import OperatorMetrics
@@ -37,6 +37,7 @@ class Options:
     service_name: str = "trainyard"
     """The headless Service of each namespace with jobs."""
     scrape_interval: timedelta = timedelta(seconds=5)
+    scrape_timeout: timedelta = SCRAPE_TIMEOUT
     resync_interval: timedelta = timedelta(minutes=5)
     """How often everything is listed: a deletion while a watch is disconnected sends no event."""
     workers: int = 32

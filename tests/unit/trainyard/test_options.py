@@ -49,6 +49,7 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
         *("--namespace", "a", "--namespace", "b", "--reach", "direct", "--leader-elect"),
         *("--service-name", "coordinators"),
         *("--lease-name", "mine", "--start-timeout", "90s", "--scrape-interval", "2m"),
+        *("--scrape-timeout", "3s", "--unreachable-timeout", "2s", "--replace-timeout", "4s"),
     )
     assert code == 0
     [(process, reconciling)] = parsed
@@ -56,6 +57,9 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
     assert reconciling.service_name == "coordinators"
     assert reconciling.timeouts.start_timeout == timedelta(seconds=90)
     assert reconciling.scrape_interval == timedelta(minutes=2)
+    assert reconciling.scrape_timeout == timedelta(seconds=3)
+    assert reconciling.timeouts.unreachable_timeout == timedelta(seconds=2)
+    assert reconciling.timeouts.replace_timeout == timedelta(seconds=4)
     assert (process.lease, process.is_direct) == ("mine", True)
 
 
@@ -63,6 +67,7 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
     ("flags", "message"),
     [
         (("--scrape-interval", "soon"), "soon"),
+        (("--replace-timeout", "30s"), "must not be shorter than --unreachable-timeout=1m"),
         (("--lease-duration", "1500ms"), "--lease-duration must be whole seconds"),
         (("--renew-deadline", "15s"), "--renew-deadline must be shorter"),
         (("--reach", "smoke"), "smoke"),
