@@ -9,10 +9,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from trainyard import __version__
+from trainyard.api.printable import printable
+from trainyard.cli.archive import MAX_MODEL_BYTES
 from trainyard.cli.fetch import FetchError, fetch, parse_target
 from trainyard.cluster.client import KubeClient
+
+MAX_ERROR = 4000
+"""Characters of an error to show."""
 
 app = typer.Typer(
     help="Trainyard: elastic distributed and federated training on Kubernetes.",
@@ -30,6 +36,9 @@ def fetch_command(
     job: Annotated[str, typer.Argument(help="dj/NAME or fj/NAME")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory to write to.")] = Path(),
     namespace: Annotated[str, typer.Option("--namespace", "-n")] = "default",
+    max_size: Annotated[
+        int, typer.Option(min=1, help="GiB that the model may have at most.")
+    ] = MAX_MODEL_BYTES >> 30,
     kubeconfig: Kubeconfig = None,
     context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
 ) -> None:
@@ -37,13 +46,16 @@ def fetch_command(
     console = Console(stderr=True)
     output.mkdir(parents=True, exist_ok=True)
     try:
-        with console.status(f"fetching {job}"):
-            files = asyncio.run(_fetch(job, output, namespace, kubeconfig or _default(), context))
+        with console.status(f"fetching {escape(job)}"):
+            files = asyncio.run(
+                _fetch(job, output, namespace, kubeconfig or _default(), context, max_size << 30)
+            )
     except FetchError as error:
-        console.print(f"[red]error:[/red] {error}")
+        # The message may quote a pod: no markup, no control characters.
+        console.print("[red]error:[/red]", escape(printable(str(error), MAX_ERROR)))
         raise typer.Exit(1) from None
     for file in files:
-        console.print(f"{file} ({file.stat().st_size:,} bytes)")
+        console.print(escape(f"{file} ({file.stat().st_size:,} bytes)"))
 
 
 def _default() -> Path:
@@ -51,10 +63,15 @@ def _default() -> Path:
 
 
 async def _fetch(
-    job: str, output: Path, namespace: str, kubeconfig: Path, context: str | None
+    job: str,
+    output: Path,
+    namespace: str,
+    kubeconfig: Path,
+    context: str | None,
+    max_bytes: int,
 ) -> list[Path]:
     async with await KubeClient.connect(kubeconfig, context) as client:
-        return await fetch(client, parse_target(job, namespace), output)
+        return await fetch(client, parse_target(job, namespace), output, max_bytes)
 
 
 @app.command()

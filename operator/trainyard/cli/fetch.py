@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import secrets
-import tarfile
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,25 +13,24 @@ from trainyard.api import names
 from trainyard.api.jobs import Job, parse_job
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, PLURALS, Key
 from trainyard.api.pods import Pod, parse_pod
+from trainyard.cli.archive import MAX_MODEL_BYTES, MAX_RESULT_BYTES, FetchError, unpack
 from trainyard.cluster.client import ApiError, KubeClient, collection
 from trainyard.cluster.execute import CommandError, execute
 from trainyard.render.fetch_pod import fetch_pod
 from trainyard.render.ownership import labels_of
-from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE, Role
+from trainyard_trainer.contract.env import Role
 
 CONTAINER = "trainer"
 EXPORT = ("trainyard-trainer", "export")
 START_SECONDS = 120.0
+HEADER_BYTES = 1 << 20
+"""Of an archive, beside its two files."""
 KINDS = {
     name: kind
     for kind, short in ((DISTRIBUTED_JOB, "dj"), (FEDERATED_JOB, "fj"))
     for name in (short, kind.lower(), PLURALS[kind], f"{kind.lower()}.{names.GROUP}")
 }
 """The kinds as users write them, in lower case."""
-
-
-class FetchError(Exception):
-    """Why the model could not be fetched, in one sentence for the user."""
 
 
 def parse_target(text: str, namespace: str) -> Key:
@@ -45,13 +41,18 @@ def parse_target(text: str, namespace: str) -> Key:
     return Key(KINDS[kind.lower()] if kind else DISTRIBUTED_JOB, namespace, name)
 
 
-async def fetch(client: KubeClient, key: Key, output: Path) -> list[Path]:
-    """Download the job's files into the existing directory `output`; raises FetchError."""
+async def fetch(
+    client: KubeClient, key: Key, output: Path, max_bytes: int = MAX_MODEL_BYTES
+) -> list[Path]:
+    """Download the job's files into the existing directory `output`; raises FetchError.
+
+    What is there already is replaced only by a model that has arrived whole.
+    """
     try:
         job = await _job(client, key)
         async with _source(client, job) as pod:
-            return await _download(client, pod, output)
-    except (ApiError, CommandError) as error:
+            return await _download(client, pod, output, max_bytes)
+    except (ApiError, CommandError, OSError) as error:
         raise FetchError(f"{key}: {error}") from error
 
 
@@ -101,32 +102,14 @@ async def _started(client: KubeClient, path: str) -> Pod:
         await asyncio.sleep(0.5)
 
 
-async def _download(client: KubeClient, pod: Pod, output: Path) -> list[Path]:
+async def _download(client: KubeClient, pod: Pod, output: Path, max_bytes: int) -> list[Path]:
+    most, size = max_bytes + MAX_RESULT_BYTES + HEADER_BYTES, 0
     with tempfile.TemporaryFile(dir=output) as archive:
-        async for chunk in execute(client, pod.namespace, pod.name, CONTAINER, EXPORT):
-            archive.write(chunk)
+        chunks = execute(client, pod.namespace, pod.name, CONTAINER, EXPORT)
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                if (size := size + len(chunk)) > most:
+                    raise FetchError(f"the archive of pod {pod.name} has more than {most:,} bytes")
+                archive.write(chunk)
         archive.seek(0)
-        return _unpack(archive, output)
-
-
-def _unpack(archive: object, output: Path) -> list[Path]:
-    """Extract the known files from the archive; raises FetchError unless all are complete."""
-    found = []
-    with tarfile.open(fileobj=archive) as tar:  # type: ignore[call-overload]
-        for member in tar:
-            if member.name in (MODEL_FILE, RESULT_FILE) and member.isfile():
-                tar.extract(member, output, filter="data")
-                found.append(output / member.name)
-    _verify(output, found)
-    return found
-
-
-def _verify(output: Path, found: list[Path]) -> None:
-    """Check that the model is the one that the result describes; raises FetchError."""
-    if output / MODEL_FILE not in found or output / RESULT_FILE not in found:
-        raise FetchError("the job has no final model yet; see its status.phase")
-    expected = json.loads((output / RESULT_FILE).read_text()).get("model", {}).get("sha256")
-    with (output / MODEL_FILE).open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if expected and expected != actual:
-        raise FetchError(f"{MODEL_FILE} arrived damaged: sha256 {actual}, expected {expected}")
+        return unpack(archive, output, max_bytes)

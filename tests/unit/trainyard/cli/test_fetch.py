@@ -1,11 +1,20 @@
-"""How users name the job whose model they fetch."""
+"""How users name the job whose model they fetch, and what a pod can do to them."""
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import AsyncIterator
+from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from tests.support.fakeapi import FakeApi
+from tests.support.jobs import coordinator
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, Key
-from trainyard.cli.fetch import FetchError, parse_target
+from trainyard.cli import app as app_module
+from trainyard.cli import fetch as fetch_module
+from trainyard.cli.archive import FetchError
+from trainyard.cli.fetch import parse_target
 
 
 @pytest.mark.parametrize(
@@ -27,3 +36,40 @@ def test_a_job_is_named_as_kubectl_names_it(text: str, kind: str) -> None:
 def test_anything_but_a_job_is_refused() -> None:
     with pytest.raises(FetchError, match="write dj/NAME or fj/NAME"):
         parse_target("pod/digits", "team")
+
+
+def test_what_a_pod_says_is_shown_as_plain_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def fail(*_: object) -> list[Path]:
+        raise FetchError("in pod: [bold]\x1b[2J[/bold] [/nothing]\r\nerror: \udce9 all is well")
+
+    monkeypatch.setattr(app_module, "_fetch", fail)
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(
+        app_module.app, ["fetch", "dj/digits", "-o", str(tmp_path)]
+    )
+    assert result.exit_code == 1
+    shown = " ".join(result.output.split())
+    assert shown == "error: in pod: [bold]\ufffd[2J[/bold] [/nothing] error: \ufffd all is well"
+
+
+async def test_an_archive_without_an_end_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent, closed = 0, []
+
+    async def execute(*_: object) -> AsyncIterator[bytes]:
+        nonlocal sent
+        try:
+            while True:
+                sent += 1
+                yield b"x" * (1 << 20)
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(fetch_module, "execute", execute)
+    with pytest.raises(FetchError, match="pod digits-coordinator-1 has more than"):
+        await fetch_module._download(FakeApi().client, coordinator(), tmp_path, 1 << 20)
+    assert sent <= 20
+    assert closed
+    assert list(tmp_path.iterdir()) == []
