@@ -139,7 +139,14 @@ class CoordinatorConnection:
 
     def _session(self) -> aiohttp.ClientSession:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
-        return aiohttp.ClientSession(timeout=timeout)
+        # Nothing of what the peer sends is followed, kept or unpacked.
+        return aiohttp.ClientSession(
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            headers={"Accept-Encoding": "identity"},
+            middlewares=(_refuse_redirects,),
+        )
 
     def _tls(self) -> Any:
         return self._credentials.client() if self._credentials.exist else False
@@ -217,8 +224,20 @@ class CoordinatorConnection:
         ):
             if response.status == 404:
                 return None
-            response.raise_for_status()
+            if response.status != 200:
+                raise aiohttp.ClientPayloadError(f"{PATH_STATE}: HTTP {response.status}")
             data = await response.read()
         if hashlib.sha256(data).hexdigest() != response.headers.get(HEADER_DIGEST):
             raise aiohttp.ClientPayloadError("the checkpoint does not match its checksum")
         return data
+
+
+async def _refuse_redirects(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Fail instead of following a redirect, in WebSocket handshakes as well."""
+    response = await send(request)
+    if 300 <= response.status < 400:
+        response.close()
+        raise aiohttp.ClientPayloadError(f"{request.url.path}: HTTP {response.status}")
+    return response
