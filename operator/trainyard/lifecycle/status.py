@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from trainyard.api import names
-from trainyard.api.conditions import ConditionType, is_true, merge_conditions
+from trainyard.api.conditions import Condition, ConditionType, is_true, merge_conditions
 from trainyard.api.federation import (
     AdmissionStatus,
     FederatedJobStatus,
@@ -34,11 +34,15 @@ from trainyard_trainer.contract.env import Role
 EVALUATIONS = 64
 """Metrics that the schema of the status allows."""
 
+MAX_MESSAGE = 32_768
+"""Characters of a message that the schema allows; a decision's may name many selectors."""
+
 THROTTLED_CONDITIONS = (ConditionType.ADMITTED, ConditionType.RUNNING, ConditionType.RESCALING)
 """Conditions whose messages contain counts (pods that run, jobs ahead in the queue): a changed
 message is written with the next metrics, a changed status or reason at once."""
 
 _Assignment = TypeVar("_Assignment", ScalingStatus, AdmissionStatus)
+_WithMessage = TypeVar("_WithMessage", Condition, ScalingStatus, AdmissionStatus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +78,7 @@ def _distributed(job: DistributedJob, inputs: StatusInputs) -> DistributedJobSta
         replicas=running,
         # The last report is older than the termination message in a finished job's status.
         training=old.training if job.is_finished else _training(old.training, inputs),
-        scaling=msgspec.structs.replace(inputs.assignment, current=active),
+        scaling=_bounded(msgspec.structs.replace(inputs.assignment, current=active)),
     )
 
 
@@ -86,7 +90,7 @@ def _federated(job: FederatedJob, inputs: StatusInputs) -> FederatedJobStatus:
     is_stopped = inputs.desired.phase in (Phase.SUSPENDED, Phase.COMPLETE, Phase.FAILED)
     return FederatedJobStatus(
         **_common(job, inputs),
-        admission=inputs.assignment,
+        admission=_bounded(inputs.assignment),
         training=job.status.training if job.is_finished else _rounds(job, inputs),
         parties=without_pods(parties) if is_stopped else parties,
     )
@@ -95,10 +99,11 @@ def _federated(job: FederatedJob, inputs: StatusInputs) -> FederatedJobStatus:
 def _common(job: Job, inputs: StatusInputs) -> dict[str, Any]:
     """The fields that both kinds have."""
     old, desired, now = job.status, inputs.desired, whole_seconds(inputs.now)
+    conditions = [_bounded(condition) for condition in desired.conditions]
     return {
         "observed_generation": job.generation,
         "phase": desired.phase,
-        "conditions": merge_conditions(old.conditions, desired.conditions, now, job.generation),
+        "conditions": merge_conditions(old.conditions, conditions, now, job.generation),
         "term": max(old.term, inputs.term),
         "restarts": desired.restarts,
         "plan_generation": inputs.plan_generation,
@@ -106,6 +111,13 @@ def _common(job: Job, inputs: StatusInputs) -> dict[str, Any]:
         "completion_time": old.completion_time or (now if desired.completed else None),
         "failures": desired.failures,
     }
+
+
+def _bounded(part: _WithMessage) -> _WithMessage:
+    """The same, its message cut to what the schema allows."""
+    if len(part.message) <= MAX_MESSAGE:
+        return part
+    return msgspec.structs.replace(part, message=f"{part.message[: MAX_MESSAGE - 1]}…")
 
 
 def _active_workers(inputs: StatusInputs, running: int) -> int:

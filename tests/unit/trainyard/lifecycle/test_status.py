@@ -120,6 +120,16 @@ CASES: dict[str, tuple[DistributedJob, tuple[Pod, ...], dict[str, Any]]] = {
         {"report": FULL},
     ),
     "failed": (make_job(), (worker(**failing(64)),), {}),
+    "waiting for many kinds of nodes": (
+        make_job(),
+        (),
+        {"assignment": ScalingStatus(reason="WaitingForGPUs", message="m" * 50_000)},
+    ),
+    "admitted with a long explanation": (
+        make_job(),
+        (coordinator(), worker()),
+        {"assignment": admitted(message="m" * 50_000)},
+    ),
     "refused": (make_job({"sync": {"algorithm": "Async"}}), (), {"assignment": ScalingStatus()}),
     "in trouble": (
         make_job({"image": "i" * 512}),
