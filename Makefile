@@ -47,6 +47,10 @@ check: .venv ## Lint, types, and the dependencies between packages
 	@mypy
 	@lint-imports --no-logo
 
+.PHONY: audit
+audit: $(UV) ## Look up known vulnerabilities of the pinned dependencies (needs pypi.org)
+	@$(UV) tool run pip-audit==2.10.1 --strict --no-deps --disable-pip -r constraints.txt
+
 .PHONY: cluster
 cluster: .venv ## Start the local cluster with the images loaded
 	@$(PYTHON) -m tools.localcluster up
