@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import itertools
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
-from trainyard_trainer.contract.env import PATH_METRICS, PATH_PLAN
+from tests.support.kubelet import Kubelet
+from tests.support.manifests import Object
+from tests.support.testbed import Testbed
+from trainyard.api import names
+from trainyard_trainer.contract.env import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN, Role
+
+_numbers = itertools.count(1)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,6 +44,36 @@ def server_context(files: Mapping[str, bytes], name: str = "coordinator") -> ssl
         Path(file.name).write_bytes(files[f"{name}.crt"] + files[f"{name}.key"])
         context.load_cert_chain(file.name)
     return context
+
+
+class CoordinatorKubelet(Kubelet):
+    """Starts played coordinators with their pods, each at a loopback address of its own.
+
+    `played` chooses one by the job's name; a job without one has a coordinator that nothing
+    connects to.
+    """
+
+    def __init__(self, testbed: Testbed, played: Mapping[str, PlayedCoordinator]) -> None:
+        super().__init__(testbed)
+        self.played = played
+        self._servers = contextlib.AsyncExitStack()
+
+    async def __aexit__(self, *error: Any) -> None:
+        await super().__aexit__(*error)
+        await self._servers.aclose()
+
+    async def address_of(self, pod: Object) -> str:
+        """Where the played coordinator of a coordinator's pod serves from now on."""
+        labels = pod["metadata"]["labels"]
+        number = next(_numbers)
+        address = f"127.77.{number // 250}.{number % 250 + 1}"
+        job = labels[names.LABEL_JOB]
+        if labels[names.LABEL_ROLE] == Role.COORDINATOR and job in self.played:
+            secret = await self._kube.get(self.testbed.path("secrets", names.leaf_secret_name(job)))
+            files = {name: base64.b64decode(value) for name, value in secret["data"].items()}
+            serving = self.played[job].serving(address, COORDINATOR_PORT, server_context(files))
+            await self._servers.enter_async_context(serving)
+        return address
 
 
 class PlayedCoordinator:
@@ -83,6 +122,17 @@ async def serve_honestly(_: web.Request) -> web.StreamResponse:
 async def accept(_: web.Request) -> web.StreamResponse:
     """The response to a Plan that is followed."""
     return web.json_response({"generation": 1})
+
+
+def counting() -> PlayedCoordinator:
+    """An honest coordinator, whose step rises with each scrape."""
+    steps = itertools.count(1)
+
+    async def count(_: web.Request) -> web.StreamResponse:
+        step = f"# TYPE trainyard_training_step gauge\ntrainyard_training_step {next(steps)}\n"
+        return web.Response(body=step.encode() + HONEST)
+
+    return PlayedCoordinator(count)
 
 
 def constant(

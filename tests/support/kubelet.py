@@ -64,10 +64,15 @@ class Kubelet(PodWatcher):
         self._started.add(pod["metadata"]["uid"])
         status = _container(pod, {"running": {"startedAt": _now()}})
         try:
-            await self._patch_status(pod, phase="Running", podIP="192.0.2.1", **status)
+            address = await self.address_of(pod)
+            await self._patch_status(pod, phase="Running", podIP=address, **status)
         except ApiError:
             self._started.discard(pod["metadata"]["uid"])
             raise
+
+    async def address_of(self, pod: Object) -> str:  # noqa: ARG002 - of each the same
+        """The address of a pod that starts: by default one at which nothing answers."""
+        return "192.0.2.1"
 
     async def end(
         self,

@@ -281,6 +281,12 @@ def scaling(job: Object) -> Object:
     return status
 
 
+def training(job: Object) -> Object:
+    """The job's `status.training`; its step is 0 before the first report."""
+    status: Object = job.get("status", {}).get("training", {})
+    return {"step": 0, **status}
+
+
 def workers(*indices: int, attempt: int = 1) -> list[str]:
     """The suffixes of workers' pods, after the job's name."""
     return [f"worker-{index}-{attempt}" for index in indices]
