@@ -13,8 +13,8 @@ from rich.markup import escape
 
 from trainyard import __version__
 from trainyard.api.printable import printable
-from trainyard.cli.archive import MAX_MODEL_BYTES
-from trainyard.cli.fetch import FetchError, fetch, parse_target
+from trainyard.cli.archive import MAX_MODEL_BYTES, FetchError
+from trainyard.cli.fetch import fetch, parse_target
 from trainyard.cluster.client import KubeClient
 
 MAX_ERROR = 4000

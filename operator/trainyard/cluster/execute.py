@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from urllib.parse import urlencode
 
 import aiohttp
@@ -29,7 +29,7 @@ class CommandError(Exception):
 
 async def execute(
     client: KubeClient, namespace: str, pod: str, container: str, command: Sequence[str]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Chunks of the command's standard output; raises CommandError with its error output."""
     query = [("container", container), ("stdout", "true"), ("stderr", "true")]
     query += [("command", argument) for argument in command]
@@ -54,8 +54,8 @@ async def execute(
                 elif channel == OUTCOME:
                     outcome = (outcome + payload)[:MAX_OUTCOME]
     except TimeoutError:
-        message = f"pod {namespace}/{pod} wrote nothing for {SILENCE_SECONDS:g} s"
-        raise CommandError(message) from None
+        silence = f"pod {namespace}/{pod} wrote nothing for {SILENCE_SECONDS:g} s"
+        raise CommandError(silence) from None
     except (aiohttp.ClientError, OSError) as error:
         raise CommandError(f"pod {namespace}/{pod}: {error}") from error
     if not _is_success(outcome):

@@ -251,7 +251,8 @@ async def test_a_refused_plan_does_not_stop_the_reading_of_metrics(job: Job, pla
     """It did: it was sent again before each reading."""
     shy = Shy(PlanRefusedError("plan.workers: expected int"))
     deps = with_coordinator(shy, job, plan)
-    link, reported = deps.job_states[job.key].coordinator, []
+    link = deps.job_states[job.key].coordinator
+    reported: list[Key] = []
     for _ in range(3):
         assert await exchange(deps, job.key, reported.append) is not None
     assert shy.log == ["read", "send"] * 3

@@ -157,8 +157,7 @@ async def test_figures_of_all_jobs_are_limited_and_changes_are_not() -> None:
         api.now = NOW + tick * timedelta(milliseconds=50)
         for key, due_at in due.items():
             if due_at <= api.now:
-                job = deps.cache.jobs[key]
-                again = await write(deps, job, tick, api.now)
+                again = await write(deps, deps.cache.jobs[key], tick, api.now)
                 due[key] = again or api.now
     seconds = Counter((moment - NOW) // timedelta(seconds=1) for moment in api.writes)
     assert max(seconds.values()) <= FIGURES_PER_SECOND + 1
