@@ -128,7 +128,8 @@ def make_replica(
 ) -> Replica:
     """A replica that is not started yet."""
     own_kubeconfig = proxy.write_kubeconfig(folder / f"{name}.kubeconfig")
-    options = ("--leader-elect", *TIMES)
+    # No coordinator answers here, and one replaced at the end would not have settled.
+    options = ("--leader-elect", *TIMES, "--replace-timeout=24h")
     log = folder / f"{name}.log"
     process = OperatorProcess(own_kubeconfig, namespace, log, *options, name=name)
     return Replica(name, proxy, process, history)

@@ -75,6 +75,7 @@ async def test_a_running_job_has_a_full_status(testbed: Testbed, api_cluster: Cl
         "Rescaling": ("False", "Steady"),
         "Suspended": ("False", "NotRequested"),
         "StateDurable": ("False", "NoClaim"),
+        "CoordinatorReachable": ("Unknown", "Connecting"),
         "Degraded": ("False", "Healthy"),
     }
     assert {c["observedGeneration"] for c in status["conditions"]} == {1}
