@@ -76,10 +76,10 @@ def grants(role: Manifest) -> dict[str, set[str]]:
 
 JOB_GRANTS = {
     "trainyard.dev/distributedjobs": {"get", "list", "watch", "delete"},
-    "trainyard.dev/distributedjobs/status": {"update"},
+    "trainyard.dev/distributedjobs/status": {"update", "patch"},
     "trainyard.dev/distributedjobs/finalizers": {"update"},
     "trainyard.dev/federatedjobs": {"get", "list", "watch", "delete"},
-    "trainyard.dev/federatedjobs/status": {"update"},
+    "trainyard.dev/federatedjobs/status": {"update", "patch"},
     "trainyard.dev/federatedjobs/finalizers": {"update"},
     "/pods": {"get", "list", "watch", "create", "delete"},
     "/services": {"create", "get"},
@@ -125,6 +125,18 @@ def test_the_crds_can_be_left_out(helm: str) -> None:
 def test_the_cluster_role_grants_only_what_the_operator_needs(helm: str) -> None:
     role = one(render(helm), "ClusterRole")
     assert grants(role) == JOB_GRANTS | CLUSTER_GRANTS
+
+
+@pytest.mark.parametrize("watched", ["", 'watchNamespaces=["team-a"]'])
+def test_a_release_that_is_being_replaced_can_still_write_statuses(helm: str, watched: str) -> None:
+    """Helm applies the rights before the new pods are ready, and the old leader acts until then."""
+    manifests = render(helm, *([watched] if watched else []))
+    roles = [one(manifests, "ClusterRole"), *of_kind(manifests, "Role")]
+    served = [grants(role) for role in roles if "/pods" in grants(role)]
+    assert served
+    for allowed in served:
+        for kind in ("distributedjobs", "federatedjobs"):
+            assert "patch" in allowed[f"trainyard.dev/{kind}/status"]
 
 
 def test_secrets_are_readable_only_in_the_operators_namespace(helm: str) -> None:

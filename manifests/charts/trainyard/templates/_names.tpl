@@ -56,9 +56,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [trainyard.dev]
   resources: [distributedjobs, federatedjobs]
   verbs: [get, list, watch, delete]
+# `patch` is for replicas of an earlier release: they act until those of this one are ready, and
+# after a rollback. It allows nothing that `update` does not.
 - apiGroups: [trainyard.dev]
   resources: [distributedjobs/status, federatedjobs/status]
-  verbs: [update]
+  verbs: [update, patch]
 # Owner references with blockOwnerDeletion need this where the admission plug-in
 # OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [trainyard.dev]
