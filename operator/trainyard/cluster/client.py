@@ -7,6 +7,7 @@ that is not a success becomes an `ApiError` with the server's message.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,19 +48,32 @@ RETRIES = 8
 """Attempts at a request that is throttled (`THROTTLED`) or does not reach the server."""
 RETRY_DEADLINE_SECONDS = 60
 """No attempt starts after this: the caller occupies a worker and will be requeued."""
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
+"""Pauses between two attempts, where the server asks for no longer one (`Retry-After`)."""
+PAUSE_JITTER = 1.5
+"""Pauses are multiplied by up to this: requests that were throttled together come apart."""
 
 
 class ApiError(Exception):
     """An error response of the API server, or status 0 where it could not be reached."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, retry_after_seconds: float = 0.0
+    ) -> None:
         super().__init__(message or f"{status} {reason}")
         self.status, self.reason, self.message = status, reason, message
+        self.retry_after_seconds = retry_after_seconds
+        """The least pause before another attempt, as the server asks for it."""
 
     @property
     def is_conflict(self) -> bool:
         """The object exists already, or is not in the expected state."""
         return self.status == 409
+
+    @property
+    def already_exists(self) -> bool:
+        """There is an object of that name; a busy quota answers 409, too, for another reason."""
+        return self.status == 409 and self.reason == "AlreadyExists"
 
     @property
     def is_transient(self) -> bool:
@@ -95,6 +109,8 @@ class KubeClient:
         self._configuration = configuration
         self._api = kube.client.ApiClient(configuration)
         self.throttle = throttle or Throttle()
+        self.on_date: Callable[[str], None] | None = None
+        """Called with the `Date` of each response."""
         self.requests = 0
         """Number of responses received."""
         self.guard: Callable[[], None] | None = None
@@ -205,24 +221,26 @@ class KubeClient:
         priority: Priority,
     ) -> bytes:
         """The body of the response; retries while the server throttles or is unreachable."""
-        pause = 0.1
-        give_up_at = asyncio.get_running_loop().time() + RETRY_DEADLINE_SECONDS
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE_SECONDS
+        give_up_at = loop.time() + RETRY_DEADLINE_SECONDS
         for attempt in range(RETRIES):
-            is_last = attempt == RETRIES - 1 or asyncio.get_running_loop().time() > give_up_at
             try:
-                async with self.throttle.slot(priority):
+                async with self.throttle.slot(priority, namespace_of(path)):
                     return await self._send_once(method, path, query, data, headers)
             except ApiError as error:
-                if error.status not in THROTTLED or is_last:
+                if not _may_retry(method, error):
                     raise
-                self.throttle.refused()
+                failure = error
             except (aiohttp.ClientError, TimeoutError) as error:
                 # Repeating a creation that may have succeeded is safe: names are deterministic, so
-                # the second one is a conflict.
-                if is_last:
-                    raise ApiError(0, "Unreachable", f"API server: {error!r}") from error
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 5.0)
+                # the second one finds that the object exists.
+                failure = ApiError(0, "Unreachable", f"API server: {error!r}")
+                failure.__cause__ = error
+            wait = max(pause, failure.retry_after_seconds)
+            if attempt == RETRIES - 1 or loop.time() + wait > give_up_at:
+                raise failure
+            await asyncio.sleep(wait * random.uniform(1.0, PAUSE_JITTER))  # noqa: S311 - jitter
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
         raise AssertionError("unreachable")
 
     async def _send_once(
@@ -241,11 +259,12 @@ class KubeClient:
         async with self.session.request(
             method, self.url(path), params=query, data=body, headers=headers, timeout=TIMEOUT
         ) as response:
+            if self.on_date is not None and "Date" in response.headers:
+                self.on_date(response.headers["Date"])
             content = await response.read()
             self.requests += 1
             if response.status >= 400:
                 raise _error(response, content)
-            self.throttle.accepted()
             return content
 
     async def get(self, path: str) -> Object:
@@ -385,10 +404,29 @@ class _Guarded(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
+def namespace_of(path: str) -> str:
+    """The namespace in an API path; empty if it has none."""
+    _, _, rest = path.partition("/namespaces/")
+    return rest.partition("/")[0]
+
+
+def _may_retry(method: str, error: ApiError) -> bool:
+    """Whether the request may be sent again: the server throttles, or a quota is busy.
+
+    A creation that conflicts, though nothing of that name exists, has met another one that
+    changed the usage of the same quota.
+    """
+    is_busy_quota = method == "POST" and error.is_conflict and not error.already_exists
+    return error.status in THROTTLED or is_busy_quota
+
+
 def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
+    after = response.headers.get("Retry-After", "")
+    seconds = float(after) if after.isdecimal() else 0.0
     try:
         status = msgspec.json.decode(content)
-        return ApiError(response.status, status.get("reason", ""), status.get("message", ""))
+        reason, message = status.get("reason", ""), status.get("message", "")
+        return ApiError(response.status, reason, message, seconds)
     except (msgspec.DecodeError, AttributeError):
         text = content[:500].decode(errors="replace")
-        return ApiError(response.status, response.reason or "", text)
+        return ApiError(response.status, response.reason or "", text, seconds)

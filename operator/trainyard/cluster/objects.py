@@ -27,6 +27,6 @@ async def get_or_create(client: KubeClient, collection: str, body: Object) -> tu
     try:
         return await client.create(collection, body), True
     except ApiError as error:
-        if not error.is_conflict:
+        if not error.already_exists:
             raise
     return await client.get(path), False  # another process was faster

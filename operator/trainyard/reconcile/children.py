@@ -57,7 +57,7 @@ async def create_pod(deps: Dependencies, job: Job, pod: PodToCreate, network: Ne
     try:
         created = parse_pod(await deps.client.create(path, manifest))
     except ApiError as error:
-        if not error.is_conflict:
+        if not error.already_exists:
             raise
         await _adopt_pod(deps, job, f"{path}/{manifest['metadata']['name']}", error)
         return True

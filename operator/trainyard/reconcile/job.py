@@ -10,9 +10,9 @@ the same state from any starting point.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from datetime import datetime
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,6 +28,7 @@ from trainyard.lifecycle.stages import evaluate
 from trainyard.reconcile.children import create_pod, delete_pod, ensure_children
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.resource import delete_job, exists
+from trainyard.reconcile.slowstart import Requests
 from trainyard.reconcile.state import CoordinatorLink, JobState
 from trainyard.reconcile.status import write_status
 from trainyard.render.network import Network
@@ -45,7 +46,7 @@ class ReconcileResult(msgspec.Struct, frozen=True, kw_only=True):
     exchange: bool = False
     """The coordinator has not been sent its Plan yet."""
     refusal: ApiError | None = None
-    """What the API server refused; everything else was applied all the same."""
+    """What the API server has just refused."""
 
 
 async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
@@ -82,16 +83,18 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
     # 5. Apply, as far as the API server allows.
     network = _network(deps, job)
     applied = await _apply(deps, job, state, desired, actions, network)
-    if applied.refusal is not None:
-        desired = with_refusal(desired, applied.refusal.message)
+    refused = state.refusals.latest
+    if refused is not None and refused.error is not None:
+        desired = with_refusal(desired, refused.error.message)
 
     # 6. Report in the status.
     status_due_at = await write_status(deps, job, state, desired, now)
     adopted_at = now if applied.adopted else None
     children_at = _children_at(deps, job, state, network) if desired.pods.coordinator else None
+    retry_at = refused.retry_at if refused else None
     requeue_at = (desired.requeue_at, actions.requeue_at, adopted_at, status_due_at, children_at)
     return ReconcileResult(
-        requeue_after=_seconds_until(now, *requeue_at),
+        requeue_after=_seconds_until(now, *requeue_at, retry_at),
         schedule=before.desired != state.assignment.value.desired,
         exchange=_needs_exchange(state.coordinator, pods),
         refusal=applied.refusal,
@@ -161,7 +164,7 @@ def _has_replacement(actions: PodActions) -> bool:
 
 class _Applied(NamedTuple):
     refusal: ApiError | None
-    """The first of several refusals."""
+    """The first of several new refusals."""
     adopted: bool
     """A pod existed already: its latest event may be older than what was read of it."""
 
@@ -174,44 +177,36 @@ async def _apply(
     actions: PodActions,
     network: Network,
 ) -> _Applied:
-    """Apply all actions at once, refused ones or not.
+    """Apply the actions as far as the API server allows; what it refuses pauses, kind by kind.
 
     Pods cannot start without their Secret and Service, and are not created before these.
     """
-    is_needed = desired.pods.coordinator
-    refused = await _ensure_children(deps, job, state, network) if is_needed else []
-    create = () if refused else actions.create
-    results = await _settled(
-        *(create_pod(deps, job, pod, network) for pod in create),
-        *(delete_pod(deps, job, pod) for pod in actions.delete),
+    refusals, generation, now = state.refusals, job.generation, deps.clock()
+    needed = _children(deps, job, state, network) if desired.pods.coordinator else {}
+    children = await refusals.children.attempt(needed, generation, now)
+    create = () if refusals.children.error else actions.create
+    creations, deletions = await asyncio.gather(
+        refusals.creations.attempt(
+            {(p.role, p.member): partial(create_pod, deps, job, p, network) for p in create},
+            generation,
+            now,
+        ),
+        refusals.deletions.attempt(
+            {p.uid: partial(delete_pod, deps, job, p) for p in actions.delete}, generation, now
+        ),
     )
-    refusals = [*refused, *_refusals(results)]
     return _Applied(
-        refusal=refusals[0] if refusals else None,
-        adopted=any(result is True for result in results),
+        refusal=children.refusal or creations.refusal or deletions.refusal,
+        adopted=any(result is True for result in creations.results),
     )
 
 
-async def _ensure_children(
-    deps: Dependencies, job: Job, state: JobState, network: Network
-) -> list[ApiError]:
-    requests: list[Awaitable[None]] = [ensure_children(deps, job, state.children, network)]
-    if network.service:
-        requests.append(deps.services.ensure(job.key.namespace, network.service))
-    return _refusals(await _settled(*requests))
-
-
-async def _settled(*requests: Awaitable[Any]) -> list[Any]:
-    """The results of all requests, or what the API server refused them with."""
-    results = await asyncio.gather(*requests, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, ApiError):
-            raise result
-    return results
-
-
-def _refusals(results: list[Any]) -> list[ApiError]:
-    return [result for result in results if isinstance(result, ApiError)]
+def _children(deps: Dependencies, job: Job, state: JobState, network: Network) -> Requests:
+    requests: Requests = {"Secret": partial(ensure_children, deps, job, state.children, network)}
+    if not network.service:
+        return requests
+    ensure_service = partial(deps.services.ensure, job.key.namespace, network.service)
+    return {**requests, "Service": ensure_service}
 
 
 def _seconds_until(now: datetime, *times: datetime | None) -> float | None:

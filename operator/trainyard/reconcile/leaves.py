@@ -35,7 +35,7 @@ async def create_leaves(deps: Dependencies, job: Job, network: Network, now: dat
         return await _create(deps, job, network, now)
     except ApiError as error:
         # An exhausted quota refuses the creation of an existing object, too.
-        may_exist = error.is_conflict or error.is_forbidden
+        may_exist = error.already_exists or error.is_forbidden
         if not may_exist or (meta := await deps.client.metadata(_path(job))) is None:
             raise
     return await _update(deps, job, meta, network, now)

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from trainyard.api.jobs import Assignment, Job
 from trainyard.api.report import NO_CONTACT, Contact, CoordinatorReport
 from trainyard.cluster.issuance import Issuance
+from trainyard.reconcile.slowstart import Refusals
 from trainyard.render.events import EventSpec
 from trainyard.render.trainer_config import AnyPlan, with_generation
 from trainyard.scheduling.assignment import apply_decision, apply_report, back_off, release
@@ -117,6 +118,24 @@ class ChildrenState:
         self.valid_until = self.valid_until and now
 
 
+@dataclass(frozen=True, slots=True)
+class RefusalsByKind:
+    """What the API server refused of a job; written by its reconcile."""
+
+    children: Refusals = field(default_factory=Refusals)
+    """Of its Secret and its namespace's Service."""
+    creations: Refusals = field(default_factory=Refusals)
+    """Of the creation of its pods."""
+    deletions: Refusals = field(default_factory=Refusals)
+    """Of the deletion of its pods."""
+
+    @property
+    def latest(self) -> Refusals | None:
+        """The first kind that is still refused."""
+        kinds = (self.children, self.creations, self.deletions)
+        return next((refusals for refusals in kinds if refusals.error is not None), None)
+
+
 @dataclass(slots=True)
 class JobState:
     """What this process knows of one job.
@@ -128,6 +147,7 @@ class JobState:
     assignment: AssignmentState
     coordinator: CoordinatorLink
     children: ChildrenState = field(default_factory=ChildrenState)
+    refusals: RefusalsByKind = field(default_factory=RefusalsByKind)
     has_ended: bool = False
     """Resources were released for good; the status may not show it yet."""
     pending_events: list[EventSpec] = field(default_factory=list)

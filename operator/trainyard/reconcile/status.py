@@ -110,5 +110,5 @@ async def _record_event(deps: Dependencies, job: Job, spec: EventSpec, now: date
     try:
         await deps.client.create(collection("v1", "events", job.key.namespace), manifest)
     except ApiError as error:
-        if not error.is_conflict:
+        if not error.already_exists:
             log.info("an event of %s was refused: %s", job.key, error)

@@ -199,6 +199,7 @@ async def test_a_service_of_somebody_else_stops_new_pods_and_disturbs_no_others(
     assert (degraded.status, degraded.reason) == ("True", "ChildRefused")
     assert "Service trainyard in namespace team is not of this operator" in degraded.message
     del api.objects[SERVICE]
+    deps.job_states[KEY].refusals.children.retry_at = deps.clock()  # the pause is over
     assert (await reconcile(deps, KEY)).refusal is None
     assert [pod.member for pod in api.pods.values()] == [1]
     written = deps.cache.jobs[KEY].status
