@@ -115,5 +115,5 @@ class Load:
 
 def unthrottled(client: KubeClient) -> KubeClient:
     """The client without its throttle: the creators decide how many requests are under way."""
-    client.throttle = Throttle(start=1000, ceiling=1000)
+    client.throttle = Throttle(slots=2000, share=1000)
     return client

@@ -1,17 +1,17 @@
-"""A limit on concurrent requests that adapts to the API server, with two priority levels.
+"""A limit on concurrent requests, with a share for each namespace and two priority levels.
 
-The limit halves when the server is overloaded and grows back by one per window of responses, as in
-TCP (additive increase, multiplicative decrease). The priority levels alternate, so that status
-writes, which users wait for, never queue behind a burst of creations.
+How fast to send is the API server's to say: it answers 429, and the client waits (`client.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import IntEnum
+from typing import NamedTuple
+
+from trainyard.cluster.fairqueue import RoundRobin, Shares
 
 
 class Priority(IntEnum):
@@ -21,69 +21,67 @@ class Priority(IntEnum):
     STATUS = 1
 
 
-class Throttle:
-    """An adaptive limit on concurrent requests.
+SLOTS = 64
+"""Each connection holds 256 KiB for TLS."""
+SHARE = 16
+"""One Python process sends well under 1,000 requests per second, of 15 ms each: some 15 are in
+flight, unless something slows them down."""
 
-    One Python process sends well under 1,000 requests per second, of 15 ms each: some 15 are in
-    flight. More would only wait in the API server's queues, and each connection holds 256 KiB for
-    TLS.
+
+class _Waiter(NamedTuple):
+    namespace: str
+    admitted: asyncio.Future[None]
+
+
+class Throttle:
+    """A semaphore whose slots no namespace can use up.
+
+    The priority levels alternate, so that status writes, which users wait for, never queue behind
+    a burst of creations; in each of them the namespaces take turns.
     """
 
-    def __init__(self, start: int = 16, floor: int = 2, ceiling: int = 16) -> None:
-        self._limit = float(start)
-        self._floor, self._ceiling = floor, ceiling
-        self._in_flight = 0
-        self._waiting: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque())
+    def __init__(self, slots: int = SLOTS, share: int = SHARE) -> None:
+        self._shares = Shares(slots, share)
+        self._waiting: tuple[RoundRobin[_Waiter], ...] = (RoundRobin(), RoundRobin())
         self._preferred = Priority.STATUS
 
     @property
     def limit(self) -> int:
-        """Maximum number of requests in flight now."""
-        return int(self._limit)
+        """Maximum number of requests in flight."""
+        return self._shares.slots
 
     @asynccontextmanager
-    async def slot(self, priority: Priority) -> AsyncIterator[None]:
-        """Occupy one of the slots; waits while the limit is reached."""
-        await self._enter(priority)
+    async def slot(self, priority: Priority, namespace: str = "") -> AsyncIterator[None]:
+        """Occupy one of the slots; waits while there is none for the namespace."""
+        await self._enter(priority, namespace)
         try:
             yield
         finally:
-            self._in_flight -= 1
-            self._wake()
+            self._leave(namespace)
 
-    def accepted(self) -> None:
-        """Record a success; the limit grows by one after `limit` of them."""
-        self._limit = min(self._ceiling, self._limit + 1 / self._limit)
-
-    def refused(self) -> None:
-        """Record that the server throttled a request; the limit halves."""
-        self._limit = max(self._floor, self._limit / 2)
-
-    async def _enter(self, priority: Priority) -> None:
-        if self._in_flight < self.limit and not any(self._waiting):
-            self._in_flight += 1
+    async def _enter(self, priority: Priority, namespace: str) -> None:
+        if self._shares.has_slot(namespace):  # so none of the namespace waits
+            self._shares.take(namespace)
             return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting[priority].append(waiter)
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[priority].put(namespace, _Waiter(namespace, admitted))
         try:
-            await waiter
+            await admitted
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._in_flight -= 1
-                self._wake()
+            if admitted.done() and not admitted.cancelled():
+                self._leave(namespace)
             raise
 
-    def _wake(self) -> None:
-        while self._in_flight < self.limit and (waiter := self._next()) is not None:
-            self._in_flight += 1
-            waiter.set_result(None)
+    def _leave(self, namespace: str) -> None:
+        self._shares.release(namespace)
+        while (waiter := self._next()) is not None:
+            self._shares.take(waiter.namespace)
+            waiter.admitted.set_result(None)
 
-    def _next(self) -> asyncio.Future[None] | None:
+    def _next(self) -> _Waiter | None:
         for priority in (self._preferred, Priority(1 - self._preferred)):
-            queue = self._waiting[priority]
-            while queue:
-                waiter = queue.popleft()
-                if not waiter.done():
+            while (waiter := self._waiting[priority].get(self._shares.has_slot)) is not None:
+                if not waiter.admitted.done():
                     self._preferred = Priority(1 - priority)
                     return waiter
         return None

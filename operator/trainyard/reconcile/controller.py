@@ -41,10 +41,14 @@ class Controller:
         self.deps = deps
         options = deps.options
         self.queue: WorkQueue[Key] = WorkQueue(
-            "reconcile", self._reconcile, workers=options.workers
+            "reconcile", self._reconcile, workers=options.workers, group=_namespace_of
         )
         self.exchanges: WorkQueue[Key] = WorkQueue(
-            "exchange", self._exchange, workers=options.exchanges, debounce_seconds=0.0
+            "exchange",
+            self._exchange,
+            workers=options.exchanges,
+            group=_namespace_of,
+            debounce_seconds=0.0,
         )
         self._share = NamespaceShare(options.exchanges_per_namespace, self.exchanges.add)
         self.scheduler = Scheduler(deps, self.queue.add, self.queue.add_after)
@@ -217,6 +221,10 @@ class Controller:
             except Exception:
                 log.exception("the resync failed and will be retried")
                 self._resync_requested.set()
+
+
+def _namespace_of(key: Key) -> str:
+    return key.namespace
 
 
 def _jobs_of(*states: Pod | None) -> Iterator[Key]:

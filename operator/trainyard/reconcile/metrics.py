@@ -72,6 +72,6 @@ class OperatorMetrics:
         )
         self.request_limit = Gauge(
             "trainyard_operator_api_concurrency_limit",
-            "Maximum concurrent requests, as the API server's answers allow.",
+            "Maximum concurrent requests, of all namespaces.",
             registry=self.registry,
         )

@@ -5,6 +5,8 @@ are debounced into one run, since each run looks at the whole job and supersedes
 High priority is for events of jobs under way, such as a pod that started: they are quick to handle,
 and users wait for these status updates, which would otherwise be delayed until a whole burst of new
 jobs has its pods.
+
+The keys of one group, such as the jobs of one namespace, never occupy all workers.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from enum import IntEnum
 from typing import Generic, TypeVar
+
+from trainyard.cluster.fairqueue import RoundRobin, Shares
 
 K = TypeVar("K", bound=Hashable)
 
@@ -51,6 +55,7 @@ class WorkQueue(Generic[K]):
         handler: Handler[K],
         *,
         workers: int = 16,
+        group: Callable[[K], Hashable] = lambda key: key,
         debounce_seconds: float = 0.1,
         backoff_seconds: float = 0.2,
         backoff_cap_seconds: float = 60.0,
@@ -58,10 +63,13 @@ class WorkQueue(Generic[K]):
         self.name = name
         self._handler = handler
         self._workers = workers
+        self._group = group
+        self._shares = Shares(workers, max(workers // 2, 1))
         self._debounce_seconds = debounce_seconds
         self._backoff, self._backoff_cap = backoff_seconds, backoff_cap_seconds
-        self._waiting: dict[QueuePriority, deque[K]] = {p: deque() for p in QueuePriority}
-        self._available = asyncio.Semaphore(0)
+        self._waiting: dict[QueuePriority, RoundRobin[K]] = {p: RoundRobin() for p in QueuePriority}
+        self._changed = asyncio.Event()
+        """Set when another key may have become ready to run."""
         self._high_in_a_row = 0
         """High-priority keys handled since the last normal one."""
         self._queued: dict[K, QueuePriority] = {}
@@ -113,8 +121,11 @@ class WorkQueue(Generic[K]):
         """Handle keys until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._add_delayed())
-            for _ in range(self._workers):
-                group.create_task(self._work())
+            while True:
+                while (key := self._next()) is not None:
+                    self._start(group, key)
+                self._changed.clear()
+                await self._changed.wait()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -135,37 +146,43 @@ class WorkQueue(Generic[K]):
     def _enqueue(self, key: K, priority: QueuePriority) -> None:
         self._due.pop(key, None)
         self._queued[key] = priority
-        self._waiting[priority].append(key)
-        self._available.release()
+        self._waiting[priority].put(self._group(key), key)
+        self._changed.set()
 
     def _raise_priority(self, key: K, priority: QueuePriority) -> None:
         if priority > self._queued[key]:
             self._queued[key] = priority
-            self._waiting[priority].append(key)
+            self._waiting[priority].put(self._group(key), key)
+            self._changed.set()
 
-    def _next(self) -> K:
-        high, normal = self._waiting[QueuePriority.HIGH], self._waiting[QueuePriority.NORMAL]
-        while True:
-            is_high = bool(high) and (self._high_in_a_row < HIGH_PER_NORMAL or not normal)
-            key = (high if is_high else normal).popleft()
-            if self._queued.get(key) == QueuePriority(is_high):
-                break
-        self._high_in_a_row = self._high_in_a_row + 1 if is_high else 0
-        del self._queued[key]
-        return key
+    def _next(self) -> K | None:
+        """The next key of a group that has a free worker."""
+        is_normal_due = self._high_in_a_row >= HIGH_PER_NORMAL
+        for priority in sorted(QueuePriority, reverse=not is_normal_due):
+            waiting = self._waiting[priority]
+            while (key := waiting.get(self._shares.has_slot)) is not None:
+                if self._queued.get(key) is priority:
+                    del self._queued[key]
+                    is_high = priority is QueuePriority.HIGH
+                    self._high_in_a_row = self._high_in_a_row + 1 if is_high else 0
+                    return key
+        return None
 
-    async def _work(self) -> None:
-        while True:
-            await self._available.acquire()
-            key = self._next()
-            self._processing.add(key)
-            self._started_at[key] = self._now()
-            self._recent_starts.append(self._started_at[key])
-            requeue_after = await self._handle(key)
-            self._processing.discard(key)
-            self._requeue_if_dirty(key)
-            if requeue_after is not None and key not in self._queued:
-                self.add_after(key, requeue_after)
+    def _start(self, group: asyncio.TaskGroup, key: K) -> None:
+        self._shares.take(self._group(key))
+        self._processing.add(key)
+        self._started_at[key] = self._now()
+        self._recent_starts.append(self._started_at[key])
+        group.create_task(self._work(key))
+
+    async def _work(self, key: K) -> None:
+        requeue_after = await self._handle(key)
+        self._processing.discard(key)
+        self._shares.release(self._group(key))
+        self._changed.set()
+        self._requeue_if_dirty(key)
+        if requeue_after is not None and key not in self._queued:
+            self.add_after(key, requeue_after)
 
     def _requeue_if_dirty(self, key: K) -> None:
         """Enqueue a key that was added while it ran, at high priority: it is under way by now."""

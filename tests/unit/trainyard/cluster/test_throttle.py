@@ -1,4 +1,4 @@
-"""The limit on requests: it grows and halves, priorities alternate, and no slot is ever lost."""
+"""The limit on requests: namespaces have shares, priorities alternate, and no slot is ever lost."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ class Crowd:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leave: dict[str, asyncio.Event] = {}
 
-    async def come(self, *names: str, priority: Priority = Priority.WORK) -> None:
+    async def come(
+        self, *names: str, priority: Priority = Priority.WORK, namespace: str = ""
+    ) -> None:
         for name in names:
             self._leave[name] = asyncio.Event()
-            self._tasks[name] = asyncio.create_task(self._hold(name, priority))
+            self._tasks[name] = asyncio.create_task(self._hold(name, priority, namespace))
         await quiet()
 
     async def leave(self, name: str) -> None:
@@ -40,8 +42,8 @@ class Crowd:
     def cancel_at_once(self, name: str) -> None:
         self._tasks[name].cancel()
 
-    async def _hold(self, name: str, priority: Priority) -> None:
-        async with self.throttle.slot(priority):
+    async def _hold(self, name: str, priority: Priority, namespace: str) -> None:
+        async with self.throttle.slot(priority, namespace):
             self.entered.append(name)
             self.inside.append(name)
             try:
@@ -63,10 +65,10 @@ async def quiet() -> None:
 
 @pytest.fixture
 def crowd() -> Crowd:
-    return Crowd(Throttle(start=2, floor=2, ceiling=4))
+    return Crowd(Throttle(slots=4, share=2))
 
 
-async def test_no_more_requests_than_the_limit_are_in_flight(crowd: Crowd) -> None:
+async def test_no_more_requests_of_a_namespace_than_its_share_are_in_flight(crowd: Crowd) -> None:
     await crowd.come("a", "b", "c", "d")
     assert crowd.inside == ["a", "b"]
     await crowd.leave("a")
@@ -75,49 +77,46 @@ async def test_no_more_requests_than_the_limit_are_in_flight(crowd: Crowd) -> No
     assert crowd.entered == ["a", "b", "c", "d"]
 
 
-def test_the_limit_grows_by_one_for_each_window_of_responses() -> None:
-    throttle = Throttle(start=8, ceiling=64)
-    for _ in range(8):
-        throttle.accepted()
-    assert throttle.limit in (8, 9)
-    throttle.accepted()
-    assert throttle.limit == 9
-
-
-def test_the_limit_halves_when_the_server_throttles() -> None:
-    throttle = Throttle(start=32, floor=3)
-    limits = []
-    for _ in range(6):
-        throttle.refused()
-        limits.append(throttle.limit)
-    assert limits == [16, 8, 4, 3, 3, 3]
-
-
-def test_the_limit_never_exceeds_its_ceiling() -> None:
-    throttle = Throttle(start=2, ceiling=4)
-    for _ in range(1000):
-        throttle.accepted()
-    assert throttle.limit == 4
-
-
-async def test_a_limit_that_grew_admits_more_requests(crowd: Crowd) -> None:
-    await crowd.come("a", "b", "c", "d", "e")
-    for _ in range(100):
-        crowd.throttle.accepted()
-    await crowd.leave("a")
-    assert crowd.inside == ["b", "c", "d", "e"]
+async def test_a_slow_namespace_leaves_slots_to_the_others(crowd: Crowd) -> None:
+    await crowd.come("s1", "s2", "s3", "s4", "s5", namespace="slow")
+    await crowd.come("h1", namespace="honest")
+    assert crowd.inside == ["s1", "s2", "h1"]
+    await crowd.leave("h1")
+    await crowd.come("h2", namespace="honest")
+    assert crowd.inside == ["s1", "s2", "h2"], "a free slot is not given to whoever waits longest"
     await crowd.disperse()
 
 
-async def test_a_limit_that_halved_admits_none_until_enough_have_ended() -> None:
-    crowd = Crowd(Throttle(start=4, floor=2, ceiling=4))
-    await crowd.come("a", "b", "c", "d", "e")
-    crowd.throttle.refused()
-    await crowd.leave("a")
-    await crowd.leave("b")
-    assert crowd.inside == ["c", "d"]
-    await crowd.leave("c")
-    assert crowd.inside == ["d", "e"]
+async def test_many_slow_namespaces_leave_slots_to_the_next_one() -> None:
+    crowd = Crowd(Throttle(slots=64, share=16))
+    for number in range(7):
+        names = [f"{number}-{n}" for n in range(20)]
+        await crowd.come(*names, namespace=f"slow-{number}")
+    assert len(crowd.inside) < 64
+    await crowd.come("honest", namespace="honest")
+    assert "honest" in crowd.inside
+    await crowd.disperse()
+
+
+async def test_no_more_requests_than_there_are_slots_are_in_flight() -> None:
+    crowd = Crowd(Throttle(slots=3, share=2))
+    for number in range(6):
+        await crowd.come(f"{number}", namespace=f"{number}")
+    assert crowd.inside == ["0", "1", "2"]
+    await crowd.leave("1")
+    assert crowd.inside == ["0", "2", "3"]
+    await crowd.disperse()
+    assert crowd.entered == ["0", "1", "2", "3", "4", "5"]
+
+
+async def test_namespaces_that_wait_take_turns() -> None:
+    crowd = Crowd(Throttle(slots=1, share=1))
+    await crowd.come("first")
+    await crowd.come("a1", "a2", "a3", "a4", namespace="a")
+    await crowd.come("b1", "b2", namespace="b")
+    for name in ("first", "a1", "b1", "a2", "b2", "a3"):
+        await crowd.leave(name)
+    assert crowd.entered == ["first", "a1", "b1", "a2", "b2", "a3", "a4"]
     await crowd.disperse()
 
 

@@ -336,3 +336,32 @@ async def test_a_queue_that_is_stopped_stops_its_handlers() -> None:
         recorder.queue.add("a")
         await recorder.until_runs(1)
     assert recorder.running == 1, "cancelled, not finished"
+
+
+async def test_one_group_never_occupies_all_workers() -> None:
+    """Behind a slow webhook each reconcile of a namespace takes as long as that."""
+    async with running_queue(workers=4, group=lambda key: key[0]) as recorder:
+        slow = [f"s{n}" for n in range(10)]
+        recorder.gates = {key: asyncio.Event() for key in slow}
+        for key in (*slow, "h0"):
+            recorder.queue.add(key)
+        await recorder.until_runs(3)
+        await idle()
+        assert recorder.runs == ["s0", "h0", "s1"]
+        recorder.gates["s0"].set()
+        await recorder.until_runs(4)
+        assert recorder.runs[-1] == "s2"
+        for gate in recorder.gates.values():
+            gate.set()
+        await recorder.until_runs(11)
+        await idle()
+        assert recorder.queue.depth == 0
+
+
+async def test_groups_take_turns_within_a_priority() -> None:
+    async with running_queue(workers=1, group=lambda key: key[0]) as recorder:
+        for key in ("a1", "a2", "a3", "b1", "b2"):
+            recorder.queue.add(key)
+        recorder.queue.add("a4", priority=HIGH)
+        await recorder.until_runs(6)
+        assert recorder.runs == ["a4", "a1", "b1", "a2", "b2", "a3"]
