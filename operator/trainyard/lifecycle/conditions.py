@@ -136,8 +136,15 @@ def waiting_message(observed: Observation) -> str:
 
 def with_refusal(desired: DesiredState, answer: str) -> DesiredState:
     """The same state, `Degraded` because the API server refused a child of the job."""
+    return _degraded(desired, "ChildRefused", messages.child_refused(answer))
+
+
+def with_scheduling_failure(desired: DesiredState, error: str) -> DesiredState:
+    """The same state, `Degraded` because the scheduler fails on the job, and leaves it out."""
+    return _degraded(desired, "SchedulingFailed", messages.scheduling_failed(error))
+
+
+def _degraded(desired: DesiredState, reason: str, message: str) -> DesiredState:
     others = tuple(c for c in desired.conditions if c.type != ConditionType.DEGRADED)
-    refused = condition(
-        ConditionType.DEGRADED, "True", "ChildRefused", messages.child_refused(answer)
-    )
-    return replace(desired, conditions=(*others, refused))
+    degraded = condition(ConditionType.DEGRADED, "True", reason, message)
+    return replace(desired, conditions=(*others, degraded))

@@ -160,6 +160,15 @@ def child_refused(answer: str) -> str:
     return f"The API server refused a child of this job: {answer[:MAX_QUOTE]}"
 
 
+def scheduling_failed(error: str) -> str:
+    """That the scheduler cannot decide on a job, and what helps."""
+    return (
+        f"The scheduler fails on this job and leaves it out; its workers stay as they are: "
+        f"{error[:MAX_QUOTE]}. This is a defect of the operator; its log has the details. Changing "
+        "or recreating the job may help."
+    )
+
+
 # --- Operator and trainer image of different releases ---
 
 

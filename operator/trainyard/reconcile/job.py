@@ -20,7 +20,7 @@ from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.podset import JobPods, group_pods, subdomain_of
 from trainyard.cluster.client import ApiError
-from trainyard.lifecycle.conditions import with_refusal
+from trainyard.lifecycle.conditions import with_refusal, with_scheduling_failure
 from trainyard.lifecycle.desired import DesiredState, earliest
 from trainyard.lifecycle.diff import PodActions, pod_actions
 from trainyard.lifecycle.observation import Observation
@@ -58,8 +58,9 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
         return ReconcileResult()  # the pods of a deleted job go by their owner references
     state, now = deps.job_state(job), deps.clock()
     before = state.assignment.value
-    if not before.reason and not before.desired and wants_gpus(job):
-        return ReconcileResult(schedule=True)  # not scheduled yet
+    is_unscheduled = not before.reason and not before.desired and wants_gpus(job)
+    if is_unscheduled and not state.scheduling_failure:
+        return ReconcileResult(schedule=True)
 
     # 1. Observe the job, its pods and the last report.
     pods = group_pods(deps.cache.pods_of(key), job.uid)
@@ -86,6 +87,8 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
     refused = state.refusals.latest
     if refused is not None and refused.error is not None:
         desired = with_refusal(desired, refused.error.message)
+    elif state.scheduling_failure and not desired.completed:
+        desired = with_scheduling_failure(desired, state.scheduling_failure)
 
     # 6. Report in the status.
     status_due_at = await write_status(deps, job, state, desired, now)

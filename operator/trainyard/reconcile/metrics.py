@@ -36,6 +36,12 @@ class OperatorMetrics:
             ["reason", "mode"],
             registry=self.registry,
         )
+        self.scheduling_failures = Counter(
+            "trainyard_operator_scheduling_failures",
+            "Jobs that a cycle failed on and left out, and cycles that failed as a whole.",
+            ["scope"],
+            registry=self.registry,
+        )
         self.scrapes = Counter(
             "trainyard_operator_scrapes",
             "Scrapes of coordinators by outcome.",

@@ -6,7 +6,6 @@ made from is frozen and replaced as a whole, so that the same objects make the s
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,8 +15,6 @@ from trainyard.api.report import CoordinatorReport
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.scheduling.conversion import request_of, wants_gpus
 from trainyard.scheduling.request import JobRequest
-
-log = logging.getLogger(__name__)
 
 
 class CachedRequest(NamedTuple):
@@ -47,12 +44,20 @@ class RequestCache:
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
         self._cached: dict[Key, CachedRequest] = {}
+        self.failed: dict[Key, Exception] = {}
+        """Why some jobs have no request, as of the latest cycle."""
 
     def collect(self) -> dict[Key, CachedRequest]:
         """The request of every job that wants GPUs now."""
-        found = {}
+        found: dict[Key, CachedRequest] = {}
+        self.failed = {}
         for key, job in self._deps.cache.jobs.items():
-            if (request := self._request(key, job)) is not None:
+            try:
+                request = self._request(key, job)
+            except Exception as error:  # one job's failure must not stop the others
+                self.failed[key] = error
+                continue
+            if request is not None:
                 found[key] = request
         self._cached = found
         return found
@@ -67,10 +72,5 @@ class RequestCache:
             return None
         if cached is not None and cached.is_made_from(job, assignment, report, priorities):
             return cached
-        try:
-            request = request_of(job, assignment, report, priorities)
-        except ValueError:
-            # A job that was stored before its schema was stricter must not stop the others.
-            log.exception("%s cannot be decided on", key)
-            return None
+        request = request_of(job, assignment, report, priorities)
         return CachedRequest(job, assignment, report, priorities, request)

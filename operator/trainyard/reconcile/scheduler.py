@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.logs import job_fields
 from trainyard.reconcile.dependencies import Dependencies
+from trainyard.reconcile.isolation import allocate_isolated
 from trainyard.reconcile.requests import CachedRequest, RequestCache
 from trainyard.reconcile.resync import learn_priorities
 from trainyard.render.events import decision_event
@@ -49,6 +51,8 @@ class Scheduler:
         self._deps = deps
         self._enqueue, self._enqueue_after = enqueue, enqueue_after
         self._requests = RequestCache(deps)
+        self._failed: set[Key] = set()
+        """Jobs that the latest cycle left out."""
         self._triggered = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -73,6 +77,7 @@ class Scheduler:
             await self.schedule()
         except Exception:
             log.exception("the scheduler failed; assignments stay as they are")
+            self._deps.metrics.scheduling_failures.labels("cycle").inc()
             self._trigger_after(RETRY_SECONDS)
 
     async def schedule(self) -> None:
@@ -86,21 +91,43 @@ class Scheduler:
         with deps.metrics.decision_seconds.time():
             # Three scrapes missed in a row are no coincidence any more.
             settings = SchedulerSettings(stale_after=deps.scrape_interval * 3)
-            allocation = await asyncio.to_thread(
-                allocate, requests, cluster, now, settings=settings
-            )
-        self._apply(allocation, cached, now)
+            allocate_for = partial(allocate, cluster=cluster, now=now, settings=settings)
+            allocation, failed = await asyncio.to_thread(allocate_isolated, allocate_for, requests)
+        failed = {**self._requests.failed, **failed, **self._apply(allocation, cached, now)}
+        self._record_failures(failed)
         self._trigger_when_due(allocation, now)
 
     def _apply(
         self, allocation: Allocation, cached: dict[Key, CachedRequest], now: datetime
-    ) -> None:
+    ) -> dict[Key, Exception]:
+        """Apply the decisions; returns the jobs for which that failed."""
+        failed: dict[Key, Exception] = {}
         message_interval = self._message_interval(allocation)
         for key, decision in allocation.items():
             job = self._deps.cache.jobs.get(key)
             # A job that changed while the cycle ran has triggered another one.
             if job is not None and _is_same(job, cached[key].job):
-                self._apply_decision(job, cached[key].request, decision, now, message_interval)
+                try:
+                    request = cached[key].request
+                    self._apply_decision(job, request, decision, now, message_interval)
+                except Exception as error:  # one job's failure must not stop the others
+                    failed[key] = error
+        return failed
+
+    def _record_failures(self, failed: Mapping[Key, Exception]) -> None:
+        """Show on each job whether it is left out; it is tried again with every cycle."""
+        for key in [*failed, *(self._failed - failed.keys())]:
+            error, state = failed.get(key), self._deps.job_states.get(key)
+            message = f"{type(error).__name__}: {error}" if error else ""
+            if error is not None:
+                self._deps.metrics.scheduling_failures.labels("job").inc()
+            if state is None or state.scheduling_failure == message:
+                continue
+            state.scheduling_failure = message
+            if error is not None:
+                log.error("the scheduler fails on a job", extra=job_fields(key), exc_info=error)
+            self._enqueue(key)
+        self._failed = set(failed)
 
     def _apply_decision(
         self,

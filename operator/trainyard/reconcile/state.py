@@ -140,7 +140,8 @@ class RefusalsByKind:
 class JobState:
     """What this process knows of one job.
 
-    The parts have owners of their own; the plain fields are written by the job's reconcile.
+    The parts have owners of their own; the plain fields are written by the job's reconcile, unless
+    they say otherwise.
     """
 
     uid: str
@@ -148,6 +149,8 @@ class JobState:
     coordinator: CoordinatorLink
     children: ChildrenState = field(default_factory=ChildrenState)
     refusals: RefusalsByKind = field(default_factory=RefusalsByKind)
+    scheduling_failure: str = ""
+    """Why the scheduler leaves the job out, which writes it; empty while it decides on the job."""
     has_ended: bool = False
     """Resources were released for good; the status may not show it yet."""
     pending_events: list[EventSpec] = field(default_factory=list)
