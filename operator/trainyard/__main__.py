@@ -18,6 +18,7 @@ from trainyard import __version__, logs, options, settings
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
+from trainyard.cluster.clock import SteadyClock
 from trainyard.cluster.coordinator import Coordinators
 from trainyard.cluster.lease import Election, LeadershipLost
 from trainyard.health import HealthServer
@@ -27,7 +28,6 @@ from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.dependencies import Dependencies, Options
 from trainyard.reconcile.namespace_service import NamespaceServices
 from trainyard.reconcile.resync import until_served
-from trainyard.reconcile.state import utc_now
 
 log = logging.getLogger("trainyard")
 
@@ -114,6 +114,8 @@ async def operate(process: OperatorOptions, reconciling: Options) -> None:
         client = await KubeClient.connect(process.kubeconfig, process.context)
         election = await _open_election(process, reconciling, client, stack)
         await stack.enter_async_context(client)
+        clock = SteadyClock()
+        client.on_date = clock.observe
         coordinators = Coordinators(
             client, is_direct=process.is_direct, scrape_timeout=reconciling.scrape_timeout
         )
@@ -123,8 +125,9 @@ async def operate(process: OperatorOptions, reconciling: Options) -> None:
             cache=ClusterCache(),
             authorities=Authorities(client, reconciling.operator_namespace),
             coordinators=coordinators,
-            services=NamespaceServices(client, utc_now),
-            clock=utc_now,
+            services=NamespaceServices(client, clock),
+            clock=clock,
+            steady_clock=clock,
             options=reconciling,
             election=election,
         )

@@ -194,10 +194,20 @@ def observe(
     report: CoordinatorReport | None = None,
     now: datetime = NOW,
     contact: Contact = NO_CONTACT,
+    is_clock_trusted: bool = True,
 ) -> Observation:
     """An observation; without an assignment, one worker has just been admitted."""
     assignment = admitted() if assignment is None else assignment
-    return Observation.of(job, job_pods(*pods), assignment, report, TIMEOUTS, now, contact)
+    return Observation.of(
+        job,
+        job_pods(*pods),
+        assignment,
+        report,
+        TIMEOUTS,
+        now,
+        contact,
+        is_clock_trusted=is_clock_trusted,
+    )
 
 
 def conditions_of(desired: DesiredState) -> dict[str, tuple[str, str]]:

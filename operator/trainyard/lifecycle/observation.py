@@ -35,6 +35,8 @@ class Observation:
     now: datetime
     contact: Contact = NO_CONTACT
     """How the exchanges with the coordinator went."""
+    is_clock_trusted: bool = True
+    """Whether `now` agrees with the API server's clock."""
 
     @classmethod
     def of(
@@ -46,6 +48,8 @@ class Observation:
         timeouts: Timeouts,
         now: datetime,
         contact: Contact = NO_CONTACT,
+        *,
+        is_clock_trusted: bool = True,
     ) -> Self:
         """The observation of a job, with its failures recorded."""
         return cls(
@@ -57,6 +61,7 @@ class Observation:
             timeouts=timeouts,
             now=now,
             contact=contact,
+            is_clock_trusted=is_clock_trusted,
         )
 
     # --- Members ---
@@ -199,6 +204,10 @@ class Observation:
         return max((message for _, message in by_member), key=_metric_count, default=None)
 
     # --- Run policy ---
+
+    def is_past(self, deadline: datetime | None) -> bool:
+        """Whether it is certain that a deadline is over after which nothing can be undone."""
+        return deadline is not None and self.is_clock_trusted and self.now >= deadline
 
     @property
     def active_deadline(self) -> datetime | None:

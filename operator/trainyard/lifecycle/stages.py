@@ -77,7 +77,7 @@ def _finished(observed: Observation) -> DesiredState | None:
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
         pods=_pods_after_end(observed, is_complete=is_complete, keeps_live=in_grace),
         release=messages.JOB_ENDED,
-        delete_job=expires_at is not None and now >= expires_at,
+        delete_job=observed.is_past(expires_at),
         requeue_at=earliest(grace_until if in_grace else None, expires_at),
     )
 
@@ -127,8 +127,7 @@ def _fatal_message(observed: Observation) -> str:
 
 
 def _past_deadline(observed: Observation) -> DesiredState | None:
-    deadline = observed.active_deadline
-    if deadline is None or observed.now < deadline:
+    if not observed.is_past(observed.active_deadline):
         return None
     message = messages.deadline_exceeded(observed.job.spec.active_deadline_seconds)
     return _end(observed, ConditionType.FAILED, "DeadlineExceeded", message)
@@ -188,7 +187,7 @@ def _suspended(observed: Observation) -> DesiredState | None:
     """Suspended, or saving its state first."""
     if not observed.job.spec.suspend:
         return None
-    if observed.can_save and observed.now < observed.save_deadline:
+    if observed.can_save and not observed.is_past(observed.save_deadline):
         return _saving(observed)
     keeps_coordinator = observed.must_keep_coordinator
     message = messages.suspended(keeps_coordinator=keeps_coordinator)

@@ -10,6 +10,7 @@ from trainyard.api.names import Key
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
+from trainyard.cluster.clock import SteadyClock
 from trainyard.cluster.coordinator import SCRAPE_TIMEOUT, Coordinators
 from trainyard.cluster.lease import Election
 from trainyard.lifecycle.timeouts import Timeouts
@@ -67,8 +68,15 @@ class Dependencies:
     figures: RateLimiter = field(default_factory=lambda: RateLimiter(FIGURES_PER_SECOND))
     """When statuses are written that differ only in figures."""
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
+    steady_clock: SteadyClock | None = None
+    """Says whether `clock` agrees with the API server's; None where nothing compares them."""
     election: Election | None = None
     """Elects the one of several operators that acts; None where this process runs alone."""
+
+    @property
+    def is_clock_trusted(self) -> bool:
+        """Whether deadlines may be enforced, which ends and deletes jobs for good."""
+        return self.steady_clock is None or self.steady_clock.is_trusted
 
     @property
     def is_leader(self) -> bool:

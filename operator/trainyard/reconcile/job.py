@@ -35,6 +35,9 @@ from trainyard.render.network import Network
 from trainyard.render.trainer_config import plan_of
 from trainyard.scheduling.conversion import wants_gpus
 
+CLOCK_RETRY_SECONDS = 10.0
+"""Pause until a job is reconciled again while this clock and the API server's differ."""
+
 
 class ReconcileResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the controller does after a reconcile."""
@@ -96,8 +99,11 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
     children_at = _children_at(deps, job, state, network) if desired.pods.coordinator else None
     retry_at = refused.retry_at if refused else None
     requeue_at = (desired.requeue_at, actions.requeue_at, adopted_at, status_due_at, children_at)
+    requeue_after = _seconds_until(now, *requeue_at, retry_at)
+    if not deps.is_clock_trusted:
+        requeue_after = max(requeue_after or 0.0, CLOCK_RETRY_SECONDS)  # deadlines are kept back
     return ReconcileResult(
-        requeue_after=_seconds_until(now, *requeue_at, retry_at),
+        requeue_after=requeue_after,
         schedule=before.desired != state.assignment.value.desired,
         exchange=_needs_exchange(state.coordinator, pods),
         refusal=applied.refusal,
@@ -120,7 +126,10 @@ def _observe(
 ) -> Observation:
     assignment, report = state.assignment.value, state.coordinator.report
     timeouts, contact = deps.options.timeouts, state.coordinator.contact
-    return Observation.of(job, pods, assignment, report, timeouts, now, contact)
+    is_trusted = deps.is_clock_trusted
+    return Observation.of(
+        job, pods, assignment, report, timeouts, now, contact, is_clock_trusted=is_trusted
+    )
 
 
 def _record_desired(

@@ -81,7 +81,8 @@ class Refusals:
         So that one pod that is refused for itself holds back no other for long. A spec that has
         changed (`generation`) is tried at once.
         """
-        is_paused = self.retry_at is not None and now < self.retry_at
+        # A longer rest is that of a clock that was set back.
+        is_paused = self.retry_at is not None and now < self.retry_at <= now + MAX_PAUSE
         if requests and is_paused and generation == self._generation:
             return Attempt([], {})
         ordered = dict(sorted(requests.items(), key=lambda request: request[0] in self._refused))

@@ -7,7 +7,7 @@ Plan that is sent twice is the same Plan.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from trainyard.api.jobs import Assignment, Job
@@ -26,11 +26,6 @@ class Clock(Protocol):
     def __call__(self) -> datetime:
         """The present moment, in UTC."""
         ...
-
-
-def utc_now() -> datetime:
-    """The machine's clock."""
-    return datetime.now(UTC)
 
 
 @dataclass(slots=True)

@@ -81,7 +81,8 @@ def _due_at(
     if state.status_written_at is not None:
         timeouts, is_read = deps.options.timeouts, state.coordinator.report is not None
         interval = timeouts.metrics_interval if is_read else timeouts.messages_interval
-        if now < (due_at := state.status_written_at + interval * 0.9):
+        # At the latest then, though the clock was set back meanwhile.
+        if now < (due_at := min(state.status_written_at, now) + interval * 0.9):
             return due_at
     if state.figures_at is None:
         state.figures_at = deps.figures.reserve(now)

@@ -147,3 +147,14 @@ async def test_requests_of_a_slow_namespace_delay_no_other() -> None:
 )
 def test_the_namespace_of_a_request_is_in_its_path(path: str, namespace: str) -> None:
     assert namespace_of(path) == namespace
+
+
+async def test_the_date_of_each_response_is_observed() -> None:
+    dates: list[str] = []
+    async with serving(Refusing(1, 403, "Forbidden", Date="x")) as client:
+        client.on_date = dates.append
+        with pytest.raises(ApiError):
+            await client.get("/pods")
+        await client.get("/pods")
+    assert dates[0] == "x"
+    assert len(dates) == 2

@@ -209,3 +209,38 @@ def test_a_restarted_coordinators_old_report_does_not_complete_a_durable_job() -
     job = make_job(WITH_CLAIM, has_run())
     report = reported(1, outcome="Complete")
     assert evaluate(observe(job, coordinator(), worker(), report=report)).phase is Phase.RUNNING
+
+
+IRREVERSIBLE: dict[str, Scenario] = {
+    "a job past its deadline": Scenario(
+        pods=(coordinator(), worker(0)),
+        spec={"activeDeadlineSeconds": 3600},
+        status=has_run(),
+        phase=Phase.RUNNING,
+    ),
+    "a finished job past its time to live": Scenario(
+        spec={"ttlSecondsAfterFinished": 60},
+        status={"conditions": [condition("Failed")], "completionTime": at(ago(days=1))},
+        phase=Phase.FAILED,
+    ),
+    "a job that saves its state for longer than it may": Scenario(
+        pods=(coordinator(), worker(0)),
+        spec={"suspend": True, **WITH_CLAIM},
+        status=has_run(
+            conditions=[
+                condition("Running"),
+                condition("Suspended", "Unknown", since=ago(days=1)),
+            ]
+        ),
+        phase=Phase.SUSPENDING,
+    ),
+}
+
+
+@pytest.mark.parametrize("scenario", IRREVERSIBLE.values(), ids=IRREVERSIBLE.keys())
+def test_nothing_irreversible_happens_by_a_clock_that_cannot_be_trusted(scenario: Scenario) -> None:
+    job = make_job(scenario.spec, scenario.status)
+    kept = evaluate(observe(job, *scenario.pods, is_clock_trusted=False))
+    assert (kept.phase, kept.delete_job, kept.completed) == (scenario.phase, False, False)
+    done = evaluate(observe(job, *scenario.pods))
+    assert done.delete_job or done.phase in (Phase.FAILED, Phase.SUSPENDED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -13,14 +15,17 @@ from tests.support.jobs import (
     NOW,
     TIMEOUTS,
     at,
+    condition,
     coordinator,
     has_run,
     make_job,
     worker,
 )
+from trainyard.api.report import CoordinatorReport
 from trainyard.cluster.client import ApiError
+from trainyard.cluster.clock import SteadyClock
 from trainyard.reconcile.children import CHILDREN_INTERVAL
-from trainyard.reconcile.job import reconcile
+from trainyard.reconcile.job import CLOCK_RETRY_SECONDS, reconcile
 from trainyard.reconcile.status import CONFLICT_PAUSE
 
 HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decisionTime": at()}
@@ -137,3 +142,31 @@ async def test_secrets_are_ensured_again_without_an_event() -> None:
     for _ in range(3):
         outcome = await reconcile(deps, KEY)
     assert outcome.requeue_after == CHILDREN_INTERVAL.total_seconds()
+
+
+async def test_a_job_past_its_time_to_live_stays_while_the_clocks_differ() -> None:
+    """It is looked at again later, not in a loop."""
+    status = has_run(conditions=[condition("Complete")], completionTime=at())
+    api, job = ConflictApi(), make_job({"ttlSecondsAfterFinished": 0}, status)
+    clock = SteadyClock()
+    clock.observe("Thu, 01 Jan 1970 00:00:00 GMT")
+    deps = dependencies_of(api, job, steady_clock=clock)
+    outcome = await reconcile(deps, KEY)
+    assert api.deletions == []
+    assert outcome.requeue_after == CLOCK_RETRY_SECONDS
+    clock.observe(format_datetime(clock(), usegmt=True))
+    await reconcile(deps, KEY)
+    assert len(api.deletions) == 1
+
+
+async def test_a_clock_that_was_set_back_delays_no_status() -> None:
+    """It did, by as much as it was set back."""
+    deps = dependencies_of(StatusApi(), make_job({}, has_run(scaling=HELD, phase="Running")))
+    for pod in (worker(), coordinator()):
+        deps.cache.put_pod(pod)
+    await reconcile(deps, KEY)
+    state = deps.job_states[KEY]
+    state.status_written_at = NOW + timedelta(days=1)
+    state.coordinator.report = CoordinatorReport(at=NOW, term=1, step=5, members={"active": 1})
+    outcome = await reconcile(deps, KEY)
+    assert outcome.requeue_after == TIMEOUTS.metrics_interval.total_seconds() * 0.9
