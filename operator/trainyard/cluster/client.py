@@ -26,6 +26,7 @@ from trainyard.api.names import FIELD_MANAGER
 from trainyard.cluster.decoding import Page, WatchEvent, decode_events, decode_page
 from trainyard.cluster.sockets import UNACKNOWLEDGED_SECONDS, socket_factory
 from trainyard.cluster.throttle import Priority, Throttle
+from trainyard_trainer.contract.text import printable
 
 Object = dict[str, Any]
 
@@ -52,6 +53,9 @@ FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
 """Pauses between two attempts, where the server asks for no longer one (`Retry-After`)."""
 PAUSE_JITTER = 1.5
 """Pauses are multiplied by up to this: requests that were throttled together come apart."""
+
+MAX_MESSAGE, MAX_REASON = 4096, 128
+"""Characters of the server's message and reason; webhooks of users write some of them."""
 
 
 class ApiError(Exception):
@@ -425,8 +429,8 @@ def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
     seconds = float(after) if after.isdecimal() else 0.0
     try:
         status = msgspec.json.decode(content)
-        reason, message = status.get("reason", ""), status.get("message", "")
-        return ApiError(response.status, reason, message, seconds)
-    except (msgspec.DecodeError, AttributeError):
-        text = content[:500].decode(errors="replace")
-        return ApiError(response.status, response.reason or "", text, seconds)
+        reason, message = status.get("reason") or "", status.get("message") or ""
+    except (ValueError, AttributeError):  # a proxy's, perhaps
+        reason, message = response.reason or "", content[:500].decode(errors="replace")
+    message = printable(str(message))[:MAX_MESSAGE]
+    return ApiError(response.status, printable(str(reason))[:MAX_REASON], message, seconds)

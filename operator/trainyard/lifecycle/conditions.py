@@ -13,6 +13,10 @@ from trainyard.lifecycle.desired import DesiredState, Phase
 from trainyard.lifecycle.observation import Observation
 from trainyard.lifecycle.reachability import is_degraded, trouble_of, unreachable_message
 from trainyard_trainer.contract.env import Role
+from trainyard_trainer.contract.text import printable
+
+MAX_MESSAGE = 32768
+"""Characters of a condition's message, as `metav1.Condition` allows."""
 
 _RUNNING_REASONS = {Role.WORKER: "WorkersRunning", Role.PARTY: "PartiesRunning"}
 
@@ -21,6 +25,7 @@ def condition(
     type_: ConditionType, status: ConditionStatus, reason: str, message: str = ""
 ) -> Condition:
     """A condition; when it became true is filled in where it is merged."""
+    message = printable(message)[:MAX_MESSAGE]
     return Condition(type=type_, status=status, reason=reason, message=message)
 
 

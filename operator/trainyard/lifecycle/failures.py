@@ -14,6 +14,7 @@ from trainyard.api.status import PodFailure
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard_trainer.contract.exits import Exit, TerminationMessage
+from trainyard_trainer.contract.text import printable
 
 MAX_FAILURES = 10
 """Failures kept in the status; the pods of further ones stay until there is room for them."""
@@ -161,6 +162,6 @@ def _pod_failure(pod: Pod, now: datetime) -> PodFailure:
         pod_uid=pod.uid,
         failure_time=whole_seconds(now),
         exit_code=pod.exit_code,
-        reason=_reason(pod)[:MAX_REASON],
-        message=messages.pod_failure(pod)[:MAX_MESSAGE],
+        reason=printable(_reason(pod))[:MAX_REASON],
+        message=printable(messages.pod_failure(pod))[:MAX_MESSAGE],
     )

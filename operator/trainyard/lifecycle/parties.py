@@ -18,7 +18,10 @@ from trainyard.api.pods import Pod
 from trainyard.api.podset import JobPods
 from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
 from trainyard_trainer.contract.federated import PartyState
+from trainyard_trainer.contract.text import printable
 
+MAX_STATE = 32
+"""Characters of a reported state, as the schema allows; any image may report one."""
 _CONNECTED: Final = frozenset(PartyState) - {PartyState.ABSENT}
 
 
@@ -77,7 +80,7 @@ def _state(party: PartySpec, pod: Pod | None, is_admitted: bool, reported: str) 
         return PartyPodState.STARTING if is_admitted else PartyPodState.WAITING
     if not pod.is_running:
         return PartyPodState.STARTING
-    return reported or PartyState.ABSENT
+    return printable(reported)[:MAX_STATE] or PartyState.ABSENT
 
 
 def without_pods(parties: list[PartyStatus]) -> list[PartyStatus]:
@@ -107,7 +110,7 @@ def _last_refusal(status: PartyStatus, report: PartyReport, refused: int) -> str
     """The most frequent reason, as the counters do not show which came last."""
     if refused <= status.refused or not report.refused:
         return status.last_refusal
-    return max(sorted(report.refused), key=lambda reason: report.refused[reason])
+    return printable(max(sorted(report.refused), key=lambda reason: report.refused[reason]))
 
 
 def rounds_of(report: CoordinatorReport, federation: FederationReport) -> FederatedTrainingStatus:
@@ -123,6 +126,6 @@ def rounds_of(report: CoordinatorReport, federation: FederationReport) -> Federa
         parties=connected,
         samples=report.samples,
         loss=None if report.loss is None else round(report.loss, 6),
-        evaluation={k: round(v, 6) for k, v in sorted(report.evaluation.items())},
+        evaluation={printable(k): round(v, 6) for k, v in sorted(report.evaluation.items())},
         report_time=whole_seconds(report.at),
     )

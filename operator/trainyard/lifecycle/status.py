@@ -27,9 +27,11 @@ from trainyard.api.jobs import (
 from trainyard.api.podset import JobPods
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingStatus
+from trainyard.lifecycle.conditions import MAX_MESSAGE
 from trainyard.lifecycle.desired import DesiredState, Phase
 from trainyard.lifecycle.parties import party_statuses, rounds_of, without_pods
 from trainyard_trainer.contract.env import Role
+from trainyard_trainer.contract.text import printable
 
 EVALUATIONS = 64
 """Metrics that the schema of the status allows."""
@@ -114,10 +116,11 @@ def _common(job: Job, inputs: StatusInputs) -> dict[str, Any]:
 
 
 def _bounded(part: _WithMessage) -> _WithMessage:
-    """The same, its message cut to what the schema allows."""
-    if len(part.message) <= MAX_MESSAGE:
-        return part
-    return msgspec.structs.replace(part, message=f"{part.message[: MAX_MESSAGE - 1]}…")
+    """The same with a message that the schema allows."""
+    message = printable(part.message)
+    if len(message) > MAX_MESSAGE:
+        message = f"{message[: MAX_MESSAGE - 1]}…"
+    return part if message == part.message else msgspec.structs.replace(part, message=message)
 
 
 def _active_workers(inputs: StatusInputs, running: int) -> int:
@@ -198,7 +201,7 @@ def _throughput(report: CoordinatorReport) -> float | None:
 
 def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
     kept = sorted(metrics.items())[:EVALUATIONS]
-    return {name: round(value, 6) for name, value in kept}
+    return {printable(name): round(value, 6) for name, value in kept}
 
 
 def is_urgent(old: Status, new: Status) -> bool:

@@ -17,6 +17,7 @@ from trainyard.api.federation import FederatedJobStatus, PartyStatus
 from trainyard.api.jobs import Assignment, Job, Status
 from trainyard.api.status import DistributedJobStatus, ScalingStatus
 from trainyard.scheduling.decision import Decision
+from trainyard_trainer.contract.text import printable
 
 EventType = Literal["Normal", "Warning"]
 
@@ -107,7 +108,8 @@ def _speedup_events(old: ScalingStatus, new: ScalingStatus) -> Iterator[EventSpe
 
 def event(job: Job, spec: EventSpec, now: str, reporter: str) -> dict[str, Any]:
     """The Event's manifest; equal specs in the same second have the same name."""
-    content = f"{job.uid}|{spec.reason}|{spec.message}|{now}"
+    message = printable(spec.message)
+    content = f"{job.uid}|{spec.reason}|{message}|{now}"
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",
@@ -122,7 +124,7 @@ def event(job: Job, spec: EventSpec, now: str, reporter: str) -> dict[str, Any]:
         },
         "type": spec.type,
         "reason": spec.reason,
-        "message": spec.message[:1024],
+        "message": message[:1024],
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,

@@ -10,6 +10,7 @@ from enum import IntEnum, StrEnum
 import msgspec
 
 from trainyard_trainer.contract.env import TERMINATION_BYTES
+from trainyard_trainer.contract.text import encodable
 
 
 class Exit(IntEnum):
@@ -56,7 +57,7 @@ class TerminationMessage:
 
     def encode(self) -> str:
         """The message as JSON; traceback, then error are truncated from the left until it fits."""
-        values = {k: v for k, v in asdict(self).items() if v not in (None, "", {})}
+        values = {k: v for k, v in asdict(self._encodable()).items() if v not in (None, "", {})}
         text = json.dumps(values)
         for name in ("traceback", "error"):
             excess = len(text.encode()) - TERMINATION_BYTES
@@ -80,4 +81,13 @@ class TerminationMessage:
         except (ValueError, RecursionError):
             return None
         finite = {k: v for k, v in message.metrics.items() if math.isfinite(v)}
-        return replace(message, metrics=finite)
+        return replace(message, metrics=finite)._encodable()
+
+    def _encodable(self) -> TerminationMessage:
+        """The same message without text that no API takes, such as a file name that is no UTF-8."""
+        return replace(
+            self,
+            error=encodable(self.error),
+            traceback=encodable(self.traceback),
+            metrics={encodable(name): value for name, value in self.metrics.items()},
+        )

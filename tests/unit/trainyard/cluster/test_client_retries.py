@@ -10,8 +10,9 @@ from aiohttp import web
 
 from tests.unit.trainyard.cluster.test_client import Server, serving
 from trainyard.cluster import client as client_module
-from trainyard.cluster.client import RETRIES, ApiError, namespace_of
+from trainyard.cluster.client import MAX_MESSAGE, RETRIES, ApiError, namespace_of
 from trainyard.cluster.throttle import SLOTS
+from trainyard_trainer.contract.text import printable
 
 
 class Refusing(Server):
@@ -158,3 +159,32 @@ async def test_the_date_of_each_response_is_observed() -> None:
         await client.get("/pods")
     assert dates[0] == "x"
     assert len(dates) == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"reason": "Forbidden", "message": "\\u001b[2J no \\u202egnp"}',
+        b'{"reason": null, "message": 3}',
+        b'{"message": "\\ud800"}',
+        b'{"message": "\xed\xa0\x80"}',
+        b"\xff\xfe<html>\x1b",
+        b"[]",
+        b'{"message": "' + b"x" * 100_000 + b'"}',
+    ],
+)
+async def test_a_refusal_may_hold_anything(body: bytes) -> None:
+    """A user's webhook writes it, and it is shown in statuses and logs."""
+
+    class Odd(Server):
+        async def answer(self, request: web.Request) -> web.Response:
+            await super().answer(request)
+            return web.Response(body=body, status=403)
+
+    async with serving(Odd()) as client:
+        with pytest.raises(ApiError) as caught:
+            await client.create("/pods", {})
+    message = caught.value.message
+    assert message == printable(message)
+    assert len(message) <= MAX_MESSAGE
+    assert isinstance(caught.value.reason, str)

@@ -161,7 +161,7 @@ async def test_a_job_past_its_time_to_live_stays_while_the_clocks_differ() -> No
 
 async def test_a_clock_that_was_set_back_delays_no_status() -> None:
     """It did, by as much as it was set back."""
-    deps = dependencies_of(StatusApi(), make_job({}, has_run(scaling=HELD, phase="Running")))
+    deps = dependencies_of(FakeApi(), make_job({}, has_run(scaling=HELD, phase="Running")))
     for pod in (worker(), coordinator()):
         deps.cache.put_pod(pod)
     await reconcile(deps, KEY)
