@@ -15,11 +15,13 @@ import typer
 
 import trainyard.handlers  # noqa: F401 - registers them with kopf
 from trainyard import __version__, logs, options, settings
+from trainyard.api import names
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.clock import SteadyClock
 from trainyard.cluster.coordinator import Coordinators
+from trainyard.cluster.installations import Installations, SecondInstallationError
 from trainyard.cluster.lease import Election, LeadershipLost
 from trainyard.health import HealthServer
 from trainyard.lifecycle.timeouts import Timeouts
@@ -33,6 +35,8 @@ log = logging.getLogger("trainyard")
 
 EXIT_LOST = 3
 """This process has lost its Lease; its successor starts afresh."""
+EXIT_SECOND = 4
+"""Another installation serves the same namespaces."""
 
 
 def main(
@@ -53,6 +57,7 @@ def main(
     lease_duration: options.LeaseDuration = "15s",
     renew_deadline: options.RenewDeadline = "10s",
     retry_period: options.RetryPeriod = "2s",
+    installations_namespace: options.InstallationsNamespace = "",
     http_host: options.HttpHost = "0.0.0.0",  # noqa: S104
     http_port: options.HttpPort = 8080,
     log_level: options.LogLevel = "info",
@@ -70,6 +75,7 @@ def main(
         http_port=http_port,
         lease=lease_name if leader_elect else "",
         timing=options.lease_timings(lease_duration, renew_deadline, retry_period),
+        installations_namespace=installations_namespace,
     )
     run(
         process,
@@ -91,15 +97,24 @@ def main(
 
 
 def run(process: OperatorOptions, reconciling: Options) -> None:
-    """Run the operator until a signal; exits with `EXIT_LOST` when it is no longer the leader."""
-    lost = ""
+    """Run the operator until a signal.
+
+    Exits with `EXIT_LOST` when it is no longer the leader, and with `EXIT_SECOND` when another
+    installation serves the same.
+    """
+    lost = second = ""
     try:
         asyncio.run(operate(process, reconciling))
     except* LeadershipLost as group:
         lost = _first(group)
+    except* SecondInstallationError as group:
+        second = _first(group)
     if lost:
         log.error("lost leadership, exiting", extra={"cause": lost})
         raise typer.Exit(EXIT_LOST)
+    if second:
+        log.error("refusing to act as a second installation", extra={"cause": second})
+        raise typer.Exit(EXIT_SECOND)
 
 
 def _first(error: BaseException) -> str:
@@ -130,6 +145,7 @@ async def operate(process: OperatorOptions, reconciling: Options) -> None:
             steady_clock=clock,
             options=reconciling,
             election=election,
+            installations=_installations(process, reconciling, client),
         )
         controller = Controller(deps)
         health = HealthServer(controller, process.http_host, process.http_port)
@@ -160,6 +176,15 @@ async def _open_election(
     await stack.enter_async_context(own)
     stack.push_async_callback(election.release)
     return election
+
+
+def _installations(
+    process: OperatorOptions, reconciling: Options, client: KubeClient
+) -> Installations | None:
+    if not process.installations_namespace:
+        return None
+    name = f"{reconciling.operator_namespace}.{process.lease or names.MANAGER}"
+    return Installations(client, process.installations_namespace, name, reconciling.namespaces)
 
 
 async def _run_until_stopped(controller: Controller) -> None:

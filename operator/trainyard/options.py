@@ -64,6 +64,13 @@ RenewDeadline = Annotated[
 RetryPeriod = Annotated[
     str, typer.Option(help="Pause between attempts to acquire or renew the Lease.")
 ]
+InstallationsNamespace = Annotated[
+    str,
+    typer.Option(
+        help="Namespace of the ConfigMap with all installations of the cluster, by which a second "
+        "one refuses to serve the same; empty: not checked."
+    ),
+]
 HttpHost = Annotated[str, typer.Option(help="Address of /healthz and /metrics.")]
 HttpPort = Annotated[int, typer.Option(help="Port of /healthz and /metrics.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
@@ -86,6 +93,8 @@ class OperatorOptions:
     lease: str
     """The name of the Lease; empty: no leader election, this process acts alone."""
     timing: LeaseTimings
+    installations_namespace: str = ""
+    """Where all installations of the cluster are recorded; empty: nowhere."""
 
 
 def find_kubeconfig(given: Path | None) -> Path | None:

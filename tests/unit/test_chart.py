@@ -19,6 +19,7 @@ import trainyard
 from tools.localcluster.binaries import ensure_binaries
 from trainyard.api.durations import parse_duration
 from trainyard.api.names import master_secret_name
+from trainyard.cluster.installations import CONFIG_MAP
 from trainyard.cluster.leaderelection import LeaseTimings
 
 pytestmark = pytest.mark.timeout(1800)
@@ -92,6 +93,16 @@ CLUSTER_GRANTS = {
 }
 
 
+def own_role(manifests: list[Manifest]) -> Manifest:
+    """The Role in the operator's own namespace."""
+    (found,) = (
+        role
+        for role in of_kind(manifests, "Role")
+        if role["metadata"]["namespace"] == "trainyard-system"
+    )
+    return found
+
+
 def test_lint_finds_nothing(helm: str) -> None:
     done = run_helm(helm, "lint", "--strict", CHART)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -140,7 +151,7 @@ def test_a_release_that_is_being_replaced_can_still_write_statuses(helm: str, wa
 
 
 def test_secrets_are_readable_only_in_the_operators_namespace(helm: str) -> None:
-    role = one(render(helm), "Role")
+    role = own_role(render(helm))
     assert role["metadata"]["namespace"] == "trainyard-system"
     assert grants(role) == {
         "/secrets": {"get", "list", "create", "patch", "delete"},
@@ -149,7 +160,7 @@ def test_secrets_are_readable_only_in_the_operators_namespace(helm: str) -> None
 
 
 def test_only_the_master_secret_is_readable_by_name_and_writable(helm: str) -> None:
-    rules = [r for r in one(render(helm), "Role")["rules"] if "secrets" in r["resources"]]
+    rules = [r for r in own_role(render(helm))["rules"] if "secrets" in r["resources"]]
     by_verb = {verb: rule.get("resourceNames") for rule in rules for verb in rule["verbs"]}
     named = {"get": [master_secret_name()], "patch": [master_secret_name()]}
     assert by_verb == {**named, "create": None, "list": None, "delete": None}
@@ -157,13 +168,28 @@ def test_only_the_master_secret_is_readable_by_name_and_writable(helm: str) -> N
 
 def test_only_the_operators_lease_is_writable(helm: str) -> None:
     manifests = render(helm)
-    rules = [r for r in one(manifests, "Role")["rules"] if "leases" in r["resources"]]
+    rules = [r for r in own_role(manifests)["rules"] if "leases" in r["resources"]]
     by_verb = {verb: rule.get("resourceNames") for rule in rules for verb in rule["verbs"]}
     (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert by_verb == {"create": None, "get": ["trainyard"], "update": ["trainyard"]}
     assert "--lease-name=trainyard" in container["args"]
-    without = one(render(helm, "leaderElection.enabled=false", "replicas=1"), "Role")
+    without = own_role(render(helm, "leaderElection.enabled=false", "replicas=1"))
     assert set(grants(without)) == {"/secrets"}
+
+
+def test_only_the_record_of_installations_is_writable_outside_of_it(helm: str) -> None:
+    manifests = render(helm)
+    (role,) = (r for r in of_kind(manifests, "Role") if r["metadata"]["namespace"] == "kube-public")
+    by_verb = {verb: r.get("resourceNames") for r in role["rules"] for verb in r["verbs"]}
+    assert grants(role) == {"/configmaps": {"create", "get", "update"}}
+    assert by_verb == {"create": None, "get": [CONFIG_MAP], "update": [CONFIG_MAP]}
+    (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert "--installations-namespace=kube-public" in container["args"]
+    without = render(helm, 'installations.namespace=""')
+    assert [role["metadata"]["namespace"] for role in of_kind(without, "Role")] == [
+        "trainyard-system"
+    ]
+    assert "installations" not in str(one(without, "Deployment"))
 
 
 def test_watched_namespaces_limit_the_rights_to_them(helm: str) -> None:
@@ -217,6 +243,7 @@ def test_the_values_become_the_operators_arguments(helm: str) -> None:
         "--lease-duration=15s",
         "--renew-deadline=10s",
         "--retry-period=2s",
+        "--installations-namespace=kube-public",
         "--http-port=8080",
         "--log-level=debug",
         "--log-format=text",

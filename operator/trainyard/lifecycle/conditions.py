@@ -15,8 +15,8 @@ from trainyard.lifecycle.reachability import is_degraded, trouble_of, unreachabl
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.text import printable
 
-MAX_MESSAGE = 32768
-"""Characters of a condition's message, as `metav1.Condition` allows."""
+MAX_MESSAGE = 32_768
+"""Characters of a message, as `metav1.Condition` allows; a decision's may name many selectors."""
 
 _RUNNING_REASONS = {Role.WORKER: "WorkersRunning", Role.PARTY: "PartiesRunning"}
 

@@ -36,9 +36,6 @@ from trainyard_trainer.contract.text import printable
 EVALUATIONS = 64
 """Metrics that the schema of the status allows."""
 
-MAX_MESSAGE = 32_768
-"""Characters of a message that the schema allows; a decision's may name many selectors."""
-
 THROTTLED_CONDITIONS = (ConditionType.ADMITTED, ConditionType.RUNNING, ConditionType.RESCALING)
 """Conditions whose messages contain counts (pods that run, jobs ahead in the queue): a changed
 message is written with the next metrics, a changed status or reason at once."""

@@ -79,14 +79,18 @@ class Controller:
         election = self.deps.election
         if election is not None:
             await election.elected.wait()
-            # Events of the last leader's last actions may not have arrived yet.
-            await self._until_success(self._list_everything)
-        self._is_active = True
-        # Decisions first: the statuses may be older than the last operator's last decision.
-        await self.scheduler.try_schedule()
-        for key in self.deps.cache.jobs:
-            self.queue.add(key)
         async with asyncio.TaskGroup() as group:
+            if (installations := self.deps.installations) is not None:
+                group.create_task(installations.run())
+                await installations.confirmed.wait()
+            if election is not None:
+                # Events of the last leader's last actions may not have arrived yet.
+                await self._until_success(self._list_everything)
+            self._is_active = True
+            # Decisions first: the statuses may be older than the last operator's last decision.
+            await self.scheduler.try_schedule()
+            for key in self.deps.cache.jobs:
+                self.queue.add(key)
             group.create_task(self.queue.run())
             group.create_task(self.exchanges.run())
             group.create_task(self.scheduler.run())

@@ -12,6 +12,7 @@ from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.clock import SteadyClock
 from trainyard.cluster.coordinator import SCRAPE_TIMEOUT, Coordinators
+from trainyard.cluster.installations import Installations
 from trainyard.cluster.lease import Election
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.reconcile.metrics import OperatorMetrics
@@ -72,6 +73,8 @@ class Dependencies:
     """Says whether `clock` agrees with the API server's; None where nothing compares them."""
     election: Election | None = None
     """Elects the one of several operators that acts; None where this process runs alone."""
+    installations: Installations | None = None
+    """Keeps a second installation from serving the same; None where that is not checked."""
 
     @property
     def is_clock_trusted(self) -> bool:
