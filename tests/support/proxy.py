@@ -1,4 +1,7 @@
-"""A TCP proxy in front of the API server, whose connections a test can cut, reset and stall."""
+"""A TCP proxy in front of the API server, whose connections a test can cut, reset and stall.
+
+One that records requests can hold some of them back, as a slow webhook does.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import json
 import re
 import ssl
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +36,7 @@ class Proxy:
         """Method and path of every mutating request, if the proxy `records`."""
         self._forwards = asyncio.Event()
         self._forwards.set()
+        self._held: dict[str, asyncio.Event] = {}
         server = urlsplit(self._document["clusters"][0]["cluster"]["server"])
         self._host, self._api_port = server.hostname or "127.0.0.1", server.port or 443
         self._server: asyncio.Server | None = None
@@ -89,6 +93,14 @@ class Proxy:
         """Forward again, beginning with the bytes that were held back."""
         self._forwards.set()
 
+    def hold(self, path: str) -> None:
+        """Hold back mutating requests to that path until `release`, if the proxy `records`."""
+        self._held[path] = asyncio.Event()
+
+    def release(self, path: str) -> None:
+        """Forward the requests to that path, those that were held back first."""
+        self._held.pop(path).set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         try:
@@ -101,7 +113,7 @@ class Proxy:
             return
         self._open.add(downstream)
         directions = [
-            asyncio.create_task(self._forward(reader, downstream, self._record)),
+            asyncio.create_task(self._forward(reader, downstream, self._inspect)),
             asyncio.create_task(self._forward(upstream, writer)),
         ]
         await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
@@ -114,19 +126,23 @@ class Proxy:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        record: Callable[[bytes], None] = lambda _: None,
+        inspect: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(CHUNK):
-                record(chunk)
+                if inspect is not None:
+                    await inspect(chunk)
                 await self._forwards.wait()
                 writer.write(chunk)
                 await writer.drain()
 
-    def _record(self, chunk: bytes) -> None:
-        if self._tls is not None:
-            for method, path in CHANGE.findall(chunk):
-                self.changes.append((method.decode(), path.decode()))
+    async def _inspect(self, chunk: bytes) -> None:
+        if self._tls is None:
+            return
+        for method, path in CHANGE.findall(chunk):
+            self.changes.append((method.decode(), path.decode()))
+            if (held := self._held.get(path.decode().partition("?")[0])) is not None:
+                await held.wait()
 
 
 def _tls(document: dict[str, Any]) -> ssl.SSLContext:
