@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -124,6 +125,18 @@ def test_sockets_fail_when_data_stays_unacknowledged() -> None:
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
+def test_data_that_no_peer_takes_is_given_up_in_time() -> None:
+    """Otherwise what a lost leader sent arrives whenever the network lets it through."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with socket_factory(0.5)((socket.AF_INET, socket.SOCK_STREAM, 0, "", ())) as made:
+            made.connect(listener.getsockname())
+            made.settimeout(30)  # without the limit, the peer's full window is probed for ever
+            with pytest.raises(TimeoutError) as caught:
+                _send_endlessly(made)
+            assert caught.value.errno == errno.ETIMEDOUT
+
+
 def test_a_closed_socket_discards_unsent_data() -> None:
     """Otherwise requests of a process that has exited arrive when the network comes back."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -143,3 +156,8 @@ def test_a_closed_socket_discards_unsent_data() -> None:
 def _read_all(end: socket.socket) -> None:
     while end.recv(65536):
         pass
+
+
+def _send_endlessly(end: socket.socket) -> None:
+    while True:
+        end.sendall(b"x" * 65536)
