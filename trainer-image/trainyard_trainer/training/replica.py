@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trainyard_trainer.contract.config import JobConfig
 from trainyard_trainer.contract.plan import Plan
+from trainyard_trainer.contract.text import encodable
 from trainyard_trainer.runtime.exits import TaskFailed, TaskInvalid
 from trainyard_trainer.task import Batch, Task, fetch
 from trainyard_trainer.training import snapshot
@@ -205,7 +206,9 @@ class Replica:
         self.is_over = reached or self.cursor.epoch >= self.config.epochs
 
     def _summarize(self, means: Mapping[str, float]) -> dict[str, float]:
-        return {f"eval/{k}": float(v) for k, v in self.task.summary(means).items()}
+        # A name made of a file's name may be no UTF-8, which neither metrics nor messages hold.
+        summary = self.task.summary(means).items()
+        return {f"eval/{encodable(name)}": float(value) for name, value in summary}
 
     def _check_target(self) -> None:
         target = self.config.target

@@ -1,6 +1,7 @@
 """Shares summed over any number of workers make the step of one process."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -141,6 +142,21 @@ def test_a_target_that_is_never_evaluated_is_refused_with_those_that_are() -> No
     config = replace(CONFIG, target=Target(metric="eval/accuracy", value=1.0))
     with pytest.raises(TaskInvalid, match="eval/loss, eval/open"):
         make(Line(), config)
+
+
+class Shelf(Line):
+    def summary(self, means: Mapping[str, float]) -> Mapping[str, float]:
+        return {os.fsdecode(b"caf\xe9"): means["loss"]}
+
+
+def test_a_metric_is_named_so_that_it_can_be_encoded() -> None:
+    """Undecodable file names are lone surrogates in Python, which no message can hold."""
+    config = replace(CONFIG, epochs=1)
+    replica = make(Shelf(), config)
+    while not replica.is_over:
+        turn([replica])
+    [name] = replica.metrics
+    assert name.encode() == "eval/caf\N{REPLACEMENT CHARACTER}".encode()
 
 
 class Lbfgs(Line):
