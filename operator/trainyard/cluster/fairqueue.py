@@ -7,7 +7,7 @@ long. The rules here keep that from being all that there is.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -22,18 +22,26 @@ class Shares:
 
     def __init__(self, slots: int, share: int) -> None:
         self.slots, self._share = slots, share
+        self._free = slots
         self._held: Counter[Hashable] = Counter()
 
     def has_slot(self, group: Hashable) -> bool:
         """Whether the group may take a slot now."""
-        return self._held[group] < min(self._share, self.slots - self._held.total())
+        return self._held[group] < min(self._share, self._free)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no group may take a slot."""
+        return self._free <= 0
 
     def take(self, group: Hashable) -> None:
         """Take a slot for the group."""
+        self._free -= 1
         self._held[group] += 1
 
     def release(self, group: Hashable) -> None:
         """Give a slot of the group back."""
+        self._free += 1
         self._held[group] -= 1
         if not self._held[group]:
             del self._held[group]
@@ -50,9 +58,11 @@ class RoundRobin(Generic[T]):
         """Append an item to its group's queue."""
         self._queues.setdefault(group, deque()).append(item)
 
-    def get(self, may: Callable[[Hashable], bool]) -> T | None:
-        """Remove the first item of the first group that may be served; None without one."""
-        group = next((group for group in self._queues if may(group)), None)
+    def get(self, shares: Shares) -> T | None:
+        """Remove the first item of the first group that may take a slot; None without one."""
+        if shares.is_full:
+            return None  # without a search through all groups
+        group = next((group for group in self._queues if shares.has_slot(group)), None)
         if group is None:
             return None
         queue = self._queues.pop(group)

@@ -80,7 +80,7 @@ class Throttle:
 
     def _next(self) -> _Waiter | None:
         for priority in (self._preferred, Priority(1 - self._preferred)):
-            while (waiter := self._waiting[priority].get(self._shares.has_slot)) is not None:
+            while (waiter := self._waiting[priority].get(self._shares)) is not None:
                 if not waiter.admitted.done():
                     self._preferred = Priority(1 - priority)
                     return waiter

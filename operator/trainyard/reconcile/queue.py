@@ -160,7 +160,7 @@ class WorkQueue(Generic[K]):
         is_normal_due = self._high_in_a_row >= HIGH_PER_NORMAL
         for priority in sorted(QueuePriority, reverse=not is_normal_due):
             waiting = self._waiting[priority]
-            while (key := waiting.get(self._shares.has_slot)) is not None:
+            while (key := waiting.get(self._shares)) is not None:
                 if self._queued.get(key) is priority:
                     del self._queued[key]
                     is_high = priority is QueuePriority.HIGH
