@@ -17,15 +17,15 @@ from urllib.request import getproxies
 
 import aiohttp
 import msgspec
-from aiohttp.abc import AbstractStreamWriter
 from kubernetes import aio as kube
 from kubernetes.aio import client as kube_client
 from kubernetes.aio import config as kube_config
 
 from trainyard.api.names import FIELD_MANAGER
 from trainyard.cluster.decoding import Page, WatchEvent, decode_events, decode_page
+from trainyard.cluster.guarded import GuardedPayload
 from trainyard.cluster.sockets import UNACKNOWLEDGED_SECONDS, socket_factory
-from trainyard.cluster.throttle import Priority, Throttle
+from trainyard.cluster.throttle import Priority, Throttle, namespace_of
 from trainyard_trainer.contract.text import printable
 
 Object = dict[str, Any]
@@ -49,11 +49,9 @@ RETRIES = 8
 """Attempts at a request that is throttled (`THROTTLED`) or does not reach the server."""
 RETRY_DEADLINE_SECONDS = 60
 """No attempt starts after this: the caller occupies a worker and will be requeued."""
-FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
-"""Pauses between two attempts, where the server asks for no longer one (`Retry-After`)."""
-PAUSE_JITTER = 1.5
-"""Pauses are multiplied by up to this: requests that were throttled together come apart."""
-
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, PAUSE_JITTER = 0.1, 5.0, 1.5
+"""Pauses between two attempts, unless the server asks for longer ones (`Retry-After`); multiplied
+by up to `PAUSE_JITTER`, so that requests that were throttled together come apart."""
 MAX_MESSAGE, MAX_REASON = 4096, 128
 """Characters of the server's message and reason; webhooks of users write some of them."""
 
@@ -113,8 +111,8 @@ class KubeClient:
         self._configuration = configuration
         self._api = kube.client.ApiClient(configuration)
         self.throttle = throttle or Throttle()
-        self.on_date: Callable[[str], None] | None = None
-        """Called with the `Date` of each response."""
+        self.on_date: Callable[[str], None] = lambda _: None
+        """Called with the `Date` of each response; empty if it has none."""
         self.requests = 0
         """Number of responses received."""
         self.guard: Callable[[], None] | None = None
@@ -194,7 +192,7 @@ class KubeClient:
 
         Waiting for the throttle and for a connection may take any time after the request starts.
         """
-        return _Guarded(body, self.check)
+        return GuardedPayload(body, self.check)
 
     async def request(
         self,
@@ -236,8 +234,7 @@ class KubeClient:
                     raise
                 failure = error
             except (aiohttp.ClientError, TimeoutError) as error:
-                # Repeating a creation that may have succeeded is safe: names are deterministic, so
-                # the second one finds that the object exists.
+                # Repeating a creation is safe: names are deterministic, so the object exists then.
                 failure = ApiError(0, "Unreachable", f"API server: {error!r}")
                 failure.__cause__ = error
             wait = max(pause, failure.retry_after_seconds)
@@ -263,8 +260,7 @@ class KubeClient:
         async with self.session.request(
             method, self.url(path), params=query, data=body, headers=headers, timeout=TIMEOUT
         ) as response:
-            if self.on_date is not None and "Date" in response.headers:
-                self.on_date(response.headers["Date"])
+            self.on_date(response.headers.get("Date", ""))
             content = await response.read()
             self.requests += 1
             if response.status >= 400:
@@ -389,37 +385,9 @@ class KubeClient:
             yield decode_events(response.content)
 
 
-class _Guarded(aiohttp.BytesPayload):
-    """Calls the guard once more as the bytes go out; the headers leave with them."""
-
-    def __init__(self, body: bytes, check: Callable[[], None]) -> None:
-        super().__init__(body)
-        self._check = check
-
-    async def write_with_length(
-        self, writer: AbstractStreamWriter, content_length: int | None
-    ) -> None:
-        try:
-            self._check()
-        except BaseException as error:
-            # aiohttp writes in a task that nobody awaits: the request fails by this error, is
-            # retried, and then meets the guard itself.
-            raise ConnectionAbortedError(f"not sent: {error}") from error
-        await super().write_with_length(writer, content_length)
-
-
-def namespace_of(path: str) -> str:
-    """The namespace in an API path; empty if it has none."""
-    _, _, rest = path.partition("/namespaces/")
-    return rest.partition("/")[0]
-
-
 def _may_retry(method: str, error: ApiError) -> bool:
-    """Whether the request may be sent again: the server throttles, or a quota is busy.
-
-    A creation that conflicts, though nothing of that name exists, has met another one that
-    changed the usage of the same quota.
-    """
+    """Whether to send the request again: the server throttles, or a quota is busy."""
+    # Nothing of that name exists: another creation has just changed the usage of the quota.
     is_busy_quota = method == "POST" and error.is_conflict and not error.already_exists
     return error.status in THROTTLED or is_busy_quota
 

@@ -85,3 +85,9 @@ class Throttle:
                     self._preferred = Priority(1 - priority)
                     return waiter
         return None
+
+
+def namespace_of(path: str) -> str:
+    """The namespace in an API path; empty if it has none."""
+    _, _, rest = path.partition("/namespaces/")
+    return rest.partition("/")[0]

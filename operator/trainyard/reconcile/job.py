@@ -10,7 +10,7 @@ the same state from any starting point.
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ from trainyard.render.network import Network
 from trainyard.render.trainer_config import plan_of
 from trainyard.scheduling.conversion import wants_gpus
 
-CLOCK_RETRY_SECONDS = 10.0
+CLOCK_RETRY = timedelta(seconds=10)
 """Pause until a job is reconciled again while this clock and the API server's differ."""
 
 
@@ -98,12 +98,10 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
     adopted_at = now if applied.adopted else None
     children_at = _children_at(deps, job, state, network) if desired.pods.coordinator else None
     retry_at = refused.retry_at if refused else None
-    requeue_at = (desired.requeue_at, actions.requeue_at, adopted_at, status_due_at, children_at)
-    requeue_after = _seconds_until(now, *requeue_at, retry_at)
-    if not deps.is_clock_trusted:
-        requeue_after = max(requeue_after or 0.0, CLOCK_RETRY_SECONDS)  # deadlines are kept back
+    deadline = _kept_back(deps, desired.requeue_at, now)
+    requeue_at = (deadline, actions.requeue_at, adopted_at, status_due_at, children_at, retry_at)
     return ReconcileResult(
-        requeue_after=requeue_after,
+        requeue_after=_seconds_until(now, *requeue_at),
         schedule=before.desired != state.assignment.value.desired,
         exchange=_needs_exchange(state.coordinator, pods),
         refusal=applied.refusal,
@@ -219,6 +217,13 @@ def _children(deps: Dependencies, job: Job, state: JobState, network: Network) -
         return requests
     ensure_service = partial(deps.services.ensure, job.key.namespace, network.service)
     return {**requests, "Service": ensure_service}
+
+
+def _kept_back(deps: Dependencies, deadline: datetime | None, now: datetime) -> datetime | None:
+    """The deadline, but not one that is past and not enforced, which would requeue in a loop."""
+    if deps.is_clock_trusted or (deadline is not None and deadline > now):
+        return deadline
+    return now + CLOCK_RETRY
 
 
 def _seconds_until(now: datetime, *times: datetime | None) -> float | None:
