@@ -10,7 +10,7 @@ from trainyard.api.cluster import Cluster, GpuPod, Node
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
-from trainyard.cluster.store import ObjectKey, Store
+from trainyard.cluster.store import ObjectKey, Snapshot, Store
 
 
 def pod_key(pod: Pod) -> ObjectKey:
@@ -79,9 +79,16 @@ class ClusterCache:
         self.unknown_priorities: frozenset[str] = frozenset()
         """Classes that jobs name and the last listing did not contain."""
 
-    def put_job(self, job: Job, *, only_known: bool = False) -> bool:
+    def put_job(
+        self,
+        job: Job,
+        *,
+        only_known: bool = False,
+        before: Snapshot[Key, Job] | None = None,
+    ) -> bool:
         """Add or replace a job; False if it is outdated.
 
+        `before` is what was known when the listing was requested that contains the job.
         `only_known` is for responses to our own writes, which may arrive after the job's deletion.
         A response with a new generation is left to its event, which would otherwise change nothing
         and so trigger no reconcile.
@@ -91,7 +98,7 @@ class ClusterCache:
             is_same = known and (known.uid, known.generation) == (job.uid, job.generation)
             if not is_same:
                 return False
-        return self.jobs.put(job)
+        return self.jobs.put(job, before=before)
 
     def drop_job(self, key: Key, uid: str = "") -> Job | None:
         """Remove a job that is gone, unless another of the same name has replaced it."""

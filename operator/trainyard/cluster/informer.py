@@ -18,7 +18,7 @@ import msgspec
 
 from trainyard.cluster.client import THROTTLED, ApiError, KubeClient, collection
 from trainyard.cluster.decoding import ObjectMeta, WatchEvent, decode_meta, decode_status
-from trainyard.cluster.store import ObjectKey, Store, Versioned
+from trainyard.cluster.store import ObjectKey, Snapshot, Store, Versioned
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +83,15 @@ class Informer(Generic[T]):
         fails half-way. Events go on meanwhile; another listing waits.
         """
         async with self._listing:
-            before = dict(self._store)
+            before = self._store.snapshot()
             listed: dict[ObjectKey, str] = {}
             versions: list[str] = []
             for selectors in self._selectors:
                 async for page in self._client.list_pages(self._path, **selectors):
                     versions.append(page.metadata.resource_version)
-                    listed |= {meta.key: meta.uid for meta in map(self._put_listed, page.items)}
+                    for item in page.items:
+                        meta = self._put_listed(item, before)
+                        listed[meta.key] = meta.uid
             version = int(versions[0])  # what changed between two LISTs comes as an event
             for gone in self._store.remove_unlisted(self._namespace, before, listed, version):
                 self._on_change(gone, None)
@@ -142,12 +144,17 @@ class Informer(Generic[T]):
             self._put(event.object, meta)
         self._version = meta.resource_version
 
-    def _put_listed(self, encoded: msgspec.Raw) -> ObjectMeta:
+    def _put_listed(self, encoded: msgspec.Raw, before: Snapshot[ObjectKey, T]) -> ObjectMeta:
         meta = decode_meta(encoded)
-        self._put(encoded, meta, is_listed=True)
+        self._put(encoded, meta, before)
         return meta
 
-    def _put(self, encoded: msgspec.Raw, meta: ObjectMeta, *, is_listed: bool = False) -> None:
+    def _put(
+        self,
+        encoded: msgspec.Raw,
+        meta: ObjectMeta,
+        before: Snapshot[ObjectKey, T] | None = None,
+    ) -> None:
         try:
             new = self._parse(self._decoder.decode(encoded))
         except (ArithmeticError, LookupError, TypeError, ValueError):
@@ -156,7 +163,7 @@ class Informer(Generic[T]):
             log.exception("%s %s/%s cannot be read", kind, meta.namespace, meta.name)
             return
         old = self._store.get(meta.key)
-        if self._store.put(new, is_listed=is_listed):
+        if self._store.put(new, before=before):
             self._on_change(old, self._store.get(meta.key))
 
     async def _relist_periodically(self) -> NoReturn:

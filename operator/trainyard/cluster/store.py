@@ -2,7 +2,9 @@
 
 Versions arrive as events, in listings and in responses to our own requests. Each may be older than
 what is known by then: an event waits in its socket, a listing takes seconds, a response may be
-overtaken by the deletion of its object.
+overtaken by the deletion of its object. Only one thing is certain of a listing: it is not older than
+anything that was known when it was requested, whatever the versions say. They go back when an
+administrator restores an older state of the server.
 """
 
 from __future__ import annotations
@@ -50,6 +52,22 @@ K = TypeVar("K", bound=Namespaced)
 T = TypeVar("T", bound=Versioned)
 
 
+class Tombstone(NamedTuple):
+    """Up to which version an object is outdated, and when that became known."""
+
+    version: float
+    """Infinite for a deleted object."""
+    sequence: int
+
+
+class Snapshot(NamedTuple, Generic[K, T]):
+    """What a store knew when a listing was requested."""
+
+    objects: Mapping[K, T]
+    sequence: int
+    """The number of tombstones that there had ever been."""
+
+
 class Store(Mapping[K, T], Generic[K, T]):
     """Objects by key. Reads never leave the process; newer versions replace older ones."""
 
@@ -57,8 +75,9 @@ class Store(Mapping[K, T], Generic[K, T]):
         """`key` returns an object's key."""
         self._key = key
         self._objects: dict[K, T] = {}
-        self._tombstones: OrderedDict[str, float] = OrderedDict()
-        """By uid, the highest version that is outdated: infinite for a deleted object."""
+        self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
+        """By uid."""
+        self._sequence = 0
         self._listed_versions: dict[str, int] = {}
         """By namespace (empty: all), the version of its last complete listing."""
 
@@ -71,22 +90,30 @@ class Store(Mapping[K, T], Generic[K, T]):
     def __len__(self) -> int:
         return len(self._objects)
 
-    def put(self, new: T, *, is_listed: bool = False) -> bool:
+    def snapshot(self) -> Snapshot[K, T]:
+        """What is known now; to be taken before a listing is requested."""
+        return Snapshot(dict(self._objects), self._sequence)
+
+    def put(self, new: T, *, before: Snapshot[K, T] | None = None) -> bool:
         """Add or replace an object; False if it is outdated, or nothing but its version changed.
 
-        `is_listed`: it comes from a listing rather than from an event or a response.
+        `before` is what was known when the listing was requested that contains the object; None: an
+        event or a response brought it.
         """
         key = self._key(new)
         old = self._objects.get(key)
-        if self._is_outdated(key, old, new, is_listed=is_listed):
+        if before is None and self._is_outdated(key, old, new):
             return False
+        if before is not None and self._is_overtaken(key, old, new, before):
+            return False
+        tombstone = self._tombstones.pop(new.uid, None)
         if old is not None and old.uid != new.uid:
-            self._mark_outdated(
-                old.uid, math.inf
-            )  # a name is free again only after its object is gone
+            # A name is free again only after its object is gone.
+            self._mark_outdated(old.uid, math.inf)
         if not self.is_relevant(new):
-            if old is not None:
+            if old is not None or tombstone is not None:
                 self._mark_outdated(new.uid, new.resource_version)
+            if old is not None:
                 self._replace(key, old, None)
             return old is not None
         self._replace(key, old, new)
@@ -122,11 +149,11 @@ class Store(Mapping[K, T], Generic[K, T]):
         return [known for known in removed if known is not None]
 
     def remove_unlisted(
-        self, namespace: str, before: Mapping[K, T], listed: Mapping[K, str], version: int
+        self, namespace: str, before: Snapshot[K, T], listed: Mapping[K, str], version: int
     ) -> list[T]:
         """Remove what a complete listing of that version lacks; the removed objects.
 
-        `before` is what was known when it began, `listed` the listed uids by key. What is not newer
+        `before` is what was known when it was requested, `listed` the listed uids by key. What is not newer
         than the listing is gone, even if a response brought it meanwhile. So is what has stayed as
         it was: its version is higher only if an older state of the server was restored.
         """
@@ -135,7 +162,7 @@ class Store(Mapping[K, T], Generic[K, T]):
             for key, known in self._objects.items()
             if namespace in ("", key.namespace)
             and listed.get(key) != known.uid
-            and (known.resource_version <= version or before.get(key) is known)
+            and (known.resource_version <= version or before.objects.get(key) is known)
         ]
         removed = (self.remove(key, uid, version) for key, uid in outdated)
         return [known for known in removed if known is not None]
@@ -154,13 +181,27 @@ class Store(Mapping[K, T], Generic[K, T]):
     def index(self, old: T | None, new: T | None) -> None:
         """Update what is derived from the objects; overridden by stores that look up otherwise."""
 
-    def _is_outdated(self, key: K, old: T | None, new: T, *, is_listed: bool) -> bool:
+    def _is_outdated(self, key: K, old: T | None, new: T) -> bool:
+        """Whether an event or a response is older than what is known."""
         version = new.resource_version
-        if version <= self._tombstones.get(new.uid, -1):
+        tombstone = self._tombstones.get(new.uid)
+        if tombstone is not None and version <= tombstone.version:
             return True
-        if old is not None:
-            return version <= old.resource_version
-        return not is_listed and version <= self._listed_version(key)
+        known = self._listed_version(key) if old is None else old.resource_version
+        return version <= known
+
+    def _is_overtaken(self, key: K, old: T | None, new: T, before: Snapshot[K, T]) -> bool:
+        """Whether something newer became known while the listing was made, or nothing is new."""
+        version = new.resource_version
+        tombstone = self._tombstones.get(new.uid)
+        is_recent = tombstone is not None and tombstone.sequence > before.sequence
+        if tombstone is not None and is_recent and version <= tombstone.version:
+            return True
+        if old is None:
+            return False
+        if before.objects.get(key) is old:
+            return (new.uid, version) == (old.uid, old.resource_version)
+        return version <= old.resource_version
 
     def _listed_version(self, key: K) -> int:
         listed = self._listed_versions
@@ -175,6 +216,9 @@ class Store(Mapping[K, T], Generic[K, T]):
 
     def _mark_outdated(self, uid: str, version: float) -> None:
         if uid:
-            self._tombstones[uid] = max(version, self._tombstones.get(uid, version))
+            self._sequence += 1
+            known = self._tombstones.get(uid)
+            version = max(version, known.version) if known is not None else version
+            self._tombstones[uid] = Tombstone(version, self._sequence)
             if len(self._tombstones) > MAX_TOMBSTONES:
                 self._tombstones.popitem(last=False)

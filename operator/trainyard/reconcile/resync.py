@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from trainyard.api import names
-from trainyard.api.jobs import UnreadableJobError, parse_job
+from trainyard.api.jobs import Job, UnreadableJobError, parse_job
 from trainyard.api.names import Key
 from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.store import Snapshot
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.rotation import maintain_master, sweep_stored
 
@@ -32,9 +33,10 @@ async def resync(deps: Dependencies, dirty: set[Key]) -> None:
     They stay so if the listing fails half-way: the next one finds nothing new about them.
     """
     await _list_priorities(deps)
-    before = deps.cache.jobs.uids()
-    listed = await _list_jobs(deps, dirty)
-    dirty |= {gone.key for gone in deps.cache.jobs.remove_missing(before, listed)}
+    before = deps.cache.jobs.snapshot()
+    listed = await _list_jobs(deps, dirty, before)
+    uids = {key: job.uid for key, job in before.objects.items()}
+    dirty |= {gone.key for gone in deps.cache.jobs.remove_missing(uids, listed)}
     if deps.is_leader:
         await sweep_stored(deps, set(listed.values()))
         await maintain_master(deps, dirty)
@@ -65,7 +67,9 @@ async def _find_missing_kinds(client: KubeClient) -> str:
     return NOT_SERVED.format(missing, names.GROUP) if missing else ""
 
 
-async def _list_jobs(deps: Dependencies, dirty: set[Key]) -> dict[Key, str]:
+async def _list_jobs(
+    deps: Dependencies, dirty: set[Key], before: Snapshot[Key, Job]
+) -> dict[Key, str]:
     listed: dict[Key, str] = {}
     async for raw in _all_jobs(deps):
         meta = raw["metadata"]
@@ -76,7 +80,7 @@ async def _list_jobs(deps: Dependencies, dirty: set[Key]) -> dict[Key, str]:
         except UnreadableJobError as error:
             log.error("%s", error)
             continue
-        if deps.cache.put_job(job):
+        if deps.cache.put_job(job, before=before):
             dirty.add(job.key)
     return listed
 

@@ -139,9 +139,11 @@ def test_a_heartbeat_of_a_node_is_no_change() -> None:
 def test_a_listing_made_before_a_node_was_ready_does_not_undo_that() -> None:
     """It did until the node's next event or listing, and its GPUs were not used for minutes."""
     cache = ClusterCache()
+    before = cache.nodes.snapshot()
     ready = Node(name="n0", is_ready=True, resource_version=5)
+    unready = Node(name="n0", is_ready=False, resource_version=4)
     assert cache.nodes.put(ready)
-    assert not cache.nodes.put(Node(name="n0", is_ready=False, resource_version=4), is_listed=True)
+    assert not cache.nodes.put(unready, before=before)
     assert cache.cluster().nodes == (ready,)
     assert cache.nodes.remove(N0)
     assert cache.nodes.put(Node(name="n0", is_ready=False, resource_version=6))

@@ -49,9 +49,11 @@ def test_an_object_that_becomes_irrelevant_is_removed_and_its_older_versions_sta
     """A listing begun before could otherwise bring back a pod that has released its GPUs."""
     things = Things()
     things.put(Thing())
+    before = things.snapshot()
     assert things.put(Thing(resource_version=3, is_relevant=False))
     assert not things
-    assert not things.put(Thing(resource_version=2), is_listed=True)
+    assert not things.put(Thing(resource_version=2), before=before)
+    assert not things.put(Thing(resource_version=2))
     assert things.put(Thing(resource_version=4))
 
 
@@ -64,9 +66,11 @@ def test_an_object_that_never_was_relevant_is_no_change() -> None:
 def test_the_predecessor_of_a_namesake_never_comes_back() -> None:
     things = Things()
     things.put(Thing())
+    before = things.snapshot()
     things.put(Thing(uid="b", resource_version=5))
     things.remove(KEY, "b")
-    assert not things.put(Thing(resource_version=3), is_listed=True)
+    assert not things.put(Thing(resource_version=3), before=before)
+    assert not things.put(Thing(resource_version=3))
 
 
 def test_a_deletion_without_a_known_object_is_remembered() -> None:
@@ -98,7 +102,7 @@ def test_what_a_complete_listing_did_not_contain_is_not_added_by_an_older_versio
 def test_a_listing_adds_what_the_store_lacks_for_whatever_reason() -> None:
     things = Things()
     things.complete_listing("", 5)
-    assert things.put(Thing(resource_version=3), is_listed=True)
+    assert things.put(Thing(resource_version=3), before=things.snapshot())
 
 
 def test_a_listing_of_one_namespace_removes_nothing_from_another() -> None:
@@ -115,7 +119,7 @@ def test_after_a_restore_of_the_server_what_a_listing_lacks_is_gone() -> None:
     things = Things()
     old, new = Thing(resource_version=9), Thing(uid="b", name="new", resource_version=8)
     things.put(old)
-    before = dict(things)
+    before = things.snapshot()
     things.put(new)
     assert things.remove_unlisted("", before, {}, version=5) == [old]
     assert list(things.values()) == [new]
@@ -123,11 +127,62 @@ def test_after_a_restore_of_the_server_what_a_listing_lacks_is_gone() -> None:
 
 def test_what_a_response_brought_during_a_listing_that_lacks_it_is_gone() -> None:
     things = Things()
+    before = things.snapshot()
     things.put(Thing(resource_version=4))
-    assert things.remove_unlisted("", {}, {}, version=5) == [Thing(resource_version=4)]
+    assert things.remove_unlisted("", before, {}, version=5) == [Thing(resource_version=4)]
 
 
 def test_one_namespaces_listing_says_nothing_of_another() -> None:
     things = Things()
     things.put(Thing())
-    assert things.remove_unlisted("other", {}, {}, version=5) == []
+    assert things.remove_unlisted("other", things.snapshot(), {}, version=5) == []
+
+
+def test_after_a_restore_of_the_server_a_listing_replaces_what_was_known_before_it() -> None:
+    """Versions go back: the operator was blind to every change until they had caught up."""
+    things = Things()
+    things.put(Thing(resource_version=9000))
+    things.complete_listing("", 9000)
+    restored = Thing(resource_version=8000)
+    assert things.put(restored, before=things.snapshot())
+    things.complete_listing("", 8400)
+    assert list(things.values()) == [restored]
+    assert things.put(Thing(resource_version=8500)), "its next event counts"
+
+
+@pytest.mark.parametrize("version", [8000, 9500])
+def test_after_a_restore_of_the_server_what_was_deleted_since_is_back(version: int) -> None:
+    things = Things()
+    things.put(Thing(resource_version=9000))
+    things.remove(KEY, "a")
+    things.complete_listing("", 9001)
+    restored = Thing(resource_version=version)
+    assert things.put(restored, before=things.snapshot())
+    things.complete_listing("", version)
+    assert list(things.values()) == [restored]
+    assert things.put(Thing(resource_version=version + 1))
+    things.remove(KEY, "a")
+    assert not things.put(Thing(resource_version=version + 2)), "and may be deleted again"
+
+
+def test_after_a_restore_of_the_server_what_is_irrelevant_again_is_removed() -> None:
+    things = Things()
+    things.put(Thing(resource_version=9000))
+    assert things.put(Thing(resource_version=8000, is_relevant=False), before=things.snapshot())
+    assert not things
+    assert things.put(Thing(resource_version=8001)), "only its older versions stay out"
+
+
+def test_a_listing_does_not_bring_back_what_was_deleted_while_it_was_made() -> None:
+    things = Things()
+    things.put(Thing())
+    before = things.snapshot()
+    things.remove(KEY, "a")
+    assert not things.put(Thing(), before=before)
+    assert not things
+
+
+def test_a_listing_that_knows_nothing_new_is_no_change() -> None:
+    things = Things()
+    things.put(Thing())
+    assert not things.put(Thing(), before=things.snapshot())
