@@ -88,3 +88,6 @@ class FakeApi:
         listed = [item for name, item in self.objects.items() if name.startswith(f"{path}/")]
         items = [msgspec.Raw(msgspec.json.encode(item)) for item in listed]
         yield Page(metadata=ListMeta(resource_version=LISTED_VERSION), items=items)
+
+    async def latest_version(self, _: str) -> str:
+        return LISTED_VERSION

@@ -35,6 +35,8 @@ JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Requests only the metadata of an object whose content the operator must not read."""
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""The same of the objects of a listing."""
 PAGE_SIZE = 500
 """Objects per page of a LIST, as in client-go: a compromise between memory and requests."""
 TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
@@ -358,11 +360,18 @@ class KubeClient:
             query["fieldSelector"] = field_selector
         while True:
             content = await self._send("GET", path, query, None, {"Accept": JSON}, Priority.WORK)
-            page = decode_page(content)
+            page = await decode_page(content)
             yield page
             if not page.metadata.continue_:
                 return
             query["continue"] = page.metadata.continue_
+
+    async def latest_version(self, path: str) -> str:
+        """The resource version that a listing of a collection would have now."""
+        content = await self._send(
+            "GET", path, {"limit": "1"}, None, {"Accept": METADATA_LIST}, Priority.WORK
+        )
+        return (await decode_page(content)).metadata.resource_version
 
     @asynccontextmanager
     async def watch(self, path: str, version: str) -> AsyncIterator[AsyncIterator[WatchEvent]]:

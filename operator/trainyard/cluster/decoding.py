@@ -5,12 +5,18 @@ Every object of a collection passes through here before anything of it is decode
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import aiohttp
 import msgspec
 
+from trainyard.cluster.framing import bounded_lines, shown
+from trainyard.cluster.nesting import prune
 from trainyard.cluster.store import ObjectKey
+
+log = logging.getLogger(__name__)
 
 
 class ListMeta(msgspec.Struct, rename="camel"):
@@ -32,8 +38,12 @@ class WatchEvent(msgspec.Struct):
     """An event of a WATCH."""
 
     type: str
-    """`ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`."""
+    """`ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`; empty if it cannot be read."""
     object: msgspec.Raw
+
+
+UNREADABLE = WatchEvent(type="", object=msgspec.Raw(b"{}"))
+"""In the place of an event that cannot be read: only a listing finds what it was about."""
 
 
 class ObjectMeta(msgspec.Struct, rename="camel"):
@@ -61,9 +71,15 @@ class Status(msgspec.Struct):
     message: str = ""
 
 
-def decode_page(content: bytes) -> Page:
+async def decode_page(content: bytes) -> Page:
     """Decode the response to a LIST."""
-    return msgspec.json.decode(content, type=Page)
+    try:
+        return msgspec.json.decode(content, type=Page)
+    except RecursionError:
+        content, mark = await asyncio.to_thread(prune, content)
+    page = msgspec.json.decode(content, type=Page)
+    page.items = [_identity(item) if mark in bytes(item) else item for item in page.items]
+    return page
 
 
 async def decode_events(content: aiohttp.StreamReader) -> AsyncIterator[WatchEvent]:
@@ -71,10 +87,28 @@ async def decode_events(content: aiohttp.StreamReader) -> AsyncIterator[WatchEve
 
     However far behind the operator falls, the backlog is bytes on the API server's side.
     """
-    async for line in content:
-        if not line.endswith(b"\n"):
-            return  # a proxy closed the connection in the middle of an event
-        yield msgspec.json.decode(line, type=WatchEvent)
+    async for line in bounded_lines(content.iter_any()):
+        yield await _decode_event(line) if line else UNREADABLE
+
+
+async def _decode_event(line: bytes) -> WatchEvent:
+    try:
+        return msgspec.json.decode(line, type=WatchEvent)
+    except RecursionError:
+        pruned, _ = await asyncio.to_thread(prune, line)
+        event = msgspec.json.decode(pruned, type=WatchEvent)
+        return WatchEvent(event.type, _identity(event.object))
+    except msgspec.MsgspecError:
+        log.exception("an event cannot be decoded: %s…", shown(line))
+        return UNREADABLE
+
+
+def _identity(pruned: msgspec.Raw) -> msgspec.Raw:
+    """The object without anything that an object nested too deep could be misread for."""
+    found = msgspec.json.decode(pruned, type=_PartialObject)
+    meta = found.metadata
+    log.error("%s/%s is nested too deep to be read", meta.namespace, meta.name)
+    return msgspec.Raw(msgspec.json.encode(found))
 
 
 def decode_meta(encoded: msgspec.Raw) -> ObjectMeta:

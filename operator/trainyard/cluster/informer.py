@@ -17,13 +17,21 @@ import aiohttp
 import msgspec
 
 from trainyard.cluster.client import THROTTLED, ApiError, KubeClient, collection
-from trainyard.cluster.decoding import ObjectMeta, WatchEvent, decode_meta, decode_status
+from trainyard.cluster.decoding import (
+    UNREADABLE,
+    ObjectMeta,
+    WatchEvent,
+    decode_meta,
+    decode_status,
+)
 from trainyard.cluster.store import ObjectKey, Snapshot, Store, Versioned
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.1
 LAST_PAUSE_SECONDS = 1.0
+UNREADABLE_PAUSE_SECONDS = 10.0
+"""Between an event that cannot be read and the listing for it, which serves all until then."""
 RESUMABLE = (0, *THROTTLED)
 """Status codes after which a watch continues from the version it has reached."""
 
@@ -64,6 +72,7 @@ class Informer(Generic[T]):
         self._relist_interval = relist_interval.total_seconds()
         self._selectors = selectors
         self._listing = asyncio.Lock()
+        self._relist_requested = asyncio.Event()
         self.has_synced = asyncio.Event()
         """Set once the first listing is complete."""
         self._has_watched = False
@@ -108,19 +117,36 @@ class Informer(Generic[T]):
                 self._recover(error)
             except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
                 log.info("the watch of %s was cut off: %r", self._path, error)
+            except msgspec.MsgspecError:
+                # Of a listing, or of what identifies an object: there is no such input to wait for.
+                log.exception("the watch of %s begins afresh", self._path)
+                self._version = ""
             has_moved = self._version not in ("", before)
             pause = FIRST_PAUSE_SECONDS if has_moved else min(2 * pause, LAST_PAUSE_SECONDS)
             await asyncio.sleep(pause)
 
     async def _follow(self) -> None:
         """Watch on one connection until the server ends it, after a listing where one is due."""
-        if not self._version:
+        if not self._version or await self._is_restored():
             self._version = await self.relist()
             self.has_synced.set()
         async with self._client.watch(self._path, self._version) as events:
             self._has_watched = True
             async for event in events:
                 self._apply(event)
+
+    async def _is_restored(self) -> bool:
+        """Whether the server is in an older state than the watch has reached.
+
+        A watch from a version that the server has yet to reach is silent until then.
+        """
+        version = await self._client.latest_version(self._path)
+        if is_older := int(version) < int(self._version):
+            log.warning(
+                "the API server was restored to an older state: %s is at version %s, after %s",
+                *(self._path, version, self._version),
+            )
+        return is_older
 
     def _recover(self, error: ApiError) -> None:
         """Decide where to continue after an error; raises it if the server refuses at the start."""
@@ -136,6 +162,9 @@ class Informer(Generic[T]):
             status = decode_status(event.object)
             self._version = ""
             raise ApiError(status.code, "", status.message)
+        if event is UNREADABLE:
+            self._relist_requested.set()
+            return
         meta = decode_meta(event.object)
         if event.type == "DELETED":
             if (gone := self._store.remove(meta.key, meta.uid)) is not None:
@@ -157,7 +186,7 @@ class Informer(Generic[T]):
     ) -> None:
         try:
             new = self._parse(self._decoder.decode(encoded))
-        except (ArithmeticError, LookupError, TypeError, ValueError):
+        except Exception:
             # An object unlike all that the API describes must not hide the others.
             kind = self._plural.removesuffix("s")
             log.exception("%s %s/%s cannot be read", kind, meta.namespace, meta.name)
@@ -170,7 +199,7 @@ class Informer(Generic[T]):
         await self.has_synced.wait()
         pause = self._jittered_interval()
         while True:
-            await asyncio.sleep(pause)
+            await self._pause(pause)
             try:
                 await self.relist()
             except ApiError as error:
@@ -178,6 +207,16 @@ class Informer(Generic[T]):
                 pause = LAST_PAUSE_SECONDS
             else:
                 pause = self._jittered_interval()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for the next listing, which an event that cannot be read makes due sooner."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._relist_requested.wait()
+            await asyncio.sleep(min(seconds, UNREADABLE_PAUSE_SECONDS))
+        except TimeoutError:
+            pass
+        self._relist_requested.clear()
 
     def _jittered_interval(self) -> float:
         return self._relist_interval * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret

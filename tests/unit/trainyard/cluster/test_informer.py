@@ -28,6 +28,7 @@ from tests.support.informers import (
 )
 from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
+from trainyard.cluster.framing import bounded_lines
 from trainyard.cluster.informer import Informer
 
 KEEP_OPEN = object()
@@ -51,10 +52,16 @@ class Server:
         self.versions: list[str] = []
         """The resource version that each watch starts from."""
         self.version = 100
+        """Of each listing."""
+        self.latest: int | None = 10**6
+        """What the server has reached meanwhile; None: no more than that."""
         self.lists = 0
         self.ended = asyncio.Event()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.query.get("limit") == "1":
+            latest = self.version if self.latest is None else self.latest
+            return web.json_response({"metadata": {"resourceVersion": str(latest)}, "items": []})
         if "watch" not in request.query:
             self.lists += 1
             assert request.query["limit"] == "500"
@@ -373,7 +380,8 @@ async def test_a_periodic_listing_that_fails_is_repeated_soon(
     failures = iter([False, True, True])
 
     async def fail_twice(request: web.Request) -> web.StreamResponse:
-        if "watch" not in request.query and next(failures, False):
+        is_listing = "watch" not in request.query and request.query["limit"] != "1"
+        if is_listing and next(failures, False):
             return web.json_response({"message": "not now"}, status=500)
         return await answer(request)
 
@@ -383,3 +391,84 @@ async def test_a_periodic_listing_that_fails_is_repeated_soon(
         server.objects = [PODS.raw("a", 99)]
         await until(lambda: observed.changes)
     assert caplog.text.count("/api/v1/pods could not be listed: not now") == 2
+
+
+async def test_a_line_longer_than_any_buffer_is_read_whole(kind: Kind) -> None:
+    """A pod of a megabyte of `<` is an event of six: it ended every replica, at each event."""
+    big = event("ADDED", "big", 101, kind)
+    big["object"]["metadata"]["annotations"] = {"x": "<" * 1_000_000}
+    line = _line(big).replace(b"<", b"\\u003c")
+    assert len(line) > 6_000_000
+    server = Server([line, _line(event("ADDED", "a", 102, kind)), bookmark(103), KEEP_OPEN])
+    server.kind = kind
+    async with informing(server) as observed:
+        await until(lambda: len(observed.changes) == 2)
+    assert observed.added == ["big", "a"]
+
+
+async def test_an_oversized_event_is_passed_over_and_its_object_is_listed(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trainyard.cluster.informer.UNREADABLE_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(bounded_lines, "__defaults__", (20_000,))
+    big = event("ADDED", "big", 101, kind)
+    big["object"]["metadata"]["annotations"] = {"x": "y" * 30_000}
+    small = event("ADDED", "a", 102, kind)
+    server = Server([big, small, KEEP_OPEN], kind=kind)
+    async with informing(server) as observed:
+        await until(lambda: observed.added)
+        assert observed.added == ["a"]
+        server.objects, server.version = [big["object"], small["object"]], 102
+        await until(lambda: len(observed.added) == 2)
+    assert observed.added == ["a", "big"]
+    assert server.versions == ["100"], "the watch goes on"
+    assert caplog.text.count("an event of more than 20000 bytes") == 1
+    assert '"name": "big"' in caplog.text
+
+
+@pytest.mark.parametrize("line", [b"?\n", b"{}\n", b'{"type": 1, "object": {}}\n', b"\xff\n"])
+async def test_an_event_that_is_none_hides_no_other(
+    line: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trainyard.cluster.informer.UNREADABLE_PAUSE_SECONDS", 0.01)
+    server = Server([line, event("ADDED", "a", 102), KEEP_OPEN])
+    async with informing(server) as observed:
+        await until(lambda: observed.changes)
+    assert observed.changes[0] == (None, ("a", 102))
+    assert "an event cannot be decoded" in caplog.text
+
+
+async def test_an_object_nested_too_deep_hides_no_other(
+    kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The API server takes ten thousand levels, a decoder a thousand."""
+    deep = event("ADDED", "deep", 101, kind)
+    nested = _line(deep).replace(b'"fieldsV1": {', b'"x": ' + b"[" * 9000 + b"]" * 9000 + b', "y": {')
+    server = Server([nested, event("ADDED", "a", 102, kind), KEEP_OPEN], kind=kind)
+    async with informing(server) as observed:
+        await until(lambda: "a" in observed.added)
+    assert "/deep is nested too deep to be read" in caplog.text
+
+
+async def test_after_a_restore_the_watch_begins_with_a_listing(
+    kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From a version that the server has yet to reach again it would hear nothing until then."""
+    server = Server(
+        [event("ADDED", "a", 9001, kind), event("ADDED", "b", 9002, kind), CLOSE],
+        [event("MODIFIED", "a", 8003, kind), KEEP_OPEN],
+        kind=kind,
+    )
+    server.version = 9000
+    async with informing(server) as observed:
+        await until(lambda: server.versions)
+        server.objects = [event("", "a", 7002, kind)["object"]]
+        server.version, server.latest = 8000, None
+        await until(lambda: len(observed.changes) == 5)
+    assert server.versions == ["9000", "8000"]
+    assert observed.changes[2:] == [
+        (("a", 9001), ("a", 7002)),
+        (("b", 9002), None),
+        (("a", 7002), ("a", 8003)),
+    ]
+    assert "restored to an older state" in caplog.text

@@ -97,6 +97,10 @@ class Server:
         await self.pages.acquire()
         yield Page(metadata=meta, items=[])
 
+    async def latest_version(self, path: str) -> str:
+        assert path == self.kind.path
+        return str(self.version)
+
     def _selects(self, raw: Object, selector: dict[str, str]) -> bool:
         _, state = self.states[raw["metadata"]["name"]]
         if "label_selector" in selector:
