@@ -11,6 +11,7 @@ from typing import Any, cast
 import kopf
 
 from trainyard.api import names
+from trainyard.cluster.transport import job_session
 from trainyard.reconcile.controller import Controller
 from trainyard.settings import configure
 
@@ -24,16 +25,17 @@ async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
 @kopf.on.login()
 async def login(memo: Any, **_: Any) -> kopf.AiohttpSession:
     """Use the server, credentials and sockets of our own client; called again when they expire."""
-    client = _controller(memo).deps.client
-    session = client.new_session(headers=await client.headers())
-    return kopf.AiohttpSession(server=client.server, aiohttp_session=session)
+    deps = _controller(memo).deps
+    session = await job_session(deps.client, deps.activity)
+    return kopf.AiohttpSession(server=deps.client.server, aiohttp_session=session)
 
 
 @kopf.on.event(names.GROUP, names.VERSION, names.FEDERATED_JOBS)
 @kopf.on.event(names.GROUP, names.VERSION, names.DISTRIBUTED_JOBS)
 async def on_job(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
     """A job of either kind was listed, added, modified or deleted."""
-    _controller(memo).job_event(event["type"], cast("dict[str, Any]", event["object"]))
+    found = cast("dict[str, Any]", event["object"])
+    _controller(memo).job_event(event["type"], found["encoded"])
 
 
 def _controller(memo: Any) -> Controller:

@@ -10,6 +10,8 @@ from typing import Any
 
 import kopf
 
+from trainyard.cluster.client import JOB_PAGE_SIZE
+
 COLLECT_AFTER = 20_000
 """Allocations before the garbage collector looks for cycles (Python's default: 700). An event is
 thousands of short-lived dictionaries without cycles, and a collection costs as much as handling it.
@@ -36,8 +38,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     # times per event to find out, at twice the cost of everything else it does.
     settings.persistence.diffbase_storage = NoDiffBase()
     settings.persistence.progress_storage = NoProgress()
-    # Page the listings of large clusters.
-    settings.watching.chunk_size = 500
+    # Page the listings; the session requests fewer objects where these are large.
+    settings.watching.chunk_size = JOB_PAGE_SIZE
     # Detect a dead connection soon: no decision is made meanwhile.
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330

@@ -31,7 +31,7 @@ class FakeApi:
     def client(self) -> KubeClient:
         return cast(KubeClient, self)
 
-    async def get(self, path: str) -> Object:
+    async def get(self, path: str, **_: Any) -> Object:
         self.requests.append(("GET", path))
         if path not in self.objects:
             raise ApiError(404, "NotFound", f"{path} not found")
@@ -52,6 +52,9 @@ class FakeApi:
         version = int(body["metadata"].get("resourceVersion", 0)) + 1
         self.objects[path] = body
         return {"resourceVersion": str(version)}
+
+    async def apply_encoded(self, path: str, body: Object, **options: Any) -> bytes:
+        return msgspec.json.encode(await self.apply(path, body, **options))
 
     async def metadata(self, path: str) -> Object | None:
         self.requests.append(("PATCH", path))

@@ -11,9 +11,10 @@ from tests.support.fakeapi import Object
 from trainyard.api.cluster import Node
 from trainyard.api.nodes import NodeObject, parse_node
 from trainyard.api.pods import Pod, PodObject, parse_pod
+from trainyard.cluster.activity import Activity
 from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
-from trainyard.cluster.informer import Informer
+from trainyard.cluster.informer import Informer, Selectors
 from trainyard.cluster.store import ObjectKey, Store
 from trainyard.reconcile.informers import RELEVANT_PODS
 
@@ -45,7 +46,7 @@ class Kind:
     """The namespace of the objects; empty for nodes."""
     shape: Any
     parse: Callable[[Any], Any]
-    selectors: tuple[dict[str, str], ...] = ({},)
+    selectors: tuple[Selectors, ...] = (Selectors(),)
 
     def __str__(self) -> str:
         return self.plural
@@ -104,6 +105,7 @@ class Kind:
             store=self.store(cache),
             on_change=on_change,
             relist_interval=relist_interval,
+            activity=Activity(),
             selectors=self.selectors,
         )
 
@@ -123,4 +125,4 @@ PODS = Kind(
     selectors=RELEVANT_PODS,
 )
 NODES = Kind(plural="nodes", namespace="", shape=NodeObject, parse=parse_node)
-UNSELECTED_PODS = replace(PODS, selectors=({},))
+UNSELECTED_PODS = replace(PODS, selectors=(Selectors(),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from trainyard.api.spec import JobSpec, Part, PodTemplate, TargetSpec
+from trainyard.api.spec import JobSpec, Part, PodTemplate, TargetSpec, WithArguments
 from trainyard.api.status import JobStatus
 
 # --- Spec ---
@@ -17,14 +17,13 @@ class DataRef(Part, frozen=True, kw_only=True):
     claim_name: str
 
 
-class PartySpec(Part, frozen=True, kw_only=True):
+class PartySpec(WithArguments, frozen=True, kw_only=True):
     """One participant."""
 
     name: str
     external: bool = False
     certificate_request: str = ""
     data: DataRef | None = None
-    args: dict[str, Any] = {}
     lr: float | None = None
     gpus: int = 0
     gpu_resource: str = "nvidia.com/gpu"
@@ -44,12 +43,11 @@ class Rounds(Part, frozen=True, kw_only=True):
     patience: int | None = None
 
 
-class OptimizerSpec(Part, frozen=True, kw_only=True):
+class OptimizerSpec(WithArguments, frozen=True, kw_only=True):
     """A local optimizer instead of the Task's."""
 
     name: str
     lr: float
-    args: dict[str, Any] = {}
 
 
 class LocalTraining(Part, frozen=True, kw_only=True):
@@ -63,11 +61,10 @@ class LocalTraining(Part, frozen=True, kw_only=True):
     optimizer: OptimizerSpec | None = None
 
 
-class StrategySpec(Part, frozen=True, kw_only=True):
+class StrategySpec(WithArguments, frozen=True, kw_only=True):
     """How updates are aggregated into the next model."""
 
     name: str = "FedAvg"
-    args: dict[str, Any] = {}
 
 
 class UpdateSpec(Part, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, Federate
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, MANAGED_BY, Key
 from trainyard.api.spec import DistributedJobSpec, JobSpec
 from trainyard.api.status import DistributedJobStatus, JobStatus, ScalingStatus
+from trainyard.api.validation import Rejection, oversized_spec, validate
 from trainyard_trainer.contract.env import Role
 
 
@@ -37,6 +38,10 @@ class _Resource:
     is_deleting: bool
     spec: JobSpec
     status: JobStatus
+    rejection: Rejection | None
+    """Why the job cannot be started; determined once, when it is decoded."""
+    is_oversized: bool
+    """Whether the spec was too large to be kept, but for who manages the job."""
 
     @property
     def is_ours(self) -> bool:
@@ -123,33 +128,118 @@ class UnreadableJobError(Exception):
     """A stored job does not match its CRD, for example after a downgrade."""
 
 
+class _JobMeta(msgspec.Struct, rename="camel"):
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+    generation: int = 1
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
+
+
+class _Owner(msgspec.Struct, rename="camel"):
+    """What is read of a spec that is too large to be kept."""
+
+    managed_by: str = ""
+
+
+NOTHING = msgspec.Raw(b"null")
+
+
+class JobObject(msgspec.Struct, rename="camel"):
+    """A job as the API server sends it; spec and status are still encoded."""
+
+    metadata: _JobMeta
+    kind: str = ""
+    spec: msgspec.Raw = NOTHING
+    status: msgspec.Raw = NOTHING
+    spec_bytes: int = 0
+    """The size of the spec before it was left out; 0 if `spec` is whole."""
+
+    @property
+    def key(self) -> Key:
+        """The job's key."""
+        return Key(self.kind or DISTRIBUTED_JOB, self.metadata.namespace, self.metadata.name)
+
+    def compact(self) -> bytes:
+        """The same object without what the operator does not read, which may be of any size."""
+        rejection = oversized_spec(len(self.spec))
+        if rejection is not None:
+            self.spec_bytes = len(self.spec)
+            self.spec = msgspec.Raw(msgspec.json.encode(_owner(self.spec)))
+        return msgspec.json.encode(self)
+
+    def parse(self) -> Job:
+        """Decode the rest; raises UnreadableJobError that names the field."""
+        try:
+            return self._parse()
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise UnreadableJobError(f"{self.key}: {error}") from None
+
+    def _parse(self) -> Job:
+        spec_bytes = self.spec_bytes or len(self.spec)
+        rejection = oversized_spec(spec_bytes)
+        values: dict[str, Any] = {
+            "key": self.key,
+            "uid": self.metadata.uid,
+            "resource_version": int(self.metadata.resource_version),
+            "generation": self.metadata.generation,
+            "created_at": parse_time(self.metadata.creation_timestamp),
+            "is_deleting": self.metadata.deletion_timestamp is not None,
+            "is_oversized": rejection is not None,
+        }
+        if self.key.kind == FEDERATED_JOB:
+            federated = _spec(self.spec, FederatedJobSpec, is_left_out=rejection is not None)
+            values["status"] = _status(self.status, FederatedJobStatus)
+            values["rejection"] = rejection or validate(federated)
+            return FederatedJob(spec=federated, **values)
+        distributed = _spec(self.spec, DistributedJobSpec, is_left_out=rejection is not None)
+        values["status"] = _status(self.status, DistributedJobStatus)
+        values["rejection"] = rejection or validate(distributed)
+        return DistributedJob(spec=distributed, **values)
+
+
+_Spec = TypeVar("_Spec", bound=JobSpec)
+_Status = TypeVar("_Status", bound=JobStatus)
+
+
+def _spec(encoded: msgspec.Raw, type_: type[_Spec], *, is_left_out: bool) -> _Spec:
+    """The spec; of one that is left out only who manages the job."""
+    if not is_left_out:
+        return msgspec.json.decode(encoded, type=type_)
+    needed = {"task": {"entrypoint": ""}, "image": "", "managedBy": _owner(encoded).managed_by}
+    parties: dict[str, Any] = {"parties": []} if issubclass(type_, FederatedJobSpec) else {}
+    return msgspec.json.decode(msgspec.json.encode({**needed, **parties}), type=type_)
+
+
+def _owner(spec: msgspec.Raw) -> _Owner:
+    try:
+        return msgspec.json.decode(spec, type=_Owner)
+    except msgspec.MsgspecError:
+        return _Owner()
+
+
+def _status(encoded: msgspec.Raw, type_: type[_Status]) -> _Status:
+    return type_() if encoded == NOTHING else msgspec.json.decode(encoded, type=type_)
+
+
+def read_job(encoded: bytes | str | msgspec.Raw, kind: str = "") -> JobObject:
+    """Decode what identifies a job; raises UnreadableJobError.
+
+    `kind` is that of the listing, whose objects may leave it out.
+    """
+    try:
+        found = msgspec.json.decode(encoded, type=JobObject)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise UnreadableJobError(f"a job cannot be read: {error}") from None
+    found.kind = found.kind or kind
+    return found
+
+
 def parse_job(raw: Mapping[str, Any]) -> Job:
     """Decode an API object of either kind; raises UnreadableJobError that names the field."""
-    meta = raw["metadata"]
-    key = Key(raw.get("kind", DISTRIBUTED_JOB), meta["namespace"], meta["name"])
-    values: dict[str, Any] = {
-        "key": key,
-        "uid": meta["uid"],
-        "resource_version": int(meta["resourceVersion"]),
-        "generation": meta.get("generation", 1),
-        "created_at": parse_time(meta["creationTimestamp"]),
-        "is_deleting": "deletionTimestamp" in meta,
-    }
-    spec, status = raw["spec"], raw.get("status") or {}
-    try:
-        if key.kind == FEDERATED_JOB:
-            return FederatedJob(
-                spec=msgspec.convert(spec, FederatedJobSpec),
-                status=msgspec.convert(status, FederatedJobStatus),
-                **values,
-            )
-        return DistributedJob(
-            spec=msgspec.convert(spec, DistributedJobSpec),
-            status=msgspec.convert(status, DistributedJobStatus),
-            **values,
-        )
-    except msgspec.ValidationError as error:
-        raise UnreadableJobError(f"{key}: {error}") from None
+    return read_job(msgspec.json.encode(raw)).parse()
 
 
 def with_status(job: Job, status: Mapping[str, Any], version: int) -> Job:

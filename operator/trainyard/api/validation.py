@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from trainyard.api.federation import FederatedJobSpec, Privacy
-from trainyard.api.spec import DistributedJobSpec, JobSpec
+from trainyard.api.spec import DistributedJobSpec, JobSpec, WithArguments
 
 
 def _one_of(names: tuple[str, ...]) -> str:
@@ -80,6 +80,16 @@ of it grows only with the number of parties, at most 256.
 """
 
 
+ARGUMENT_LEVELS = 100
+"""Limit of lists and maps within each other in `args`; decoders stop at some hundreds."""
+
+MAX_SPEC_BYTES = 256 * 1024
+"""Limit of a whole spec, as JSON: of a larger one nothing is kept.
+
+The largest federation is half of that: 256 parties with their `args`, resources and tolerations.
+"""
+
+
 class Rejection(NamedTuple):
     """Why a job is not started: reason and message of the condition `Accepted`."""
 
@@ -91,15 +101,62 @@ def validate(spec: JobSpec) -> Rejection | None:
     """Return why a job with this spec cannot be started, or None if it can."""
     if message := unsupported_fields(spec):
         return Rejection("NotSupportedYet", message)
-    if message := _oversized_arguments(spec):
+    if message := _deep_arguments(spec) or _oversized_arguments(spec):
         return Rejection("TooLarge", message)
     return None
 
 
+def oversized_spec(spec_bytes: int) -> Rejection | None:
+    """Return why a spec of so many bytes is not even kept, or None if it is."""
+    if spec_bytes <= MAX_SPEC_BYTES:
+        return None
+    message = (
+        f"The spec of this job takes {spec_bytes} bytes as JSON; the operator reads specs of at "
+        f"most {MAX_SPEC_BYTES}. Keep data in a file of the image or of a volume, and pass its "
+        "path to the Task."
+    )
+    return Rejection("TooLarge", message)
+
+
+def _deep_arguments(spec: JobSpec) -> str:
+    """Return a message if arguments are nested deeper than programs follow."""
+    for field, part in _parts(spec):
+        if _is_deeper(part, ARGUMENT_LEVELS):
+            return (
+                f"spec.{field} is nested more than {ARGUMENT_LEVELS} levels deep; "
+                "flatten it, or keep it in a file."
+            )
+    return ""
+
+
+def _is_deeper(part: WithArguments, levels: int) -> bool:
+    encoded = bytes(part.args)
+    if encoded.count(b"[") + encoded.count(b"{") <= levels:
+        return False
+    try:
+        level: list[Any] = [part.arguments()]
+    except RecursionError:
+        return True
+    for _ in range(levels):
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+    return any(isinstance(value, dict | list) for value in level)
+
+
 def _oversized_arguments(spec: JobSpec) -> str:
     """Return a message if the arguments do not fit into a pod's environment, else an empty one."""
-    sizes = {field: len(msgspec.json.encode(args)) for field, args in _arguments(spec) if args}
-    if (total := sum(sizes.values())) <= ARGUMENT_BYTES:
+    parts = dict(_parts(spec))
+    if sum(len(part.args) for part in parts.values()) <= ARGUMENT_BYTES:
+        return ""
+    # The API server writes some characters as six.
+    decoded = {field: part.arguments() for field, part in parts.items()}
+    sizes = {field: len(msgspec.json.encode(args)) for field, args in decoded.items() if args}
+    total = sum(sizes.values())
+    if total <= ARGUMENT_BYTES:
         return ""
     largest = max(sizes, key=lambda field: sizes[field])
     return (
@@ -109,14 +166,15 @@ def _oversized_arguments(spec: JobSpec) -> str:
     )
 
 
-def _arguments(spec: JobSpec) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "task.args", spec.task.args
+def _parts(spec: JobSpec) -> Iterator[tuple[str, WithArguments]]:
+    """The parts with arguments, by the names of the fields."""
+    yield "task.args", spec.task
     if isinstance(spec, FederatedJobSpec):
-        yield "strategy.args", spec.strategy.args
+        yield "strategy.args", spec.strategy
         if spec.training.optimizer is not None:
-            yield "training.optimizer.args", spec.training.optimizer.args
+            yield "training.optimizer.args", spec.training.optimizer
         for party in spec.parties:
-            yield f"parties[{party.name}].args", party.args
+            yield f"parties[{party.name}].args", party
 
 
 def unsupported_fields(spec: JobSpec) -> str:

@@ -24,6 +24,7 @@ from kubernetes.aio import config as kube_config
 from trainyard.api.names import FIELD_MANAGER
 from trainyard.cluster.decoding import Page, WatchEvent, decode_events, decode_page
 from trainyard.cluster.guarded import GuardedPayload
+from trainyard.cluster.paging import BoundedResponse, OversizedPageError, PageLimit
 from trainyard.cluster.sockets import UNACKNOWLEDGED_SECONDS, socket_factory
 from trainyard.cluster.throttle import Priority, Throttle, namespace_of
 from trainyard_trainer.contract.text import printable
@@ -39,12 +40,14 @@ METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 """The same of the objects of a listing."""
 PAGE_SIZE = 500
 """Objects per page of a LIST, as in client-go: a compromise between memory and requests."""
+JOB_PAGE_SIZE = 50
+"""The same of jobs, whose size is up to those who create them."""
 TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
 WATCH_SECONDS = 300
 """Lifetime of a watch connection, after which the client opens the next one."""
 WATCH_TIMEOUT = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, connect=10)
-WATCH_BUFFER_BYTES = 2**21
-"""As in the official client: a single watch event may be large."""
+BUFFER_BYTES = 2**17
+"""Of what has arrived and was not read yet, for each connection: the rest stays in the socket."""
 THROTTLED = (429, 503)
 """Status codes of a server that asks to be left alone for a moment."""
 RETRIES = 8
@@ -165,8 +168,8 @@ class KubeClient:
             # Reading proxies and netrc from the environment costs two thread switches per request:
             # done only where a proxy is configured.
             trust_env=bool(getproxies()),
-            read_bufsize=WATCH_BUFFER_BYTES,
-            **options,
+            read_bufsize=BUFFER_BYTES,
+            **{"response_class": BoundedResponse, **options},
         )
 
     async def headers(self) -> dict[str, str]:
@@ -269,9 +272,9 @@ class KubeClient:
                 raise _error(response, content)
             return content
 
-    async def get(self, path: str) -> Object:
+    async def get(self, path: str, *, accept: str = JSON) -> Object:
         """Read one object."""
-        return await self.request("GET", path)
+        return await self.request("GET", path, accept=accept)
 
     async def create(self, path: str, body: Object) -> Object:
         """Create an object in the collection at `path`."""
@@ -350,18 +353,34 @@ class KubeClient:
                 yield msgspec.json.decode(item)
 
     async def list_pages(
-        self, path: str, label_selector: str = "", field_selector: str = ""
+        self,
+        path: str,
+        label_selector: str = "",
+        field_selector: str = "",
+        page_size: int = PAGE_SIZE,
     ) -> AsyncIterator[Page]:
-        """A collection page by page, all pages of the same resource version."""
-        query = {"limit": str(PAGE_SIZE)}
+        """A collection page by page, all pages of the same resource version.
+
+        A page has at most `page_size` objects, and fewer where these are large.
+        """
+        limit, query = PageLimit(page_size), {}
         if label_selector:
             query["labelSelector"] = label_selector
         if field_selector:
             query["fieldSelector"] = field_selector
         while True:
-            content = await self._send("GET", path, query, None, {"Accept": JSON}, Priority.WORK)
+            query["limit"] = str(limit.objects)
+            try:
+                content = await self._send(
+                    "GET", path, query, None, {"Accept": JSON}, Priority.WORK
+                )
+            except OversizedPageError:
+                limit.shrink()
+                continue
             page = await decode_page(content)
+            del content  # megabytes, perhaps
             yield page
+            limit.grow()
             if not page.metadata.continue_:
                 return
             query["continue"] = page.metadata.continue_

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypedDict, TypeVar
 
 import aiohttp
 import msgspec
 
+from trainyard.cluster.activity import Activity
 from trainyard.cluster.client import THROTTLED, ApiError, KubeClient, collection
 from trainyard.cluster.decoding import (
     UNREADABLE,
@@ -37,8 +38,12 @@ RESUMABLE = (0, *THROTTLED)
 
 T = TypeVar("T", bound=Versioned)
 
-Selectors = Mapping[str, str]
-"""`label_selector` and `field_selector` of a LIST."""
+
+class Selectors(TypedDict, total=False):
+    """Of a LIST."""
+
+    label_selector: str
+    field_selector: str
 
 
 class Informer(Generic[T]):
@@ -55,14 +60,15 @@ class Informer(Generic[T]):
         store: Store[ObjectKey, T],
         on_change: Callable[[T | None, T | None], None],
         relist_interval: timedelta,
-        selectors: Sequence[Selectors] = ({},),
+        activity: Activity,
+        selectors: Sequence[Selectors] = (Selectors(),),
     ) -> None:
         """Keep `store` equal to the collection of `plural` in `namespace` (empty: in all).
 
         `shape` is a TypedDict of the fields that `parse` reads. `on_change` is called with the old
         and the new state whenever an event or a listing changes the store; None: there is no such
-        object. `selectors` are those of the LISTs, in their order, that together contain all that
-        is relevant.
+        object. `activity` records each success under the path. `selectors` are those of the LISTs,
+        in their order, that together contain all that is relevant.
         """
         self._client, self._plural, self._namespace = client, plural, namespace
         self._path = collection("v1", plural, namespace)
@@ -70,6 +76,7 @@ class Informer(Generic[T]):
         self._parse = parse
         self._store, self._on_change = store, on_change
         self._relist_interval = relist_interval.total_seconds()
+        self._activity = activity
         self._selectors = selectors
         self._listing = asyncio.Lock()
         self._relist_requested = asyncio.Event()
@@ -105,6 +112,7 @@ class Informer(Generic[T]):
             for gone in self._store.remove_unlisted(self._namespace, before, listed, version):
                 self._on_change(gone, None)
             self._store.complete_listing(self._namespace, version)
+            self._activity.record(self._path)
             return versions[0]
 
     async def _list_and_watch(self) -> NoReturn:
@@ -158,6 +166,7 @@ class Informer(Generic[T]):
         log.log(level, "the watch of %s has ended: %s", self._path, error)
 
     def _apply(self, event: WatchEvent) -> None:
+        self._activity.record(self._path)
         if event.type == "ERROR":
             status = decode_status(event.object)
             self._version = ""

@@ -2,8 +2,8 @@
 
 Versions arrive as events, in listings and in responses to our own requests. Each may be older than
 what is known by then: an event waits in its socket, a listing takes seconds, a response may be
-overtaken by the deletion of its object. Only one thing is certain of a listing: it is not older than
-anything that was known when it was requested, whatever the versions say. They go back when an
+overtaken by the deletion of its object. Only one thing is certain of a listing: it is not older
+than anything that was known when it was requested, whatever the versions say. They go back when an
 administrator restores an older state of the server.
 """
 
@@ -153,9 +153,9 @@ class Store(Mapping[K, T], Generic[K, T]):
     ) -> list[T]:
         """Remove what a complete listing of that version lacks; the removed objects.
 
-        `before` is what was known when it was requested, `listed` the listed uids by key. What is not newer
-        than the listing is gone, even if a response brought it meanwhile. So is what has stayed as
-        it was: its version is higher only if an older state of the server was restored.
+        `before` is what was known when it was requested, `listed` the listed uids by key. What is
+        not newer than the listing is gone, even if a response brought it meanwhile. So is what has
+        stayed as it was: its version is higher only if an older state of the server was restored.
         """
         outdated = [
             (key, known.uid)

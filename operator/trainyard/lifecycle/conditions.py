@@ -7,7 +7,6 @@ from dataclasses import replace
 from trainyard.api.conditions import Condition, ConditionStatus, ConditionType
 from trainyard.api.jobs import Assignment, Job
 from trainyard.api.reasons import Reason
-from trainyard.api.validation import validate
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.desired import DesiredState, Phase
 from trainyard.lifecycle.observation import Observation
@@ -31,7 +30,7 @@ def condition(
 
 def accepted_condition(observed: Observation) -> Condition:
     """Whether this version can do all that the spec asks for."""
-    if rejection := validate(observed.job.spec):
+    if rejection := observed.job.rejection:
         return condition(ConditionType.ACCEPTED, "False", *rejection)
     return condition(ConditionType.ACCEPTED, "True", "Valid")
 

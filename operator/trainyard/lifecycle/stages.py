@@ -11,7 +11,6 @@ from datetime import timedelta
 
 from trainyard.api.conditions import ConditionType, is_true
 from trainyard.api.podset import MEMBER_ROLES
-from trainyard.api.validation import validate
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.conditions import (
     accepted_condition,
@@ -98,7 +97,7 @@ def _rejected(observed: Observation) -> DesiredState | None:
     A job that has started trains on without it, and only its condition says so.
     """
     job = observed.job
-    rejection = validate(job.spec)
+    rejection = job.rejection
     if rejection is None or job.status.start_time:
         return None
     return DesiredState(

@@ -27,6 +27,7 @@ from trainyard.api.jobs import (
 from trainyard.api.podset import JobPods
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingStatus
+from trainyard.api.validation import Rejection
 from trainyard.lifecycle.conditions import MAX_MESSAGE
 from trainyard.lifecycle.desired import DesiredState, Phase
 from trainyard.lifecycle.parties import party_statuses, rounds_of, without_pods
@@ -65,6 +66,23 @@ def status_of(job: Job, inputs: StatusInputs) -> Status:
             return _distributed(job, inputs)
         case FederatedJob():
             return _federated(job, inputs)
+
+
+def rejected_status(job: Job, rejection: Rejection, now: datetime) -> Status:
+    """The status as it was, but for why the job is rejected."""
+    reason, message = rejection
+    accepted = Condition(
+        type=ConditionType.ACCEPTED, status="False", reason=reason, message=message
+    )
+    old = job.status
+    return msgspec.structs.replace(
+        old,
+        observed_generation=job.generation,
+        phase=old.phase or Phase.PENDING,
+        conditions=merge_conditions(
+            old.conditions, (accepted,), whole_seconds(now), job.generation
+        ),
+    )
 
 
 def _distributed(job: DistributedJob, inputs: StatusInputs) -> DistributedJobStatus:

@@ -9,11 +9,10 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
 
 from trainyard.api.cluster import Node
-from trainyard.api.jobs import UnreadableJobError, parse_job
+from trainyard.api.jobs import UnreadableJobError, read_job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
 from trainyard.cluster.client import ApiError
@@ -95,10 +94,10 @@ class Controller:
             group.create_task(self.exchanges.run())
             group.create_task(self.scheduler.run())
 
-    def job_event(self, event_type: str | None, raw: Mapping[str, Any]) -> None:
+    def job_event(self, event_type: str | None, encoded: str) -> None:
         """Handle an event of kopf: a job was listed (None), added, modified or deleted."""
         try:
-            job = parse_job(raw)
+            job = read_job(encoded).parse()
         except UnreadableJobError as error:
             log.error("%s", error)
             return

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
+from trainyard.cluster.activity import Activity
 from trainyard.cluster.authorities import Authorities
 from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
@@ -66,6 +67,8 @@ class Dependencies:
     options: Options
     job_states: dict[Key, JobState] = field(default_factory=dict)
     """What this process knows of each job; `job_state` makes the entries."""
+    activity: Activity = field(default_factory=Activity)
+    """Of the watches and the scheduler."""
     figures: RateLimiter = field(default_factory=lambda: RateLimiter(FIGURES_PER_SECOND))
     """When statuses are written that differ only in figures."""
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)

@@ -8,12 +8,12 @@ from trainyard.api import names
 from trainyard.api.cluster import Node
 from trainyard.api.nodes import NodeObject, parse_node
 from trainyard.api.pods import Pod, PodObject, parse_pod
-from trainyard.cluster.informer import Informer
+from trainyard.cluster.informer import Informer, Selectors
 from trainyard.reconcile.dependencies import Dependencies
 
 RELEVANT_PODS = (
-    {"field_selector": "status.phase!=Succeeded,status.phase!=Failed"},
-    {"label_selector": f"{names.LABEL_MANAGED_BY}={names.MANAGER}"},
+    Selectors(field_selector="status.phase!=Succeeded,status.phase!=Failed"),
+    Selectors(label_selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}"),
 )
 """Pods that may hold accelerators, and our own, finished ones too.
 
@@ -36,6 +36,7 @@ def pod_informers(
             store=deps.cache.pods,
             on_change=on_change,
             relist_interval=deps.options.resync_interval,
+            activity=deps.activity,
             selectors=RELEVANT_PODS,
         )
         for namespace in deps.options.namespaces or ("",)
@@ -54,4 +55,5 @@ def node_informer(
         store=deps.cache.nodes,
         on_change=on_change,
         relist_interval=deps.options.resync_interval,
+        activity=deps.activity,
     )

@@ -30,7 +30,7 @@ from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.resource import delete_job, exists
 from trainyard.reconcile.slowstart import Requests
 from trainyard.reconcile.state import CoordinatorLink, JobState
-from trainyard.reconcile.status import write_status
+from trainyard.reconcile.status import write_rejection, write_status
 from trainyard.render.network import Network
 from trainyard.render.trainer_config import plan_of
 from trainyard.scheduling.conversion import wants_gpus
@@ -60,6 +60,9 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
     if job.is_deleting or not job.is_ours:
         return ReconcileResult()  # the pods of a deleted job go by their owner references
     state, now = deps.job_state(job), deps.clock()
+    if job.is_oversized and job.rejection is not None:
+        due_at = await write_rejection(deps, job, state, job.rejection, now)
+        return ReconcileResult(requeue_after=_seconds_until(now, due_at))
     before = state.assignment.value
     is_unscheduled = not before.reason and not before.desired and wants_gpus(job)
     if is_unscheduled and not state.scheduling_failure:

@@ -8,7 +8,7 @@ import msgspec
 
 from trainyard.api import names
 from trainyard.api.jobs import Job, Status, with_status
-from trainyard.cluster.client import ApiError, collection
+from trainyard.cluster.client import METADATA, ApiError, collection
 from trainyard.cluster.throttle import Priority
 from trainyard.reconcile.dependencies import Dependencies
 
@@ -26,7 +26,7 @@ async def exists(deps: Dependencies, job: Job) -> bool:
     replace, and Kubernetes would remove the replacements again.
     """
     try:
-        meta = (await deps.client.get(path_of(job)))["metadata"]
+        meta = (await deps.client.get(path_of(job), accept=METADATA))["metadata"]
     except ApiError as error:
         if not drop_if_deleted(deps, job, error):
             raise

@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 from trainyard.api import names
-from trainyard.api.jobs import Job, UnreadableJobError, parse_job
+from trainyard.api.jobs import Job, JobObject, UnreadableJobError, read_job
 from trainyard.api.names import Key
-from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.client import JOB_PAGE_SIZE, ApiError, KubeClient, collection
 from trainyard.cluster.store import Snapshot
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.rotation import maintain_master, sweep_stored
@@ -71,12 +70,11 @@ async def _list_jobs(
     deps: Dependencies, dirty: set[Key], before: Snapshot[Key, Job]
 ) -> dict[Key, str]:
     listed: dict[Key, str] = {}
-    async for raw in _all_jobs(deps):
-        meta = raw["metadata"]
+    async for found in _all_jobs(deps):
         # An unreadable job exists all the same: what it owns must not be swept.
-        listed[Key(raw["kind"], meta["namespace"], meta["name"])] = meta["uid"]
+        listed[found.key] = found.metadata.uid
         try:
-            job = parse_job(raw)
+            job = found.parse()
         except UnreadableJobError as error:
             log.error("%s", error)
             continue
@@ -85,12 +83,13 @@ async def _list_jobs(
     return listed
 
 
-async def _all_jobs(deps: Dependencies) -> AsyncIterator[dict[str, Any]]:
+async def _all_jobs(deps: Dependencies) -> AsyncIterator[JobObject]:
     for kind, plural in names.PLURALS.items():
         for namespace in deps.options.namespaces or ("",):
             path = collection(names.API_VERSION, plural, namespace)
-            async for raw in deps.client.list_all(path):
-                yield {"kind": kind, **raw}
+            async for page in deps.client.list_pages(path, page_size=JOB_PAGE_SIZE):
+                for item in page.items:
+                    yield read_job(item, kind)
 
 
 async def learn_priorities(deps: Dependencies) -> None:

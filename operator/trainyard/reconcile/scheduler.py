@@ -28,6 +28,8 @@ from trainyard.scheduling.request import JobRequest
 
 log = logging.getLogger(__name__)
 
+SOURCE = "the scheduler"
+"""What its cycles are recorded as."""
 PAUSE_PER_CYCLE = 5
 """A cycle is followed by a pause of this many times its duration, up to `MAX_PAUSE_SECONDS`: at
 most a sixth of the time is spent deciding, however many jobs there are."""
@@ -73,8 +75,11 @@ class Scheduler:
 
     async def try_schedule(self) -> None:
         """Run a cycle; after a failure the assignments stay in force until the next try."""
+        activity = self._deps.activity
+        activity.expect(SOURCE)
         try:
             await self.schedule()
+            activity.succeed(SOURCE)
         except Exception:
             log.exception("the scheduler failed; assignments stay as they are")
             self._deps.metrics.scheduling_failures.labels("cycle").inc()

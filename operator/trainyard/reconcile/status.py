@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from trainyard.api import names
 from trainyard.api.jobs import Job, Status, format_time
 from trainyard.api.podset import group_pods
+from trainyard.api.validation import Rejection
 from trainyard.cluster.client import ApiError, collection
 from trainyard.lifecycle.desired import DesiredState
-from trainyard.lifecycle.status import StatusInputs, is_urgent, status_of
+from trainyard.lifecycle.status import StatusInputs, is_urgent, rejected_status, status_of
 from trainyard.logs import job_fields
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.resource import drop_if_deleted, update_status
@@ -35,6 +36,20 @@ async def write_status(
     due_at = _due_at(deps, job, state, status, now)
     if now < due_at:
         return due_at
+    return await _write(deps, job, state, status, now)
+
+
+async def write_rejection(
+    deps: Dependencies, job: Job, state: JobState, rejection: Rejection, now: datetime
+) -> datetime | None:
+    """Write why the job is not accepted, and nothing else; returns when to try again."""
+    status = rejected_status(job, rejection, now)
+    return None if status == job.status else await _write(deps, job, state, status, now)
+
+
+async def _write(
+    deps: Dependencies, job: Job, state: JobState, status: Status, now: datetime
+) -> datetime | None:
     try:
         written = await update_status(deps, job, status)
     except ApiError as error:

@@ -30,7 +30,7 @@ def _distributed_config(job: DistributedJob) -> JobConfig:
     spec, training = job.spec, job.spec.training
     return JobConfig(
         task=spec.task.entrypoint,
-        args=spec.task.args,
+        args=spec.task.arguments(),
         batch_size=training.batch_size,
         epochs=training.epochs,
         init=training.init or "",
@@ -48,20 +48,20 @@ def _federated_config(job: FederatedJob) -> FederatedConfig:
     optimizer = training.optimizer
     return FederatedConfig(
         task=spec.task.entrypoint,
-        args=spec.task.args,
+        args=spec.task.arguments(),
         parties=_parties(spec),
         rounds=_rounds(spec.rounds),
         local_epochs=training.local_epochs,
         batch_size=training.batch_size,
         optimizer=federated.OptimizerConfig(
-            name=optimizer.name, lr=optimizer.lr, args=optimizer.args
+            name=optimizer.name, lr=optimizer.lr, args=optimizer.arguments()
         )
         if optimizer
         else None,
         init=training.init or "",
         target=_target(training.target),
         seed=training.seed,
-        strategy=federated.StrategyConfig(name=spec.strategy.name, args=spec.strategy.args),
+        strategy=federated.StrategyConfig(name=spec.strategy.name, args=spec.strategy.arguments()),
         durable=job.is_durable,
     )
 
@@ -104,7 +104,9 @@ def _parties(spec: FederatedJobSpec) -> tuple[PartyConfig, ...]:
 
 
 def _party(party: PartySpec) -> PartyConfig:
-    return PartyConfig(name=party.name, external=party.external, args=party.args, lr=party.lr)
+    return PartyConfig(
+        name=party.name, external=party.external, args=party.arguments(), lr=party.lr
+    )
 
 
 def _rounds(rounds: Rounds) -> federated.RoundsConfig:

@@ -20,7 +20,6 @@ from trainyard.api.reasons import Reason
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.api.status import ScalingStatus
-from trainyard.api.validation import validate
 from trainyard.scheduling.request import JobRequest, PodRequest
 
 
@@ -31,7 +30,7 @@ def wants_gpus(job: Job) -> bool:
         and not job.is_deleting
         and not job.spec.suspend
         and not job.is_finished
-        and not validate(job.spec)
+        and job.rejection is None
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from kubernetes.aio import client as kube_client
 
+from trainyard.cluster import paging
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.lease import LeadershipLost
 from trainyard.cluster.sockets import socket_factory
@@ -161,3 +162,34 @@ def _read_all(end: socket.socket) -> None:
 def _send_endlessly(end: socket.socket) -> None:
     while True:
         end.sendall(b"x" * 65536)
+
+
+class Pages(Server):
+    """A collection of objects of the given sizes, in pages as they are requested."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.limits: list[int] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        start, limit = int(request.query.get("continue", "0")), int(request.query["limit"])
+        self.limits.append(limit)
+        end = min(start + limit, len(self.sizes))
+        items = [{"name": n, "text": "x" * self.sizes[n]} for n in range(start, end)]
+        meta = {"resourceVersion": "7", "continue": str(end) if end < len(self.sizes) else ""}
+        return web.json_response({"metadata": meta, "items": items})
+
+
+async def test_a_page_of_large_objects_is_requested_again_with_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(paging, "MAX_PAGE_BYTES", 10_000)
+    pages = Pages(*[10] * 64, *[3_000] * 4, *[30_000] * 2, *[10] * 64)
+    async with serving(pages) as client:
+        found = [item async for item in client.list_all("/pods")]
+    assert [item["name"] for item in found] == list(range(134))
+    assert [len(item["text"]) for item in found] == list(pages.sizes)
+    assert pages.limits[0] == 500
+    assert 1 in pages.limits, "an object larger than a page is a page of its own"
+    assert pages.limits[-1] > 8, "the next ones come in larger pages again"

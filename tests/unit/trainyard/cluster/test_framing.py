@@ -40,7 +40,7 @@ def test_lines_are_the_same_in_whatever_chunks_they_arrive(
 def test_only_what_is_nested_too_deep_is_pruned(depth: int, brackets: str) -> None:
     start, end = brackets[:-1], brackets[-1]
     deep = start * depth + '"x"' + end * depth
-    text = '{"before": "[[\\"{", "deep": %s, "after": [1, {}]}' % deep
+    text = '{"before": "[[\\"{", "deep": ' + deep + ', "after": [1, {}]}'
     pruned, mark = prune(text.encode())
     is_pruned = depth + 1 > MAX_DEPTH
     assert (mark in pruned) is is_pruned

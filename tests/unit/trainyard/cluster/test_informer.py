@@ -443,7 +443,9 @@ async def test_an_object_nested_too_deep_hides_no_other(
 ) -> None:
     """The API server takes ten thousand levels, a decoder a thousand."""
     deep = event("ADDED", "deep", 101, kind)
-    nested = _line(deep).replace(b'"fieldsV1": {', b'"x": ' + b"[" * 9000 + b"]" * 9000 + b', "y": {')
+    nested = _line(deep).replace(
+        b'"fieldsV1": {', b'"x": ' + b"[" * 9000 + b"]" * 9000 + b', "y": {'
+    )
     server = Server([nested, event("ADDED", "a", 102, kind), KEEP_OPEN], kind=kind)
     async with informing(server) as observed:
         await until(lambda: "a" in observed.added)

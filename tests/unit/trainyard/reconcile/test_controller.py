@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.dependencies import dependencies_of
@@ -73,6 +74,11 @@ def controller(api: ListedApi) -> Controller:
     made = Controller(dependencies_of(api))
     made._is_active = made.is_synced = True
     return made
+
+
+def encoded_job(**meta: Any) -> str:
+    encoded: bytes = msgspec.json.encode(raw_job(**meta))
+    return encoded.decode()
 
 
 async def relist(controller: Controller) -> None:
@@ -175,7 +181,7 @@ async def test_a_listing_of_unchanged_jobs_still_means_that_events_were_missed(
     controller: Controller,
 ) -> None:
     await controller._resync()
-    controller.job_event(None, raw_job())
+    controller.job_event(None, encoded_job())
     assert controller._resync_requested.is_set()
 
 
@@ -184,14 +190,14 @@ async def test_the_event_of_a_status_that_the_response_brought_first_starts_a_cy
 ) -> None:
     controller.deps.cache.put_job(make_job(resourceVersion="8"))
     controller.scheduler._triggered.clear()
-    controller.job_event("MODIFIED", raw_job(resourceVersion="8"))
+    controller.job_event("MODIFIED", encoded_job(resourceVersion="8"))
     assert controller.scheduler._triggered.is_set()
     assert controller.queue.depth == 0  # reconciled with the response
 
 
 async def test_a_standby_queues_nothing(api: ListedApi) -> None:
     controller = Controller(dependencies_of(api))
-    controller.job_event("ADDED", raw_job())
+    controller.job_event("ADDED", encoded_job())
     controller.pod_changed(None, parse_pod(raw_pod("Running", 9)))
     assert controller.queue.depth == 0
 

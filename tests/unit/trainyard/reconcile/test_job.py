@@ -64,7 +64,7 @@ class DeletedApi(FakeApi):
         super().__init__()
         self.message = message
 
-    async def get(self, path: str) -> Object:
+    async def get(self, path: str, **_: Any) -> Object:
         self.requests.append(("GET", path))
         raise ApiError(404, "NotFound", self.message)
 

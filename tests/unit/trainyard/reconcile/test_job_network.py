@@ -49,8 +49,8 @@ class Server(FakeApi):
         made["metadata"] = {**meta, "creationTimestamp": at(), **made["metadata"]}
         return made
 
-    async def get(self, path: str) -> Object:
-        return raw_job() if "distributedjobs" in path else await super().get(path)
+    async def get(self, path: str, **options: Any) -> Object:
+        return raw_job() if "distributedjobs" in path else await super().get(path, **options)
 
     @property
     def pods(self) -> dict[str, Pod]:

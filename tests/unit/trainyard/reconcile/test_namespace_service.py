@@ -25,9 +25,9 @@ JOBS = 500
 class SlowApi(FakeApi):
     """Answers once others have had their turn, as a server does."""
 
-    async def get(self, path: str) -> Object:
+    async def get(self, path: str, **options: Any) -> Object:
         await asyncio.sleep(0.01)
-        return await super().get(path)
+        return await super().get(path, **options)
 
     async def create(self, path: str, body: Object) -> Object:
         await asyncio.sleep(0.01)
@@ -148,7 +148,7 @@ async def test_a_creation_that_conflicts_is_decided_by_whose_service_it_is(clock
 class RefusedApi(SlowApi):
     """Refuses to read Services, as RBAC does."""
 
-    async def get(self, path: str) -> Object:
+    async def get(self, path: str, **_: Any) -> Object:
         raise ApiError(403, "Forbidden", f"{path} is forbidden")
 
 

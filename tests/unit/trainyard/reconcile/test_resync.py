@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ class StartingApi(FakeApi):
         super().__init__()
         self.answers = list(answers)
 
-    async def get(self, path: str) -> Object:
+    async def get(self, path: str, **_: Any) -> Object:
         assert path == GROUP
         answer = self.answers.pop(0)
         if isinstance(answer, ApiError):

@@ -170,8 +170,8 @@ async def test_a_master_that_an_administrator_changes_meanwhile_is_left_to_the_n
     class RacingApi(FakeApi):
         is_racing = True
 
-        async def get(self, path: str) -> Object:
-            found = await super().get(path)
+        async def get(self, path: str, **options: Any) -> Object:
+            found = await super().get(path, **options)
             if path == MASTER and self.is_racing and "annotations" in found["metadata"]:
                 self.is_racing = False
                 request_rotation(self)
