@@ -21,6 +21,7 @@ from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.clock import SteadyClock
 from trainyard.cluster.coordinator import Coordinators
+from trainyard.cluster.election_thread import ElectionThread
 from trainyard.cluster.installations import Installations, SecondInstallationError
 from trainyard.cluster.lease import Election, LeadershipLost
 from trainyard.health import HealthServer
@@ -52,6 +53,7 @@ def main(
     unreachable_timeout: options.UnreachableTimeout = "1m",
     replace_timeout: options.ReplaceTimeout = "3m",
     start_timeout: options.StartTimeout = "10m",
+    health_timeout: options.HealthTimeout = "10m",
     leader_elect: options.LeaderElect = False,
     lease_name: options.LeaseName = "trainyard",
     lease_duration: options.LeaseDuration = "15s",
@@ -73,6 +75,7 @@ def main(
         is_direct=reach == "direct" or (reach == "auto" and kubeconfig is None),
         http_host=http_host,
         http_port=http_port,
+        health_timeout=options.duration(health_timeout),
         lease=lease_name if leader_elect else "",
         timing=options.lease_timings(lease_duration, renew_deadline, retry_period),
         installations_namespace=installations_namespace,
@@ -148,7 +151,9 @@ async def operate(process: OperatorOptions, reconciling: Options) -> None:
             installations=_installations(process, reconciling, client),
         )
         controller = Controller(deps)
-        health = HealthServer(controller, process.http_host, process.http_port)
+        health = HealthServer(
+            controller, process.http_host, process.http_port, process.health_timeout
+        )
         await stack.enter_async_context(health)
         settings.spare_collector()
         await until_served(client)
@@ -161,7 +166,7 @@ async def _open_election(
     reconciling: Options,
     client: KubeClient,
     stack: contextlib.AsyncExitStack,
-) -> Election | None:
+) -> ElectionThread | None:
     """Join the leader election, left after all else has ended, and fence the client by it."""
     if not process.lease:
         return None
@@ -169,13 +174,11 @@ async def _open_election(
     own = await KubeClient.connect(process.kubeconfig, process.context)
     identity = f"{reconciling.identity}_{secrets.token_hex(4)}"
     namespace, timing = reconciling.operator_namespace, process.timing
-    election = Election(own, namespace, process.lease, identity, timing)
+    election = ElectionThread(Election(own, namespace, process.lease, identity, timing), own)
     client.guard = election.check
     margin = (timing.duration - timing.renew_deadline).total_seconds()
     client.unacknowledged_seconds = own.unacknowledged_seconds = margin
-    await stack.enter_async_context(own)
-    stack.push_async_callback(election.release)
-    return election
+    return await stack.enter_async_context(election)
 
 
 def _installations(

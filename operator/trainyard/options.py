@@ -48,6 +48,12 @@ ReplaceTimeout = Annotated[
 StartTimeout = Annotated[
     str, typer.Option(help="How long a gang may take to start before it releases its GPUs.")
 ]
+HealthTimeout = Annotated[
+    str,
+    typer.Option(
+        help="How long a watch or the scheduler may go without success until /healthz fails."
+    ),
+]
 LeaderElect = Annotated[
     bool, typer.Option(help="Act only while holding a Lease: for several replicas.")
 ]
@@ -90,6 +96,8 @@ class OperatorOptions:
     """Whether coordinators are reached by the addresses of their pods."""
     http_host: str
     http_port: int
+    health_timeout: timedelta
+    """How long a watch or the scheduler may go without success until `/healthz` fails."""
     lease: str
     """The name of the Lease; empty: no leader election, this process acts alone."""
     timing: LeaseTimings

@@ -22,7 +22,13 @@ from kubernetes.aio import client as kube_client
 from kubernetes.aio import config as kube_config
 
 from trainyard.api.names import FIELD_MANAGER
-from trainyard.cluster.decoding import Page, WatchEvent, decode_events, decode_page
+from trainyard.cluster.decoding import (
+    Page,
+    WatchEvent,
+    decode_events,
+    decode_page,
+    decode_version,
+)
 from trainyard.cluster.guarded import GuardedPayload
 from trainyard.cluster.paging import BoundedResponse, OversizedPageError, PageLimit
 from trainyard.cluster.sockets import UNACKNOWLEDGED_SECONDS, socket_factory
@@ -390,7 +396,7 @@ class KubeClient:
         content = await self._send(
             "GET", path, {"limit": "1"}, None, {"Accept": METADATA_LIST}, Priority.WORK
         )
-        return (await decode_page(content)).metadata.resource_version
+        return await decode_version(content)
 
     @asynccontextmanager
     async def watch(self, path: str, version: str) -> AsyncIterator[AsyncIterator[WatchEvent]]:

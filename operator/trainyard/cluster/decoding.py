@@ -27,6 +27,10 @@ class ListMeta(msgspec.Struct, rename="camel"):
     """The token of the next page; empty on the last one."""
 
 
+class _PartialPage(msgspec.Struct):
+    metadata: ListMeta
+
+
 class Page(msgspec.Struct):
     """A page of a LIST."""
 
@@ -80,6 +84,15 @@ async def decode_page(content: bytes) -> Page:
     page = msgspec.json.decode(content, type=Page)
     page.items = [_identity(item) if mark in bytes(item) else item for item in page.items]
     return page
+
+
+async def decode_version(content: bytes) -> str:
+    """Decode no more of the response to a LIST than its resource version."""
+    try:
+        return msgspec.json.decode(content, type=_PartialPage).metadata.resource_version
+    except RecursionError:
+        content, _ = await asyncio.to_thread(prune, content)
+        return msgspec.json.decode(content, type=_PartialPage).metadata.resource_version
 
 
 async def decode_events(content: aiohttp.StreamReader) -> AsyncIterator[WatchEvent]:

@@ -57,7 +57,10 @@ class JobResponse(BoundedResponse):
         kind = _listed_kind(self)
         if not kind:
             return await super().json(**options)
-        page = await decode_page(await self.read())
+        try:
+            page = await decode_page(await self.read())
+        except msgspec.MsgspecError as error:
+            raise aiohttp.ClientPayloadError(f"a listing of {kind}s: {error}") from error
         meta = {
             "resourceVersion": page.metadata.resource_version,
             "continue": page.metadata.continue_,
@@ -127,8 +130,8 @@ class _Middleware:
         path, reached = request.url.path, request.url.query.get("resourceVersion", "0")
         try:
             version = await self._client.latest_version(path)
-        except ApiError:
-            return False  # the watch itself will tell
+        except (ApiError, msgspec.MsgspecError):
+            return False  # the watch itself shows what is wrong
         if is_older := int(version) < int(reached):
             log.warning(
                 "the API server was restored to an older state: %s is at version %s, after %s",
@@ -153,6 +156,15 @@ class _Events:
         if self.is_expired:
             yield _line(EXPIRED)
             return
+        try:
+            async for line in self._lines():
+                yield line
+        except (msgspec.MsgspecError, ValueError, LookupError):
+            log.exception("the watch of %ss begins afresh", self._kind)
+            await asyncio.sleep(PAUSE_SECONDS)
+            yield _line(EXPIRED)
+
+    async def _lines(self) -> AsyncIterator[bytes]:
         async for event in decode_events(self._content):
             if event is UNREADABLE:
                 await asyncio.sleep(PAUSE_SECONDS)

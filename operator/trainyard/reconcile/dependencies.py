@@ -13,8 +13,8 @@ from trainyard.cluster.cache import ClusterCache
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.clock import SteadyClock
 from trainyard.cluster.coordinator import SCRAPE_TIMEOUT, Coordinators
+from trainyard.cluster.election_thread import ElectionThread
 from trainyard.cluster.installations import Installations
-from trainyard.cluster.lease import Election
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.reconcile.metrics import OperatorMetrics
 from trainyard.reconcile.namespace_service import NamespaceServices
@@ -74,7 +74,7 @@ class Dependencies:
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     steady_clock: SteadyClock | None = None
     """Says whether `clock` agrees with the API server's; None where nothing compares them."""
-    election: Election | None = None
+    election: ElectionThread | None = None
     """Elects the one of several operators that acts; None where this process runs alone."""
     installations: Installations | None = None
     """Keeps a second installation from serving the same; None where that is not checked."""

@@ -61,7 +61,7 @@ class Server:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("limit") == "1":
             latest = self.version if self.latest is None else self.latest
-            return web.json_response({"metadata": {"resourceVersion": str(latest)}, "items": []})
+            return web.json_response({"metadata": {"resourceVersion": str(latest)}, "items": None})
         if "watch" not in request.query:
             self.lists += 1
             assert request.query["limit"] == "500"

@@ -1,0 +1,146 @@
+"""Objects of any size and shape: none ends the operator, blinds it or fills its memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.support import manifests
+from tests.support.manifests import Object
+from tests.support.process import OperatorProcess
+from tests.support.testbed import Testbed, condition
+from tests.support.waiting import eventually
+from tools.localcluster import Cluster
+from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB
+
+pytestmark = pytest.mark.integration
+
+MEBIBYTE = 2**20
+FAT_JOBS = 30
+MEMORY_BYTES = 100 * MEBIBYTE
+"""What those jobs may cost; as Python objects each would take some 28 MiB."""
+
+
+@pytest.fixture
+async def operator(
+    api_cluster: Cluster, operator_namespace: str, tmp_path: Path
+) -> AsyncIterator[OperatorProcess]:
+    """An operator that the test may restart."""
+    log = tmp_path / "operator.log"
+    process = OperatorProcess(api_cluster.kubeconfig, operator_namespace, log)
+    await process.start_until_ready()
+    yield process
+    await asyncio.to_thread(process.stop)
+
+
+def rss_bytes(process: OperatorProcess) -> int:
+    """The resident memory of the operator."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) * 1024
+
+
+def nested(depth: int) -> msgspec.Raw:
+    """A list in lists, which no encoder of Python would write."""
+    return msgspec.Raw(b"[" * depth + b"]" * depth)
+
+
+def with_arguments(testbed: Testbed, name: str, argument: Any) -> Object:
+    job = testbed.job_manifest(name, gpus=0)
+    job["spec"]["suspend"] = True
+    job["spec"]["task"]["args"] = {"a": argument}
+    return job
+
+
+async def test_a_pod_of_a_megabyte_ends_nothing_at_any_event(
+    testbed: Testbed, operator: OperatorProcess
+) -> None:
+    """Its event is a line of six megabytes: the API server escapes each `<` to six bytes."""
+    await testbed.add_nodes(1)
+    big = manifests.foreign_pod("big", testbed.namespace, 1, "nowhere")
+    big["spec"]["containers"][0]["env"] = [{"name": "A", "value": "<" * 1_000_000}]
+    big["spec"]["schedulerName"] = "nobody"
+    await testbed.create("pods", big)
+    path = testbed.path("pods", "big")
+    for number in range(5):
+        await testbed.patch(path, {"metadata": {"annotations": {"n": str(number)}}})
+    await testbed.submit("digits", 1)
+    await testbed.wait_for_phase("digits", "Running")
+    await testbed.client.delete(path, grace_seconds=0)
+    await testbed.submit("second", 1, gpus=0)
+    await testbed.wait_for_phase("second", "Running")
+    assert operator.poll() is None, operator.tail()
+    assert "was cut off" not in operator.log.read_text()
+
+
+async def test_jobs_of_a_megabyte_cost_the_operator_little(
+    testbed: Testbed, operator: OperatorProcess
+) -> None:
+    await testbed.add_nodes(1)
+    await testbed.submit("first", 1, gpus=0)
+    await testbed.wait_for_phase("first", "Running")
+    before = rss_bytes(operator)
+    names = [f"fat-{number}" for number in range(FAT_JOBS)]
+    for name in names:
+        await testbed.create_job(with_arguments(testbed, name, [[]] * 430_000))
+    await expect_too_large(testbed, names)
+    cost = rss_bytes(operator) - before
+    print(f"{FAT_JOBS} jobs cost {cost / MEBIBYTE:.0f} MiB")
+    assert cost < MEMORY_BYTES
+
+    await asyncio.to_thread(operator.stop)
+    await operator.start_until_ready()
+    await testbed.submit("last", 1, gpus=0)
+    await testbed.wait_for_phase("last", "Running")
+    cost = rss_bytes(operator) - before
+    print(f"after a restart that lists them: {cost / MEBIBYTE:.0f} MiB")
+    assert cost < MEMORY_BYTES
+    assert operator.poll() is None, operator.tail()
+
+
+async def expect_too_large(testbed: Testbed, names: list[str]) -> None:
+    """Wait until each of the jobs says why it is not accepted, and nothing else."""
+    for name in names:
+        job = await testbed.wait_for(name, lambda job: bool(job.get("status", {}).get("phase")))
+        accepted = condition(job, "Accepted")
+        assert (accepted["status"], accepted["reason"]) == ("False", "TooLarge")
+        assert accepted["message"].startswith("The spec of this job takes 1290")
+        assert "at most 262144" in accepted["message"]
+        assert [c["type"] for c in job["status"]["conditions"]] == ["Accepted"]
+
+
+@pytest.mark.parametrize("kind", [DISTRIBUTED_JOB, FEDERATED_JOB])
+async def test_arguments_nested_too_deep_hide_no_other_job(
+    testbed: Testbed, operator: OperatorProcess, kind: str
+) -> None:
+    """The API server takes thousands of levels; decoders of Python stop at about one."""
+    await testbed.add_nodes(1)
+    if kind == FEDERATED_JOB:
+        deep = manifests.federation("deep", testbed.namespace, [{"name": "a"}])
+    else:
+        deep = testbed.job_manifest("deep", gpus=0)
+    for name, depth in (("deep", 400), ("deeper", 5_000)):
+        deep["metadata"]["name"] = name
+        deep["spec"]["task"]["args"] = {"a": nested(depth)}
+        await testbed.create_job(deep)
+
+    async def rejected() -> None:
+        job = await testbed.get("deep")
+        accepted = condition(job, "Accepted")
+        assert (accepted["status"], accepted["reason"]) == ("False", "TooLarge")
+        assert "spec.task.args is nested more than 100 levels deep" in accepted["message"]
+
+    await eventually(rejected)
+    await testbed.submit("digits", 1, gpus=0)
+    await testbed.wait_for_phase("digits", "Running")
+    await asyncio.to_thread(operator.stop)
+    await operator.start_until_ready()
+    await testbed.submit("second", 1, gpus=0)
+    await testbed.wait_for_phase("second", "Running")
+    assert "deeper is nested too deep" in operator.log.read_text()
+    assert operator.poll() is None, operator.tail()
