@@ -151,6 +151,10 @@ class _Events:
         self.is_expired = False
         """Whether kopf should list again before it watches."""
 
+    def __getattr__(self, name: str) -> Any:
+        """All else is the content's own, for the response that it belongs to."""
+        return getattr(self._content, name)
+
     async def iter_chunked(self, _: int) -> AsyncIterator[bytes]:
         """One line at a time."""
         if self.is_expired:
