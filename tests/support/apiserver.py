@@ -1,8 +1,9 @@
-"""Restarting a local cluster's API server, so that its watch cache loses older versions."""
+"""Restarting a local cluster's API server, with its storage or with an older copy of it."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -46,13 +47,52 @@ async def wait_until_expired(kube: KubeClient, version: str) -> None:
     await eventually(expired)
 
 
+class EtcdBackup:
+    """A copy of the storage of a kubeconfig's API server, as it was when this was made."""
+
+    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+        """`folder` does not exist yet."""
+        self._kubeconfig, self._folder = kubeconfig, folder
+        server = _pid_of(urlsplit(Api.of(kubeconfig).server).port or 0)
+        self._url = _argument(server, "--etcd-servers")
+        pid = self._pid()
+        self._data = Path(_argument(pid, "--data-dir"))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            shutil.copytree(self._data, folder)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    async def restore(self) -> None:
+        """Put the copy in the place of the storage, and restart etcd and the API server."""
+        pid = self._pid()
+        os.kill(pid, signal.SIGSTOP)
+        self._data.rename(self._data.with_suffix(".replaced"))
+        shutil.copytree(self._folder, self._data)
+        os.kill(pid, signal.SIGKILL)
+        await restart_api_server(self._kubeconfig)
+
+    def _pid(self) -> int:
+        return _pid_with(f"--listen-client-urls={self._url}")
+
+
+def _argument(pid: int, name: str) -> str:
+    arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    [value] = [a.removeprefix(f"{name}=") for a in arguments if a.startswith(f"{name}=")]
+    return value
+
+
 def _pid_of(port: int) -> int:
+    return _pid_with(f"--secure-port={port}")
+
+
+def _pid_with(argument: str) -> int:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 arguments = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if f"--secure-port={port}".encode() in arguments:
+            if argument.encode() in arguments:
                 return int(entry.name)
-    raise AssertionError(f"no API server of this machine listens on {port}")
+    raise AssertionError(f"no process of this machine has the argument {argument}")
