@@ -63,16 +63,16 @@ class ElectionThread:
         await self._thread.run(self._election.confirm())
 
     async def _take_part(self, caller: asyncio.AbstractEventLoop) -> None:
-        async def tell() -> None:
+        async def forward() -> None:
             await self._election.elected.wait()
             caller.call_soon_threadsafe(self.elected.set)
 
         self._part = asyncio.current_task()
-        teller = asyncio.create_task(tell())
+        forwarding = asyncio.create_task(forward())
         try:
             await self._election.run()
         finally:
-            teller.cancel()
+            forwarding.cancel()
 
     async def _leave(self) -> None:
         """Release the Lease, once no renewal is under way any more."""

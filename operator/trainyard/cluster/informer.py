@@ -140,6 +140,7 @@ class Informer(Generic[T]):
             self.has_synced.set()
         async with self._client.watch(self._path, self._version) as events:
             self._has_watched = True
+            self._activity.record(self._path)
             async for event in events:
                 self._apply(event)
 

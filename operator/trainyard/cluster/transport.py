@@ -83,6 +83,7 @@ class _Middleware:
         kind = KINDS.get(path.rpartition("/")[2], "")
         if not kind:
             return await handler(request)
+        self._activity.expect(path)
         if "watch" in request.url.query:
             response = await self._watch(request, handler, kind)
         else:
@@ -120,6 +121,7 @@ class _Middleware:
         is_restored = await self._is_restored(request)
         response = await handler(request)
         if response.ok:
+            self._activity.record(request.url.path)
             events = _Events(response.content, kind, self._activity, request.url.path)
             events.is_expired = is_restored
             response.content = cast(aiohttp.StreamReader, events)

@@ -455,7 +455,7 @@ async def test_an_object_nested_too_deep_hides_no_other(
 async def test_after_a_restore_the_watch_begins_with_a_listing(
     kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From a version that the server has yet to reach again it would hear nothing until then."""
+    """A watch from a version that the server has yet to reach again is silent until then."""
     server = Server(
         [event("ADDED", "a", 9001, kind), event("ADDED", "b", 9002, kind), CLOSE],
         [event("MODIFIED", "a", 8003, kind), KEEP_OPEN],
