@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from tests.support.jobs import KEY, NOW, UID, at, make_job, raw_job
 from trainyard.api.durations import parse_duration
-from trainyard.api.jobs import UnreadableJobError, format_time, parse_job, parse_time
+from trainyard.api.jobs import (
+    UnreadableJobError,
+    format_time,
+    parse_job,
+    parse_time,
+    read_job,
+)
+from trainyard.api.validation import MAX_SPEC_BYTES
 
 
 def test_a_job_is_decoded_with_its_defaults() -> None:
@@ -61,3 +70,59 @@ def test_anything_else_is_not_a_duration(text: str) -> None:
 def test_a_manifest_and_its_yaml_are_the_same_job() -> None:
     raw = raw_job({"scaling": {"minGain": 1}})
     assert parse_job(yaml.safe_load(yaml.safe_dump(raw))) == parse_job(raw)
+
+
+def with_argument(value: object) -> dict[str, object]:
+    return {"task": {"entrypoint": "a.b:C", "args": {"a": value}}}
+
+
+def test_arguments_stay_encoded_and_keep_nothing_else_alive() -> None:
+    """A view would keep the page of a listing that they were a part of."""
+    encoded = b'{"metadata": {"name": "a", "namespace": "b", "uid": "c", "resourceVersion": "1"'
+    encoded += b', "creationTimestamp": "2026-01-01T00:00:00Z"}, "status": null, "spec": '
+    encoded += b'{"image": "i", "task": {"entrypoint": "a.b:C", "args": {"x": [1, 1.0]}}}}'
+    args = read_job(encoded).parse().spec.task.args
+    assert bytes(args) == b'{"x": [1, 1.0]}'
+    assert memoryview(args).obj is not encoded
+
+
+@pytest.mark.parametrize("reads", [read_job, lambda job: read_job(read_job(job).compact())])
+def test_a_job_that_was_compacted_is_the_same_job(reads: Any) -> None:
+    raw = raw_job({**with_argument([1, 2.5, "é<"]), "suspend": True}, {"phase": "Suspended"})
+    raw["metadata"]["annotations"] = {"big": "y" * MAX_SPEC_BYTES}
+    job = reads(msgspec.json.encode(raw)).parse()
+    assert job == parse_job(raw)
+    assert job.spec.task.arguments() == {"a": [1, 2.5, "é<"]}
+    assert not job.is_oversized, "annotations do not count"
+
+
+@pytest.mark.parametrize("kind", ["DistributedJob", "FederatedJob"])
+@pytest.mark.parametrize("is_compact", [False, True])
+def test_of_a_spec_that_is_too_large_only_its_manager_is_kept(kind: str, is_compact: bool) -> None:
+    spec = {**with_argument("x" * MAX_SPEC_BYTES), "managedBy": "example.com/other"}
+    encoded = msgspec.json.encode({**raw_job(spec, {"phase": "Running"}), "kind": kind})
+    if is_compact:
+        encoded = read_job(encoded).compact()
+        assert len(encoded) < 1_000
+    job = read_job(encoded).parse()
+    assert (job.key.kind, job.uid, job.generation) == (kind, UID, 3)
+    assert (job.is_oversized, job.is_ours, job.status.phase) == (True, False, "Running")
+    assert job.spec.task.entrypoint == ""
+    assert job.rejection is not None
+    assert job.rejection.reason == "TooLarge"
+    size = len(msgspec.json.encode({**raw_job(spec)["spec"]}))
+    assert f"takes {size} bytes" in job.rejection.message
+
+
+@pytest.mark.parametrize("encoded", [b"?", b"{}", b'{"metadata": {"name": 1}}', b"[" * 5_000])
+def test_what_is_no_job_is_unreadable(encoded: bytes) -> None:
+    with pytest.raises(UnreadableJobError):
+        read_job(encoded)
+
+
+@pytest.mark.parametrize("part", ["spec", "creationTimestamp", "resourceVersion"])
+def test_a_job_without_an_essential_part_is_named(part: str) -> None:
+    raw = raw_job()
+    (raw if part == "spec" else raw["metadata"])[part] = None if part == "spec" else "?"
+    with pytest.raises(UnreadableJobError, match=r"^DistributedJob/team/digits: "):
+        read_job(msgspec.json.encode(raw)).parse()

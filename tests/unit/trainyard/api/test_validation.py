@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from tests.support.federations import make_federation
-from tests.support.jobs import make_job
+from tests.support.jobs import make_job, raw_job
+from trainyard.api.jobs import read_job
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.api.validation import ARGUMENT_BYTES, unsupported_fields, validate
 from trainyard.render.trainer_config import config_of
@@ -85,3 +86,32 @@ def test_the_largest_federation_with_the_largest_arguments_fits_the_environment(
     job = make_federation({"task": task, "parties": parties, "rounds": rounds})
     assert validate(job.spec) is None
     assert len(f"{ENV_CONFIG}={config_of(job).encode()}\0".encode()) <= 32 * 4096
+
+
+def nested(depth: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(depth - 2):  # the arguments themselves are a level, as is the innermost list
+        made = [made]
+    return made
+
+
+@pytest.mark.parametrize(("depth", "is_refused"), [(100, False), (101, True), (500, True)])
+def test_arguments_nested_too_deep_are_rejected_by_field(depth: int, is_refused: bool) -> None:
+    args = {"a": nested(depth), "b": [[]] * 200}
+    refused = make_federation({"parties": [{"name": "a", "args": args}, {"name": "b"}]}).rejection
+    assert (refused is not None) is is_refused
+    if refused is not None:
+        assert refused.reason == "TooLarge"
+        assert "spec.parties[a].args is nested more than 100 levels deep" in refused.message
+
+
+def test_characters_that_the_api_server_escapes_count_once() -> None:
+    """It writes `<` as six bytes; in the pod's configuration it is one."""
+    task = {"entrypoint": "a.b:C", "args": {"table": "<" * (ARGUMENT_BYTES - 20)}}
+    encoded = msgspec.json.encode(raw_job({"task": task})).replace(b"<", b"\\u003c")
+    job = read_job(encoded).parse()
+    assert job.rejection is not None, "six times as much is more than a spec may have"
+    task["args"] = {"table": "<" * (ARGUMENT_BYTES // 3)}
+    encoded = msgspec.json.encode(raw_job({"task": task})).replace(b"<", b"\\u003c")
+    assert len(encoded) > ARGUMENT_BYTES
+    assert read_job(encoded).parse().rejection is None

@@ -22,11 +22,13 @@ from tests.support.jobs import (
     worker,
 )
 from trainyard.api.report import CoordinatorReport
+from trainyard.api.validation import MAX_SPEC_BYTES
 from trainyard.cluster.client import ApiError
 from trainyard.cluster.clock import SteadyClock
 from trainyard.reconcile.children import CHILDREN_INTERVAL
 from trainyard.reconcile.job import CLOCK_RETRY, reconcile
 from trainyard.reconcile.status import CONFLICT_PAUSE
+from trainyard.scheduling.conversion import wants_gpus
 
 HELD = {"desired": 1, "recommended": 1, "reason": "Admitted", "decisionTime": at()}
 
@@ -171,3 +173,35 @@ async def test_a_clock_that_was_set_back_delays_no_status() -> None:
     state.coordinator.report = CoordinatorReport(at=NOW, term=1, step=5, members={"active": 1})
     outcome = await reconcile(deps, KEY)
     assert outcome.requeue_after == TIMEOUTS.metrics_interval.total_seconds() * 0.9
+
+
+@pytest.mark.parametrize(
+    "status", [{}, has_run(phase="Running", scaling=HELD)], ids=["new", "runs"]
+)
+async def test_a_job_too_large_to_be_read_gets_a_condition_and_nothing_else(
+    status: dict[str, Any],
+) -> None:
+    """Its pods stay too: what they should be is not known."""
+    api = FakeApi()
+    args = {"a": "x" * MAX_SPEC_BYTES}
+    job = make_job({"task": {"entrypoint": "a.b:C", "args": args}}, status)
+    deps = dependencies_of(api, job)
+    for pod in (coordinator(), worker(0)):
+        deps.cache.put_pod(pod)
+    written: list[Object] = []
+
+    async def update(path: str, body: Object, **_: Any) -> Object:
+        api.requests.append(("PUT", path))
+        written.append(body["status"])
+        return {"resourceVersion": "8"}
+
+    api.update = update  # type: ignore[method-assign]
+    await reconcile(deps, KEY)
+    assert [method for method, _ in api.requests] == ["PUT", "POST"], "the status and its event"
+    [body] = written
+    [accepted] = [c for c in body["conditions"] if c["type"] == "Accepted"]
+    assert (accepted["status"], accepted["reason"]) == ("False", "TooLarge")
+    others = {c["type"] for c in body["conditions"]} - {"Accepted"}
+    assert others == {c["type"] for c in status.get("conditions", [])}
+    assert body["phase"] == status.get("phase", "Pending")
+    assert not wants_gpus(job)
