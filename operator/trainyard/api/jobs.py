@@ -15,7 +15,7 @@ from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, Federate
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, MANAGED_BY, Key
 from trainyard.api.spec import DistributedJobSpec, JobSpec
 from trainyard.api.status import DistributedJobStatus, JobStatus, ScalingStatus
-from trainyard.api.validation import Rejection, oversized_spec, validate
+from trainyard.api.validation import Rejection, deep_spec, oversized_spec, validate
 from trainyard_trainer.contract.env import Role
 
 
@@ -40,8 +40,8 @@ class _Resource:
     status: JobStatus
     rejection: Rejection | None
     """Why the job cannot be started; determined once, when it is decoded."""
-    is_oversized: bool
-    """Whether the spec was too large to be kept, but for who manages the job."""
+    is_unread: bool
+    """Whether the spec was too large or too deep to be kept, but for who manages the job."""
 
     @property
     def is_ours(self) -> bool:
@@ -156,6 +156,8 @@ class JobObject(msgspec.Struct, rename="camel"):
     status: msgspec.Raw = NOTHING
     spec_bytes: int = 0
     """The size of the spec before it was left out; 0 if `spec` is whole."""
+    is_pruned: bool = False
+    """Whether it was nested too deep for a decoder, and something is missing in it."""
 
     @property
     def key(self) -> Key:
@@ -164,11 +166,16 @@ class JobObject(msgspec.Struct, rename="camel"):
 
     def compact(self) -> bytes:
         """The same object without what the operator does not read, which may be of any size."""
-        rejection = oversized_spec(len(self.spec))
-        if rejection is not None:
+        if self._rejection() is not None:
             self.spec_bytes = len(self.spec)
             self.spec = msgspec.Raw(msgspec.json.encode(_owner(self.spec)))
         return msgspec.json.encode(self)
+
+    def _rejection(self) -> Rejection | None:
+        """Why the spec is left out, or None if it is kept."""
+        if self.is_pruned:
+            return deep_spec()
+        return oversized_spec(self.spec_bytes or len(self.spec))
 
     def parse(self) -> Job:
         """Decode the rest; raises UnreadableJobError that names the field."""
@@ -178,8 +185,7 @@ class JobObject(msgspec.Struct, rename="camel"):
             raise UnreadableJobError(f"{self.key}: {error}") from None
 
     def _parse(self) -> Job:
-        spec_bytes = self.spec_bytes or len(self.spec)
-        rejection = oversized_spec(spec_bytes)
+        rejection = self._rejection()
         values: dict[str, Any] = {
             "key": self.key,
             "uid": self.metadata.uid,
@@ -187,7 +193,7 @@ class JobObject(msgspec.Struct, rename="camel"):
             "generation": self.metadata.generation,
             "created_at": parse_time(self.metadata.creation_timestamp),
             "is_deleting": self.metadata.deletion_timestamp is not None,
-            "is_oversized": rejection is not None,
+            "is_unread": rejection is not None,
         }
         if self.key.kind == FEDERATED_JOB:
             federated = _spec(self.spec, FederatedJobSpec, is_left_out=rejection is not None)

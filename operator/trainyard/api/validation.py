@@ -118,6 +118,15 @@ def oversized_spec(spec_bytes: int) -> Rejection | None:
     return Rejection("TooLarge", message)
 
 
+def deep_spec() -> Rejection:
+    """Return why a spec that no decoder follows to its end is not kept."""
+    message = (
+        "The spec of this job is nested deeper than the operator reads; flatten its arguments "
+        f"to at most {ARGUMENT_LEVELS} levels, or keep them in a file."
+    )
+    return Rejection("TooLarge", message)
+
+
 def _deep_arguments(spec: JobSpec) -> str:
     """Return a message if arguments are nested deeper than programs follow."""
     for field, part in _parts(spec):

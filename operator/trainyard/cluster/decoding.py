@@ -82,7 +82,7 @@ async def decode_page(content: bytes) -> Page:
     except RecursionError:
         content, mark = await asyncio.to_thread(prune, content)
     page = msgspec.json.decode(content, type=Page)
-    page.items = [_identity(item) if mark in bytes(item) else item for item in page.items]
+    page.items = [_flagged(item) if mark in bytes(item) else item for item in page.items]
     return page
 
 
@@ -110,18 +110,18 @@ async def _decode_event(line: bytes) -> WatchEvent:
     except RecursionError:
         pruned, _ = await asyncio.to_thread(prune, line)
         event = msgspec.json.decode(pruned, type=WatchEvent)
-        return WatchEvent(event.type, _identity(event.object))
+        return WatchEvent(event.type, _flagged(event.object))
     except msgspec.MsgspecError:
         log.exception("an event cannot be decoded: %s…", shown(line))
         return UNREADABLE
 
 
-def _identity(pruned: msgspec.Raw) -> msgspec.Raw:
-    """The object without anything that an object nested too deep could be misread for."""
-    found = msgspec.json.decode(pruned, type=_PartialObject)
-    meta = found.metadata
-    log.error("%s/%s is nested too deep to be read", meta.namespace, meta.name)
-    return msgspec.Raw(msgspec.json.encode(found))
+def _flagged(pruned: msgspec.Raw) -> msgspec.Raw:
+    """The object with a field that says that something is missing in it."""
+    meta = decode_meta(pruned)
+    log.error("%s/%s is nested too deep to be read whole", meta.namespace, meta.name)
+    fields = msgspec.json.decode(pruned, type=dict[str, msgspec.Raw])
+    return msgspec.Raw(msgspec.json.encode({**fields, "isPruned": True}))
 
 
 def decode_meta(encoded: msgspec.Raw) -> ObjectMeta:

@@ -60,7 +60,7 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
     if job.is_deleting or not job.is_ours:
         return ReconcileResult()  # the pods of a deleted job go by their owner references
     state, now = deps.job_state(job), deps.clock()
-    if job.is_oversized and job.rejection is not None:
+    if job.is_unread and job.rejection is not None:
         due_at = await write_rejection(deps, job, state, job.rejection, now)
         return ReconcileResult(requeue_after=_seconds_until(now, due_at))
     before = state.assignment.value

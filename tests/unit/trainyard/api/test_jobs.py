@@ -93,7 +93,7 @@ def test_a_job_that_was_compacted_is_the_same_job(reads: Any) -> None:
     job = reads(msgspec.json.encode(raw)).parse()
     assert job == parse_job(raw)
     assert job.spec.task.arguments() == {"a": [1, 2.5, "é<"]}
-    assert not job.is_oversized, "annotations do not count"
+    assert not job.is_unread, "annotations do not count"
 
 
 @pytest.mark.parametrize("kind", ["DistributedJob", "FederatedJob"])
@@ -106,7 +106,7 @@ def test_of_a_spec_that_is_too_large_only_its_manager_is_kept(kind: str, is_comp
         assert len(encoded) < 1_000
     job = read_job(encoded).parse()
     assert (job.key.kind, job.uid, job.generation) == (kind, UID, 3)
-    assert (job.is_oversized, job.is_ours, job.status.phase) == (True, False, "Running")
+    assert (job.is_unread, job.is_ours, job.status.phase) == (True, False, "Running")
     assert job.spec.task.entrypoint == ""
     assert job.rejection is not None
     assert job.rejection.reason == "TooLarge"

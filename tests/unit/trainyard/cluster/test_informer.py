@@ -449,7 +449,8 @@ async def test_an_object_nested_too_deep_hides_no_other(
     server = Server([nested, event("ADDED", "a", 102, kind), KEEP_OPEN], kind=kind)
     async with informing(server) as observed:
         await until(lambda: "a" in observed.added)
-    assert "/deep is nested too deep to be read" in caplog.text
+    assert observed.added == ["deep", "a"]
+    assert "/deep is nested too deep to be read whole" in caplog.text
 
 
 async def test_after_a_restore_the_watch_begins_with_a_listing(

@@ -189,11 +189,11 @@ async def test_a_spec_that_is_too_large_is_left_out() -> None:
         await watched.until("fat", "a")
     assert len(watched.events[0]["object"]["encoded"]) < 1_000
     found = watched.job("fat")
-    assert found.is_oversized
+    assert found.is_unread
     assert found.rejection.reason == "TooLarge"
     assert str(MAX_SPEC_BYTES) in found.rejection.message
     assert found.generation == 3
-    assert not watched.job("a").is_oversized
+    assert not watched.job("a").is_unread
 
 
 async def test_pages_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +214,11 @@ async def test_what_is_nested_too_deep_hides_no_other_job(
     server.objects = [nested("early", 9_000), job("a")]
     async with watching_by_kopf(server) as watched:
         await watched.until("early", "a", "late", "b")
+    for name in ("early", "late"):
+        found = watched.job(name)
+        assert (found.is_unread, found.is_ours) == (True, True)
+        assert "nested deeper than the operator reads" in found.rejection.message
+    assert watched.job("a").rejection is None
     assert "team/early is nested too deep to be read" in caplog.text
     assert "team/late is nested too deep to be read" in caplog.text
 
