@@ -212,7 +212,7 @@ class Informer(Generic[T]):
             await self._pause(pause)
             try:
                 await self.relist()
-            except ApiError as error:
+            except (ApiError, msgspec.MsgspecError) as error:
                 log.warning("%s could not be listed: %s", self._path, error)
                 pause = LAST_PAUSE_SECONDS
             else:

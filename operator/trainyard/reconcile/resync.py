@@ -89,7 +89,10 @@ async def _all_jobs(deps: Dependencies) -> AsyncIterator[JobObject]:
             path = collection(names.API_VERSION, plural, namespace)
             async for page in deps.client.list_pages(path, page_size=JOB_PAGE_SIZE):
                 for item in page.items:
-                    yield read_job(item, kind)
+                    try:
+                        yield read_job(item, kind)
+                    except UnreadableJobError as error:
+                        log.error("%s", error)
 
 
 async def learn_priorities(deps: Dependencies) -> None:

@@ -16,6 +16,7 @@ from tests.support.federations import make_federation
 from tests.support.jobs import KEY, NETWORK, NOW, UID, has_run, make_job
 from tests.support.rotation import MASTER
 from tests.support.stored import encoded, random_authority, stored_secret
+from trainyard.api import names
 from trainyard.api.jobs import Job
 from trainyard.cluster.certificates import RENEW_AFTER, Authority, issue
 from trainyard.reconcile.dependencies import Dependencies, Options
@@ -158,6 +159,20 @@ async def test_a_job_whose_stored_authority_is_lost_gets_derived_leaves(api: Fak
     assert issuance.signer != "stored"
     root = certificate(api, "ca.crt")
     certificate(api, "worker.crt").verify_directly_issued_by(root)
+
+
+async def test_a_secret_with_some_of_the_labels_is_named_and_ignored(
+    api: FakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody else's: it ended the first listing, and the process with it."""
+    job = make_job({}, has_run())
+    store(api, job, authority())
+    labels = api.objects[CA]["metadata"]["labels"]
+    for name in (names.LABEL_KIND, names.LABEL_JOB):
+        del labels[name]
+    await leader(api, job)
+    assert f"Secret trainyard-ca-{UID} is no authority" in caplog.text
+    assert CA in api.objects
 
 
 async def test_a_damaged_authority_is_named_and_ignored(
