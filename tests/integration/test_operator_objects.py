@@ -23,8 +23,8 @@ pytestmark = pytest.mark.integration
 
 MEBIBYTE = 2**20
 FAT_JOBS = 30
-MEMORY_BYTES = 100 * MEBIBYTE
-"""What those jobs may cost; as Python objects each would take some 10 MiB."""
+MEMORY_BYTES = 80 * MEBIBYTE
+"""What those jobs may cost; as Python objects each would take some 4 MiB."""
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ async def test_jobs_of_a_megabyte_cost_the_operator_little(
     before = rss_bytes(operator)
     names = [f"fat-{number}" for number in range(FAT_JOBS)]
     for name in names:
-        await create_raw(testbed, with_arguments(testbed, name, [0.5] * 325_000))
+        await create_raw(testbed, with_arguments(testbed, name, [0.12345678] * 118_000))
     await expect_too_large(testbed, names)
     cost = rss_bytes(operator) - before
     print(f"{FAT_JOBS} jobs cost {cost / MEBIBYTE:.0f} MiB")
@@ -127,7 +127,7 @@ async def expect_too_large(testbed: Testbed, names: list[str]) -> None:
         job = await eventually(has_status)
         accepted = condition(job, "Accepted")
         assert (accepted["status"], accepted["reason"]) == ("False", "TooLarge")
-        assert accepted["message"].startswith("The spec of this job takes 1300")
+        assert accepted["message"].startswith("The spec of this job takes 1298")
         assert "at most 262144" in accepted["message"]
         assert [c["type"] for c in job["status"]["conditions"]] == ["Accepted"]
 
