@@ -45,7 +45,7 @@ class HealthServer:
         app = web.Application(client_max_size=1024)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=WAIT_SECONDS)
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> HealthServer:

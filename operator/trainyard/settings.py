@@ -10,7 +10,7 @@ from typing import Any
 
 import kopf
 
-from trainyard.cluster.client import JOB_PAGE_SIZE
+from trainyard.cluster.paging import JOB_PAGE_SIZE
 
 COLLECT_AFTER = 20_000
 """Allocations before the garbage collector looks for cycles (Python's default: 700). An event is

@@ -22,16 +22,11 @@ from kubernetes.aio import client as kube_client
 from kubernetes.aio import config as kube_config
 
 from trainyard.api.names import FIELD_MANAGER
-from trainyard.cluster.decoding import (
-    Page,
-    WatchEvent,
-    decode_events,
-    decode_page,
-    decode_version,
-)
+from trainyard.cluster import decoding
+from trainyard.cluster.decoding import Page, WatchEvent
 from trainyard.cluster.guarded import GuardedPayload
-from trainyard.cluster.paging import BoundedResponse, OversizedPageError, PageLimit
-from trainyard.cluster.sockets import UNACKNOWLEDGED_SECONDS, socket_factory
+from trainyard.cluster.paging import PAGE_SIZE, BoundedResponse, OversizedPageError, PageLimit
+from trainyard.cluster.sockets import BUFFER_BYTES, UNACKNOWLEDGED_SECONDS, socket_factory
 from trainyard.cluster.throttle import Priority, Throttle, namespace_of
 from trainyard_trainer.contract.text import printable
 
@@ -44,16 +39,10 @@ METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Requests only the metadata of an object whose content the operator must not read."""
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 """The same of the objects of a listing."""
-PAGE_SIZE = 500
-"""Objects per page of a LIST, as in client-go: a compromise between memory and requests."""
-JOB_PAGE_SIZE = 50
-"""The same of jobs, whose size is up to those who create them."""
 TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
 WATCH_SECONDS = 300
 """Lifetime of a watch connection, after which the client opens the next one."""
 WATCH_TIMEOUT = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, connect=10)
-BUFFER_BYTES = 2**17
-"""Of what has arrived and was not read yet, for each connection: the rest stays in the socket."""
 THROTTLED = (429, 503)
 """Status codes of a server that asks to be left alone for a moment."""
 RETRIES = 8
@@ -369,7 +358,7 @@ class KubeClient:
 
         A page has at most `page_size` objects, and fewer where these are large.
         """
-        limit, query = PageLimit(page_size), {}
+        limit, query, accept = PageLimit(page_size), {}, {"Accept": JSON}
         if label_selector:
             query["labelSelector"] = label_selector
         if field_selector:
@@ -377,13 +366,11 @@ class KubeClient:
         while True:
             query["limit"] = str(limit.objects)
             try:
-                content = await self._send(
-                    "GET", path, query, None, {"Accept": JSON}, Priority.WORK
-                )
+                content = await self._send("GET", path, query, None, accept, Priority.WORK)
             except OversizedPageError:
                 limit.shrink()
                 continue
-            page = await decode_page(content)
+            page = await decoding.decode_page(content)
             del content  # megabytes, perhaps
             yield page
             limit.grow()
@@ -396,7 +383,7 @@ class KubeClient:
         content = await self._send(
             "GET", path, {"limit": "1"}, None, {"Accept": METADATA_LIST}, Priority.WORK
         )
-        return await decode_version(content)
+        return await decoding.decode_version(content)
 
     @asynccontextmanager
     async def watch(self, path: str, version: str) -> AsyncIterator[AsyncIterator[WatchEvent]]:
@@ -416,7 +403,7 @@ class KubeClient:
         ) as response:
             if response.status >= 400:
                 raise _error(response, await response.read())
-            yield decode_events(response.content)
+            yield decoding.decode_events(response.content)
 
 
 def _may_retry(method: str, error: ApiError) -> bool:

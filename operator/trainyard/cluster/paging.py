@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import aiohttp
 
+PAGE_SIZE = 500
+"""Objects per page of a LIST, as in client-go: a compromise between memory and requests."""
+JOB_PAGE_SIZE = 50
+"""The same of jobs, whose size is up to those who create them."""
 MAX_PAGE_BYTES = 16 * 2**20
 """Of a page of more than one object; a page of one is as large as its object."""
 SHRINK = 4

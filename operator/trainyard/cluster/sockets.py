@@ -12,6 +12,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+BUFFER_BYTES = 2**17
+"""Of what has arrived and was not read yet, for each connection: the rest stays in the socket."""
 UNACKNOWLEDGED_SECONDS = 5
 """The time between renew deadline and lease duration by default."""
 IDLE_SECONDS = 10
