@@ -15,7 +15,7 @@ from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, Federate
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, MANAGED_BY, Key
 from trainyard.api.spec import DistributedJobSpec, JobSpec
 from trainyard.api.status import DistributedJobStatus, JobStatus, ScalingStatus
-from trainyard.api.validation import Rejection, deep_spec, oversized_spec, validate
+from trainyard.api.validation import Rejection, deep_arguments, oversized_spec, too_deep, validate
 from trainyard_trainer.contract.env import Role
 
 
@@ -41,7 +41,7 @@ class _Resource:
     rejection: Rejection | None
     """Why the job cannot be started; determined once, when it is decoded."""
     is_unread: bool
-    """Whether the spec was too large or too deep to be kept, but for who manages the job."""
+    """Whether the spec is too large or too deep to be acted upon; perhaps it was not even kept."""
 
     @property
     def is_ours(self) -> bool:
@@ -146,6 +146,9 @@ class _Owner(msgspec.Struct, rename="camel"):
 
 NOTHING = msgspec.Raw(b"null")
 
+_Spec = TypeVar("_Spec", bound=JobSpec)
+_Status = TypeVar("_Status", bound=JobStatus)
+
 
 class JobObject(msgspec.Struct, rename="camel"):
     """A job as the API server sends it; spec and status are still encoded."""
@@ -174,7 +177,7 @@ class JobObject(msgspec.Struct, rename="camel"):
     def _rejection(self) -> Rejection | None:
         """Why the spec is left out, or None if it is kept."""
         if self.is_pruned:
-            return deep_spec()
+            return too_deep()
         return oversized_spec(self.spec_bytes or len(self.spec))
 
     def parse(self) -> Job:
@@ -185,38 +188,36 @@ class JobObject(msgspec.Struct, rename="camel"):
             raise UnreadableJobError(f"{self.key}: {error}") from None
 
     def _parse(self) -> Job:
-        rejection = self._rejection()
-        values: dict[str, Any] = {
+        if self.key.kind == FEDERATED_JOB:
+            federated = self._spec(FederatedJobSpec)
+            status = _status(self.status, FederatedJobStatus)
+            return FederatedJob(spec=federated, status=status, **self._values(federated))
+        distributed = self._spec(DistributedJobSpec)
+        whole = _status(self.status, DistributedJobStatus)
+        return DistributedJob(spec=distributed, status=whole, **self._values(distributed))
+
+    def _spec(self, type_: type[_Spec]) -> _Spec:
+        """The spec; of one that is left out only who manages the job."""
+        if self._rejection() is None:
+            return msgspec.json.decode(self.spec, type=type_)
+        owner = _owner(self.spec)
+        needed = {"task": {"entrypoint": ""}, "image": "", "managedBy": owner.managed_by}
+        parties: dict[str, Any] = {"parties": []} if issubclass(type_, FederatedJobSpec) else {}
+        return msgspec.json.decode(msgspec.json.encode({**needed, **parties}), type=type_)
+
+    def _values(self, spec: JobSpec) -> dict[str, Any]:
+        # The same for a deep job whether or not a decoder followed it to its end.
+        unread = self._rejection() or deep_arguments(spec)
+        return {
             "key": self.key,
             "uid": self.metadata.uid,
             "resource_version": int(self.metadata.resource_version),
             "generation": self.metadata.generation,
             "created_at": parse_time(self.metadata.creation_timestamp),
             "is_deleting": self.metadata.deletion_timestamp is not None,
-            "is_unread": rejection is not None,
+            "rejection": unread or validate(spec),
+            "is_unread": unread is not None,
         }
-        if self.key.kind == FEDERATED_JOB:
-            federated = _spec(self.spec, FederatedJobSpec, is_left_out=rejection is not None)
-            values["status"] = _status(self.status, FederatedJobStatus)
-            values["rejection"] = rejection or validate(federated)
-            return FederatedJob(spec=federated, **values)
-        distributed = _spec(self.spec, DistributedJobSpec, is_left_out=rejection is not None)
-        values["status"] = _status(self.status, DistributedJobStatus)
-        values["rejection"] = rejection or validate(distributed)
-        return DistributedJob(spec=distributed, **values)
-
-
-_Spec = TypeVar("_Spec", bound=JobSpec)
-_Status = TypeVar("_Status", bound=JobStatus)
-
-
-def _spec(encoded: msgspec.Raw, type_: type[_Spec], *, is_left_out: bool) -> _Spec:
-    """The spec; of one that is left out only who manages the job."""
-    if not is_left_out:
-        return msgspec.json.decode(encoded, type=type_)
-    needed = {"task": {"entrypoint": ""}, "image": "", "managedBy": _owner(encoded).managed_by}
-    parties: dict[str, Any] = {"parties": []} if issubclass(type_, FederatedJobSpec) else {}
-    return msgspec.json.decode(msgspec.json.encode({**needed, **parties}), type=type_)
 
 
 def _owner(spec: msgspec.Raw) -> _Owner:

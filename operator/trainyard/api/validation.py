@@ -101,7 +101,7 @@ def validate(spec: JobSpec) -> Rejection | None:
     """Return why a job with this spec cannot be started, or None if it can."""
     if message := unsupported_fields(spec):
         return Rejection("NotSupportedYet", message)
-    if message := _deep_arguments(spec) or _oversized_arguments(spec):
+    if message := _oversized_arguments(spec):
         return Rejection("TooLarge", message)
     return None
 
@@ -118,24 +118,19 @@ def oversized_spec(spec_bytes: int) -> Rejection | None:
     return Rejection("TooLarge", message)
 
 
-def deep_spec() -> Rejection:
-    """Return why a spec that no decoder follows to its end is not kept."""
+def deep_arguments(spec: JobSpec) -> Rejection | None:
+    """Return why arguments are nested deeper than programs follow, or None if they are not."""
+    is_deep = any(_is_deeper(part, ARGUMENT_LEVELS) for _, part in _parts(spec))
+    return too_deep() if is_deep else None
+
+
+def too_deep() -> Rejection:
+    """Why a job is rejected whose arguments are nested too deep."""
     message = (
-        "The spec of this job is nested deeper than the operator reads; flatten its arguments "
-        f"to at most {ARGUMENT_LEVELS} levels, or keep them in a file."
+        f"Arguments of this job are nested more than {ARGUMENT_LEVELS} levels deep; flatten them, "
+        "or keep them in a file of the image or of a volume, and pass its path to the Task."
     )
     return Rejection("TooLarge", message)
-
-
-def _deep_arguments(spec: JobSpec) -> str:
-    """Return a message if arguments are nested deeper than programs follow."""
-    for field, part in _parts(spec):
-        if _is_deeper(part, ARGUMENT_LEVELS):
-            return (
-                f"spec.{field} is nested more than {ARGUMENT_LEVELS} levels deep; "
-                "flatten it, or keep it in a file."
-            )
-    return ""
 
 
 def _is_deeper(part: WithArguments, levels: int) -> bool:

@@ -154,6 +154,7 @@ async def test_connections_that_ask_nothing_keep_nobody_out(served: Served) -> N
     assert closed == health.MAX_CONNECTIONS, "the oldest were closed"
     for _, writer in idle:
         writer.close()
+    await asyncio.gather(*(writer.wait_closed() for _, writer in idle), return_exceptions=True)
 
 
 async def test_a_connection_does_not_last(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

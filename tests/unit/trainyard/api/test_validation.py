@@ -102,7 +102,7 @@ def test_arguments_nested_too_deep_are_rejected_by_field(depth: int, is_refused:
     assert (refused is not None) is is_refused
     if refused is not None:
         assert refused.reason == "TooLarge"
-        assert "spec.parties[a].args is nested more than 100 levels deep" in refused.message
+        assert "Arguments of this job are nested more than 100 levels deep" in refused.message
 
 
 def test_characters_that_the_api_server_escapes_count_once() -> None:

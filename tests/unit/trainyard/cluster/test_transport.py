@@ -217,7 +217,7 @@ async def test_what_is_nested_too_deep_hides_no_other_job(
     for name in ("early", "late"):
         found = watched.job(name)
         assert (found.is_unread, found.is_ours) == (True, True)
-        assert "nested deeper than the operator reads" in found.rejection.message
+        assert "nested more than 100 levels deep" in found.rejection.message
     assert watched.job("a").rejection is None
     assert "team/early is nested too deep to be read" in caplog.text
     assert "team/late is nested too deep to be read" in caplog.text
