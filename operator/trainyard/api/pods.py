@@ -13,8 +13,27 @@ from trainyard.api.jobs import parse_time
 from trainyard.api.names import Key, MemberId
 
 FINISHED_PHASES = ("Succeeded", "Failed")
-DISRUPTION_REASONS = ("Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
-"""Reasons of a pod that the cluster ended."""
+_DISRUPTION_REASONS = (
+    "ContainerStatusUnknown",
+    "Evicted",
+    "NodeLost",
+    "NodeShutdown",
+    "Preempting",
+    "Shutdown",
+    "Terminated",
+    # A kubelet refuses pods that were bound to its node, as when its devices are not back yet.
+    "InvalidNodeInfo",
+    "NodeAffinity",
+    "NodeName",
+    "NodePorts",
+    "SMTAlignmentError",
+    "TaintToleration",
+    "TopologyAffinityError",
+    "UnexpectedAdmissionError",
+)
+"""Reasons of a pod that the cluster ended, or whose node did not take it."""
+_OUT_OF_RESOURCE = "OutOf"
+"""Beginning of the reasons of a kubelet that lacks a resource, such as `OutOfnvidia.com/gpu`."""
 MAX_GRACE_SECONDS = 366 * 86_400
 """Anyone may create a pod whose grace period is longer than `datetime` can express."""
 CONTAINER = "trainer"
@@ -131,6 +150,11 @@ class Pod:
         )
 
 
+def is_disruption(reason: str) -> bool:
+    """Whether a pod with this reason was ended by the cluster, and not by itself."""
+    return reason in _DISRUPTION_REASONS or reason.startswith(_OUT_OF_RESOURCE)
+
+
 def parse_pod(raw: Mapping[str, Any]) -> Pod:
     """Reduce an API object; without a label or a field, the default applies."""
     meta, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
@@ -239,7 +263,7 @@ def _waiting(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_disrupted(status: Mapping[str, Any]) -> bool:
-    if status.get("reason") in DISRUPTION_REASONS:
+    if is_disruption(status.get("reason") or ""):
         return True
     return any(
         c["type"] == "DisruptionTarget" and c["status"] == "True"

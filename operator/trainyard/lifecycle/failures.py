@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trainyard.api.jobs import Job, whole_seconds
-from trainyard.api.pods import DISRUPTION_REASONS, Pod
+from trainyard.api.pods import Pod, is_disruption
 from trainyard.api.podset import JobPods
 from trainyard.api.status import PodFailure
 from trainyard.lifecycle import messages
@@ -94,7 +94,7 @@ def _last_counted(failures: list[PodFailure]) -> PodFailure | None:
 
 
 def _is_excused(reason: str, exit_code: int | None) -> bool:
-    return reason in (*DISRUPTION_REASONS, DISRUPTED) or exit_code in UNCOUNTED
+    return is_disruption(reason) or reason == DISRUPTED or exit_code in UNCOUNTED
 
 
 def is_failure(pod: Pod) -> bool:
@@ -153,7 +153,7 @@ def _counts(pod: Pod, last: PodFailure | None, now: datetime) -> bool:
 
 
 def _reason(pod: Pod) -> str:
-    return DISRUPTED if pod.is_disrupted and pod.reason not in DISRUPTION_REASONS else pod.reason
+    return DISRUPTED if pod.is_disrupted and not is_disruption(pod.reason) else pod.reason
 
 
 def _pod_failure(pod: Pod, now: datetime) -> PodFailure:

@@ -64,6 +64,31 @@ def test_a_failed_pod_is_counted_once_however_often_it_is_observed() -> None:
     assert first.failures[0].pod_uid == pod.uid
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "UnexpectedAdmissionError",
+        "OutOfcpu",
+        "OutOfpods",
+        "OutOfnvidia.com/gpu",
+        "NodeAffinity",
+        "TopologyAffinityError",
+        "ContainerStatusUnknown",
+        "Evicted",
+    ],
+)
+def test_a_pod_that_its_node_did_not_take_does_not_count(reason: str) -> None:
+    """Ten reboots of a node over a long run failed the job."""
+    exit_code = 137 if reason == "ContainerStatusUnknown" else None
+    found = record(make_job(), worker(0, **failing(exit_code=exit_code, reason=reason)))
+    assert (found.restarts, [f.reason for f in found.failures]) == (0, [reason])
+
+
+@pytest.mark.parametrize("reason", ["OOMKilled", "Error", "StartError", "DeadlineExceeded"])
+def test_a_pod_that_failed_by_itself_counts(reason: str) -> None:
+    assert record(make_job(), worker(0, **failing(exit_code=137, reason=reason))).restarts == 1
+
+
 def test_pods_that_fail_together_count_once() -> None:
     found = record(make_job(), *workers(4, **failing()))
     assert found.restarts == 1
