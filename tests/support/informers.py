@@ -25,7 +25,7 @@ HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """The variable properties of an object; the store keeps a pod that is ours or has GPUs."""
+    """The variable properties of an object; the store keeps a pod that is ours or unfinished."""
 
     is_ours: bool = True
     has_gpus: bool = False
@@ -34,7 +34,7 @@ class State:
     @property
     def is_relevant(self) -> bool:
         """Whether the store keeps a pod in this state."""
-        return self.is_ours or (self.has_gpus and not self.is_finished)
+        return self.is_ours or not self.is_finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

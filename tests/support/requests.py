@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from trainyard.api.cluster import Cluster, GpuPod, Node
+from trainyard.api.cluster import Cluster, Node, PodInfo, Toleration
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.api.status import Change, Measurement
 from trainyard.scheduling.allocation import allocate
 from trainyard.scheduling.basis import AtMaximum
-from trainyard.scheduling.capacity import Availability, PodShape
+from trainyard.scheduling.capacity import Availability
 from trainyard.scheduling.decision import Allocation, Decision
-from trainyard.scheduling.facts import GpuRequest, SizeKept, WorkersWaiting
+from trainyard.scheduling.facts import PodsRequest, SizeKept, WorkersWaiting
 from trainyard.scheduling.request import JobRequest
+from trainyard.scheduling.shapes import PodShape
+from trainyard_trainer.contract.env import Role
 
 GPU = "nvidia.com/gpu"
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -32,6 +34,41 @@ def measurement(workers: int, speed: float, steps: int = 100, local_batch: int =
     )
 
 
+def shape(
+    gpus: int = 1,
+    resource: str = GPU,
+    node_selector: Mapping[str, str] | None = None,
+    tolerations: Iterable[Toleration] = (),
+    **requests: int,
+) -> PodShape:
+    """A pod with GPUs; without any it requests one core."""
+    accelerators = {resource: gpus} if gpus else {}
+    amounts = {**accelerators, **requests} or {"cpu": 1000}
+    return PodShape.of(
+        amounts, first=resource, node_selector=node_selector, tolerations=tolerations
+    )
+
+
+def with_shape(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request, with the shape made from those that describe a worker."""
+    described = {
+        argument: fields[name]
+        for name, argument in {
+            "gpus_per_worker": "gpus",
+            "resource": "resource",
+            "node_selector": "node_selector",
+            "tolerations": "tolerations",
+        }.items()
+        if name in fields
+    }
+    others = {
+        name: value
+        for name, value in fields.items()
+        if name not in ("gpus_per_worker", "resource", "node_selector", "tolerations")
+    }
+    return {"shape": shape(**described), **others}
+
+
 def job(
     name: str, admitted: int = 0, *, speeds: dict[int, float] | None = None, **fields: Any
 ) -> JobRequest:
@@ -43,20 +80,27 @@ def job(
         defaults |= {"measured_at": NOW}
     profile = tuple(measurement(size, speed) for size, speed in (speeds or {}).items())
     defaults |= {"created_at": long_ago, "profile": profile, **fields}
-    return JobRequest(key=key(name), admitted_workers=admitted, **defaults)
+    return JobRequest(key=key(name), admitted_workers=admitted, **with_shape(defaults))
 
 
-def pods(name: str, node: str, count: int, gpus: int = 1) -> tuple[GpuPod, ...]:
+def pods(name: str, node: str, count: int, gpus: int = 1) -> tuple[PodInfo, ...]:
     return tuple(
-        GpuPod(
-            namespace="team", name=f"{name}-{n}", resource=GPU, gpus=gpus, node=node, job=key(name)
+        PodInfo(
+            namespace="team",
+            name=f"{name}-{n}",
+            requests={GPU: gpus} if gpus else {"cpu": 1000},
+            node=node,
+            job=key(name),
+            role=Role.WORKER,
         )
         for n in range(count)
     )
 
 
-def cluster(*gpus: int, bound: Iterable[GpuPod] = ()) -> Cluster:
-    nodes = tuple(Node(name=f"n{index}", gpus={GPU: count}) for index, count in enumerate(gpus))
+def cluster(*gpus: int, bound: Iterable[PodInfo] = ()) -> Cluster:
+    nodes = tuple(
+        Node(name=f"n{index}", allocatable={GPU: count}) for index, count in enumerate(gpus)
+    )
     return Cluster(nodes=nodes, pods=tuple(bound))
 
 
@@ -70,8 +114,8 @@ def decision(workers: int, reason: Reason = Reason.GROW_PAYS, **fields: Any) -> 
 def waiting(jobs_ahead: int) -> WorkersWaiting:
     """The facts of a job that waits for one GPU behind so many jobs."""
     return WorkersWaiting(
-        minimum=GpuRequest(workers=1, shape=PodShape(resource=GPU, gpus=1)),
-        availability=Availability(free_gpus=0, nodes=0, jobs_ahead=jobs_ahead),
+        minimum=PodsRequest(workers=1, shape=shape()),
+        availability=Availability(free=0, nodes=0, jobs_ahead=jobs_ahead),
         unready_nodes=0,
     )
 

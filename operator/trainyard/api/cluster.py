@@ -1,4 +1,4 @@
-"""The cluster as the scheduler sees it: nodes, and the pods that request accelerators."""
+"""The cluster as the scheduler sees it: nodes, and the pods that hold their resources."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from trainyard.api.names import Key
+from trainyard.api.resources import ResourceAmounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,8 @@ class Node:
     """A node that may run workers."""
 
     name: str
-    gpus: Mapping[str, int] = field(default_factory=dict)
-    """Allocatable accelerators by resource name, for example `nvidia.com/gpu`."""
+    allocatable: ResourceAmounts = field(default_factory=dict)
+    """What its pods may request together: CPU, memory, places for pods, accelerators, …"""
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     is_ready: bool = True
@@ -54,34 +55,38 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuPod:
-    """A pod that is not finished and requests accelerators; ours or anyone's."""
+class PodInfo:
+    """A pod that is not finished, ours or anyone's, as the scheduler counts it."""
 
     namespace: str
     name: str
-    resource: str
-    gpus: int
+    requests: ResourceAmounts
     node: str = ""
     """Empty until kube-scheduler has bound it."""
     job: Key | None = None
-    """The job that owns it; None if it is not ours."""
+    """The job that owns it; None if none that exists does."""
+    owner_uid: str = ""
+    """The uid of the owner that it names."""
+    role: str = ""
+    """What it is of its job, a `contract.Role`."""
     party: str = ""
     """The party that it is, in a federation."""
     is_deleting: bool = False
-    """It is being deleted, and keeps its accelerators until it is gone."""
+    """It is being deleted, and holds what it requests until it is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Nodes and accelerator pods at one moment."""
+    """Nodes and pods at one moment."""
 
     nodes: tuple[Node, ...] = ()
-    pods: tuple[GpuPod, ...] = ()
+    """The same object as long as no node changes."""
+    pods: tuple[PodInfo, ...] = ()
 
-    def assigned_pods(self) -> Iterator[tuple[Key, GpuPod]]:
-        """Jobs, and their pods whose accelerators stay assigned to them.
+    def assigned_pods(self) -> Iterator[tuple[Key, PodInfo]]:
+        """Jobs, and their pods whose resources stay assigned to them.
 
-        The accelerators of a pod that is being deleted go to its replacement, unless its node is
+        The resources of a pod that is being deleted go to its replacement, unless its node is
         lost or drained.
         """
         ready = {node.name for node in self.nodes if node.is_ready}

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from trainyard.api.cluster import Node, Taint
+from trainyard.api.resources import amounts
 
+HOSTNAME = "kubernetes.io/hostname"
+"""The label by which an affinity names a node."""
 READINESS_TAINTS = (
     "node.kubernetes.io/unschedulable",
     "node.kubernetes.io/not-ready",
@@ -53,13 +56,12 @@ class NodeObject(TypedDict, total=False):
 
 
 def parse_node(raw: Mapping[str, Any]) -> Node:
-    """Reduce an API object to name, accelerators, labels, taints and readiness."""
+    """Reduce an API object to name, resources, labels, taints and readiness."""
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
-    allocatable = status.get("allocatable") or {}
     return Node(
         name=raw["metadata"]["name"],
         uid=raw["metadata"].get("uid", ""),
-        gpus={k: int(v) for k, v in allocatable.items() if "/" in k and str(v).isdecimal()},
+        allocatable=amounts(status.get("allocatable")),
         labels=raw["metadata"].get("labels") or {},
         taints=tuple(
             Taint(key=t["key"], value=t.get("value", ""), effect=t["effect"])

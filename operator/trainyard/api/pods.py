@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from sys import intern
 from typing import Any, TypedDict
 
 from trainyard.api import names
-from trainyard.api.cluster import GpuPod
+from trainyard.api.cluster import PodInfo
 from trainyard.api.jobs import parse_time
 from trainyard.api.names import Key, MemberId
+from trainyard.api.resources import ResourceAmounts, pod_requests
 
 FINISHED_PHASES = ("Succeeded", "Failed")
 _DISRUPTION_REASONS = (
@@ -40,6 +42,9 @@ CONTAINER = "trainer"
 """The trainer's container; others are injected, for example by a service mesh."""
 
 
+_UNREAD = datetime.min.replace(tzinfo=UTC)
+
+
 class _Meta(TypedDict, total=False):
     namespace: str
     name: str
@@ -54,12 +59,16 @@ class _Meta(TypedDict, total=False):
 
 class _Container(TypedDict, total=False):
     resources: dict[str, Any] | None
+    restartPolicy: str
 
 
 class _Spec(TypedDict, total=False):
     nodeName: str
     subdomain: str
-    containers: list[_Container]
+    containers: list[_Container] | None
+    initContainers: list[_Container] | None
+    overhead: dict[str, Any] | None
+    resources: dict[str, Any] | None
 
 
 class _Status(TypedDict, total=False):
@@ -81,13 +90,14 @@ class PodObject(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """A pod of ours, or one that requests accelerators."""
+    """A pod of ours, or one of somebody else while it may hold resources."""
 
     namespace: str
     name: str
     uid: str
     resource_version: int
-    created_at: datetime
+    created_at: datetime = _UNREAD
+    """Read of our own pods alone."""
     job: Key | None = None
     owner_uid: str = ""
     role: str = ""
@@ -102,8 +112,7 @@ class Pod:
     ip: str = ""
     phase: str = "Pending"
     is_deleting: bool = False
-    resource: str = ""
-    gpus: int = 0
+    requests: ResourceAmounts = field(default_factory=dict, hash=False)
     exit_code: int | None = None
     reason: str = ""
     """Why it ended: `OOMKilled`, `Error`, `Evicted`, …"""
@@ -123,7 +132,7 @@ class Pod:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it will never run again; it uses no accelerator then."""
+        """Whether it will never run again; it holds no resources then."""
         return self.phase in FINISHED_PHASES
 
     @property
@@ -136,15 +145,16 @@ class Pod:
         """Whether its container runs and it is not being deleted."""
         return self.phase == "Running" and not self.is_deleting
 
-    def as_gpu_pod(self) -> GpuPod:
-        """The pod as the scheduler's rules see it."""
-        return GpuPod(
+    def as_pod_info(self) -> PodInfo:
+        """The pod as the scheduler counts it."""
+        return PodInfo(
             namespace=self.namespace,
             name=self.name,
-            resource=self.resource,
-            gpus=self.gpus,
+            requests=self.requests,
             node=self.node,
             job=self.job,
+            owner_uid=self.owner_uid,
+            role=self.role,
             party=self.party,
             is_deleting=self.is_deleting,
         )
@@ -156,54 +166,53 @@ def is_disruption(reason: str) -> bool:
 
 
 def parse_pod(raw: Mapping[str, Any]) -> Pod:
-    """Reduce an API object; without a label or a field, the default applies."""
+    """Reduce an API object; without a label or a field, the default applies.
+
+    Of somebody else's pod no more is kept than what it holds of which node: a cluster may have
+    tens of thousands.
+    """
     meta, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
     labels = meta.get("labels") or {}
     is_ours = labels.get(names.LABEL_MANAGED_BY) == names.MANAGER and names.LABEL_JOB in labels
-    job = (
-        Key(labels.get(names.LABEL_KIND, ""), meta["namespace"], labels[names.LABEL_JOB])
-        if is_ours
-        else None
-    )
-    resource, gpus = _gpus(spec)
     return Pod(
-        namespace=meta["namespace"],
+        namespace=intern(meta["namespace"]),
         name=meta["name"],
         uid=meta["uid"],
         resource_version=int(meta["resourceVersion"]),
-        created_at=parse_time(meta["creationTimestamp"]),
-        job=job,
-        owner_uid=next((o["uid"] for o in meta.get("ownerReferences", ())), "") if is_ours else "",
-        role=labels.get(names.LABEL_ROLE, ""),
-        index=_number(labels.get(names.LABEL_INDEX)),
-        party=labels.get(names.LABEL_PARTY, "") if is_ours else "",
-        attempt=_number(labels.get(names.LABEL_ATTEMPT)),
-        subdomain=spec.get("subdomain", ""),
-        node=spec.get("nodeName", ""),
-        ip=status.get("podIP", ""),
-        phase=status.get("phase", "Pending"),
+        node=intern(spec.get("nodeName", "")),
+        phase=intern(status.get("phase", "Pending")),
         is_deleting="deletionTimestamp" in meta,
-        resource=resource,
-        gpus=gpus,
+        requests=pod_requests(spec),
+        **(_of_a_job(meta, labels, spec, status) if is_ours else {}),
+    )
+
+
+def _of_a_job(
+    meta: Mapping[str, Any],
+    labels: Mapping[str, str],
+    spec: Mapping[str, Any],
+    status: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What is read of a pod that says that it is of a job."""
+    kind = labels.get(names.LABEL_KIND, "")
+    return {
+        "created_at": parse_time(meta["creationTimestamp"]),
+        "job": Key(kind, meta["namespace"], labels[names.LABEL_JOB]),
+        "owner_uid": next((o["uid"] for o in meta.get("ownerReferences", ())), ""),
+        "role": labels.get(names.LABEL_ROLE, ""),
+        "index": _number(labels.get(names.LABEL_INDEX)),
+        "party": labels.get(names.LABEL_PARTY, ""),
+        "attempt": _number(labels.get(names.LABEL_ATTEMPT)),
+        "subdomain": spec.get("subdomain", ""),
+        "ip": status.get("podIP", ""),
         **_termination(status),
         **_waiting(status),
-        is_disrupted=_is_disrupted(status) or _was_deleted(meta, status),
-    )
+        "is_disrupted": _is_disrupted(status) or _was_deleted(meta, status),
+    }
 
 
 def _number(text: str | None) -> int:
     return int(text) if text is not None and text.isdecimal() else 0
-
-
-def _gpus(spec: Mapping[str, Any]) -> tuple[str, int]:
-    """The first accelerator-like extended resource that the pod's containers ask for."""
-    total: dict[str, int] = {}
-    for container in spec.get("containers", ()):
-        limits = (container.get("resources") or {}).get("limits") or {}
-        for resource, quantity in limits.items():
-            if "/" in resource and str(quantity).isdecimal():
-                total[resource] = total.get(resource, 0) + int(quantity)
-    return max(total.items(), key=lambda item: item[1]) if total else ("", 0)
 
 
 def _termination(status: Mapping[str, Any]) -> dict[str, Any]:

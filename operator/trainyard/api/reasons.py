@@ -9,6 +9,8 @@ class Reason(StrEnum):
     """Why a job has its number of workers: a code for programs, beside a message for people."""
 
     WAITING_FOR_GPUS = "WaitingForGPUs"
+    WAITING_FOR_RESOURCES = "WaitingForResources"
+    """GPUs are free, or none are needed, but CPU, memory or another resource is short."""
     WAITING_IN_QUEUE = "WaitingInQueue"
     """It would fit, but a job ahead of it in the queue does not yet."""
     NO_SUCH_NODES = "NoSuchNodes"

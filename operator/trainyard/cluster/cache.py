@@ -6,7 +6,10 @@ requests both, so that no decision rests on a state older than our last action.
 
 from __future__ import annotations
 
-from trainyard.api.cluster import Cluster, GpuPod, Node
+from collections.abc import Iterable
+from dataclasses import replace
+
+from trainyard.api.cluster import Cluster, Node, PodInfo
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
@@ -29,43 +32,62 @@ def job_key(job: Job) -> Key:
 
 
 class PodStore(Store[ObjectKey, Pod]):
-    """Our pods, and the pods of others while they hold accelerators."""
+    """Our pods, and the pods of others while they may hold resources."""
 
     def __init__(self) -> None:
         super().__init__(pod_key)
         self._by_job: dict[Key, dict[ObjectKey, Pod]] = {}
-        self._gpu_pods: dict[ObjectKey, GpuPod] = {}
+        self._unfinished: dict[ObjectKey, PodInfo] = {}
 
     def of_job(self, key: Key) -> tuple[Pod, ...]:
         """The job's pods, including those that have finished or are being deleted."""
         return tuple(self._by_job.get(key, {}).values())
 
-    def holding_gpus(self) -> tuple[GpuPod, ...]:
-        """The pods that hold or wait for accelerators."""
-        return tuple(self._gpu_pods.values())
+    def unfinished(self) -> Iterable[PodInfo]:
+        """The pods that hold resources or wait for them."""
+        return self._unfinished.values()
 
     def is_relevant(self, pod: Pod) -> bool:
-        """Whether the pod is ours or holds accelerators."""
-        return pod.job is not None or _holds_gpus(pod)
+        """Whether the pod is ours or may hold resources."""
+        return pod.job is not None or not pod.is_finished
 
     def index(self, old: Pod | None, new: Pod | None) -> None:
-        """Keep the pods by job, and those with accelerators as the scheduler reads them."""
+        """Keep the pods by job, and those that may hold resources as the scheduler counts them."""
         if old is not None:
             self._unindex(old)
         if new is None:
             return
         if new.job is not None:
             self._by_job.setdefault(new.job, {})[pod_key(new)] = new
-        if _holds_gpus(new):
-            self._gpu_pods[pod_key(new)] = new.as_gpu_pod()
+        if not new.is_finished:
+            self._unfinished[pod_key(new)] = new.as_pod_info()
 
     def _unindex(self, pod: Pod) -> None:
-        self._gpu_pods.pop(pod_key(pod), None)
+        self._unfinished.pop(pod_key(pod), None)
         if pod.job is not None:
             siblings = self._by_job[pod.job]
             del siblings[pod_key(pod)]
             if not siblings:
                 del self._by_job[pod.job]
+
+
+class NodeStore(Store[ObjectKey, Node]):
+    """All nodes."""
+
+    def __init__(self) -> None:
+        super().__init__(node_key)
+        self._all: tuple[Node, ...] | None = None
+
+    def all(self) -> tuple[Node, ...]:
+        """Every node; the same object until a node changes by more than its version."""
+        if self._all is None:
+            self._all = tuple(self.values())
+        return self._all
+
+    def index(self, old: Node | None, new: Node | None) -> None:
+        """Forget the nodes as they were, unless nothing has changed."""
+        if old != new:
+            self._all = None
 
 
 class ClusterCache:
@@ -74,7 +96,7 @@ class ClusterCache:
     def __init__(self) -> None:
         self.jobs: Store[Key, Job] = Store(job_key)
         self.pods = PodStore()
-        self.nodes: Store[ObjectKey, Node] = Store(node_key)
+        self.nodes = NodeStore()
         self.priorities: dict[str, int] = {}
         self.unknown_priorities: frozenset[str] = frozenset()
         """Classes that jobs name and the last listing did not contain."""
@@ -113,9 +135,16 @@ class ClusterCache:
         return self.pods.of_job(key)
 
     def cluster(self) -> Cluster:
-        """Nodes and accelerator pods, as the scheduler reads them."""
-        return Cluster(nodes=tuple(self.nodes.values()), pods=self.pods.holding_gpus())
+        """Nodes and unfinished pods, as the scheduler counts them."""
+        pods = self.pods.unfinished()
+        return Cluster(
+            nodes=self.nodes.all(),
+            pods=tuple(
+                p if p.job is None or self._is_owned(p) else replace(p, job=None) for p in pods
+            ),
+        )
 
-
-def _holds_gpus(pod: Pod) -> bool:
-    return bool(pod.gpus) and not pod.is_finished
+    def _is_owned(self, pod: PodInfo) -> bool:
+        """Whether the job that the pod's labels name exists and owns it: anyone can set labels."""
+        job = None if pod.job is None else self.jobs.get(pod.job)
+        return job is not None and job.uid == pod.owner_uid

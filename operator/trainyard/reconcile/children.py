@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -52,7 +53,7 @@ async def _is_valid(
 
 async def create_pod(deps: Dependencies, job: Job, pod: PodToCreate, network: Network) -> bool:
     """Create the pod, or adopt the one of that name that this job has; whether it was adopted."""
-    manifest = _pod_manifest(job, pod, network)
+    manifest = _pod_manifest(job, pod, network, deps.job_state(job).assignment.nodes)
     path = collection("v1", "pods", job.key.namespace)
     try:
         created = parse_pod(await deps.client.create(path, manifest))
@@ -76,14 +77,16 @@ async def _adopt_pod(deps: Dependencies, job: Job, path: str, conflict: ApiError
     log.info("pod adopted", extra=pod_fields(job.key, pod))
 
 
-def _pod_manifest(job: Job, pod: PodToCreate, network: Network) -> dict[str, Any]:
+def _pod_manifest(
+    job: Job, pod: PodToCreate, network: Network, nodes: Sequence[str]
+) -> dict[str, Any]:
     if pod.role is Role.COORDINATOR:
         return coordinator_pod(job, pod.attempt, network)
     match job:
         case DistributedJob():
-            return worker_pod(job, int(pod.member), pod.attempt, network)
+            return worker_pod(job, int(pod.member), pod.attempt, network, nodes)
         case FederatedJob():
-            return party_pod(job, str(pod.member), pod.attempt, network)
+            return party_pod(job, str(pod.member), pod.attempt, network, nodes)
 
 
 async def delete_pod(deps: Dependencies, job: Job, pod: Pod) -> None:

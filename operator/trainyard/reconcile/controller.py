@@ -119,12 +119,14 @@ class Controller:
         self.scheduler.trigger()
 
     def pod_changed(self, old: Pod | None, new: Pod | None) -> None:
-        """Handle a change of a pod: ours, or one that holds accelerators we share."""
+        """Handle a change of a pod: ours, or one that holds what our jobs may wait for."""
         for key in _jobs_of(old, new):
             self._enqueue(key, QueuePriority.HIGH)
-        pod = new or old
-        has_released = new is None or new.is_finished
-        if pod is not None and pod.gpus and (has_released or pod.job is None):
+        is_released = new is None or new.is_finished
+        is_foreign = (new or old) is not None and all(
+            p is None or p.job is None for p in (old, new)
+        )
+        if is_released or (is_foreign and _held(old) != _held(new)):
             self.scheduler.trigger()
 
     def node_changed(self, _old: Node | None, _new: Node | None) -> None:
@@ -228,6 +230,11 @@ class Controller:
 
 def _namespace_of(key: Key) -> str:
     return key.namespace
+
+
+def _held(pod: Pod | None) -> object:
+    """What of a node the pod holds, and whether it is about to release it."""
+    return None if pod is None or not pod.node else (pod.node, pod.requests, pod.is_deleting)
 
 
 def _jobs_of(*states: Pod | None) -> Iterator[Key]:

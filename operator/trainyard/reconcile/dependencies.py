@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -49,6 +50,9 @@ class Options:
     """Maximum concurrent exchanges with coordinators."""
     exchanges_per_namespace: int = 8
     """Of these, for the jobs of one namespace: its slow coordinators delay nobody else's."""
+    priority_class_namespaces: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """The namespaces whose jobs may use a priority class; of a class without, all but for those
+    that Kubernetes reserves."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     identity: str = "trainyard"
     """The name of this process in Events."""

@@ -15,7 +15,7 @@ RELEVANT_PODS = (
     Selectors(field_selector="status.phase!=Succeeded,status.phase!=Failed"),
     Selectors(label_selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}"),
 )
-"""Pods that may hold accelerators, and our own, finished ones too.
+"""Pods that may hold resources, and our own, finished ones too.
 
 In this order: a pod that is in neither had finished by the first LIST and is not ours by the
 second, or was created since.

@@ -72,5 +72,6 @@ class RequestCache:
             return None
         if cached is not None and cached.is_made_from(job, assignment, report, priorities):
             return cached
-        request = request_of(job, assignment, report, priorities)
+        allowed = self._deps.options.priority_class_namespaces
+        request = request_of(job, assignment, report, priorities, allowed=allowed)
         return CachedRequest(job, assignment, report, priorities, request)

@@ -17,6 +17,7 @@ from trainyard.cluster.paging import JOB_PAGE_SIZE
 from trainyard.cluster.store import Snapshot
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.rotation import maintain_master, sweep_stored
+from trainyard.scheduling.priority import DEFAULT_CLASS
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,9 @@ async def learn_priorities(deps: Dependencies) -> None:
 
 async def _list_priorities(deps: Dependencies) -> None:
     path = collection("scheduling.k8s.io/v1", "priorityclasses")
-    deps.cache.priorities = {
-        raw["metadata"]["name"]: int(raw["value"]) async for raw in deps.client.list_all(path)
-    }
+    classes = [raw async for raw in deps.client.list_all(path)]
+    values = {raw["metadata"]["name"]: int(raw["value"]) for raw in classes}
+    # Kubernetes takes the lowest where several call themselves the default.
+    defaults = [int(raw["value"]) for raw in classes if raw.get("globalDefault")]
+    deps.cache.priorities = values | {DEFAULT_CLASS: min(defaults, default=0)}
     deps.cache.unknown_priorities = frozenset()

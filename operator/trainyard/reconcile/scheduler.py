@@ -25,6 +25,7 @@ from trainyard.scheduling.assignment import is_significant_change
 from trainyard.scheduling.conversion import wants_gpus
 from trainyard.scheduling.decision import Allocation, Decision
 from trainyard.scheduling.request import JobRequest
+from trainyard.scheduling.shapes import NodeMatcher
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Scheduler:
         self._requests = RequestCache(deps)
         self._failed: set[Key] = set()
         """Jobs that the latest cycle left out."""
+        self._matcher = NodeMatcher()
         self._triggered = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -96,7 +98,9 @@ class Scheduler:
         with deps.metrics.decision_seconds.time():
             # Three scrapes missed in a row are no coincidence any more.
             settings = SchedulerSettings(stale_after=deps.scrape_interval * 3)
-            allocate_for = partial(allocate, cluster=cluster, now=now, settings=settings)
+            allocate_for = partial(
+                allocate, cluster=cluster, now=now, settings=settings, matcher=self._matcher
+            )
             allocation, failed = await asyncio.to_thread(allocate_isolated, allocate_for, requests)
         failed = {**self._requests.failed, **failed, **self._apply(allocation, cached, now)}
         self._record_failures(failed)

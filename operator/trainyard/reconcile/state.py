@@ -33,9 +33,12 @@ class AssignmentState:
     """The assignment in force; only these methods replace it."""
 
     value: Assignment
+    nodes: tuple[str, ...] = ()
+    """Hostnames of the nodes that pods which are created now should prefer."""
 
     def decide(self, job: Job, decision: Decision, now: datetime) -> None:
         """Apply the scheduler's decision; the same object stays where nothing changes."""
+        self.nodes = decision.nodes
         after = apply_decision(job, self.value, decision, now)
         if after != self.value:
             self.value = after

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from trainyard.api import names
 from trainyard.api.federation import PartySpec
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB
+from trainyard.api.nodes import HOSTNAME
+from trainyard.api.resources import (
+    COORDINATOR_RESOURCES,
+    container_requests,
+    taint_keys,
+    with_accelerators,
+)
 from trainyard.api.spec import PodTemplate
 from trainyard.render.base_pod import Manifest, job_pod, trainer_container
 from trainyard.render.network import Network
@@ -27,10 +34,8 @@ from trainyard_trainer.contract.env import (
 
 _COORDINATOR_PROGRAMS: Final = {DISTRIBUTED_JOB: "coordinator", FEDERATED_JOB: "aggregator"}
 """The trainer's program that coordinates a job, by kind."""
-_COORDINATOR_RESOURCES: Final[Manifest] = {
-    "requests": {"cpu": "100m", "memory": "128Mi"},
-    "limits": {"memory": "1Gi"},
-}
+
+_PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 
 # Data loaders and collectives on one node exchange tensors through shared memory; the runtime's
 # default of 64 MB is too small for either.
@@ -49,7 +54,7 @@ def coordinator_pod(job: Job, term: int, network: Network) -> Manifest:
             ENV_CONFIG: config_of(job).encode(),
             ENV_STATE: state_directory(job),
         },
-        resources=job.spec.coordinator.resources or _COORDINATOR_RESOURCES,
+        resources=job.spec.coordinator.resources or {**COORDINATOR_RESOURCES},
         mounts=mounts,
         ports=[{"name": "https", "containerPort": COORDINATOR_PORT}],
     )
@@ -67,15 +72,21 @@ def coordinator_pod(job: Job, term: int, network: Network) -> Manifest:
     )
 
 
-def worker_pod(job: DistributedJob, index: int, attempt: int, network: Network) -> Manifest:
-    """The pod of worker `index`; each attempt has a name of its own."""
+def worker_pod(
+    job: DistributedJob, index: int, attempt: int, network: Network, nodes: Sequence[str] = ()
+) -> Manifest:
+    """The pod of worker `index`; each attempt has a name of its own.
+
+    `nodes` are the hostnames of those that it should prefer.
+    """
     workers, template = job.spec.workers, job.spec.template
+    resources = with_accelerators(workers.resources, workers.gpu_resource, workers.gpus)
     container = trainer_container(
         job,
         str(Role.WORKER),
         env={ENV_COORDINATOR: _coordinator_address(job, network)},
         extra_env=template.env,
-        resources=_with_gpus(workers.resources, workers.gpu_resource, workers.gpus),
+        resources=resources,
         mounts=[_SHM_MOUNT, *template.volume_mounts],
     )
     return job_pod(
@@ -87,14 +98,20 @@ def worker_pod(job: DistributedJob, index: int, attempt: int, network: Network) 
         container=container,
         subdomain=network.service,
         volumes=[_SHM, *template.volumes],
-        tolerations=_gpu_tolerations(workers.gpu_resource, workers.gpus),
-        placement=_placement(template, affinity=_worker_affinity(job)),
+        tolerations=_accelerator_tolerations(resources),
+        placement=_placement(template, nodes, affinity=_worker_affinity(job)),
     )
 
 
-def party_pod(job: FederatedJob, name: str, attempt: int, network: Network) -> Manifest:
-    """The pod of a party, where its own data is; each attempt has a name of its own."""
+def party_pod(
+    job: FederatedJob, name: str, attempt: int, network: Network, nodes: Sequence[str] = ()
+) -> Manifest:
+    """The pod of a party, where its own data is; each attempt has a name of its own.
+
+    `nodes` are the hostnames of those that it should prefer.
+    """
     party, template = job.spec.party(name), job.spec.template
+    resources = with_accelerators(party.resources, party.gpu_resource, party.gpus)
     volumes, mounts = _data_volume(party)
     container = trainer_container(
         job,
@@ -104,7 +121,7 @@ def party_pod(job: FederatedJob, name: str, attempt: int, network: Network) -> M
             ENV_PARTY: party.name,
         },
         extra_env=template.env,
-        resources=_with_gpus(party.resources, party.gpu_resource, party.gpus),
+        resources=resources,
         mounts=[_SHM_MOUNT, *mounts, *template.volume_mounts],
     )
     return job_pod(
@@ -116,8 +133,8 @@ def party_pod(job: FederatedJob, name: str, attempt: int, network: Network) -> M
         container=container,
         subdomain=network.service,
         volumes=[_SHM, *volumes, *template.volumes],
-        tolerations=[*party.tolerations, *_gpu_tolerations(party.gpu_resource, party.gpus)],
-        placement=_placement(template, node_selector=party.node_selector),
+        tolerations=[*party.tolerations, *_accelerator_tolerations(resources)],
+        placement=_placement(template, nodes, node_selector=party.node_selector),
     )
 
 
@@ -153,41 +170,45 @@ def state_directory(job: Job) -> str:
     return f"{job.key.name}/{job.uid}"
 
 
-def _with_gpus(resources: Manifest, gpu_resource: str, gpus: int) -> Manifest:
-    if not gpus:
-        return resources
-    # Extended resources are requested by their limit; Kubernetes copies it.
-    return {**resources, "limits": {**resources.get("limits", {}), gpu_resource: str(gpus)}}
-
-
-def _gpu_tolerations(gpu_resource: str, gpus: int) -> list[Manifest]:
-    """Nodes with accelerators are commonly tainted with their resource's name."""
-    return [{"key": gpu_resource, "operator": "Exists"}] if gpus else []
+def _accelerator_tolerations(resources: Manifest) -> list[Manifest]:
+    """Nodes with accelerators are commonly tainted with their resource's name, or its vendor's."""
+    keys = taint_keys(container_requests(resources))
+    return [{"key": key, "operator": "Exists"} for key in keys]
 
 
 def _placement(
     template: PodTemplate,
+    nodes: Sequence[str],
     *,
     affinity: Manifest | None = None,
     node_selector: Mapping[str, str] | None = None,
 ) -> Manifest:
     """The template's fields of a pod's spec, with what applies where it has none."""
     return {
-        "affinity": template.affinity or affinity,
+        "affinity": _with_preferred_nodes(template.affinity or affinity or {}, nodes),
         "nodeSelector": {**template.node_selector, **(node_selector or {})},
         "runtimeClassName": template.runtime_class_name,
         "serviceAccountName": template.service_account_name,
     }
 
 
+def _with_preferred_nodes(affinity: Manifest, nodes: Sequence[str]) -> Manifest:
+    """The affinity, and a preference for the nodes on which the scheduler counted the pod.
+
+    kube-scheduler spreads pods by CPU and memory, and might put this one where another job's gang
+    was counted, which then waits in vain.
+    """
+    if not nodes:
+        return affinity
+    hostnames = {"key": HOSTNAME, "operator": "In", "values": [*nodes]}
+    term = {"weight": 100, "preference": {"matchExpressions": [hostnames]}}
+    node_affinity = affinity.get("nodeAffinity") or {}
+    preferred = [*node_affinity.get(_PREFERRED, ()), term]
+    return {**affinity, "nodeAffinity": {**node_affinity, _PREFERRED: preferred}}
+
+
 def _worker_affinity(job: DistributedJob) -> Manifest:
     """Workers prefer each other's nodes, as collectives within a node cost less."""
     selector = {"matchLabels": {names.LABEL_JOB: job.key.name, names.LABEL_ROLE: str(Role.WORKER)}}
-    term = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
-    return {
-        "podAffinity": {
-            "preferredDuringSchedulingIgnoredDuringExecution": [
-                {"weight": 100, "podAffinityTerm": term}
-            ]
-        }
-    }
+    term = {"labelSelector": selector, "topologyKey": HOSTNAME}
+    return {"podAffinity": {_PREFERRED: [{"weight": 100, "podAffinityTerm": term}]}}

@@ -1,24 +1,26 @@
 """Which waiting jobs start: the order of the queue, and whether a job's minimum fits as a gang.
 
-GPUs go to waiting jobs before admitted ones grow.
+What is free goes to waiting jobs before admitted ones grow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from trainyard.api.reasons import Reason
-from trainyard.scheduling.capacity import Ledger, PodShape
+from trainyard.scheduling.capacity import Ledger
 from trainyard.scheduling.decision import Decision
 from trainyard.scheduling.facts import (
     Facts,
-    GpuRequest,
+    PodsRequest,
     StartTimedOut,
     WorkersAdmitted,
     WorkersDoNotFit,
     WorkersWaiting,
 )
 from trainyard.scheduling.request import JobRequest
+from trainyard.scheduling.shapes import PodShape
 
 
 def queue_position(job: JobRequest) -> tuple[int, datetime, tuple[str, str, str]]:
@@ -36,21 +38,25 @@ def admit(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
     starves a large one. It reserves all of its nodes rather than just enough of them, because
     kube-scheduler picks the node: it would put a small job on a reserved one.
 
-    Jobs that would not fit even on empty ready nodes reserve nothing: nobody gains if others wait
-    with them. Neither do jobs that back off after a start that timed out, and CPU jobs.
+    Jobs that would not fit if no other job ran reserve nothing: what pods of others hold may never
+    become free, and nobody gains if others wait with them. Neither do jobs that back off after a
+    start that timed out.
     """
     if job.backoff_until is not None and job.backoff_until > now:
         return _back_off(job, job.backoff_until)
-    if job.gpus_per_worker == 0:
-        return _start(job, job.requested_workers)
-    shape = PodShape.of(job)
-    if ledger.candidates(shape).capacity < job.min_workers:
-        return _does_not_fit(job, shape, ledger)
-    if ledger.slots(shape) >= job.min_workers:
-        return _start(job, ledger.take(shape, job.requested_workers))
-    decision = _wait_for_gpus(job, shape, ledger)
-    if ledger.candidates(shape).ready_capacity >= job.min_workers:
-        ledger.reserve(shape)
+    candidates = ledger.candidates(job.shape)
+    if candidates.capacity < job.min_workers:
+        return _does_not_fit(job, ledger)
+    mark = ledger.mark()
+    if job.coordinator is not None:
+        # Its node may not exist yet: pods that wait make a cluster grow. It holds up no worker.
+        ledger.take(job.coordinator, 1)
+    if ledger.slots(job.shape) >= job.min_workers:
+        return _start(job, ledger.take(job.shape, job.requested_workers, owner=job.key))
+    ledger.undo(mark)
+    decision = _wait_for_resources(job, ledger)
+    if candidates.attainable_capacity >= job.min_workers:
+        ledger.reserve(job.shape, job.min_workers)
     return decision
 
 
@@ -59,25 +65,36 @@ def _start(job: JobRequest, workers: int) -> Decision:
         workers=workers,
         recommended=workers,
         reason=Reason.ADMITTED,
-        facts=WorkersAdmitted(request=GpuRequest.of(job, workers), desired=job.requested_workers),
+        facts=WorkersAdmitted(request=PodsRequest.of(job, workers), desired=job.requested_workers),
     )
 
 
-def _wait_for_gpus(job: JobRequest, shape: PodShape, ledger: Ledger) -> Decision:
+def _wait_for_resources(job: JobRequest, ledger: Ledger) -> Decision:
+    shape, needed = job.shape, job.min_workers
     candidates = ledger.candidates(shape)
+    is_blocked = candidates.attainable_capacity < needed <= candidates.ready_capacity
     facts = WorkersWaiting(
-        minimum=GpuRequest.of(job, job.min_workers),
+        minimum=PodsRequest.of(job, needed),
         availability=ledger.availability(shape),
         unready_nodes=candidates.matching - len(candidates.ready),
+        in_the_way=ledger.usage.in_the_way(shape) if is_blocked else (),
     )
-    would_fit = ledger.slots(shape, include_reserved=True) >= job.min_workers
-    return _wait(Reason.WAITING_IN_QUEUE if would_fit else Reason.WAITING_FOR_GPUS, facts)
+    return _wait(waiting_reason({shape: needed}, ledger), facts)
 
 
-def _does_not_fit(job: JobRequest, shape: PodShape, ledger: Ledger) -> Decision:
-    candidates = ledger.candidates(shape)
+def waiting_reason(pods: Mapping[PodShape, int], ledger: Ledger) -> Reason:
+    """Why pods that do not fit now have to wait, by number and shape."""
+    if all(ledger.slots(shape, include_reserved=True) >= n for shape, n in pods.items()):
+        return Reason.WAITING_IN_QUEUE
+    if all(ledger.slots_by_accelerators(s) >= n for s, n in pods.items() if s.accelerators):
+        return Reason.WAITING_FOR_RESOURCES
+    return Reason.WAITING_FOR_GPUS
+
+
+def _does_not_fit(job: JobRequest, ledger: Ledger) -> Decision:
+    candidates = ledger.candidates(job.shape)
     facts = WorkersDoNotFit(
-        minimum=GpuRequest.of(job, job.min_workers),
+        minimum=PodsRequest.of(job, job.min_workers),
         matching_nodes=candidates.matching,
         capacity=candidates.capacity,
     )
@@ -85,7 +102,7 @@ def _does_not_fit(job: JobRequest, shape: PodShape, ledger: Ledger) -> Decision:
 
 
 def _back_off(job: JobRequest, until: datetime) -> Decision:
-    facts = StartTimedOut(minimum=GpuRequest.of(job, job.min_workers), requeue_at=until)
+    facts = StartTimedOut(minimum=PodsRequest.of(job, job.min_workers), requeue_at=until)
     return _wait(Reason.START_TIMED_OUT, facts, requeue_at=until)
 
 

@@ -8,7 +8,7 @@ asked to grow, then those that gain most per GPU. Nobody is preempted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -17,9 +17,9 @@ from trainyard.api.cluster import Cluster
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.admission import admit, queue_position
-from trainyard.scheduling.capacity import Ledger, PodShape, contending
+from trainyard.scheduling.capacity import Basis, Ledger, contending
 from trainyard.scheduling.decision import Allocation, Decision
-from trainyard.scheduling.facts import GpuRequest, Shortage, SizeChanged, SizeKept
+from trainyard.scheduling.facts import PodsRequest, Shortage, SizeChanged, SizeKept
 from trainyard.scheduling.gangs import (
     admit_gang,
     bound_parties,
@@ -30,11 +30,16 @@ from trainyard.scheduling.gangs import (
 from trainyard.scheduling.growth import divide
 from trainyard.scheduling.proposal import Proposal, SchedulerSettings
 from trainyard.scheduling.request import JobRequest
+from trainyard.scheduling.shapes import NodeMatcher, PodShape
 from trainyard.scheduling.sizing import desired_size
+from trainyard.scheduling.usage import ClusterUsage
+from trainyard_trainer.contract.env import Role
 
 __all__ = ["SchedulerSettings", "allocate"]
 
 _DEFAULTS: Final = SchedulerSettings()
+MAX_PREFERRED_NODES: Final = 32
+"""Nodes that a pod may prefer by name; of a job on more nodes, any choice is much like another."""
 _MAX_CYCLES: Final = 4
 """Each further cycle only finds what a tighter packing makes possible; usually there are two."""
 
@@ -45,29 +50,33 @@ class _SchedulingCycle:
 
     queue: Sequence[JobRequest]
     """All jobs, waiting and admitted, in queue order."""
-    cluster: Cluster
-    bound: Mapping[tuple[Key, str], int]
-    """Pods bound to a node, by job and resource."""
+    usage: ClusterUsage
+    bound: Mapping[Key, int]
+    """Workers' pods bound to a node, by job."""
     bound_parties: Mapping[Key, frozenset[str]]
     """Parties whose pod is bound to a node, by job."""
     now: datetime
     settings: SchedulerSettings
 
     def unbound(self, job: JobRequest, workers: int) -> int:
-        """How many of the job's workers still need GPUs that no pod of theirs holds."""
-        if job.gpus_per_worker == 0:
-            return 0
-        return max(0, workers - self.bound.get((job.key, job.resource), 0))
+        """How many of the job's workers still need resources that no pod of theirs holds."""
+        return max(0, workers - self.bound.get(job.key, 0))
 
-    def outstanding(self, job: JobRequest, proposal: Proposal | None) -> Mapping[PodShape, int]:
-        """What an admitted job certainly keeps and has no pod for yet; a gang has no proposal."""
+    def kept(self, job: JobRequest, proposal: Proposal | None) -> Mapping[PodShape, int]:
+        """What an admitted job certainly keeps, by shape; a gang has no proposal."""
         if proposal is None:
-            return unbound_shapes(job, self.bound_parties.get(job.key, frozenset()))
+            return gang_shapes([pod for pod in job.gang if pod.party in job.admitted_parties])
         kept = job.admitted_workers
         if proposal.is_applied(job):
             kept = min(kept, proposal.workers)
-        missing = self.unbound(job, kept)
-        return {PodShape.of(job): missing} if missing else {}
+        return {job.shape: kept}
+
+    def outstanding(self, job: JobRequest, kept: Mapping[PodShape, int]) -> Mapping[PodShape, int]:
+        """What of it has no pod with a node yet."""
+        if job.gang:
+            return unbound_shapes(job, self.bound_parties.get(job.key, frozenset()))
+        missing = {shape: self.unbound(job, workers) for shape, workers in kept.items()}
+        return {shape: workers for shape, workers in missing.items() if workers}
 
 
 def allocate(
@@ -76,18 +85,27 @@ def allocate(
     now: datetime,
     *,
     settings: SchedulerSettings = _DEFAULTS,
+    matcher: NodeMatcher | None = None,
 ) -> Allocation:
     """Decide the size of every job; the result does not depend on the order of `jobs`.
+
+    `matcher` remembers from one call to the next which nodes match which pods.
 
     Cycles are repeated on their own result until it is stable: a later call would pack the
     workers decided here again, and what would fit then is found now, so that deciding again on
     the result changes nothing.
     """
-    queue = sorted(jobs, key=queue_position)
+    if not jobs:
+        return {}
+    roles = {(key, pod.role) for key, pod in cluster.assigned_pods()}
+    queue = [
+        replace(job, coordinator=None) if (job.key, Role.COORDINATOR) in roles else job
+        for job in sorted(jobs, key=queue_position)
+    ]
     cycle = _SchedulingCycle(
         queue=queue,
-        cluster=cluster,
-        bound=Counter((key, pod.resource) for key, pod in cluster.assigned_pods()),
+        usage=ClusterUsage(cluster, matcher),
+        bound=Counter(key for key, pod in cluster.assigned_pods() if pod.role == Role.WORKER),
         bound_parties=bound_parties(cluster),
         now=now,
         settings=settings,
@@ -108,7 +126,7 @@ def allocate(
 
 def _run_cycle(cycle: _SchedulingCycle, proposals: dict[Key, Proposal]) -> dict[Key, Decision]:
     """Decide once; `proposals` holds those of jobs that no earlier cycle changed, and is filled."""
-    ledger = Ledger(cycle.cluster)
+    ledger = Ledger(cycle.usage)
     waiting = [job for job in cycle.queue if job.admitted_workers <= 0]
     gangs = [job for job in cycle.queue if job.admitted_workers > 0 and job.gang]
     scalable = [job for job in cycle.queue if job.admitted_workers > 0 and not job.gang]
@@ -122,7 +140,26 @@ def _run_cycle(cycle: _SchedulingCycle, proposals: dict[Key, Proposal]) -> dict[
     added = divide(scalable, proposals, ledger)
     for job in scalable:
         decisions[job.key] = _decide(job, proposals[job.key], added.get(job.key, 0), ledger)
-    return decisions
+    return _with_nodes(decisions, ledger)
+
+
+def _with_nodes(decisions: Mapping[Key, Decision], ledger: Ledger) -> dict[Key, Decision]:
+    """The decisions, and the nodes that pods without one should prefer where there is a choice."""
+    placed = ledger.nodes_by_owner()
+    return {
+        key: replace(decision, nodes=_preferred(placed[key], ledger)) if key in placed else decision
+        for key, decision in decisions.items()
+    }
+
+
+def _preferred(placed: Mapping[PodShape, Collection[str]], ledger: Ledger) -> tuple[str, ...]:
+    """The hostnames of the chosen nodes; none if there are no others, or too many to name."""
+    hostnames: dict[str, None] = {}
+    has_choice = False
+    for shape, nodes in placed.items():
+        has_choice |= len(nodes) < len(ledger.candidates(shape).ready)
+        hostnames |= dict.fromkeys(ledger.usage.hostnames(nodes, shape))
+    return tuple(hostnames) if has_choice and len(hostnames) <= MAX_PREFERRED_NODES else ()
 
 
 def _admit(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
@@ -148,7 +185,7 @@ def _merge(
 ) -> dict[Key, Decision]:
     """The later cycle's decisions, but a change that it only confirms keeps the earlier reason."""
     return {
-        job.key: earlier[job.key]
+        job.key: replace(earlier[job.key], nodes=later[job.key].nodes)
         if later[job.key].workers == earlier[job.key].workers != job.admitted_workers
         else later[job.key]
         for job in queue
@@ -161,47 +198,58 @@ def _keep_admitted(
     proposals: Mapping[Key, Proposal],
     ledger: Ledger,
 ) -> None:
-    """Set GPUs aside for admitted workers that have no node yet, in queue order.
+    """Set resources aside for admitted pods that have no node yet, in queue order.
 
     They go where no waiting job could go, if possible. When they do not all fit, every node that
     the missing ones and those contending with them could use is reserved: the missing ones come
     before waiting jobs, which must not be placed where kube-scheduler may still put the others.
+    A job that could not have all of its pods even if no other job ran reserves nothing.
     """
-    outstanding = [
-        (shape, missing)
-        for job in cycle.queue
-        if job.admitted_workers > 0
-        for shape, missing in cycle.outstanding(job, proposals.get(job.key)).items()
-    ]
-    if not outstanding:
-        return
     desired = _nodes_of_waiting(waiting, ledger)
+    outstanding: dict[PodShape, int] = {}
     unplaced = []
-    for shape, missing in outstanding:
-        placed = ledger.take(shape, missing, avoid=desired.get(shape.resource, frozenset()))
-        placed += ledger.take(shape, missing - placed)
-        if placed < missing:
-            unplaced.append(shape)
-    shapes = [shape for shape, _ in outstanding]
-    contended = contending(unplaced, shapes, ledger) if unplaced else ()
-    for shape in shapes:
+    for job in cycle.queue:
+        if job.admitted_workers <= 0:
+            continue
+        kept = cycle.kept(job, proposals.get(job.key))
+        for shape, missing in cycle.outstanding(job, kept).items():
+            outstanding[shape] = outstanding.get(shape, 0) + missing
+            is_placed = _take_outside(shape, missing, job.key, desired, ledger)
+            if not is_placed and not ledger.unplaceable(kept, Basis.ATTAINABLE):
+                unplaced.append(shape)
+        if job.coordinator is not None:
+            ledger.take(job.coordinator, 1)
+    contended = contending(unplaced, outstanding, ledger) if unplaced else ()
+    for shape, missing in outstanding.items():
         if shape in contended:
-            ledger.reserve(shape)
+            ledger.reserve(shape, missing)
+
+
+def _take_outside(
+    shape: PodShape,
+    pods: int,
+    owner: Key,
+    desired: Mapping[str, frozenset[str]],
+    ledger: Ledger,
+) -> bool:
+    """Place pods, first on nodes that waiting jobs do not compete for; whether all fitted."""
+    avoid = frozenset().union(*(desired.get(r, frozenset()) for r in shape.contended))
+    placed = ledger.take(shape, pods, avoid=avoid, owner=owner)
+    return placed + ledger.take(shape, pods - placed, owner=owner) == pods
 
 
 def _nodes_of_waiting(waiting: Sequence[JobRequest], ledger: Ledger) -> dict[str, frozenset[str]]:
-    """The ready nodes that waiting jobs could use, by resource."""
+    """The ready nodes that waiting jobs could use, by the resource that they compete for."""
     nodes: dict[str, frozenset[str]] = {}
     for shape in {shape for job in waiting for shape in _shapes(job)}:
-        known = nodes.get(shape.resource, frozenset())
-        nodes[shape.resource] = known | ledger.candidates(shape).ready
+        for resource in shape.contended:
+            known = nodes.get(resource, frozenset())
+            nodes[resource] = known | ledger.candidates(shape).ready
     return nodes
 
 
 def _shapes(job: JobRequest) -> Iterable[PodShape]:
-    if job.gang:
-        return gang_shapes(job.gang)
-    return (PodShape.of(job),) if job.gpus_per_worker > 0 else ()
+    return gang_shapes(job.gang) if job.gang else (job.shape,)
 
 
 def _decide(job: JobRequest, proposal: Proposal, added: int, ledger: Ledger) -> Decision:
@@ -217,7 +265,7 @@ def _decide(job: JobRequest, proposal: Proposal, added: int, ledger: Ledger) -> 
         after=size,
         basis=proposal.basis,
         is_recommendation=not is_applied,
-        added=GpuRequest.of(job, size - current) if size > current else None,
+        added=PodsRequest.of(job, size - current) if size > current else None,
         expected_speedup=speedup,
         shortage=_shortage(job, size, proposal.workers, ledger) if is_short else None,
     )
@@ -248,7 +296,7 @@ def _keep_size(job: JobRequest, proposal: Proposal, ledger: Ledger) -> Decision:
 
 def _shortage(job: JobRequest, workers: int, desired: int, ledger: Ledger) -> Shortage:
     return Shortage(
-        missing=GpuRequest.of(job, desired - workers),
+        missing=PodsRequest.of(job, desired - workers),
         desired=desired,
-        availability=ledger.availability(PodShape.of(job)),
+        availability=ledger.availability(job.shape),
     )

@@ -1,213 +1,336 @@
-"""Which accelerators are free, and how many workers of one shape fit on them.
+"""What is free, and how many pods of one shape fit.
 
 Reservations, admission and growth share one ledger per allocation, so that they count the same
-GPUs once. Where a pod really goes is kube-scheduler's choice; the ledger packs jobs on few nodes,
-as their affinity asks, to know that a placement exists.
+resources once. Where a pod really goes is kube-scheduler's choice; the ledger packs jobs on few
+nodes, to know that a placement exists, and the pods of a job prefer the nodes that it chose.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final, Self
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, NamedTuple
 
-from trainyard.api.cluster import Cluster, Node, Toleration
+from trainyard.api.names import Key
+from trainyard.api.resources import is_extended
 from trainyard.scheduling.packing import NodeCapacityIndex
-from trainyard.scheduling.request import JobRequest, PodRequest
+from trainyard.scheduling.shapes import ANY_RESOURCE, PodShape
+from trainyard.scheduling.usage import CandidateNodes, ClusterUsage, subtract
 
-_BLOCKING_EFFECTS: Final = frozenset({"NoSchedule", "NoExecute"})
 _NO_NODES: Final[frozenset[str]] = frozenset()
 _MAX_INDEXES: Final = 64
-"""Indexes kept at a time: each costs a little with every worker placed."""
+"""Indexes kept at a time: each costs a little with every pod placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PodShape:
-    """What a worker requests of a node; jobs of equal shape compete for the same nodes."""
+class Shortfall:
+    """The resource of which a node has least for pods of a shape."""
 
+    node: str
     resource: str
-    gpus: int
-    selector: tuple[tuple[str, str], ...] = ()
-    tolerations: tuple[Toleration, ...] = ()
-
-    @classmethod
-    def of(cls, job: JobRequest) -> Self:
-        """The shape of the job's workers."""
-        return cls(
-            resource=job.resource,
-            gpus=job.gpus_per_worker,
-            selector=tuple(sorted(job.node_selector.items())),
-            tolerations=job.tolerations,
-        )
-
-    @classmethod
-    def of_pod(cls, pod: PodRequest) -> Self:
-        """The shape of one party of a gang."""
-        return cls(
-            resource=pod.resource,
-            gpus=pod.gpus,
-            selector=tuple(sorted(pod.node_selector.items())),
-            tolerations=pod.tolerations,
-        )
-
-
-def matches(node: Node, shape: PodShape) -> bool:
-    """Whether kube-scheduler might ever put such a worker on the node, were it ready and empty."""
-    return (
-        node.gpus.get(shape.resource, 0) >= shape.gpus
-        and all(node.labels.get(key) == value for key, value in shape.selector)
-        and all(
-            any(toleration.tolerates(taint) for toleration in shape.tolerations)
-            for taint in node.taints
-            if taint.effect in _BLOCKING_EFFECTS
-        )
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CandidateNodes:
-    """The nodes that match a shape, whatever runs on them at the moment."""
-
-    matching: int
-    """Number of nodes that could ever hold such a worker, ready or not."""
-    ready: frozenset[str]
-    """Names of those that are ready."""
-    capacity: int
-    """Workers that all matching nodes would hold if they were empty."""
-    ready_capacity: int
-    """Workers that the ready ones would hold if they were empty."""
+    free: int
+    needed: int
+    accelerators: int
+    """Free accelerators of the first kind that the pod requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Availability:
     """What a shape can have now."""
 
-    free_gpus: int
-    """Free accelerators on the ready nodes that match."""
+    free: int
+    """Free accelerators on the ready nodes that match; of a shape without any, pods that fit."""
     nodes: int
     """Number of those nodes that have any free."""
     jobs_ahead: int
     """Waiting jobs that have reserved any of those nodes."""
+    shortfall: Shortfall | None = None
+    """The node that lacks most for another pod, beside accelerators."""
+
+
+class Basis(Enum):
+    """What a ledger begins with."""
+
+    FREE = auto()
+    """What no pod holds, on ready nodes."""
+    ATTAINABLE = auto()
+    """What no pod holds but those of our jobs, on ready nodes."""
+    EMPTY = auto()
+    """What is allocatable, on all nodes."""
+
+
+class _Placement(NamedTuple):
+    shape: PodShape
+    node: str
+    pods: int
+    owner: Key | None
+
+
+class _IndexKey(NamedTuple):
+    shape: PodShape
+    excluded: frozenset[str]
+    is_limited: bool
+    """Whether what is withheld for waiting jobs does not count as free."""
 
 
 class Ledger:
-    """Free GPUs, node by node, while one allocation is worked out.
+    """Free resources, node by node, while one allocation is worked out.
 
     The only mutable object of these rules; it is made and dropped inside one `allocate`.
     Answers are cached until the next change, as many jobs have equal shapes.
     """
 
     __slots__ = (
-        "_candidates",
+        "_availability",
+        "_basis",
+        "_closed",
         "_free",
+        "_hypothetical",
         "_indexes",
-        "_nodes",
+        "_limiting",
+        "_limits",
+        "_placements",
+        "_plain",
         "_reservations",
-        "_reserved",
-        "_totals",
+        "usage",
     )
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._nodes = sorted(cluster.nodes, key=lambda node: node.name)
-        self._free: dict[str, dict[str, int]] = {}
-        for node in self._nodes:
-            for resource, gpus in node.gpus.items():
-                self._free.setdefault(resource, {})[node.name] = gpus
-        for pod in cluster.pods:
-            if pod.node in (free := self._free.get(pod.resource, {})):
-                free[pod.node] -= pod.gpus
-        self._reserved: dict[str, frozenset[str]] = {}
-        self._reservations: Counter[tuple[str, frozenset[str]]] = Counter()
-        self._candidates: dict[PodShape, CandidateNodes] = {}
-        self._indexes: dict[tuple[PodShape, frozenset[str]], NodeCapacityIndex] = {}
-        self._totals: dict[PodShape, tuple[int, int]] = {}
+    def __init__(self, usage: ClusterUsage, basis: Basis = Basis.FREE) -> None:
+        self.usage, self._basis = usage, basis
+        if basis is Basis.EMPTY:
+            self._free = {node.name: dict(node.allocatable) for node in usage.matcher.nodes}
+        else:
+            start = usage.free if basis is Basis.FREE else usage.attainable
+            self._free = {name: dict(amounts) for name, amounts in start.items()}
+        self._plain = {name: dict(amounts) for name, amounts in usage.plain.items()}
+        self._closed: dict[str, frozenset[str]] = {}
+        """Nodes that are reserved, by the resource over which the waiting shape competes."""
+        self._limits: dict[str, dict[str, int]] = {}
+        """By node, what jobs behind a waiting one may take of what it does not compete for."""
+        self._limiting: set[PodShape] = set()
+        self._reservations: Counter[tuple[tuple[str, ...], frozenset[str]]] = Counter()
+        self._indexes: dict[_IndexKey, NodeCapacityIndex] = {}
+        self._availability: dict[PodShape, tuple[int, int, Shortfall | None]] = {}
+        self._placements: list[_Placement] = []
+        self._hypothetical: dict[Basis, Ledger] = {}
 
     def candidates(self, shape: PodShape) -> CandidateNodes:
         """The nodes that match the shape."""
-        if shape not in self._candidates:
-            self._candidates[shape] = _candidates(self._nodes, shape)
-        return self._candidates[shape]
+        return self.usage.candidates(shape)
 
     def slots(self, shape: PodShape, *, include_reserved: bool = False) -> int:
-        """How many workers of the shape fit now, by default outside reserved nodes."""
-        reserved = self._reserved.get(shape.resource, _NO_NODES)
-        return self._index(shape, _NO_NODES if include_reserved else reserved).total
+        """How many pods of the shape fit now, by default beside what is reserved."""
+        if include_reserved:
+            return self._index(shape, _NO_NODES, is_limited=False).total
+        return self._index(shape, self._excluded(shape)).total
+
+    def slots_by_accelerators(self, shape: PodShape) -> int:
+        """How many would fit, reserved nodes included, if only accelerators counted."""
+        if not shape.accelerators:
+            return 0
+        alone = PodShape(requests=shape.accelerators)
+        return sum(alone.fits(self._free[name]) for name in self._usable(shape))
 
     def availability(self, shape: PodShape) -> Availability:
         """What is free on the nodes that match, and how many jobs wait for them."""
-        ready = self.candidates(shape).ready
-        if shape not in self._totals:
-            free = self._free.get(shape.resource, {})
-            gpus = [free[name] for name in ready if free[name] > 0]
-            self._totals[shape] = sum(gpus), len(gpus)
-        free_gpus, nodes = self._totals[shape]
-        ahead = sum(
-            count
-            for (resource, reserved), count in self._reservations.items()
-            if resource == shape.resource and not reserved.isdisjoint(ready)
+        if shape not in self._availability:
+            self._availability[shape] = self._count_free(shape)
+        free, nodes, shortfall = self._availability[shape]
+        return Availability(
+            free=free, nodes=nodes, jobs_ahead=self._jobs_ahead(shape), shortfall=shortfall
         )
-        return Availability(free_gpus=free_gpus, nodes=nodes, jobs_ahead=ahead)
 
-    def take(self, shape: PodShape, workers: int, *, avoid: frozenset[str] = _NO_NODES) -> int:
-        """Place up to `workers` outside reserved and avoided nodes; returns how many fitted."""
-        reserved = self._reserved.get(shape.resource, _NO_NODES)
-        index = self._index(shape, avoid | reserved if avoid else reserved)
-        chosen = index.pack(workers) if workers > 0 else []
-        free = self._free.get(shape.resource, {})
-        for name, count in chosen:
-            free[name] -= count * shape.gpus
-            for (other, _), known in self._indexes.items():
-                if other.resource == shape.resource:
-                    known.update(name, free[name])
-        if chosen:
-            self._totals.clear()
-        return sum(count for _, count in chosen)
+    def take(
+        self,
+        shape: PodShape,
+        pods: int,
+        *,
+        avoid: frozenset[str] = _NO_NODES,
+        owner: Key | None = None,
+    ) -> int:
+        """Place up to `pods` outside reserved and avoided nodes; returns how many fitted.
 
-    def take_gang(self, shapes: Mapping[PodShape, int]) -> tuple[PodShape, ...]:
+        Pods without accelerators go to nodes that have none, where possible.
+        """
+        taken = 0
+        if not shape.accelerators:
+            taken = self._fill(shape, pods, avoid | self.usage.accelerated, owner)
+        return taken + self._fill(shape, pods - taken, avoid, owner)
+
+    def take_gang(
+        self, shapes: Mapping[PodShape, int], *, owner: Key | None = None
+    ) -> tuple[PodShape, ...]:
         """Place all of a gang or nothing; returns the shapes that did not fit.
 
         The most constrained go first, as others can go elsewhere. That is no proof: a gang whose
         shapes share nodes in an odd way may not fit where a search would find a placement.
         """
-        before = {resource: dict(free) for resource, free in self._free.items()}
-        unplaced = []
-        for shape in sorted(shapes, key=self._most_constrained_first):
-            if self.take(shape, shapes[shape]) < shapes[shape]:
-                unplaced.append(shape)
+        mark = self.mark()
+        order = sorted(shapes, key=self._most_constrained_first)
+        unplaced = [s for s in order if self.take(s, shapes[s], owner=owner) < shapes[s]]
         if unplaced:
-            self._free = before
-            self._indexes.clear()
-            self._totals.clear()
+            self.undo(mark)
         return tuple(unplaced)
 
-    def emptied(self, *, only_ready: bool = False) -> Ledger:
-        """A ledger of the same nodes without pods, by default as if all were ready."""
-        nodes = self._nodes if only_ready else [replace(n, is_ready=True) for n in self._nodes]
-        return Ledger(Cluster(nodes=tuple(nodes)))
+    def unplaceable(self, shapes: Mapping[PodShape, int], basis: Basis) -> tuple[PodShape, ...]:
+        """The shapes of a gang that would not fit if the ledger began with something else."""
+        if basis not in self._hypothetical:
+            self._hypothetical[basis] = Ledger(self.usage, basis)
+        ledger = self._hypothetical[basis]
+        unplaced = ledger.take_gang(shapes)
+        ledger.undo(0)
+        return unplaced
 
-    def reserve(self, shape: PodShape) -> None:
-        """Keep every node that the shape could use for a waiting job: no later one is placed."""
-        ready = self.candidates(shape).ready
-        reserved = self._reserved.get(shape.resource, _NO_NODES)
-        self._reservations[shape.resource, ready] += 1
-        if not ready <= reserved:
-            self._reserved[shape.resource] = reserved | ready
+    def mark(self) -> int:
+        """The present state, for `undo`."""
+        return len(self._placements)
 
-    def _most_constrained_first(
-        self, shape: PodShape
-    ) -> tuple[int, int, tuple[tuple[str, str], ...]]:
-        return len(self.candidates(shape).ready), -shape.gpus, shape.selector
+    def undo(self, mark: int) -> None:
+        """Take back what was placed since `mark`."""
+        while len(self._placements) > mark:
+            shape, node, pods, _ = self._placements.pop()
+            self._use(shape, node, -pods)
 
-    def _index(self, shape: PodShape, excluded: frozenset[str]) -> NodeCapacityIndex:
-        key = (shape, excluded)
+    def nodes_by_owner(self) -> dict[Key, dict[PodShape, set[str]]]:
+        """The nodes that pods were placed on, by job."""
+        found: dict[Key, dict[PodShape, set[str]]] = {}
+        for placement in self._placements:
+            if placement.owner is not None:
+                by_shape = found.setdefault(placement.owner, {})
+                by_shape.setdefault(placement.shape, set()).add(placement.node)
+        return found
+
+    def reserve(self, shape: PodShape, pods: int) -> None:
+        """Keep the nodes that could ever hold such pods for a waiting job of so many.
+
+        No later job that competes for the same accelerators is placed there; the others get of
+        CPU and memory what the waiting job could not use. A job without accelerators keeps nodes
+        that have none, if these could hold it.
+        """
+        nodes = self.candidates(shape).attainable
+        if not shape.accelerators:
+            without = nodes - self.usage.accelerated
+            if sum(shape.fits(self.usage.attainable[name]) for name in without) >= pods:
+                nodes = without
+        self._reservations[shape.contended, nodes] += 1
+        for resource in shape.contended:
+            self._closed[resource] = self._closed.get(resource, _NO_NODES) | nodes
+        if shape.accelerators and shape not in self._limiting:
+            self._limiting.add(shape)
+            for name in nodes:
+                self._limit(shape, name)
+            self._indexes = {k: i for k, i in self._indexes.items() if not k.is_limited}
+
+    def _limit(self, shape: PodShape, name: str) -> None:
+        """Withhold CPU, memory and so on for all pods of the shape that a node could hold."""
+        amounts, plain = self.usage.attainable[name], self._plain.get(name, {})
+        pods, limits = shape.fits(amounts), self._limits.setdefault(name, {})
+        for resource, needed in shape.requests:
+            if not is_extended(resource):
+                left = amounts.get(resource, 0) - pods * needed - plain.get(resource, 0)
+                limits[resource] = min(left, limits.get(resource, left))
+
+    def _fill(self, shape: PodShape, pods: int, avoid: frozenset[str], owner: Key | None) -> int:
+        if pods <= 0:
+            return 0
+        chosen = self._index(shape, avoid | self._excluded(shape)).pack(pods)
+        for node, count in chosen:
+            self._use(shape, node, count)
+            self._placements.append(_Placement(shape, node, count, owner))
+        return sum(count for _, count in chosen)
+
+    def _use(self, shape: PodShape, node: str, pods: int) -> None:
+        requests = dict(shape.requests)
+        subtract(self._free[node], requests, pods)
+        if not shape.accelerators:
+            subtract(self._plain.setdefault(node, {}), requests, -pods)
+        if node in self._limits:
+            limits = self._limits[node]
+            subtract(limits, {r: n for r, n in requests.items() if r in limits}, pods)
+        for key, index in self._indexes.items():
+            if node in index:
+                index.update(node, self._capacity(key.shape, node, is_limited=key.is_limited))
+        self._availability.clear()
+
+    def _capacity(self, shape: PodShape, node: str, *, is_limited: bool) -> int:
+        pods = shape.fits(self._free[node])
+        if not is_limited or not pods or node not in self._limits:
+            return pods
+        limits = self._limits[node]
+        within = (max(limits[r], 0) // n for r, n in shape.requests if r in limits)
+        return min(pods, *within) if limits else pods
+
+    def _index(
+        self, shape: PodShape, excluded: frozenset[str], *, is_limited: bool = True
+    ) -> NodeCapacityIndex:
+        key = _IndexKey(shape, excluded, is_limited)
         if key not in self._indexes:
             if len(self._indexes) >= _MAX_INDEXES:
                 self._indexes.clear()
-            free = self._free.get(shape.resource, {})
-            nodes = self.candidates(shape).ready - excluded
-            self._indexes[key] = NodeCapacityIndex(free, nodes, shape.gpus)
+            names = self._usable(shape) - excluded
+            self._indexes[key] = NodeCapacityIndex(
+                {name: self._capacity(shape, name, is_limited=is_limited) for name in names}
+            )
         return self._indexes[key]
+
+    def _usable(self, shape: PodShape) -> frozenset[str]:
+        if self._basis is Basis.EMPTY:
+            return frozenset(node.name for node in self.usage.matcher.matching(shape))
+        return self.candidates(shape).ready
+
+    def _excluded(self, shape: PodShape) -> frozenset[str]:
+        """The nodes that are reserved for jobs that compete with the shape."""
+        excluded = self._closed.get(ANY_RESOURCE, _NO_NODES)
+        for resource in shape.contended:
+            if closed := self._closed.get(resource):
+                excluded = excluded | closed if excluded else closed
+        return excluded
+
+    def _jobs_ahead(self, shape: PodShape) -> int:
+        if not self._reservations:
+            return 0
+        ready, contended = self.candidates(shape).ready, {*shape.contended, ANY_RESOURCE}
+        is_limited = self.slots(shape) < self.slots(shape, include_reserved=True)
+        return sum(
+            count
+            for (resources, nodes), count in self._reservations.items()
+            if (not contended.isdisjoint(resources) or (is_limited and not shape.accelerators))
+            and not nodes.isdisjoint(ready)
+        )
+
+    def _count_free(self, shape: PodShape) -> tuple[int, int, Shortfall | None]:
+        """What is free, on how many nodes, and which node lacks something else."""
+        accelerators = shape.accelerators
+        alone = PodShape(requests=accelerators)
+        free, short = [], []
+        for name in self.candidates(shape).ready:
+            amounts = self._free[name]
+            pods = shape.fits(amounts)
+            count = amounts.get(accelerators[0][0], 0) if accelerators else pods
+            if count > 0:
+                free.append(count)
+            if not accelerators or pods < alone.fits(amounts):
+                short.append((pods, name))
+        return sum(free), len(free), self._shortfall(shape, min(short)[1]) if short else None
+
+    def _shortfall(self, shape: PodShape, node: str) -> Shortfall:
+        amounts = self._free[node]
+        resource = shape.scarcest_in(amounts)
+        return Shortfall(
+            node=node,
+            resource=resource,
+            free=max(amounts.get(resource, 0), 0),
+            needed=dict(shape.requests)[resource],
+            accelerators=sum(amounts.get(r, 0) for r, _ in shape.accelerators[:1]),
+        )
+
+    def _most_constrained_first(
+        self, shape: PodShape
+    ) -> tuple[int, tuple[int, ...], tuple[tuple[str, str], ...], tuple[tuple[str, int], ...]]:
+        amounts = tuple(-amount for _, amount in shape.requests)
+        return len(self.candidates(shape).ready), amounts, shape.selector, shape.requests
 
 
 def contending(
@@ -221,21 +344,14 @@ def contending(
     has_grown = bool(found)
     while has_grown:
         left -= found
-        shared = {(s.resource, name) for s in found for name in ledger.candidates(s).ready}
-        more = {
-            s for s in left if any((s.resource, n) in shared for n in ledger.candidates(s).ready)
-        }
+        shared = {place for shape in found for place in _places(shape, ledger)}
+        more = {shape for shape in left if not shared.isdisjoint(_places(shape, ledger))}
         found |= more
         has_grown = bool(more)
     return found
 
 
-def _candidates(nodes: Iterable[Node], shape: PodShape) -> CandidateNodes:
-    matching = [node for node in nodes if matches(node, shape)]
-    ready = [node for node in matching if node.is_ready]
-    return CandidateNodes(
-        matching=len(matching),
-        ready=frozenset(node.name for node in ready),
-        capacity=sum(node.gpus[shape.resource] // shape.gpus for node in matching),
-        ready_capacity=sum(node.gpus[shape.resource] // shape.gpus for node in ready),
-    )
+def _places(shape: PodShape, ledger: Ledger) -> set[tuple[str, str]]:
+    """What the shape competes for: resources of nodes."""
+    ready = ledger.candidates(shape).ready
+    return {(resource, name) for resource in shape.contended for name in ready}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from trainyard.api.cluster import Toleration
 from trainyard.api.conditions import ConditionType, is_true
@@ -18,9 +19,19 @@ from trainyard.api.jobs import (
 )
 from trainyard.api.reasons import Reason
 from trainyard.api.report import CoordinatorReport
+from trainyard.api.resources import (
+    COORDINATOR_RESOURCES,
+    pod_requests,
+    taint_keys,
+    with_accelerators,
+)
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.api.status import ScalingStatus
+from trainyard.scheduling.priority import priority_of
 from trainyard.scheduling.request import JobRequest, PodRequest
+from trainyard.scheduling.shapes import PodShape
+
+_NO_LIMITS: Final[Mapping[str, Collection[str]]] = MappingProxyType({})
 
 
 def wants_gpus(job: Job) -> bool:
@@ -39,30 +50,33 @@ def request_of(
     assignment: Assignment,
     report: CoordinatorReport | None,
     priorities: Mapping[str, int],
+    *,
+    allowed: Mapping[str, Collection[str]] = _NO_LIMITS,
 ) -> JobRequest:
     """The job's request to `allocate`; to be called only if `wants_gpus`.
 
-    `priorities` are the values of the cluster's priority classes by name.
+    `priorities` are the values of the cluster's priority classes by name, `allowed` the namespaces
+    that may use a class.
     """
+    priority = priority_of(job, priorities, allowed)
     match job:
         case DistributedJob():
             assert isinstance(assignment, ScalingStatus)  # noqa: S101 - of this kind of job
-            return _workers_request(job, assignment, report, priorities)
+            return _workers_request(job, assignment, report, priority)
         case FederatedJob():
             assert isinstance(assignment, AdmissionStatus)  # noqa: S101 - of this kind of job
-            return _parties_request(job, assignment, priorities)
+            return _parties_request(job, assignment, priority)
 
 
-def _parties_request(
-    job: FederatedJob, admission: AdmissionStatus, priorities: Mapping[str, int]
-) -> JobRequest:
+def _parties_request(job: FederatedJob, admission: AdmissionStatus, priority: int) -> JobRequest:
     parties = job.spec.local_parties
     return JobRequest(
         key=job.key,
         created_at=job.created_at,
-        priority=priorities.get(job.spec.priority_class_name, 0),
+        priority=priority,
         gang=tuple(_pod_request(job.spec, party) for party in parties),
-        gpus_per_worker=0,
+        shape=PodShape(requests=()),
+        coordinator=_coordinator_shape(job),
         min_workers=len(parties),
         max_workers=len(parties),
         start_workers=len(parties),
@@ -76,32 +90,25 @@ def _parties_request(
 
 
 def _pod_request(spec: FederatedJobSpec, party: PartySpec) -> PodRequest:
-    return PodRequest(
-        party=party.name,
-        resource=party.gpu_resource,
-        gpus=party.gpus,
+    shape = _shape(
+        with_accelerators(party.resources, party.gpu_resource, party.gpus),
+        first=party.gpu_resource,
         node_selector={**spec.template.node_selector, **party.node_selector},
-        tolerations=_tolerations(
-            [*spec.template.tolerations, *party.tolerations], party.gpus, party.gpu_resource
-        ),
+        tolerations=[*spec.template.tolerations, *party.tolerations],
     )
+    return PodRequest(party=party.name, shape=shape)
 
 
 def _workers_request(
-    job: DistributedJob,
-    scaling: ScalingStatus,
-    report: CoordinatorReport | None,
-    priorities: Mapping[str, int],
+    job: DistributedJob, scaling: ScalingStatus, report: CoordinatorReport | None, priority: int
 ) -> JobRequest:
     spec = job.spec
     return JobRequest(
         key=job.key,
         created_at=job.created_at,
-        priority=priorities.get(spec.priority_class_name, 0),
-        resource=spec.workers.gpu_resource,
-        gpus_per_worker=spec.workers.gpus,
-        node_selector=spec.workers.template.node_selector,
-        tolerations=tolerations_of(spec),
+        priority=priority,
+        shape=worker_shape(spec),
+        coordinator=_coordinator_shape(job),
         min_workers=spec.workers.min,
         max_workers=spec.workers.max,
         start_workers=spec.workers.replicas,
@@ -121,27 +128,49 @@ def _workers_request(
     )
 
 
-def tolerations_of(spec: DistributedJobSpec) -> tuple[Toleration, ...]:
-    """Tolerations of workers: the template's, and one of the accelerator's own taint."""
+def worker_shape(spec: DistributedJobSpec) -> PodShape:
+    """What each worker requests of a node, all that its `resources` name included."""
     workers = spec.workers
-    return _tolerations(workers.template.tolerations, workers.gpus, workers.gpu_resource)
+    return _shape(
+        with_accelerators(workers.resources, workers.gpu_resource, workers.gpus),
+        first=workers.gpu_resource,
+        node_selector=workers.template.node_selector,
+        tolerations=workers.template.tolerations,
+    )
 
 
-def _tolerations(
-    template: list[dict[str, Any]], gpus: int, gpu_resource: str
-) -> tuple[Toleration, ...]:
-    tolerations = [
-        Toleration(
-            key=t.get("key", ""),
-            operator=t.get("operator", "Equal"),
-            value=t.get("value", ""),
-            effect=t.get("effect", ""),
-        )
-        for t in template
-    ]
-    if gpus:
-        tolerations.append(Toleration(key=gpu_resource, operator="Exists"))
-    return tuple(tolerations)
+def _coordinator_shape(job: Job) -> PodShape:
+    resources = job.spec.coordinator.resources or COORDINATOR_RESOURCES
+    return _shape(resources, tolerations=job.spec.template.tolerations)
+
+
+def _shape(
+    resources: Mapping[str, Any],
+    *,
+    first: str = "",
+    node_selector: Mapping[str, str] | None = None,
+    tolerations: Iterable[Mapping[str, Any]],
+) -> PodShape:
+    """The shape of a pod with one container: tolerations of its accelerators' taints are added."""
+    requests = pod_requests({"containers": [{"resources": resources}]})
+    return PodShape.of(
+        requests,
+        first=first,
+        node_selector=node_selector,
+        tolerations=[
+            *map(_toleration, tolerations),
+            *(Toleration(key=key, operator="Exists") for key in taint_keys(requests)),
+        ],
+    )
+
+
+def _toleration(toleration: Mapping[str, Any]) -> Toleration:
+    return Toleration(
+        key=toleration.get("key", ""),
+        operator=toleration.get("operator", "Equal"),
+        value=toleration.get("value", ""),
+        effect=toleration.get("effect", ""),
+    )
 
 
 def _is_steady(

@@ -27,6 +27,8 @@ class Decision:
     """The figures behind it."""
     expected_speedup: float | None = None
     """Samples per second after ÷ before that a change should bring."""
+    nodes: tuple[str, ...] = ()
+    """Hostnames of the nodes that pods without a node should prefer; empty: any."""
     requeue_at: datetime | None = None
     """When time alone may change this decision; None when only events can."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, assert_never
 
+from trainyard.api.resources import PODS, format_amount
 from trainyard.scheduling.basis import (
     AtMaximum,
     Basis,
@@ -28,13 +29,13 @@ from trainyard.scheduling.basis import (
     WorkersJoining,
     WorkersUnplaceable,
 )
-from trainyard.scheduling.capacity import Availability, PodShape
+from trainyard.scheduling.capacity import Availability, Shortfall
 from trainyard.scheduling.facts import (
     Facts,
-    GpuRequest,
     PartiesAdmitted,
     PartiesAssigned,
     PartiesWaiting,
+    PodsRequest,
     SizeChanged,
     SizeKept,
     StartTimedOut,
@@ -43,6 +44,7 @@ from trainyard.scheduling.facts import (
     WorkersDoNotFit,
     WorkersWaiting,
 )
+from trainyard.scheduling.shapes import PodShape
 
 _MAX_NAMES: Final = 5
 """Parties that a sentence names."""
@@ -62,7 +64,8 @@ def explain(facts: Facts) -> str:
         case PartiesAdmitted():
             return f"admitted with {_count(facts.parties, 'party')}: {_gpus(facts.gpus)}"
         case PartiesWaiting():
-            return f"all {facts.parties} parties start together; {_parties(facts.waiting)}"
+            together = f"all {facts.parties} parties start together; {_parties(facts.waiting)}"
+            return together + _in_the_way(facts.in_the_way)
         case PartiesAssigned():
             return _parties_assigned(facts)
         case SizeKept():
@@ -103,11 +106,13 @@ def _workers_admitted(facts: WorkersAdmitted) -> str:
 
 
 def _workers_waiting(facts: WorkersWaiting) -> str:
-    sentence = f"needs {_request(facts.minimum)} (min); {_availability(facts.availability)}"
+    request = _request(facts.minimum, facts.availability.shortfall)
+    available = _availability(facts.minimum.shape, facts.availability)
+    sentence = f"needs {request} (min); {available}"
     if unready := facts.unready_nodes:
         verb = "is" if unready == 1 else "are"
         sentence += f"; {_count(unready, 'matching node')} {verb} not ready"
-    return sentence
+    return sentence + _in_the_way(facts.in_the_way)
 
 
 def _workers_do_not_fit(facts: WorkersDoNotFit) -> str:
@@ -153,8 +158,12 @@ def _party(waiting: WaitingParty) -> str:
     ahead = available.jobs_ahead
     queue = f", {_count(ahead, 'job')} before it" if ahead else ""
     nodes = f"{available.nodes} of {_count(waiting.matching_nodes, 'matching node')}"
-    free = f"{available.free_gpus} free on {nodes}{queue}"
-    return f"party {waiting.party} waits for {_pod(waiting.shape)} ({free})"
+    free = "free" if waiting.shape.accelerators else "fit"
+    short = _shortfall(waiting.shape, available)
+    pod = _pod(waiting.shape, is_whole=available.shortfall is not None)
+    return (
+        f"party {waiting.party} waits for {pod} ({available.free} {free} on {nodes}{short}{queue})"
+    )
 
 
 # --- The size of admitted jobs ---
@@ -164,8 +173,8 @@ def _size_kept(facts: SizeKept) -> str:
     sentence = f"stays at {facts.workers}: {explain_basis(facts.basis)}"
     if (short := facts.shortage) is None:
         return sentence
-    needs = f"to grow it needs {_request(short.missing)}"
-    return f"{sentence}; {needs}; {_availability(short.availability)}"
+    needs = f"to grow it needs {_request(short.missing, short.availability.shortfall)}"
+    return f"{sentence}; {needs}; {_availability(short.missing.shape, short.availability)}"
 
 
 def _size_changed(facts: SizeChanged) -> str:
@@ -177,7 +186,7 @@ def _size_changed(facts: SizeChanged) -> str:
         sentence += f", expected {facts.expected_speedup:.2f}×"
     if (short := facts.shortage) is not None:
         sentence += f"; {_request(short.missing)} short of {short.desired}"
-        sentence += f", {_availability(short.availability)}"
+        sentence += f", {_availability(short.missing.shape, short.availability)}"
     return sentence
 
 
@@ -230,23 +239,43 @@ def _metrics_stale(basis: MetricsStale) -> str:
 # --- Phrases ---
 
 
-def _request(request: GpuRequest) -> str:
-    """`4 × 2 nvidia.com/gpu with selector a=b`."""
-    return f"{request.workers} × {_pod(request.shape)}"
+def _request(request: PodsRequest, shortfall: Shortfall | None = None) -> str:
+    """`4 × 2 nvidia.com/gpu with selector a=b`, `4 × (2 nvidia.com/gpu, 8 cpu)`."""
+    return f"{request.workers} × {_pod(request.shape, is_whole=shortfall is not None)}"
 
 
-def _pod(shape: PodShape) -> str:
-    if shape.gpus == 0:
-        return "no GPU"
+def _pod(shape: PodShape, *, is_whole: bool = False) -> str:
+    """What a pod requests: its accelerators; without any, or as a whole, everything."""
+    amounts = shape.requests if is_whole or not shape.accelerators else shape.accelerators
+    clauses = [format_amount(name, count) for name, count in amounts if name != PODS]
+    text = ", ".join(clauses) or "no GPU"
     selector = ",".join(f"{key}={value}" for key, value in shape.selector)
-    return f"{shape.gpus} {shape.resource}" + (f" with selector {selector}" if selector else "")
+    text = f"({text})" if len(clauses) > 1 else text
+    return text + (f" with selector {selector}" if selector else "")
 
 
-def _availability(available: Availability) -> str:
-    """`3 free on 2 nodes; 1 job before it`."""
+def _availability(shape: PodShape, available: Availability) -> str:
+    """`3 free on 2 nodes; 1 job before it`, `12 fit on 3 nodes`."""
     ahead = available.jobs_ahead
     queue = f"; {_count(ahead, 'job')} before it" if ahead else ""
-    return f"{available.free_gpus} free on {_count(available.nodes, 'node')}{queue}"
+    free = "free" if shape.accelerators else "fit"
+    on_nodes = f"{available.free} {free} on {_count(available.nodes, 'node')}"
+    return f"{on_nodes}{_shortfall(shape, available)}{queue}"
+
+
+def _shortfall(shape: PodShape, available: Availability) -> str:
+    """`, but node a has 1 cpu free beside 3 nvidia.com/gpu`."""
+    if (short := available.shortfall) is None:
+        return ""
+    clause = f", but node {short.node} has {format_amount(short.resource, short.free)} free"
+    if not shape.accelerators:
+        return clause
+    return f"{clause} beside {short.accelerators} {shape.accelerators[0][0]}"
+
+
+def _in_the_way(pods: Sequence[str]) -> str:
+    """`; pods of no job in the way: a/b, c/d`."""
+    return f"; pods of no job in the way: {', '.join(pods)}" if pods else ""
 
 
 def _gain(gain: Gain) -> str:

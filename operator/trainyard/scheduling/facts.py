@@ -7,28 +7,29 @@ from datetime import datetime
 from typing import Self
 
 from trainyard.scheduling.basis import Basis
-from trainyard.scheduling.capacity import Availability, PodShape
+from trainyard.scheduling.capacity import Availability
 from trainyard.scheduling.request import JobRequest
+from trainyard.scheduling.shapes import PodShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuRequest:
-    """The accelerators of a number of equal workers."""
+class PodsRequest:
+    """What a number of equal workers requests."""
 
     workers: int
     shape: PodShape
 
     @classmethod
     def of(cls, job: JobRequest, workers: int) -> Self:
-        """The accelerators of so many workers of the job."""
-        return cls(workers=workers, shape=PodShape.of(job))
+        """What so many workers of the job request."""
+        return cls(workers=workers, shape=job.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortage:
     """What a job lacks of the size that it should have."""
 
-    missing: GpuRequest
+    missing: PodsRequest
     desired: int
     """The size that would need them."""
     availability: Availability
@@ -38,7 +39,7 @@ class Shortage:
 class WorkersAdmitted:
     """A waiting job starts."""
 
-    request: GpuRequest
+    request: PodsRequest
     desired: int
     """Workers that it would have started with, had they fitted."""
 
@@ -47,17 +48,19 @@ class WorkersAdmitted:
 class WorkersWaiting:
     """The job's minimum does not fit now."""
 
-    minimum: GpuRequest
+    minimum: PodsRequest
     availability: Availability
     unready_nodes: int
     """Nodes that match the request and are not ready."""
+    in_the_way: tuple[str, ...] = ()
+    """Some pods that are of no job and keep the minimum from fitting: namespace/name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersDoNotFit:
     """The job's minimum would not fit even on empty nodes."""
 
-    minimum: GpuRequest
+    minimum: PodsRequest
     matching_nodes: int
     capacity: int
     """Workers that the matching nodes would hold if they were empty."""
@@ -67,7 +70,7 @@ class WorkersDoNotFit:
 class StartTimedOut:
     """The job backs off after a start that did not run in time."""
 
-    minimum: GpuRequest | None
+    minimum: PodsRequest | None
     """None for a gang of unlike parties."""
     requeue_at: datetime
 
@@ -98,6 +101,8 @@ class PartiesWaiting:
     parties: int
     """All parties of the gang."""
     waiting: tuple[WaitingParty, ...]
+    in_the_way: tuple[str, ...] = ()
+    """Some pods that are of no job and keep the gang from fitting: namespace/name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +133,7 @@ class SizeChanged:
     basis: Basis
     is_recommendation: bool
     """Whether the change is only recommended."""
-    added: GpuRequest | None
+    added: PodsRequest | None
     """What the job gets; None when it shrinks."""
     expected_speedup: float | None
     shortage: Shortage | None

@@ -12,7 +12,8 @@ from datetime import datetime
 from trainyard.api.cluster import Cluster
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
-from trainyard.scheduling.capacity import Ledger, PodShape
+from trainyard.scheduling.admission import waiting_reason
+from trainyard.scheduling.capacity import Basis, Ledger
 from trainyard.scheduling.decision import Decision
 from trainyard.scheduling.facts import (
     Facts,
@@ -23,11 +24,12 @@ from trainyard.scheduling.facts import (
     WaitingParty,
 )
 from trainyard.scheduling.request import JobRequest, PodRequest
+from trainyard.scheduling.shapes import PodShape
 
 
 def gang_shapes(gang: Sequence[PodRequest]) -> Counter[PodShape]:
-    """Number of pods by shape; pods without GPUs are left out."""
-    return Counter(PodShape.of_pod(pod) for pod in gang if pod.gpus)
+    """Number of pods by shape."""
+    return Counter(pod.shape for pod in gang)
 
 
 def admit_gang(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
@@ -41,13 +43,17 @@ def admit_gang(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
             requeue_at=job.backoff_until,
         )
     shapes = gang_shapes(job.gang)
-    if unplaced := ledger.emptied().take_gang(shapes) if shapes else ():
-        return _wait(job, ledger, unplaced, Reason.NO_SUCH_NODES)
-    if unplaced := ledger.take_gang(shapes):
-        decision = _wait(job, ledger, unplaced, Reason.WAITING_FOR_GPUS)
-        if not ledger.emptied(only_ready=True).take_gang(shapes):
-            for shape in shapes:
-                ledger.reserve(shape)
+    if unplaced := ledger.unplaceable(shapes, Basis.EMPTY):
+        return _wait(job, ledger, unplaced, is_possible=False)
+    mark = ledger.mark()
+    if job.coordinator is not None:
+        ledger.take(job.coordinator, 1)
+    if unplaced := ledger.take_gang(shapes, owner=job.key):
+        ledger.undo(mark)
+        decision = _wait(job, ledger, unplaced)
+        if not ledger.unplaceable(shapes, Basis.ATTAINABLE):
+            for shape, count in shapes.items():
+                ledger.reserve(shape, count)
         return decision
     parties = tuple(pod.party for pod in job.gang)
     facts = PartiesAdmitted(parties=len(parties), gpus=_gpus_by_resource(job.gang))
@@ -62,7 +68,7 @@ def extend_gang(job: JobRequest, ledger: Ledger) -> Decision:
     for pod in job.gang:
         if pod.party in assigned:
             continue
-        fits = not pod.gpus or ledger.take(PodShape.of_pod(pod), 1)
+        fits = ledger.take(pod.shape, 1, owner=job.key)
         (added if fits else waiting).append(pod)
     parties = tuple(p.party for p in job.gang if p.party in assigned or p in added)
     facts = PartiesAssigned(
@@ -101,19 +107,18 @@ def _assign(parties: tuple[str, ...], reason: Reason, facts: Facts) -> Decision:
 
 
 def _wait(
-    job: JobRequest, ledger: Ledger, unplaced: Collection[PodShape], reason: Reason
+    job: JobRequest, ledger: Ledger, unplaced: Collection[PodShape], *, is_possible: bool = True
 ) -> Decision:
-    waiting = [pod for pod in job.gang if pod.gpus and PodShape.of_pod(pod) in unplaced]
-    is_in_queue = reason is Reason.WAITING_FOR_GPUS and all(
-        ledger.slots(shape, include_reserved=True) >= count
-        for shape, count in gang_shapes(waiting).items()
+    waiting = [pod for pod in job.gang if pod.shape in unplaced]
+    shapes = gang_shapes(waiting)
+    blocked = () if not is_possible else ledger.unplaceable(gang_shapes(job.gang), Basis.ATTAINABLE)
+    facts = PartiesWaiting(
+        parties=len(job.gang),
+        waiting=_waiting_parties(waiting, ledger),
+        in_the_way=tuple(dict.fromkeys(p for s in blocked for p in ledger.usage.in_the_way(s)))[:3],
     )
-    return Decision(
-        workers=0,
-        recommended=0,
-        reason=Reason.WAITING_IN_QUEUE if is_in_queue else reason,
-        facts=PartiesWaiting(parties=len(job.gang), waiting=_waiting_parties(waiting, ledger)),
-    )
+    reason = waiting_reason(shapes, ledger) if is_possible else Reason.NO_SUCH_NODES
+    return Decision(workers=0, recommended=0, reason=reason, facts=facts)
 
 
 def _waiting_parties(pods: Sequence[PodRequest], ledger: Ledger) -> tuple[WaitingParty, ...]:
@@ -121,7 +126,7 @@ def _waiting_parties(pods: Sequence[PodRequest], ledger: Ledger) -> tuple[Waitin
     return tuple(
         WaitingParty(
             party=pod.party,
-            shape=(shape := PodShape.of_pod(pod)),
+            shape=(shape := pod.shape),
             matching_nodes=ledger.candidates(shape).matching,
             availability=availability[shape],
         )
@@ -132,6 +137,5 @@ def _waiting_parties(pods: Sequence[PodRequest], ledger: Ledger) -> tuple[Waitin
 def _gpus_by_resource(gang: Sequence[PodRequest]) -> tuple[tuple[str, int], ...]:
     gpus = Counter[str]()
     for pod in gang:
-        if pod.gpus:
-            gpus[pod.resource] += pod.gpus
+        gpus.update(dict(pod.shape.accelerators))
     return tuple(sorted(gpus.items()))

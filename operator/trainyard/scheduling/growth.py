@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from trainyard.api.names import Key
-from trainyard.scheduling.capacity import Ledger, PodShape
+from trainyard.scheduling.capacity import Ledger
 from trainyard.scheduling.proposal import Proposal
 from trainyard.scheduling.request import JobRequest
 
@@ -26,7 +26,7 @@ def divide(
     added |= _by_marginal_gain(applied, proposals, ledger)
     for job in growing:
         if job.key not in added:
-            fits = min(_growth(job, proposals), _slots(job, ledger))
+            fits = min(_growth(job, proposals), ledger.slots(job.shape))
             least = proposals[job.key].at_least - job.admitted_workers
             added[job.key] = fits if fits >= least else 0
     return added
@@ -47,7 +47,7 @@ def _by_marginal_gain(
     while steps:
         _, position, workers = heappop(steps)
         job = jobs[position]
-        if _slots(job, ledger) < workers:
+        if ledger.slots(job.shape) < workers:
             continue
         _take(job, workers, ledger)
         added[job.key] += workers
@@ -62,7 +62,7 @@ def _next_step(
     """A heap entry, best first: minus the gain per GPU, the position in the queue, the workers."""
     current, size = job.admitted_workers, job.admitted_workers + added
     workers = 1 if added else proposal.at_least - current
-    if proposal.curve is None or job.gpus_per_worker == 0:
+    if proposal.curve is None:
         return 0.0, position, workers
     gain = proposal.curve.speedup(current, size + workers) - proposal.curve.speedup(current, size)
     return -gain / (workers * job.gpus_per_worker), position, workers
@@ -72,10 +72,5 @@ def _growth(job: JobRequest, proposals: Mapping[Key, Proposal]) -> int:
     return proposals[job.key].workers - job.admitted_workers
 
 
-def _slots(job: JobRequest, ledger: Ledger) -> int:
-    """How many more workers of the job fit; workers without GPUs always do."""
-    return ledger.slots(PodShape.of(job)) if job.gpus_per_worker else job.max_workers
-
-
 def _take(job: JobRequest, workers: int, ledger: Ledger) -> int:
-    return ledger.take(PodShape.of(job), workers) if job.gpus_per_worker else workers
+    return ledger.take(job.shape, workers, owner=job.key)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from trainyard.api.cluster import Toleration
 from trainyard.api.names import Key
 from trainyard.api.status import Change, Measurement
+from trainyard.scheduling.shapes import PodShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +16,7 @@ class PodRequest:
     """What the pod of one party of a gang requests of a node."""
 
     party: str
-    resource: str = "nvidia.com/gpu"
-    gpus: int = 0
-    """0 for a party on CPUs: it always fits."""
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Toleration, ...] = ()
+    shape: PodShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +27,10 @@ class JobRequest:
     created_at: datetime
     priority: int = 0
     """Value of the job's priority class; higher goes first."""
-    resource: str = "nvidia.com/gpu"
-    gpus_per_worker: int = 1
-    """0 for a job of CPU workers: it needs no accelerator and always fits."""
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Toleration, ...] = ()
+    shape: PodShape
+    """What each worker requests; of no meaning for a gang."""
+    coordinator: PodShape | None = None
+    """What the coordinator requests; None once its pod has a node."""
     min_workers: int = 1
     max_workers: int = 1
     gang: tuple[PodRequest, ...] = ()
@@ -67,6 +61,11 @@ class JobRequest:
     profile: tuple[Measurement, ...] = ()
     history: tuple[Change, ...] = ()
     """Changes of the number of workers, oldest first."""
+
+    @property
+    def gpus_per_worker(self) -> int:
+        """What a worker costs: its accelerators of the first kind; 1 of CPU workers."""
+        return next((count for _, count in self.shape.accelerators), 1)
 
     @property
     def assigned(self) -> int | tuple[str, ...]:

@@ -14,7 +14,7 @@ from trainyard.scheduling.basis import (
     ReplicasRequested,
     WorkersUnplaceable,
 )
-from trainyard.scheduling.capacity import Ledger, PodShape
+from trainyard.scheduling.capacity import Ledger
 from trainyard.scheduling.proposal import Proposal, SchedulerSettings
 from trainyard.scheduling.request import JobRequest
 from trainyard.scheduling.throughput import propose
@@ -83,7 +83,7 @@ def _shrink_to_fit(
     current = job.admitted_workers
     if not unbound or current <= job.min_workers:
         return None
-    unplaceable = unbound - ledger.slots(PodShape.of(job))
+    unplaceable = unbound - ledger.slots(job.shape)
     if unplaceable <= 0:
         return None
     decision_time = job.decision_time or job.admitted_at

@@ -20,10 +20,11 @@ def node(status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
     }
 
 
-def test_accelerators_are_what_is_allocatable() -> None:
+def test_resources_are_what_is_allocatable() -> None:
     amounts = {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "4", "hugepages-2Mi": "0"}
     parsed = parse_node(node({**READY, "allocatable": amounts}))
-    assert (parsed.gpus, parsed.labels) == ({"nvidia.com/gpu": 4}, {"zone": "a"})
+    expected = {"cpu": 8000, "memory": 64 * 2**30, "nvidia.com/gpu": 4}
+    assert (parsed.allocatable, parsed.labels) == (expected, {"zone": "a"})
 
 
 @pytest.mark.parametrize(

@@ -97,19 +97,18 @@ def test_a_pod_without_an_owner_has_no_owner_uid() -> None:
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        pytest.param(gpus("4"), ("nvidia.com/gpu", 4), id="one container"),
-        pytest.param(gpus("4", 2), ("nvidia.com/gpu", 6), id="containers add up"),
-        pytest.param({"containers": []}, ("", 0), id="none"),
+        pytest.param(gpus("4"), {"nvidia.com/gpu": 4, "pods": 1}, id="one container"),
+        pytest.param(gpus("4", 2), {"nvidia.com/gpu": 6, "pods": 1}, id="containers add up"),
+        pytest.param({"containers": []}, {"pods": 1}, id="none"),
         pytest.param(
             {"containers": [{"resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]},
-            ("", 0),
+            {"cpu": 1000, "memory": 2**30, "pods": 1},
             id="no accelerator",
         ),
     ],
 )
-def test_accelerators_are_counted(spec: dict[str, Any], expected: tuple[str, int]) -> None:
-    pod = parsed(spec=spec)
-    assert (pod.resource, pod.gpus) == expected
+def test_requests_are_counted(spec: dict[str, Any], expected: dict[str, int]) -> None:
+    assert parsed(spec=spec).requests == expected
 
 
 def test_the_termination_of_our_container_counts_not_that_of_another() -> None:

@@ -14,9 +14,8 @@ from trainyard.api.pods import Pod
 from trainyard.cluster.cache import ClusterCache, pod_key
 from trainyard.cluster.store import ObjectKey
 
-NOTEBOOK = replace(
-    worker(0, name="notebook", uid="notebook"), job=None, gpus=1, resource="nvidia.com/gpu"
-)
+ONE_GPU = {"nvidia.com/gpu": 1, "pods": 1}
+NOTEBOOK = replace(worker(0, name="notebook", uid="notebook"), job=None, requests=ONE_GPU)
 OTHER = Key(KEY.kind, KEY.namespace, "other")
 N0 = ObjectKey("", "n0")
 
@@ -111,27 +110,27 @@ def test_a_pod_that_is_relabelled_leaves_its_first_job() -> None:
     assert len(cache.pods_of(KEY)) == 1
 
 
-def test_a_foreign_pod_counts_while_it_holds_accelerators() -> None:
+def test_a_foreign_pod_counts_while_it_holds_resources() -> None:
     cache = ClusterCache()
     assert cache.put_pod(NOTEBOOK)
     assert [p.name for p in cache.cluster().pods] == ["notebook"]
     assert cache.put_pod(version(NOTEBOOK, 2, phase="Succeeded"))
     assert cache.cluster().pods == ()
-    assert not cache.put_pod(version(NOTEBOOK, 1, name="web", uid="web", gpus=0))
+    assert not cache.put_pod(version(NOTEBOOK, 1, name="web", uid="web", phase="Failed"))
 
 
-def test_our_finished_pods_hold_no_accelerators_but_are_kept() -> None:
+def test_our_finished_pods_hold_no_resources_but_are_kept() -> None:
     cache = ClusterCache()
-    cache.put_pod(worker(0, gpus=2, resource="nvidia.com/gpu", **failing()))
+    cache.put_pod(worker(0, requests={"nvidia.com/gpu": 2}, **failing()))
     assert cache.cluster().pods == ()
     assert len(cache.pods_of(KEY)) == 1
 
 
 def test_a_heartbeat_of_a_node_is_no_change() -> None:
     nodes = ClusterCache().nodes
-    assert nodes.put(Node(name="n0", gpus={"nvidia.com/gpu": 8}, resource_version=1))
-    assert not nodes.put(Node(name="n0", gpus={"nvidia.com/gpu": 8}, resource_version=2))
-    assert nodes.put(Node(name="n0", gpus={"nvidia.com/gpu": 7}, resource_version=3))
+    assert nodes.put(Node(name="n0", allocatable={"nvidia.com/gpu": 8}, resource_version=1))
+    assert not nodes.put(Node(name="n0", allocatable={"nvidia.com/gpu": 8}, resource_version=2))
+    assert nodes.put(Node(name="n0", allocatable={"nvidia.com/gpu": 7}, resource_version=3))
     assert nodes.remove(N0)
     assert not nodes.remove(N0)
 

@@ -342,8 +342,8 @@ def _check_indices(pods: PodStore) -> None:
     ours = {pod.name for pod in pods.values() if pod.job is not None}
     jobs = {pod.job for pod in pods.values() if pod.job is not None}
     assert {pod.name for job in jobs for pod in pods.of_job(job)} == ours
-    holding = {pod.name for pod in pods.values() if pod.gpus and not pod.is_finished}
-    assert {pod.name for pod in pods.holding_gpus()} == holding
+    holding = {pod.name for pod in pods.values() if not pod.is_finished}
+    assert {pod.name for pod in pods.unfinished()} == holding
 
 
 names = st.sampled_from(NAMES)

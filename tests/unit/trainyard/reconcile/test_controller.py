@@ -109,6 +109,7 @@ async def test_what_is_found_about_nodes_and_foreign_pods_triggers_the_scheduler
     api: ListedApi, controller: Controller, path: str
 ) -> None:
     foreign = raw_pod("Running", 9, labels={})
+    foreign["spec"]["nodeName"] = "n1"
     foreign["spec"]["containers"] = [{"resources": {"limits": {"nvidia.com/gpu": "1"}}}]
     api.objects[path] = NODE if "nodes" in path else foreign
     await relist(controller)

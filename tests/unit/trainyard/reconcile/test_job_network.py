@@ -242,7 +242,9 @@ def test_the_pods_that_may_still_connect_name_the_service(
 
 
 def test_the_subdomain_is_read_from_a_pod() -> None:
-    meta = {"namespace": "team", "name": "p", "uid": "u", "resourceVersion": "1"}
-    raw = {"metadata": {**meta, "creationTimestamp": at()}, "spec": {"subdomain": "trainyard"}}
+    meta: dict[str, Any] = {"namespace": "team", "name": "p", "uid": "u", "resourceVersion": "1"}
+    labels = {"app.kubernetes.io/managed-by": "trainyard", "trainyard.dev/job": "digits"}
+    meta |= {"creationTimestamp": at(), "labels": labels}
+    raw = {"metadata": meta, "spec": {"subdomain": "trainyard"}}
     assert parse_pod(raw).subdomain == "trainyard"
     assert parse_pod({**raw, "spec": {}}).subdomain == ""

@@ -12,6 +12,7 @@ import pytest
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import KEY, NETWORK, at, coordinator, has_run, make_job, worker
+from trainyard.api.cluster import Node
 from trainyard.cluster.client import ApiError
 from trainyard.lifecycle.diff import PodToCreate
 from trainyard.logs import JsonFormatter
@@ -69,7 +70,9 @@ def scheduler_of(deps: Dependencies) -> Scheduler:
 
 
 async def test_a_decision_is_one_line(api: PodApi, caplog: pytest.LogCaptureFixture) -> None:
-    scheduler = scheduler_of(dependencies_of(api, make_job(CPU)))
+    deps = dependencies_of(api, make_job(CPU))
+    deps.cache.nodes.put(Node(name="n0", allocatable={"cpu": 4000, "memory": 2**33, "pods": 110}))
+    scheduler = scheduler_of(deps)
     await scheduler.schedule()
     [line] = lines(caplog, "decision made")
     assert line.pop("explanation")

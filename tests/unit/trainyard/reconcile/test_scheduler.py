@@ -11,6 +11,7 @@ from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi
 from tests.support.jobs import KEY, make_job
 from tests.support.requests import decision, waiting
+from trainyard.api.cluster import Node
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.reconcile import scheduler as scheduler_module
@@ -23,7 +24,9 @@ CPU = {"workers": {"min": 1, "max": 2, "gpus": 0}}
 
 @pytest.fixture
 def deps() -> Dependencies:
-    return dependencies_of(FakeApi(), make_job(CPU))
+    deps = dependencies_of(FakeApi(), make_job(CPU))
+    deps.cache.nodes.put(Node(name="n0", allocatable={"cpu": 4000, "memory": 2**33, "pods": 110}))
+    return deps
 
 
 def scheduler_of(deps: Dependencies, enqueued: list[Key]) -> Scheduler:

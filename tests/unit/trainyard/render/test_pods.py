@@ -13,9 +13,11 @@ from tests.unit.trainyard.render.test_golden import CASES, job_of, members_of
 from trainyard.api import names
 from trainyard.api.jobs import DistributedJob, FederatedJob
 from trainyard.api.pods import Pod, parse_pod
+from trainyard.api.resources import is_extended
 from trainyard.render.fetch_pod import fetch_pod
 from trainyard.render.pods import coordinator_pod, worker_pod
 from trainyard.render.trainer_config import config_of
+from trainyard.scheduling.conversion import request_of
 from trainyard_trainer.contract.config import JobConfig, Target
 from trainyard_trainer.contract.env import DATA_DIR, ENV_CONFIG, Role
 from trainyard_trainer.contract.federated import FederatedConfig
@@ -135,7 +137,7 @@ def test_the_operator_reads_its_own_coordinator_back(case: str) -> None:
     job = job_of(case)
     pod = _stored(coordinator_pod(job, 4, NETWORK))
     assert (pod.job, pod.owner_uid) == (job.key, job.uid)
-    assert (pod.role, pod.member, pod.attempt, pod.gpus) == (Role.COORDINATOR, 0, 4, 0)
+    assert (pod.role, pod.member, pod.attempt, _gpus(pod)) == (Role.COORDINATOR, 0, 4, 0)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -151,7 +153,31 @@ def test_the_operator_reads_its_own_workers_and_parties_back(case: str) -> None:
         case FederatedJob():
             parties = job.spec.local_parties
             expected = [(Role.PARTY, party.name, 2, party.gpus) for party in parties]
-    assert [(pod.role, pod.member, pod.attempt, pod.gpus) for pod in found] == expected
+    assert [(pod.role, pod.member, pod.attempt, _gpus(pod)) for pod in found] == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_scheduler_counts_what_the_pods_request_and_tolerate(case: str) -> None:
+    job = job_of(case)
+    request = request_of(job, job.assignment, None, {})
+    shapes = [pod.shape for pod in request.gang] or [request.shape]
+    assert request.coordinator is not None
+    manifests = [*members_of(job), coordinator_pod(job, 1, NETWORK)]
+    for manifest, shape in zip(manifests, [*shapes, request.coordinator], strict=True):
+        spec = manifest["spec"]
+        assert dict(shape.requests) == _stored(manifest).requests
+        assert dict(shape.selector) == spec.get("nodeSelector", {})
+        counted = [(t.key, t.operator, t.value, t.effect) for t in shape.tolerations]
+        tolerated = [
+            (t.get("key", ""), t.get("operator", "Equal"), t.get("value", ""), t.get("effect", ""))
+            for t in spec["tolerations"]
+            if not t.get("key", "").startswith("node.kubernetes.io/")
+        ]
+        assert counted == tolerated
+
+
+def _gpus(pod: Pod) -> int:
+    return sum(count for resource, count in pod.requests.items() if is_extended(resource))
 
 
 def _stored(manifest: dict[str, Any]) -> Pod:

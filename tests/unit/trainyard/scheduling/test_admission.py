@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from trainyard.api.cluster import Cluster, GpuPod, Node, Taint
+from tests.support.requests import with_shape
+from trainyard.api.cluster import Cluster, Node, PodInfo, Taint
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.admission import admit, queue_position
 from trainyard.scheduling.capacity import Ledger
 from trainyard.scheduling.decision import Decision
 from trainyard.scheduling.request import JobRequest
+from trainyard.scheduling.usage import ClusterUsage
 
 GPU = "nvidia.com/gpu"
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -22,20 +25,28 @@ NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 def job(name: str, *, age: int = 0, **fields: Any) -> JobRequest:
     """A waiting job of 1 × 1 GPU, `age` minutes old."""
     key = Key("DistributedJob", "team", name)
-    return JobRequest(key=key, created_at=NOW - timedelta(minutes=age), **fields)
+    return JobRequest(key=key, created_at=NOW - timedelta(minutes=age), **with_shape(fields))
 
 
-def cluster(*gpus: int, pods: tuple[GpuPod, ...] = (), **fields: Any) -> Cluster:
-    nodes = (Node(name=f"n{n}", gpus={GPU: count}, **fields) for n, count in enumerate(gpus))
+def cluster(*gpus: int, pods: tuple[PodInfo, ...] = (), **fields: Any) -> Cluster:
+    nodes = (
+        Node(name=f"n{n}", allocatable={GPU: count, "cpu": 8000}, **fields)
+        for n, count in enumerate(gpus)
+    )
     return Cluster(nodes=tuple(nodes), pods=pods)
 
 
-def notebook(node: str, gpus: int) -> GpuPod:
-    return GpuPod(namespace="other", name="notebook", resource=GPU, gpus=gpus, node=node)
+def of_a_job(node: str, gpus: int) -> PodInfo:
+    """A pod of a running job, which ends some day."""
+    return replace(notebook(node, gpus), job=Key("DistributedJob", "team", "running"))
+
+
+def notebook(node: str, gpus: int) -> PodInfo:
+    return PodInfo(namespace="other", name=f"notebook-{node}", requests={GPU: gpus}, node=node)
 
 
 def admit_all(snapshot: Cluster, *jobs: JobRequest) -> dict[str, Decision]:
-    ledger = Ledger(snapshot)
+    ledger = Ledger(ClusterUsage(snapshot))
     return {j.key.name: admit(j, ledger, NOW) for j in sorted(jobs, key=queue_position)}
 
 
@@ -53,7 +64,9 @@ def test_the_queue_is_ordered_by_priority_then_age_then_key() -> None:
         pytest.param((8,), {"start_workers": 9, "max_workers": 2}, 2, id="no more than its max"),
         pytest.param((8,), {"min_workers": 3, "max_workers": 4}, 3, id="no fewer than its min"),
         pytest.param((3, 3), {"min_workers": 2, "gpus_per_worker": 2}, 2, id="across nodes"),
-        pytest.param((), {"gpus_per_worker": 0, "start_workers": 5, "max_workers": 8}, 5, id="CPU"),
+        pytest.param(
+            (0,), {"gpus_per_worker": 0, "start_workers": 5, "max_workers": 8}, 5, id="CPU"
+        ),
     ],
 )
 def test_a_job_that_fits_starts(
@@ -66,7 +79,7 @@ def test_a_job_that_fits_starts(
 
 
 def test_a_job_whose_minimum_does_not_fit_waits_and_names_what_it_needs() -> None:
-    snapshot = cluster(8, 2, pods=(notebook("n0", 7),), labels={"zone": "a"})
+    snapshot = cluster(8, 2, pods=(of_a_job("n0", 7),), labels={"zone": "a"})
     large = job("b", min_workers=4, max_workers=4, gpus_per_worker=2, node_selector={"zone": "a"})
     decision = admit_all(snapshot, large, job("a", age=5, min_workers=5, max_workers=5))["b"]
     assert (decision.workers, decision.reason) == (0, Reason.WAITING_FOR_GPUS)
@@ -79,11 +92,13 @@ def test_gpus_scattered_over_nodes_do_not_fit_a_large_worker() -> None:
     snapshot = cluster(4, 4, pods=(notebook("n0", 2), notebook("n1", 2)))
     decision = admit_all(snapshot, job("a", gpus_per_worker=4))["a"]
     assert decision.reason is Reason.WAITING_FOR_GPUS
-    assert decision.message.endswith("4 free on 2 nodes")
+    assert decision.message.endswith(
+        "4 free on 2 nodes; pods of no job in the way: other/notebook-n0, other/notebook-n1"
+    )
 
 
 def test_a_small_job_does_not_pass_a_large_one_on_nodes_that_both_could_use() -> None:
-    snapshot = cluster(4, pods=(notebook("n0", 2),))
+    snapshot = cluster(4, pods=(of_a_job("n0", 2),))
     large = job("large", age=9, min_workers=4, max_workers=4)
     decisions = admit_all(snapshot, large, job("small"), job("urgent", priority=1))
     assert decisions["urgent"].reason is Reason.ADMITTED
@@ -93,8 +108,8 @@ def test_a_small_job_does_not_pass_a_large_one_on_nodes_that_both_could_use() ->
 
 
 def test_a_small_job_passes_a_large_one_on_nodes_that_the_large_one_could_not_use() -> None:
-    small_node = Node(name="m", gpus={GPU: 1})
-    busy = cluster(4, pods=(notebook("n0", 3),))
+    small_node = Node(name="m", allocatable={GPU: 1})
+    busy = cluster(4, pods=(of_a_job("n0", 3),))
     snapshot = Cluster(nodes=(*busy.nodes, small_node), pods=busy.pods)
     large = job("large", age=9, gpus_per_worker=4)
     decisions = admit_all(snapshot, large, job("first"), job("second"))
@@ -103,8 +118,8 @@ def test_a_small_job_passes_a_large_one_on_nodes_that_the_large_one_could_not_us
 
 
 def test_other_resources_and_cpu_jobs_are_not_blocked() -> None:
-    amd = Node(name="amd", gpus={"amd.com/gpu": 1})
-    snapshot = Cluster(nodes=(*cluster(4).nodes, amd), pods=(notebook("n0", 1),))
+    amd = Node(name="amd", allocatable={"amd.com/gpu": 1})
+    snapshot = Cluster(nodes=(*cluster(4).nodes, amd), pods=(of_a_job("n0", 1),))
     decisions = admit_all(
         snapshot,
         job("large", age=9, min_workers=4, max_workers=4),
@@ -140,7 +155,7 @@ def test_nodes_that_do_not_match_do_not_count(fields: dict[str, Any]) -> None:
 
 
 def test_a_job_for_nodes_that_are_not_ready_waits_and_blocks_no_other() -> None:
-    unready = Node(name="big", gpus={GPU: 8}, is_ready=False)
+    unready = Node(name="big", allocatable={GPU: 8}, is_ready=False)
     snapshot = Cluster(nodes=(*cluster(2).nodes, unready))
     decisions = admit_all(snapshot, job("large", age=9, min_workers=4, max_workers=4), job("a"))
     assert decisions["large"].reason is Reason.WAITING_FOR_GPUS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.requests import GPU, NOW, cluster, decide, job, pods
-from trainyard.api.cluster import Cluster, Node
+from trainyard.api.cluster import Cluster, Node, PodInfo
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.allocation import SchedulerSettings, allocate
 
@@ -33,7 +33,7 @@ def test_gpus_are_kept_for_workers_without_a_node() -> None:
 
 
 def test_kept_gpus_are_where_no_waiting_job_could_go() -> None:
-    zoned = Node(name="a", gpus={GPU: 1}, labels={"zone": "a"})
+    zoned = Node(name="a", allocatable={GPU: 1}, labels={"zone": "a"})
     snapshot = Cluster(nodes=(zoned, *cluster(2).nodes))
     fresh = job("fresh", 1, decision_time=NOW, is_running=False)
     decisions = decide(snapshot, fresh, job("new", node_selector={"zone": "a"}))
@@ -121,7 +121,7 @@ def test_a_terminating_pods_gpu_goes_to_its_successor_unless_its_node_is_lost(
 ) -> None:
     """It counted as bound on a dead node, so that a new job got the GPU that was still missing."""
     alive = cluster(2, 1, bound=pods("a", "n0", 1))
-    dead = Node(name="n2", gpus={GPU: 1}, is_ready=is_ready)
+    dead = Node(name="n2", allocatable={GPU: 1}, is_ready=is_ready)
     terminating = replace(pods("a", "n2", 2)[1], is_deleting=True)
     taken = pods("b", "n1", 1)
     snapshot = Cluster(nodes=(*alive.nodes, dead), pods=(*alive.pods, terminating, *taken))
@@ -132,9 +132,18 @@ def test_a_terminating_pods_gpu_goes_to_its_successor_unless_its_node_is_lost(
 
 def test_a_job_that_lost_its_minimum_comes_before_waiting_jobs() -> None:
     lost = job("a", 4, is_running=False, min_workers=4)
-    decisions = decide(cluster(3, bound=pods("a", "n0", 2)), lost, job("new", priority=9))
+    bound = [*pods("a", "n0", 2), *pods("ending", "n0", 1)]
+    decisions = decide(cluster(4, bound=bound), lost, job("new", priority=9))
     assert decisions["new"].reason is Reason.WAITING_FOR_GPUS
     assert decisions["new"].message.endswith("0 free on 0 nodes; 1 job before it")
+
+
+def test_a_job_whose_nodes_are_lost_for_good_reserves_nothing() -> None:
+    """It reserved for ever what was too small for the worker that it lacked."""
+    lost = job("a", 2, is_running=False, min_workers=2, gpus_per_worker=2)
+    notebook = PodInfo(namespace="x", name="notebook", requests={GPU: 1}, node="n1")
+    snapshot = cluster(2, 2, bound=[*pods("a", "n0", 1, gpus=2), notebook])
+    assert decide(snapshot, lost, job("small"))["small"].workers == 1
 
 
 # --- Growth ---
@@ -242,8 +251,12 @@ def test_requests_of_people_come_before_policies() -> None:
     assert (decisions["b"].workers, decisions["a"].workers) == (3, 1)
 
 
-def test_cpu_jobs_always_fit() -> None:
-    decision = decide(cluster(), job("a", 2, speeds={1: 10, 2: 19}, gpus_per_worker=0))["a"]
+def test_cpu_jobs_grow_where_cpu_is_free() -> None:
+    node = Node(name="n0", allocatable={"cpu": 4000})
+    decision = decide(
+        Cluster(nodes=(node,), pods=pods("a", "n0", 2, gpus=0)),
+        job("a", 2, speeds={1: 10, 2: 19}, gpus_per_worker=0),
+    )["a"]
     assert decision.workers == 4
 
 

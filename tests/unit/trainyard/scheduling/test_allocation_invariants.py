@@ -12,24 +12,30 @@ from typing import Any
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.support.requests import GPU, NOW, apply_all, key, measurement, pods
-from trainyard.api.cluster import Cluster, GpuPod, Node
+from tests.support.requests import GPU, NOW, apply_all, key, measurement, pods, shape
+from trainyard.api.cluster import Cluster, Node, PodInfo
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.api.status import Change
 from trainyard.scheduling.allocation import allocate
-from trainyard.scheduling.capacity import PodShape, matches
 from trainyard.scheduling.request import JobRequest
+from trainyard.scheduling.shapes import matches
+from trainyard.scheduling.usage import subtract
 
 _ZONES = st.sampled_from(["a", "b"])
 
 
 @st.composite
 def _clusters(draw: st.DrawFn) -> tuple[Node, ...]:
-    sizes = draw(st.lists(st.tuples(st.integers(0, 5), _ZONES, st.integers(0, 9)), max_size=4))
+    size = st.tuples(st.integers(0, 5), st.integers(0, 12), _ZONES, st.integers(0, 9))
     return tuple(
-        Node(name=f"n{n}", gpus={GPU: gpus}, labels={"zone": zone}, is_ready=chance > 0)
-        for n, (gpus, zone, chance) in enumerate(sizes)
+        Node(
+            name=f"n{n}",
+            allocatable={GPU: gpus, "cpu": cores * 1000},
+            labels={"zone": zone},
+            is_ready=chance > 0,
+        )
+        for n, (gpus, cores, zone, chance) in enumerate(draw(st.lists(size, max_size=4)))
     )
 
 
@@ -58,8 +64,11 @@ def _requests(draw: st.DrawFn, name: str) -> JobRequest:
         key=key(name),
         created_at=NOW - timedelta(minutes=draw(st.integers(0, 3))),
         priority=draw(st.integers(0, 1)),
-        gpus_per_worker=draw(st.integers(0, 3)),
-        node_selector=draw(st.sampled_from([{}, {"zone": "a"}, {"zone": "b"}])),
+        shape=shape(
+            draw(st.integers(0, 3)),
+            node_selector=draw(st.sampled_from([{}, {"zone": "a"}, {"zone": "b"}])),
+            **draw(st.sampled_from([{}, {}, {"cpu": 1000}, {"cpu": 3000}])),
+        ),
         min_workers=low,
         max_workers=high,
         start_workers=draw(st.integers(low, high)),
@@ -87,52 +96,60 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     """A cluster, foreign pods, and jobs of which some or all pods are bound, as far as they fit."""
     nodes = draw(_clusters())
     jobs = [draw(_requests(f"j{n}")) for n in range(draw(st.integers(1, 5)))]
-    free = {node.name: node.gpus[GPU] for node in nodes}
-    bound: list[GpuPod] = []
+    free = {node.name: dict(node.allocatable) for node in nodes}
+    bound: list[PodInfo] = []
     for node in nodes:
-        used = draw(st.integers(0, 2))
-        bound.append(GpuPod(namespace="x", name=node.name, resource=GPU, gpus=used, node=node.name))
-        free[node.name] -= used
+        used = {GPU: draw(st.integers(0, 2)), "cpu": 500 * draw(st.integers(0, 3))}
+        bound.append(PodInfo(namespace="x", name=node.name, requests=used, node=node.name))
+        subtract(free[node.name], used)
     for job in jobs:
-        for n in range(draw(st.integers(0, job.admitted_workers)) if job.gpus_per_worker else 0):
-            gpus = job.gpus_per_worker
-            matching = (node.name for node in nodes if matches(node, PodShape.of(job)))
-            name = next((name for name in matching if free[name] >= gpus), None)
+        requests = dict(job.shape.requests)
+        for n in range(draw(st.integers(0, job.admitted_workers))):
+            matching = (node.name for node in nodes if matches(node, job.shape))
+            name = next((name for name in matching if job.shape.fits(free[name])), None)
             if name is not None:
-                free[name] -= gpus
-                bound.extend(replace(pod, name=f"{n}") for pod in pods(job.key.name, name, 1, gpus))
+                subtract(free[name], requests)
+                pod = replace(pods(job.key.name, name, 1)[0], name=f"{n}", requests=requests)
+                bound.append(pod)
     return Snapshot(jobs=tuple(jobs), cluster=Cluster(nodes=nodes, pods=tuple(bound)))
 
 
 def is_placeable(jobs: Sequence[JobRequest], cluster: Cluster) -> bool:
     """Whether all workers without a node can be placed, by exhaustive search."""
-    free = {node.name: node.gpus[GPU] for node in cluster.nodes if node.is_ready}
+    free = {node.name: dict(node.allocatable) for node in cluster.nodes if node.is_ready}
     bound: dict[Key | None, int] = {}
     for pod in cluster.pods:
         bound[pod.job] = bound.get(pod.job, 0) + 1
         if pod.node in free:
-            free[pod.node] -= pod.gpus
+            subtract(free[pod.node], pod.requests)
     names = sorted(free)
-    workers: list[tuple[int, tuple[int, ...]]] = []
+    workers: list[tuple[int, int, tuple[int, ...]]] = []
     for job in jobs:
-        shape = PodShape.of(job)
+        requests = dict(job.shape.requests)
         matching = tuple(
-            names.index(n.name) for n in cluster.nodes if n.name in free and matches(n, shape)
+            names.index(n.name) for n in cluster.nodes if n.name in free and matches(n, job.shape)
         )
-        missing = job.admitted_workers - bound.get(job.key, 0) if job.gpus_per_worker else 0
-        workers += [(job.gpus_per_worker, matching)] * missing
+        missing = job.admitted_workers - bound.get(job.key, 0)
+        workers += [(requests.get(GPU, 0), requests.get("cpu", 0), matching)] * missing
+    workers.sort()  # equal ones in a row, so that fewer states differ
 
     @cache
-    def fits(index: int, left: tuple[int, ...]) -> bool:
+    def fits(index: int, left: tuple[tuple[int, int], ...]) -> bool:
         if index == len(workers):
             return True
-        gpus, matching = workers[index]
+        gpus, cpu, matching = workers[index]
         return any(
-            left[n] >= gpus and fits(index + 1, (*left[:n], left[n] - gpus, *left[n + 1 :]))
+            # Nothing of what is not requested needs to be free.
+            (not gpus or left[n][0] >= gpus)
+            and (not cpu or left[n][1] >= cpu)
+            and fits(
+                index + 1,
+                (*left[:n], (left[n][0] - gpus, left[n][1] - cpu), *left[n + 1 :]),
+            )
             for n in matching
         )
 
-    return fits(0, tuple(free[name] for name in names))
+    return fits(0, tuple((free[name][GPU], free[name]["cpu"]) for name in names))
 
 
 many = settings(max_examples=200, deadline=None)

@@ -42,7 +42,7 @@ class Simulation:
     def __init__(self, gpus: int, curves: dict[str, Callable[[int], float]], **fields: Any) -> None:
         self.curves = curves
         self.now = NOW
-        self.node = Node(name="n0", gpus={GPU: gpus})
+        self.node = Node(name="n0", allocatable={GPU: gpus})
         self.jobs = {name: job(name, max_workers=8, created_at=NOW, **fields) for name in curves}
         self.joining = dict.fromkeys(curves, 0)
         self.trace: dict[str, list[int]] = {name: [] for name in curves}
@@ -51,7 +51,7 @@ class Simulation:
         for cycle in range(time // INTERVAL):
             bound = [p for n, job in self.jobs.items() for p in pods(n, "n0", job.admitted_workers)]
             snapshot = Cluster(nodes=(self.node,), pods=tuple(bound))
-            assert sum(pod.gpus for pod in bound) <= self.node.gpus[GPU]
+            assert sum(pod.requests.get(GPU, 0) for pod in bound) <= self.node.allocatable[GPU]
             for k, decision in allocate(tuple(self.jobs.values()), snapshot, self.now).items():
                 self._apply(k.name, decision)
                 self._measure(k.name, cycle)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
-from trainyard.api.cluster import Cluster, GpuPod, Node, Taint, Toleration
-from trainyard.scheduling.capacity import Availability, Ledger, PodShape, matches
+from trainyard.api.cluster import Cluster, Node, PodInfo, Taint, Toleration
+from trainyard.scheduling.capacity import Availability, Ledger
+from trainyard.scheduling.shapes import PodShape, matches
+from trainyard.scheduling.usage import ClusterUsage
 
 GPU = "nvidia.com/gpu"
 
 
 def shape(gpus: int = 1, **selector: str) -> PodShape:
-    return PodShape(resource=GPU, gpus=gpus, selector=tuple(sorted(selector.items())))
+    return PodShape.of({GPU: gpus}, node_selector=selector)
 
 
 def nodes(*gpus: int) -> tuple[Node, ...]:
-    return tuple(Node(name=f"n{index}", gpus={GPU: count}) for index, count in enumerate(gpus))
+    return tuple(
+        Node(name=f"n{index}", allocatable={GPU: count}) for index, count in enumerate(gpus)
+    )
 
 
-def pod(node: str, gpus: int, resource: str = GPU) -> GpuPod:
-    return GpuPod(namespace="other", name="notebook", resource=resource, gpus=gpus, node=node)
+def pod(node: str, gpus: int, resource: str = GPU) -> PodInfo:
+    return PodInfo(namespace="other", name="notebook", requests={resource: gpus}, node=node)
+
+
+def ledger_of(nodes: Iterable[Node], pods: Iterable[PodInfo] = ()) -> Ledger:
+    return Ledger(ClusterUsage(Cluster(nodes=tuple(nodes), pods=tuple(pods))))
 
 
 TAINTED = Taint(key="dedicated", value="a", effect="NoSchedule")
@@ -62,8 +72,8 @@ def test_a_shape_matches_a_node_as_kube_scheduler_would(
     gpus: int,
     expected: bool,
 ) -> None:
-    node = Node(name="n", gpus={GPU: 8}, labels=labels, taints=taints)
-    labelled = PodShape(resource=GPU, gpus=gpus, selector=(("zone", "a"),), tolerations=tolerations)
+    node = Node(name="n", allocatable={GPU: 8}, labels=labels, taints=taints)
+    labelled = PodShape.of({GPU: gpus}, node_selector={"zone": "a"}, tolerations=tolerations)
     assert matches(node, labelled) is expected
 
 
@@ -78,23 +88,23 @@ def test_a_shape_matches_a_node_as_kube_scheduler_would(
         pytest.param((pod("n0", 99),), 2, id="an overcommitted node does not go negative"),
     ],
 )
-def test_slots_count_whole_workers_on_free_gpus(pods: tuple[GpuPod, ...], slots: int) -> None:
-    ledger = Ledger(Cluster(nodes=nodes(8, 5), pods=pods))
+def test_slots_count_whole_workers_on_free(pods: tuple[PodInfo, ...], slots: int) -> None:
+    ledger = ledger_of(nodes(8, 5), pods=pods)
     assert ledger.slots(shape(2)) == slots
 
 
 def test_a_node_that_is_not_ready_counts_only_for_the_capacity_when_empty() -> None:
-    cordoned = Node(name="n9", gpus={GPU: 4}, is_ready=False)
-    ledger = Ledger(Cluster(nodes=(*nodes(4), cordoned)))
+    cordoned = Node(name="n9", allocatable={GPU: 4}, is_ready=False)
+    ledger = ledger_of((*nodes(4), cordoned))
     candidates = ledger.candidates(shape(2))
     assert (ledger.slots(shape(2)), candidates.ready_capacity, candidates.capacity) == (2, 2, 4)
     assert candidates.ready == {"n0"}
 
 
 def test_an_unknown_resource_has_no_slots() -> None:
-    ledger = Ledger(Cluster(nodes=nodes(4)))
-    other = PodShape(resource="amd.com/gpu", gpus=1)
-    nothing = Availability(free_gpus=0, nodes=0, jobs_ahead=0)
+    ledger = ledger_of(nodes(4))
+    other = PodShape.of({"amd.com/gpu": 1})
+    nothing = Availability(free=0, nodes=0, jobs_ahead=0)
     assert (ledger.slots(other), ledger.take(other, 1)) == (0, 0)
     assert ledger.availability(other) == nothing
 
@@ -114,7 +124,7 @@ def test_an_unknown_resource_has_no_slots() -> None:
 def test_workers_are_packed_on_few_nodes(
     gpus: tuple[int, ...], workers: int, left: list[int]
 ) -> None:
-    ledger = Ledger(Cluster(nodes=nodes(*gpus)))
+    ledger = ledger_of(nodes(*gpus))
     assert ledger.take(shape(), workers) == min(workers, sum(gpus))
     assert _left(ledger, len(gpus)) == left
 
@@ -125,11 +135,11 @@ def _left(ledger: Ledger, count: int) -> list[int]:
 
 
 def test_a_reservation_keeps_later_jobs_off_its_nodes_and_is_counted() -> None:
-    labelled = Node(name="m", gpus={GPU: 4}, labels={"zone": "a"})
-    ledger = Ledger(Cluster(nodes=(*nodes(2), labelled)))
-    ledger.reserve(shape(4, zone="a"))
+    labelled = Node(name="m", allocatable={GPU: 4}, labels={"zone": "a"})
+    ledger = ledger_of((*nodes(2), labelled))
+    ledger.reserve(shape(4, zone="a"), 1)
     assert ledger.slots(shape()) == 2
     assert ledger.slots(shape(), include_reserved=True) == 6
     assert ledger.take(shape(), 6) == 2
-    assert ledger.availability(shape()) == Availability(free_gpus=4, nodes=1, jobs_ahead=1)
+    assert ledger.availability(shape()) == Availability(free=4, nodes=1, jobs_ahead=1)
     assert ledger.availability(shape(zone="b")).jobs_ahead == 0

@@ -21,7 +21,7 @@ from trainyard.api.cluster import Toleration
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import Change, Measurement, ScalingStatus
 from trainyard.scheduling.assignment import initial_assignment
-from trainyard.scheduling.conversion import request_of, tolerations_of, wants_gpus
+from trainyard.scheduling.conversion import request_of, wants_gpus, worker_shape
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,10 @@ def test_a_request_has_what_the_spec_says() -> None:
         "priorityClassName": "urgent",
     }
     request = request_of(make_job(spec), ScalingStatus(), None, {"urgent": 9})
-    assert (request.key, request.priority, request.resource) == (KEY, 9, "amd.com/gpu")
+    assert (request.key, request.priority) == (KEY, 9)
     assert (request.min_workers, request.max_workers, request.start_workers) == (2, 6, 3)
-    assert (request.gpus_per_worker, request.node_selector) == (4, {"zone": "a"})
+    assert request.shape.requests == (("amd.com/gpu", 4), ("pods", 1))
+    assert (request.gpus_per_worker, request.shape.selector) == (4, (("zone", "a"),))
     assert (request.policy, request.mode, request.min_gain) == ("Manual", "Recommend", 1.2)
     assert request.cooldown == timedelta(minutes=2)
     assert (request.admitted_workers, request.admitted_at, request.is_running) == (0, None, False)
@@ -110,8 +111,11 @@ def test_workers_tolerate_the_accelerators_own_taint_and_what_the_template_adds(
     template = {"tolerations": [{"key": "team", "value": "a", "effect": "NoSchedule"}]}
     mine = Toleration(key="team", value="a", effect="NoSchedule")
     gpu = Toleration(key="nvidia.com/gpu", operator="Exists")
-    assert tolerations_of(make_job({"workers": {"template": template}}).spec) == (mine, gpu)
-    assert tolerations_of(make_job({"workers": {"gpus": 0}}).spec) == ()
+    assert worker_shape(make_job({"workers": {"template": template}}).spec).tolerations == (
+        mine,
+        gpu,
+    )
+    assert worker_shape(make_job({"workers": {"gpus": 0}}).spec).tolerations == ()
 
 
 def test_a_restarted_operator_finds_the_assignment_in_the_status() -> None:

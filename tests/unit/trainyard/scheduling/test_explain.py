@@ -30,15 +30,15 @@ from trainyard.scheduling.basis import (
     WorkersJoining,
     WorkersUnplaceable,
 )
-from trainyard.scheduling.capacity import Availability, PodShape
+from trainyard.scheduling.capacity import Availability, Shortfall
 from trainyard.scheduling.decision import Decision
 from trainyard.scheduling.explain import explain
 from trainyard.scheduling.facts import (
     Facts,
-    GpuRequest,
     PartiesAdmitted,
     PartiesAssigned,
     PartiesWaiting,
+    PodsRequest,
     Shortage,
     SizeChanged,
     SizeKept,
@@ -48,20 +48,25 @@ from trainyard.scheduling.facts import (
     WorkersDoNotFit,
     WorkersWaiting,
 )
+from trainyard.scheduling.shapes import PodShape
 
-SHAPE = PodShape(resource=GPU, gpus=2)
-ZONED = PodShape(resource=GPU, gpus=2, selector=(("pool", "b"), ("zone", "a")))
-CPU = PodShape(resource=GPU, gpus=0)
+SHAPE = PodShape.of({GPU: 2, "pods": 1})
+ZONED = PodShape.of({GPU: 2}, node_selector={"zone": "a", "pool": "b"})
+LARGE = PodShape.of({GPU: 1, "cpu": 4000, "pods": 1})
+CPU = PodShape.of({"pods": 1})
+CPUS = PodShape.of({"cpu": 1500, "memory": 2**33, "pods": 1})
 GAIN = Gain(before=1, after=2, before_speed=41.23, after_speed=75.26, min_gain=1.05)
 PAID = "1→2 paid 1.83× (41.2→75.3 samples/s, minGain 1.05)"
 
 
-def workers(number: int, shape: PodShape = SHAPE) -> GpuRequest:
-    return GpuRequest(workers=number, shape=shape)
+def workers(number: int, shape: PodShape = SHAPE) -> PodsRequest:
+    return PodsRequest(workers=number, shape=shape)
 
 
-def available(free_gpus: int = 0, nodes: int = 0, jobs_ahead: int = 0) -> Availability:
-    return Availability(free_gpus=free_gpus, nodes=nodes, jobs_ahead=jobs_ahead)
+def available(
+    free: int = 0, nodes: int = 0, jobs_ahead: int = 0, short: Shortfall | None = None
+) -> Availability:
+    return Availability(free=free, nodes=nodes, jobs_ahead=jobs_ahead, shortfall=short)
 
 
 def lacking(number: int, desired: int) -> Shortage:
@@ -118,6 +123,57 @@ SENTENCES: dict[str, tuple[Reason, Facts, str]] = {
         Reason.WAITING_FOR_GPUS,
         WorkersWaiting(minimum=workers(4), availability=available(3, 1), unready_nodes=0),
         f"needs 4 × 2 {GPU} (min); 3 free on 1 node",
+    ),
+    "waiting for CPU beside free GPUs": (
+        Reason.WAITING_FOR_RESOURCES,
+        WorkersWaiting(
+            minimum=workers(2, LARGE),
+            availability=available(
+                3,
+                1,
+                short=Shortfall(node="a", resource="cpu", free=1000, needed=4000, accelerators=3),
+            ),
+            unready_nodes=0,
+        ),
+        f"needs 2 × (1 {GPU}, 4 cpu) (min); 3 free on 1 node, but node a has 1 cpu free beside "
+        f"3 {GPU}",
+    ),
+    "waiting for CPU alone": (
+        Reason.WAITING_FOR_RESOURCES,
+        WorkersWaiting(
+            minimum=workers(64, CPUS),
+            availability=available(
+                12,
+                3,
+                1,
+                Shortfall(node="b", resource="memory", free=2**30, needed=2**33, accelerators=0),
+            ),
+            unready_nodes=0,
+        ),
+        "needs 64 × (1500m cpu, 8Gi memory) (min); 12 fit on 3 nodes, but node b has 1Gi memory "
+        "free; 1 job before it",
+    ),
+    "waiting for what pods of no job hold": (
+        Reason.WAITING_FOR_GPUS,
+        WorkersWaiting(
+            minimum=workers(4),
+            availability=available(3, 1),
+            unready_nodes=0,
+            in_the_way=("team/notebook", "team/other"),
+        ),
+        f"needs 4 × 2 {GPU} (min); 3 free on 1 node; "
+        "pods of no job in the way: team/notebook, team/other",
+    ),
+    "a gang waiting for what pods of no job hold": (
+        Reason.WAITING_FOR_GPUS,
+        PartiesWaiting(parties=2, waiting=(party("ann"),), in_the_way=("team/notebook",)),
+        f"all 2 parties start together; party ann waits for 2 {GPU} with selector pool=b,zone=a "
+        "(1 free on 1 of 3 matching nodes); pods of no job in the way: team/notebook",
+    ),
+    "admitted with all that a CPU worker requests": (
+        Reason.ADMITTED,
+        WorkersAdmitted(request=workers(5, CPUS), desired=5),
+        "admitted with 5 workers (5 × (1500m cpu, 8Gi memory))",
     ),
     "waiting in the queue while nodes are not ready": (
         Reason.WAITING_IN_QUEUE,

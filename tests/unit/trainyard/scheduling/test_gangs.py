@@ -9,22 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.requests import GPU, NOW, cluster, decide, job, pods
-from trainyard.api.cluster import Cluster, GpuPod, Node
+from tests.support.requests import GPU, NOW, cluster, decide, job, pods, shape
+from trainyard.api.cluster import Cluster, Node, PodInfo
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.allocation import allocate
 from trainyard.scheduling.request import JobRequest, PodRequest
 
 SITES = Cluster(
     nodes=(
-        Node(name="a", gpus={GPU: 1}, labels={"site": "ann"}),
-        Node(name="b", gpus={GPU: 2}, labels={"site": "bob"}),
+        Node(name="a", allocatable={GPU: 1}, labels={"site": "ann"}),
+        Node(name="b", allocatable={GPU: 2}, labels={"site": "bob"}),
     )
 )
 
 
 def party(name: str, gpus: int = 1, **selector: str) -> PodRequest:
-    return PodRequest(party=name, gpus=gpus, node_selector=selector)
+    return PodRequest(party=name, shape=shape(gpus, node_selector=selector))
 
 
 def gang(
@@ -32,7 +32,6 @@ def gang(
 ) -> JobRequest:
     values: dict[str, object] = {
         "gang": parties,
-        "gpus_per_worker": 0,
         "policy": "Manual",
         "admitted_parties": admitted,
         "created_at": NOW - timedelta(hours=4),
@@ -52,21 +51,24 @@ def test_a_gang_is_admitted_as_a_whole() -> None:
     assert decision.message == f"admitted with 2 parties: 2 {GPU}"
 
 
-def test_parties_on_cpus_always_fit() -> None:
-    decision = decide(cluster(), gang("heart", party("ann", 0), party("bob", 0)))["heart"]
+def test_parties_on_cpus_need_no_gpu() -> None:
+    node = Node(name="n0", allocatable={"cpu": 2000})
+    decision = decide(Cluster(nodes=(node,)), gang("heart", party("ann", 0), party("bob", 0)))[
+        "heart"
+    ]
     assert decision.parties == ("ann", "bob")
     assert decision.message == "admitted with 2 parties: no GPU"
 
 
 def test_one_party_that_does_not_fit_keeps_all_waiting_and_is_named() -> None:
-    taken = GpuPod(namespace="x", name="x", resource=GPU, gpus=1, node="a")
+    taken = PodInfo(namespace="x", name="x", requests={GPU: 1}, node="a")
     decision = decide(replace(SITES, pods=(taken,)), gang("heart", *at_sites("ann", "bob")))[
         "heart"
     ]
     assert (decision.parties, decision.reason) == ((), Reason.WAITING_FOR_GPUS)
     assert decision.message == (
         f"all 2 parties start together; party ann waits for 1 {GPU} with selector site=ann "
-        "(0 free on 0 of 1 matching node)"
+        "(0 free on 0 of 1 matching node); pods of no job in the way: x/x"
     )
 
 
@@ -102,8 +104,7 @@ def test_a_gang_that_waits_keeps_later_jobs_off_its_nodes() -> None:
 def test_a_gang_waits_behind_an_older_job() -> None:
     both = cluster(2, bound=pods("x", "n0", 1))
     older = job("older", min_workers=2, start_workers=2, created_at=NOW - timedelta(hours=9))
-    foreign = replace(both, pods=(replace(both.pods[0], job=None),))
-    decisions = decide(foreign, older, gang("heart", party("ann")))
+    decisions = decide(both, older, gang("heart", party("ann")))
     assert decisions["heart"].reason is Reason.WAITING_IN_QUEUE
     assert "1 job before it" in decisions["heart"].message
 
@@ -111,8 +112,8 @@ def test_a_gang_waits_behind_an_older_job() -> None:
 def test_the_most_constrained_party_is_placed_first() -> None:
     mixed = Cluster(
         nodes=(
-            Node(name="a", gpus={GPU: 1}, labels={"site": "ann"}),
-            Node(name="b", gpus={GPU: 1}),
+            Node(name="a", allocatable={GPU: 1}, labels={"site": "ann"}),
+            Node(name="b", allocatable={GPU: 1}),
         )
     )
     decision = decide(mixed, gang("heart", party("any"), party("ann", site="ann")))["heart"]
@@ -157,8 +158,11 @@ party_lists = st.lists(
     st.builds(
         PodRequest,
         party=st.sampled_from("abcdefgh"),
-        gpus=st.integers(0, 3),
-        node_selector=st.sampled_from([{}, {"site": "ann"}, {"site": "bob"}]),
+        shape=st.builds(
+            shape,
+            gpus=st.integers(0, 3),
+            node_selector=st.sampled_from([{}, {"site": "ann"}, {"site": "bob"}]),
+        ),
     ),
     min_size=1,
     max_size=6,
@@ -174,7 +178,11 @@ def test_gpus_are_assigned_once_and_deciding_again_changes_nothing(
     gangs: list[list[PodRequest]], sizes: list[int]
 ) -> None:
     nodes = tuple(
-        Node(name=f"n{n}", gpus={GPU: size}, labels={"site": ("ann", "bob")[n % 2]})
+        Node(
+            name=f"n{n}",
+            allocatable={GPU: size, "cpu": 64000},
+            labels={"site": ("ann", "bob")[n % 2]},
+        )
         for n, size in enumerate(sizes)
     )
     requests = [gang(f"g{n}", *parties) for n, parties in enumerate(gangs)]
@@ -183,7 +191,9 @@ def test_gpus_are_assigned_once_and_deciding_again_changes_nothing(
     for request in requests:
         parties = first[request.key].parties
         assert parties in ((), tuple(pod.party for pod in request.gang)), "in part"
-        assigned += sum(pod.gpus for pod in request.gang if pod.party in parties)
+        assigned += sum(
+            dict(pod.shape.requests).get(GPU, 0) for pod in request.gang if pod.party in parties
+        )
     assert assigned <= sum(sizes)
     applied = [
         replace(r, admitted_workers=first[r.key].workers, admitted_parties=first[r.key].parties)

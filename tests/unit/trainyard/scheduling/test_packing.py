@@ -41,21 +41,21 @@ def test_after_any_updates_it_packs_as_if_it_scanned_all_nodes(
     updates: list[tuple[str, int]],
     workers: list[int],
 ) -> None:
-    index = NodeCapacityIndex(free, nodes, gpus)
+    index = NodeCapacityIndex({n: free[n] // gpus for n in nodes})
     for name, now in [*updates, (NAMES[0], free[NAMES[0]])]:
         for count in workers:
             expected = {n: free[n] // gpus for n in nodes if free[n] >= gpus}
             assert index.total == sum(expected.values())
             assert index.pack(count) == by_scanning(expected, count)
         free[name] = now
-        index.update(name, now)
+        index.update(name, now // gpus)
 
 
 def test_of_equal_nodes_the_first_by_name_is_chosen() -> None:
-    assert NodeCapacityIndex({"b": 4, "a": 4, "c": 2}, frozenset("abc"), 2).pack(2) == [("a", 2)]
-    assert NodeCapacityIndex({"b": 4, "a": 4, "c": 2}, frozenset("abc"), 2).pack(1) == [("c", 1)]
+    assert NodeCapacityIndex({"b": 2, "a": 2, "c": 1}).pack(2) == [("a", 2)]
+    assert NodeCapacityIndex({"b": 2, "a": 2, "c": 1}).pack(1) == [("c", 1)]
 
 
 def test_an_overcommitted_node_has_no_capacity() -> None:
-    index = NodeCapacityIndex({"a": -3}, frozenset("a"), 2)
+    index = NodeCapacityIndex({"a": -2})
     assert (index.total, index.pack(1)) == (0, [])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.requests import NOW, key, measurement
+from tests.support.requests import NOW, key, measurement, shape
 from trainyard.api.reasons import Reason
 from trainyard.api.status import Change
 from trainyard.scheduling.explain import explain_basis
@@ -27,6 +27,7 @@ def minutes_ago(minutes: float) -> datetime:
 def job(admitted: int, speeds: dict[int, float], **fields: Any) -> JobRequest:
     """A job steady for hours with `admitted` workers, measured at the sizes in `speeds`."""
     defaults: dict[str, Any] = {
+        "shape": shape(),
         "max_workers": 8,
         "is_running": True,
         "admitted_at": minutes_ago(300),
