@@ -48,6 +48,7 @@ def main(
     cluster_domain: options.ClusterDomain = "cluster.local",
     service_name: options.ServiceName = "trainyard",
     reach: options.Reach = "auto",
+    priority_class: options.PriorityClasses = None,
     scrape_interval: options.ScrapeInterval = "5s",
     scrape_timeout: options.ScrapeTimeout = "2s",
     unreachable_timeout: options.UnreachableTimeout = "1m",
@@ -87,6 +88,7 @@ def main(
             namespaces=tuple(namespace or ()),
             cluster_domain=cluster_domain,
             service_name=options.dns_label(service_name),
+            priority_class_namespaces=options.priority_class_namespaces(priority_class or ()),
             scrape_interval=options.duration(scrape_interval),
             scrape_timeout=options.duration(scrape_timeout),
             timeouts=Timeouts(

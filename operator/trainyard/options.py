@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +35,13 @@ ServiceName = Annotated[
 Reach = Annotated[
     Literal["auto", "direct", "port-forward"],
     typer.Option(help="How coordinators are reached; auto: directly inside a pod."),
+]
+PriorityClasses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--priority-class",
+        help="CLASS=NAMESPACE,…: only jobs of these namespaces may use the class; repeatable.",
+    ),
 ]
 ScrapeInterval = Annotated[str, typer.Option(help="How often metrics are read.")]
 ScrapeTimeout = Annotated[
@@ -140,6 +148,20 @@ def dns_label(text: str) -> str:
             "dashes, beginning with a letter"
         )
     return text
+
+
+def priority_class_namespaces(texts: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Parse `CLASS=NAMESPACE,…`; no namespace: none may use it. Raises `BadParameter`."""
+    found: dict[str, frozenset[str]] = {}
+    for text in texts:
+        name, separator, namespaces = text.partition("=")
+        if not (name and separator):
+            raise typer.BadParameter(
+                f"--priority-class {text!r} must be CLASS=NAMESPACE,…, for example urgent=team-a"
+            )
+        listed = frozenset(filter(None, namespaces.split(",")))
+        found[name] = found.get(name, frozenset()) | listed
+    return found
 
 
 def lease_timings(lease_duration: str, renew_deadline: str, retry_period: str) -> LeaseTimings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
@@ -27,7 +28,7 @@ from trainyard.api.resources import (
 )
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.api.status import ScalingStatus
-from trainyard.scheduling.priority import priority_of
+from trainyard.scheduling.priority import DEFAULT_CLASS, may_use
 from trainyard.scheduling.request import JobRequest, PodRequest
 from trainyard.scheduling.shapes import PodShape
 
@@ -58,22 +59,24 @@ def request_of(
     `priorities` are the values of the cluster's priority classes by name, `allowed` the namespaces
     that may use a class.
     """
-    priority = priority_of(job, priorities, allowed)
     match job:
         case DistributedJob():
             assert isinstance(assignment, ScalingStatus)  # noqa: S101 - of this kind of job
-            return _workers_request(job, assignment, report, priority)
+            request = _workers_request(job, assignment, report)
         case FederatedJob():
             assert isinstance(assignment, AdmissionStatus)  # noqa: S101 - of this kind of job
-            return _parties_request(job, assignment, priority)
+            request = _parties_request(job, assignment)
+    name = job.spec.priority_class_name
+    if not may_use(job.key.namespace, name, allowed):
+        return replace(request, priority=priorities.get(DEFAULT_CLASS, 0), refused_class=name)
+    return replace(request, priority=priorities.get(name, 0))
 
 
-def _parties_request(job: FederatedJob, admission: AdmissionStatus, priority: int) -> JobRequest:
+def _parties_request(job: FederatedJob, admission: AdmissionStatus) -> JobRequest:
     parties = job.spec.local_parties
     return JobRequest(
         key=job.key,
         created_at=job.created_at,
-        priority=priority,
         gang=tuple(_pod_request(job.spec, party) for party in parties),
         shape=PodShape(requests=()),
         coordinator=_coordinator_shape(job),
@@ -100,13 +103,12 @@ def _pod_request(spec: FederatedJobSpec, party: PartySpec) -> PodRequest:
 
 
 def _workers_request(
-    job: DistributedJob, scaling: ScalingStatus, report: CoordinatorReport | None, priority: int
+    job: DistributedJob, scaling: ScalingStatus, report: CoordinatorReport | None
 ) -> JobRequest:
     spec = job.spec
     return JobRequest(
         key=job.key,
         created_at=job.created_at,
-        priority=priority,
         shape=worker_shape(spec),
         coordinator=_coordinator_shape(job),
         min_workers=spec.workers.min,

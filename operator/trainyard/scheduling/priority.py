@@ -1,11 +1,9 @@
-"""The priority of a job in the queue: the value of its class, if its namespace may use it."""
+"""Which priority classes count for whom."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Final
-
-from trainyard.api.jobs import Job
 
 DEFAULT_CLASS: Final = ""
 """Stands for the class that Kubernetes gives to pods that name none."""
@@ -22,13 +20,3 @@ def may_use(namespace: str, priority_class: str, allowed: Mapping[str, Collectio
     if priority_class in allowed:
         return namespace in allowed[priority_class]
     return namespace == _SYSTEM_NAMESPACE or not priority_class.startswith(_SYSTEM_PREFIX)
-
-
-def priority_of(
-    job: Job, priorities: Mapping[str, int], allowed: Mapping[str, Collection[str]]
-) -> int:
-    """The job's priority: that of its class, else that of pods without a class."""
-    name = job.spec.priority_class_name
-    if not may_use(job.key.namespace, name, allowed):
-        name = DEFAULT_CLASS
-    return priorities.get(name, 0)

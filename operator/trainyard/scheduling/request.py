@@ -27,6 +27,8 @@ class JobRequest:
     created_at: datetime
     priority: int = 0
     """Value of the job's priority class; higher goes first."""
+    refused_class: str = ""
+    """The priority class that the job names and its namespace may not use."""
     shape: PodShape
     """What each worker requests; of no meaning for a gang."""
     coordinator: PodShape | None = None

@@ -48,6 +48,7 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
     code, _ = invoke(
         *("--namespace", "a", "--namespace", "b", "--reach", "direct", "--leader-elect"),
         *("--service-name", "coordinators"),
+        *("--priority-class", "urgent=team-a,team-b", "--priority-class", "nobody="),
         *("--lease-name", "mine", "--start-timeout", "90s", "--scrape-interval", "2m"),
         *("--scrape-timeout", "3s", "--unreachable-timeout", "2s", "--replace-timeout", "4s"),
     )
@@ -55,6 +56,10 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
     [(process, reconciling)] = parsed
     assert reconciling.namespaces == ("a", "b")
     assert reconciling.service_name == "coordinators"
+    assert reconciling.priority_class_namespaces == {
+        "urgent": {"team-a", "team-b"},
+        "nobody": frozenset(),
+    }
     assert reconciling.timeouts.start_timeout == timedelta(seconds=90)
     assert reconciling.scrape_interval == timedelta(minutes=2)
     assert reconciling.scrape_timeout == timedelta(seconds=3)
@@ -72,6 +77,8 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
         (("--renew-deadline", "15s"), "--renew-deadline must be shorter"),
         (("--reach", "smoke"), "smoke"),
         (("--service-name", "team.trainyard"), "'team.trainyard' is not the name of a Service"),
+        (("--priority-class", "urgent"), "'urgent' must be CLASS=NAMESPACE"),
+        (("--priority-class", "=team-a"), "'=team-a' must be CLASS=NAMESPACE"),
         (("--service-name", "9th"), "'9th' is not the name of a Service"),
         (("--service-name", ""), "'' is not the name of a Service"),
         (("--service-name", "s" * 64), "is not the name of a Service: at most 63"),

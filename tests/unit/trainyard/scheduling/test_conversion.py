@@ -17,7 +17,7 @@ from tests.support.jobs import (
     make_job,
     workers,
 )
-from trainyard.api.cluster import Toleration
+from trainyard.api.cluster import Taint, Toleration
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import Change, Measurement, ScalingStatus
 from trainyard.scheduling.assignment import initial_assignment
@@ -71,6 +71,52 @@ def test_a_request_has_what_the_spec_says() -> None:
 def test_an_unknown_priority_class_has_priority_0() -> None:
     job = make_job({"priorityClassName": "deleted since"})
     assert request_of(job, ScalingStatus(), None, {}).priority == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "priority", "refused"),
+    [
+        pytest.param("", {}, 3, "", id="the cluster's default"),
+        pytest.param("urgent", {}, 9, "", id="a class that is not limited"),
+        pytest.param("urgent", {"urgent": ["team", "b"]}, 9, "", id="one for its namespace"),
+        pytest.param("urgent", {"urgent": ["b"]}, 3, "urgent", id="one for others"),
+        pytest.param("urgent", {"urgent": []}, 3, "urgent", id="one for nobody"),
+        pytest.param("system-x", {}, 3, "system-x", id="one that Kubernetes reserves"),
+        pytest.param("system-x", {"system-x": ["team"]}, 99, "", id="unless it is listed"),
+    ],
+)
+def test_a_priority_class_counts_if_the_namespace_may_use_it(
+    name: str, allowed: dict[str, list[str]], priority: int, refused: str
+) -> None:
+    classes = {"": 3, "urgent": 9, "system-x": 99}
+    job = make_job({"priorityClassName": name})
+    request = request_of(job, ScalingStatus(), None, classes, allowed=allowed)
+    assert (request.priority, request.refused_class) == (priority, refused)
+
+
+def test_every_resource_of_a_worker_counts_whatever_its_gpus_are_called() -> None:
+    """Eight GPUs a worker passed the queue beside `gpus: 0`."""
+    resources = {"limits": {"nvidia.com/gpu": 8, "cpu": "1500m"}, "requests": {"memory": "1Gi"}}
+    workers = {"gpus": 0, "gpuResource": "a.b/c", "resources": resources}
+    shape = request_of(make_job({"workers": workers}), ScalingStatus(), None, {}).shape
+    expected = {"nvidia.com/gpu": 8, "cpu": 1500, "memory": 2**30, "pods": 1}
+    assert dict(shape.requests) == expected
+    assert [toleration.key for toleration in shape.tolerations] == ["nvidia.com/gpu"]
+
+
+def test_the_accelerator_that_the_job_names_comes_first() -> None:
+    resources = {"limits": {"a.com/nic": 32}}
+    workers = {"gpus": 8, "resources": resources}
+    request = request_of(make_job({"workers": workers}), ScalingStatus(), None, {})
+    assert request.shape.accelerators == (("nvidia.com/gpu", 8), ("a.com/nic", 32))
+    assert request.gpus_per_worker == 8
+
+
+def test_parts_of_a_gpu_tolerate_the_vendors_taint() -> None:
+    workers = {"gpuResource": "nvidia.com/mig-1g.5gb"}
+    shape = worker_shape(make_job({"workers": workers}).spec)
+    taint = Taint(key="nvidia.com/gpu", value="present")
+    assert any(toleration.tolerates(taint) for toleration in shape.tolerations)
 
 
 def test_a_request_has_what_was_decided_and_measured() -> None:
