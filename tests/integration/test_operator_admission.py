@@ -56,7 +56,10 @@ async def test_foreign_pods_occupy_gpus_of_their_own_node_only(testbed: Testbed)
     await occupy(testbed, "one", 6, first)
     await occupy(testbed, "two", 5, second)
     await testbed.submit("digits", 1, gpus=4)
-    message = "needs 1 × 4 nvidia.com/gpu (min); 5 free on 2 nodes"
+    message = (
+        "needs 1 × 4 nvidia.com/gpu (min); 5 free on 2 nodes; pods of no job in the way: "
+        f"{testbed.namespace}/one, {testbed.namespace}/two"
+    )
     await wait_for_waiting(testbed, "digits", "WaitingForGPUs", message)
     await vacate(testbed, "one")
     await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-1")
@@ -101,19 +104,53 @@ async def test_the_queue_is_ordered_by_priority_then_age(
 
 
 async def test_a_small_job_does_not_starve_the_first_in_the_queue(testbed: Testbed) -> None:
-    [node] = await testbed.add_nodes(4)
-    await occupy(testbed, "foreign", 2, node)
+    await testbed.add_nodes(4)
+    await testbed.submit("running", 2)
+    await testbed.wait_for_phase("running", "Running")
+    await _next_second()
     await testbed.submit("large", 4)
     await wait_for_waiting(testbed, "large", "WaitingForGPUs")
     await _next_second()
     await testbed.submit("small", 1)
     message = "needs 1 × 1 nvidia.com/gpu (min); 2 free on 1 node; 1 job before it"
     await wait_for_waiting(testbed, "small", "WaitingInQueue", message)
-    await vacate(testbed, "foreign")
+    await testbed.delete("running")
     await testbed.wait_for_phase("large", "Running")
     await wait_for_waiting(testbed, "small", "WaitingForGPUs")
     await testbed.delete("large")
     await testbed.wait_for_phase("small", "Running")
+
+
+async def test_a_pod_of_no_job_does_not_stop_the_queue(testbed: Testbed) -> None:
+    [node] = await testbed.add_nodes(4)
+    await occupy(testbed, "notebook", 1, node)
+    await testbed.submit("large", 4)
+    message = (
+        "needs 4 × 1 nvidia.com/gpu (min); 3 free on 1 node; pods of no job in the way: "
+        f"{testbed.namespace}/notebook"
+    )
+    await wait_for_waiting(testbed, "large", "WaitingForGPUs", message)
+    await _next_second()
+    await testbed.submit("small", 1)
+    await testbed.wait_for_phase("small", "Running")
+
+
+async def test_workers_are_admitted_by_cpu_too(testbed: Testbed) -> None:
+    """A simulated node has 64 cores; a worker for which there is no CPU stayed Pending."""
+    await testbed.add_nodes(8)
+    resources: Object = {"resources": {"requests": {"cpu": "40"}}}
+    await testbed.submit("digits", 2, minimum=1, maximum=2, **resources)
+    await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-1")
+    short = "has 23900m cpu free beside 7 nvidia.com/gpu"
+    await testbed.wait_for("digits", lambda job: short in scaling(job)["message"])
+    await testbed.submit("cpu", 1, gpus=0, **resources)
+    message = (
+        "needs 1 × 40 cpu (min); 0 fit on 0 nodes, but node "
+        f"{testbed.namespace}-0 has 23900m cpu free"
+    )
+    await wait_for_waiting(testbed, "cpu", "WaitingForResources", message)
+    await testbed.delete("digits")
+    await testbed.wait_for_phase("cpu", "Running")
 
 
 async def test_as_many_workers_start_as_fit_and_the_rest_follow(testbed: Testbed) -> None:

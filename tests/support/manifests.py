@@ -19,6 +19,7 @@ def job(
     maximum: int | None = None,
     gpus: int = 1,
     policy: str = "Manual",
+    resources: Object | None = None,
     template: Object | None = None,
     **spec: Any,
 ) -> Object:
@@ -36,6 +37,7 @@ def job(
                 "max": replicas if maximum is None else maximum,
                 "replicas": replicas,
                 "gpus": gpus,
+                "resources": resources or {},
                 "template": {
                     "tolerations": tolerations,
                     "nodeSelector": {POOL: pool},

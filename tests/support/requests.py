@@ -39,7 +39,7 @@ def shape(
     resource: str = GPU,
     node_selector: Mapping[str, str] | None = None,
     tolerations: Iterable[Toleration] = (),
-    **requests: int,
+    **requests: Any,
 ) -> PodShape:
     """A pod with GPUs; without any it requests one core."""
     accelerators = {resource: gpus} if gpus else {}
@@ -51,6 +51,8 @@ def shape(
 
 def with_shape(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a request, with the shape made from those that describe a worker."""
+    if "shape" in fields:
+        return fields
     described = {
         argument: fields[name]
         for name, argument in {

@@ -78,6 +78,7 @@ def _wait_for_resources(job: JobRequest, ledger: Ledger) -> Decision:
         availability=ledger.availability(shape),
         unready_nodes=candidates.matching - len(candidates.ready),
         in_the_way=ledger.usage.in_the_way(shape) if is_blocked else (),
+        refused_class=job.refused_class,
     )
     return _wait(waiting_reason({shape: needed}, ledger), facts)
 

@@ -17,7 +17,7 @@ from trainyard.api.cluster import Cluster
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.admission import admit, queue_position
-from trainyard.scheduling.capacity import Basis, Ledger, contending
+from trainyard.scheduling.capacity import Ledger, contending
 from trainyard.scheduling.decision import Allocation, Decision
 from trainyard.scheduling.facts import PodsRequest, Shortage, SizeChanged, SizeKept
 from trainyard.scheduling.gangs import (
@@ -51,8 +51,8 @@ class _SchedulingCycle:
     queue: Sequence[JobRequest]
     """All jobs, waiting and admitted, in queue order."""
     usage: ClusterUsage
-    bound: Mapping[Key, int]
-    """Workers' pods bound to a node, by job."""
+    bound_nodes: Mapping[Key, Counter[str]]
+    """Workers' pods bound to a node, by job and node."""
     bound_parties: Mapping[Key, frozenset[str]]
     """Parties whose pod is bound to a node, by job."""
     now: datetime
@@ -60,23 +60,24 @@ class _SchedulingCycle:
 
     def unbound(self, job: JobRequest, workers: int) -> int:
         """How many of the job's workers still need resources that no pod of theirs holds."""
-        return max(0, workers - self.bound.get(job.key, 0))
+        return max(0, workers - self.bound_nodes.get(job.key, Counter()).total())
 
-    def kept(self, job: JobRequest, proposal: Proposal | None) -> Mapping[PodShape, int]:
-        """What an admitted job certainly keeps, by shape; a gang has no proposal."""
+    def outstanding(self, job: JobRequest, proposal: Proposal | None) -> Mapping[PodShape, int]:
+        """What an admitted job certainly keeps and has no pod for yet; a gang has no proposal."""
         if proposal is None:
-            return gang_shapes([pod for pod in job.gang if pod.party in job.admitted_parties])
+            return unbound_shapes(job, self.bound_parties.get(job.key, frozenset()))
         kept = job.admitted_workers
         if proposal.is_applied(job):
             kept = min(kept, proposal.workers)
-        return {job.shape: kept}
+        missing = self.unbound(job, kept)
+        return {job.shape: missing} if missing else {}
 
-    def outstanding(self, job: JobRequest, kept: Mapping[PodShape, int]) -> Mapping[PodShape, int]:
-        """What of it has no pod with a node yet."""
-        if job.gang:
-            return unbound_shapes(job, self.bound_parties.get(job.key, frozenset()))
-        missing = {shape: self.unbound(job, workers) for shape, workers in kept.items()}
-        return {shape: workers for shape, workers in missing.items() if workers}
+    def could_be_whole(self, job: JobRequest, shape: PodShape, missing: int) -> bool:
+        """Whether the missing pods would fit beside the job's others if no other job ran."""
+        candidates = self.usage.candidates(shape)
+        bound = self.bound_nodes.get(job.key, Counter())
+        present = sum(bound[name] for name in bound.keys() & candidates.attainable)
+        return candidates.attainable_capacity >= missing + present
 
 
 def allocate(
@@ -105,7 +106,7 @@ def allocate(
     cycle = _SchedulingCycle(
         queue=queue,
         usage=ClusterUsage(cluster, matcher),
-        bound=Counter(key for key, pod in cluster.assigned_pods() if pod.role == Role.WORKER),
+        bound_nodes=_bound_nodes(cluster),
         bound_parties=bound_parties(cluster),
         now=now,
         settings=settings,
@@ -122,6 +123,15 @@ def allocate(
         cycle = replace(cycle, queue=assumed)
         decisions = _merge(queue, decisions, _run_cycle(cycle, proposals))
     return decisions
+
+
+def _bound_nodes(cluster: Cluster) -> dict[Key, Counter[str]]:
+    """The nodes of workers' pods, by job."""
+    found: dict[Key, Counter[str]] = {}
+    for key, pod in cluster.assigned_pods():
+        if pod.role == Role.WORKER:
+            found.setdefault(key, Counter())[pod.node] += 1
+    return found
 
 
 def _run_cycle(cycle: _SchedulingCycle, proposals: dict[Key, Proposal]) -> dict[Key, Decision]:
@@ -211,11 +221,10 @@ def _keep_admitted(
     for job in cycle.queue:
         if job.admitted_workers <= 0:
             continue
-        kept = cycle.kept(job, proposals.get(job.key))
-        for shape, missing in cycle.outstanding(job, kept).items():
+        for shape, missing in cycle.outstanding(job, proposals.get(job.key)).items():
             outstanding[shape] = outstanding.get(shape, 0) + missing
             is_placed = _take_outside(shape, missing, job.key, desired, ledger)
-            if not is_placed and not ledger.unplaceable(kept, Basis.ATTAINABLE):
+            if not is_placed and cycle.could_be_whole(job, shape, missing):
                 unplaced.append(shape)
         if job.coordinator is not None:
             ledger.take(job.coordinator, 1)

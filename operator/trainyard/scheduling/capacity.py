@@ -7,16 +7,15 @@ nodes, to know that a placement exists, and the pods of a job prefer the nodes t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from trainyard.api.names import Key
-from trainyard.api.resources import is_extended
 from trainyard.scheduling.packing import NodeCapacityIndex
-from trainyard.scheduling.shapes import ANY_RESOURCE, PodShape
+from trainyard.scheduling.reservations import Reservations
+from trainyard.scheduling.shapes import PodShape
 from trainyard.scheduling.usage import CandidateNodes, ClusterUsage, subtract
 
 _NO_NODES: Final[frozenset[str]] = frozenset()
@@ -85,12 +84,10 @@ class Ledger:
     __slots__ = (
         "_availability",
         "_basis",
-        "_closed",
+        "_by_accelerators",
         "_free",
         "_hypothetical",
         "_indexes",
-        "_limiting",
-        "_limits",
         "_placements",
         "_plain",
         "_reservations",
@@ -105,14 +102,10 @@ class Ledger:
             start = usage.free if basis is Basis.FREE else usage.attainable
             self._free = {name: dict(amounts) for name, amounts in start.items()}
         self._plain = {name: dict(amounts) for name, amounts in usage.plain.items()}
-        self._closed: dict[str, frozenset[str]] = {}
-        """Nodes that are reserved, by the resource over which the waiting shape competes."""
-        self._limits: dict[str, dict[str, int]] = {}
-        """By node, what jobs behind a waiting one may take of what it does not compete for."""
-        self._limiting: set[PodShape] = set()
-        self._reservations: Counter[tuple[tuple[str, ...], frozenset[str]]] = Counter()
+        self._reservations = Reservations(usage)
         self._indexes: dict[_IndexKey, NodeCapacityIndex] = {}
         self._availability: dict[PodShape, tuple[int, int, Shortfall | None]] = {}
+        self._by_accelerators: dict[PodShape, int] = {}
         self._placements: list[_Placement] = []
         self._hypothetical: dict[Basis, Ledger] = {}
 
@@ -124,14 +117,15 @@ class Ledger:
         """How many pods of the shape fit now, by default beside what is reserved."""
         if include_reserved:
             return self._index(shape, _NO_NODES, is_limited=False).total
-        return self._index(shape, self._excluded(shape)).total
+        return self._index(shape, self._reservations.excluded(shape)).total
 
     def slots_by_accelerators(self, shape: PodShape) -> int:
         """How many would fit, reserved nodes included, if only accelerators counted."""
-        if not shape.accelerators:
-            return 0
-        alone = PodShape(requests=shape.accelerators)
-        return sum(alone.fits(self._free[name]) for name in self._usable(shape))
+        if shape not in self._by_accelerators:
+            alone = PodShape(requests=shape.accelerators)
+            fitting = (alone.fits(self._free[name]) for name in self._usable(shape))
+            self._by_accelerators[shape] = sum(fitting)
+        return self._by_accelerators[shape]
 
     def availability(self, shape: PodShape) -> Availability:
         """What is free on the nodes that match, and how many jobs wait for them."""
@@ -203,39 +197,14 @@ class Ledger:
         return found
 
     def reserve(self, shape: PodShape, pods: int) -> None:
-        """Keep the nodes that could ever hold such pods for a waiting job of so many.
-
-        No later job that competes for the same accelerators is placed there; the others get of
-        CPU and memory what the waiting job could not use. A job without accelerators keeps nodes
-        that have none, if these could hold it.
-        """
-        nodes = self.candidates(shape).attainable
-        if not shape.accelerators:
-            without = nodes - self.usage.accelerated
-            if sum(shape.fits(self.usage.attainable[name]) for name in without) >= pods:
-                nodes = without
-        self._reservations[shape.contended, nodes] += 1
-        for resource in shape.contended:
-            self._closed[resource] = self._closed.get(resource, _NO_NODES) | nodes
-        if shape.accelerators and shape not in self._limiting:
-            self._limiting.add(shape)
-            for name in nodes:
-                self._limit(shape, name)
+        """Keep nodes for a waiting job of so many pods; see `Reservations`."""
+        if self._reservations.add(shape, pods, self._plain):
             self._indexes = {k: i for k, i in self._indexes.items() if not k.is_limited}
-
-    def _limit(self, shape: PodShape, name: str) -> None:
-        """Withhold CPU, memory and so on for all pods of the shape that a node could hold."""
-        amounts, plain = self.usage.attainable[name], self._plain.get(name, {})
-        pods, limits = shape.fits(amounts), self._limits.setdefault(name, {})
-        for resource, needed in shape.requests:
-            if not is_extended(resource):
-                left = amounts.get(resource, 0) - pods * needed - plain.get(resource, 0)
-                limits[resource] = min(left, limits.get(resource, left))
 
     def _fill(self, shape: PodShape, pods: int, avoid: frozenset[str], owner: Key | None) -> int:
         if pods <= 0:
             return 0
-        chosen = self._index(shape, avoid | self._excluded(shape)).pack(pods)
+        chosen = self._index(shape, avoid | self._reservations.excluded(shape)).pack(pods)
         for node, count in chosen:
             self._use(shape, node, count)
             self._placements.append(_Placement(shape, node, count, owner))
@@ -246,21 +215,21 @@ class Ledger:
         subtract(self._free[node], requests, pods)
         if not shape.accelerators:
             subtract(self._plain.setdefault(node, {}), requests, -pods)
-        if node in self._limits:
-            limits = self._limits[node]
+        if limits := self._reservations.limits.get(node):
             subtract(limits, {r: n for r, n in requests.items() if r in limits}, pods)
         for key, index in self._indexes.items():
             if node in index:
                 index.update(node, self._capacity(key.shape, node, is_limited=key.is_limited))
         self._availability.clear()
+        self._by_accelerators.clear()
 
     def _capacity(self, shape: PodShape, node: str, *, is_limited: bool) -> int:
         pods = shape.fits(self._free[node])
-        if not is_limited or not pods or node not in self._limits:
+        limits = self._reservations.limits.get(node)
+        if not is_limited or not pods or not limits:
             return pods
-        limits = self._limits[node]
         within = (max(limits[r], 0) // n for r, n in shape.requests if r in limits)
-        return min(pods, *within) if limits else pods
+        return min(pods, *within)
 
     def _index(
         self, shape: PodShape, excluded: frozenset[str], *, is_limited: bool = True
@@ -280,25 +249,11 @@ class Ledger:
             return frozenset(node.name for node in self.usage.matcher.matching(shape))
         return self.candidates(shape).ready
 
-    def _excluded(self, shape: PodShape) -> frozenset[str]:
-        """The nodes that are reserved for jobs that compete with the shape."""
-        excluded = self._closed.get(ANY_RESOURCE, _NO_NODES)
-        for resource in shape.contended:
-            if closed := self._closed.get(resource):
-                excluded = excluded | closed if excluded else closed
-        return excluded
-
     def _jobs_ahead(self, shape: PodShape) -> int:
         if not self._reservations:
             return 0
-        ready, contended = self.candidates(shape).ready, {*shape.contended, ANY_RESOURCE}
         is_limited = self.slots(shape) < self.slots(shape, include_reserved=True)
-        return sum(
-            count
-            for (resources, nodes), count in self._reservations.items()
-            if (not contended.isdisjoint(resources) or (is_limited and not shape.accelerators))
-            and not nodes.isdisjoint(ready)
-        )
+        return self._reservations.ahead_of(shape, is_limited=is_limited)
 
     def _count_free(self, shape: PodShape) -> tuple[int, int, Shortfall | None]:
         """What is free, on how many nodes, and which node lacks something else."""

@@ -65,7 +65,7 @@ def explain(facts: Facts) -> str:
             return f"admitted with {_count(facts.parties, 'party')}: {_gpus(facts.gpus)}"
         case PartiesWaiting():
             together = f"all {facts.parties} parties start together; {_parties(facts.waiting)}"
-            return together + _in_the_way(facts.in_the_way)
+            return together + _in_the_way(facts.in_the_way) + _refused_class(facts.refused_class)
         case PartiesAssigned():
             return _parties_assigned(facts)
         case SizeKept():
@@ -112,7 +112,7 @@ def _workers_waiting(facts: WorkersWaiting) -> str:
     if unready := facts.unready_nodes:
         verb = "is" if unready == 1 else "are"
         sentence += f"; {_count(unready, 'matching node')} {verb} not ready"
-    return sentence + _in_the_way(facts.in_the_way)
+    return sentence + _in_the_way(facts.in_the_way) + _refused_class(facts.refused_class)
 
 
 def _workers_do_not_fit(facts: WorkersDoNotFit) -> str:
@@ -276,6 +276,11 @@ def _shortfall(shape: PodShape, available: Availability) -> str:
 def _in_the_way(pods: Sequence[str]) -> str:
     """`; pods of no job in the way: a/b, c/d`."""
     return f"; pods of no job in the way: {', '.join(pods)}" if pods else ""
+
+
+def _refused_class(name: str) -> str:
+    """`; priority class urgent does not count, as its namespace may not use it`."""
+    return f"; priority class {name} does not count: its namespace may not use it" if name else ""
 
 
 def _gain(gain: Gain) -> str:

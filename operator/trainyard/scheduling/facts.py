@@ -54,6 +54,8 @@ class WorkersWaiting:
     """Nodes that match the request and are not ready."""
     in_the_way: tuple[str, ...] = ()
     """Some pods that are of no job and keep the minimum from fitting: namespace/name."""
+    refused_class: str = ""
+    """The priority class that the job names and its namespace may not use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,8 @@ class PartiesWaiting:
     waiting: tuple[WaitingParty, ...]
     in_the_way: tuple[str, ...] = ()
     """Some pods that are of no job and keep the gang from fitting: namespace/name."""
+    refused_class: str = ""
+    """The priority class that the job names and its namespace may not use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,6 +116,7 @@ def _wait(
         parties=len(job.gang),
         waiting=_waiting_parties(waiting, ledger),
         in_the_way=tuple(dict.fromkeys(p for s in blocked for p in ledger.usage.in_the_way(s)))[:3],
+        refused_class=job.refused_class,
     )
     reason = waiting_reason(shapes, ledger) if is_possible else Reason.NO_SUCH_NODES
     return Decision(workers=0, recommended=0, reason=reason, facts=facts)

@@ -52,8 +52,13 @@ class PodShape:
 
     def fits(self, amounts: ResourceAmounts) -> int:
         """How many such pods these amounts suffice for."""
-        least = min((amounts.get(r, 0) // n for r, n in self.requests), default=0)
-        return max(least, 0)
+        least = None
+        for resource, needed in self.requests:
+            count: int = amounts.get(resource, 0) // needed
+            if count <= 0:
+                return 0
+            least = count if least is None or count < least else least
+        return least or 0
 
     def scarcest_in(self, amounts: ResourceAmounts) -> str:
         """The resource of which these amounts suffice for the fewest pods."""

@@ -126,6 +126,37 @@ def test_our_finished_pods_hold_no_resources_but_are_kept() -> None:
     assert len(cache.pods_of(KEY)) == 1
 
 
+def test_a_pod_belongs_to_a_job_that_exists_and_that_its_owner_reference_names() -> None:
+    """Its labels were enough, which anyone can set: its GPUs counted as the job's."""
+    cache = ClusterCache()
+    cache.put_job(make_job())
+    cache.put_pod(worker(0))
+    cache.put_pod(worker(1, owner_uid="of an earlier job"))
+    cache.put_pod(worker(2, owner_uid=""))
+    cache.put_pod(worker(3, job=OTHER))
+    assert [pod.job for pod in cache.cluster().pods] == [KEY, None, None, None]
+
+
+def test_foreign_pods_without_accelerators_count_too() -> None:
+    """A DaemonSet's pods take CPU of every node."""
+    cache = ClusterCache()
+    cache.put_pod(replace(NOTEBOOK, requests={"cpu": 100, "pods": 1}))
+    assert [pod.requests for pod in cache.cluster().pods] == [{"cpu": 100, "pods": 1}]
+
+
+def test_the_nodes_are_one_object_until_one_of_them_changes() -> None:
+    """What is known of them is remembered for so long."""
+    cache = ClusterCache()
+    cache.nodes.put(Node(name="n0", allocatable={"cpu": 1}, resource_version=1))
+    first = cache.cluster().nodes
+    cache.nodes.put(Node(name="n0", allocatable={"cpu": 1}, resource_version=2))
+    assert cache.cluster().nodes is first
+    cache.nodes.put(Node(name="n0", allocatable={"cpu": 2}, resource_version=3))
+    assert cache.cluster().nodes != first
+    cache.nodes.remove(N0)
+    assert cache.cluster().nodes == ()
+
+
 def test_a_heartbeat_of_a_node_is_no_change() -> None:
     nodes = ClusterCache().nodes
     assert nodes.put(Node(name="n0", allocatable={"nvidia.com/gpu": 8}, resource_version=1))

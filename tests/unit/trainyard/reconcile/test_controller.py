@@ -13,7 +13,7 @@ from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import KEY, NOW, UID, at, coordinator, has_run, make_job, raw_job, worker
 from trainyard.api.names import Key
-from trainyard.api.pods import parse_pod
+from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.client import ApiError
 from trainyard.cluster.decoding import Page
 from trainyard.reconcile import controller as controller_module
@@ -119,6 +119,32 @@ async def test_what_is_found_about_nodes_and_foreign_pods_triggers_the_scheduler
     del api.objects[path]
     await relist(controller)
     assert is_triggered(controller)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        pytest.param({}, {}, False, id="nothing that it holds"),
+        pytest.param({"nodeName": ""}, {}, True, id="bound to a node"),
+        pytest.param({"nodeName": ""}, {"nodeName": ""}, False, id="still without a node"),
+        pytest.param({}, {"containers": []}, True, id="resized"),
+        pytest.param({}, None, True, id="gone"),
+    ],
+)
+async def test_a_foreign_pod_triggers_the_scheduler_if_it_takes_or_gives_back(
+    controller: Controller, before: Object, after: Object | None, expected: bool
+) -> None:
+    """Most events of a large cluster are of pods of others, and change nothing that counts."""
+
+    def foreign(version: int, spec: Object) -> Pod:
+        raw = raw_pod("Running", version, labels={})
+        requests = [{"resources": {"requests": {"cpu": "1"}}}]
+        raw["spec"] |= {"nodeName": "n1", "containers": requests, **spec}
+        return parse_pod(raw)
+
+    is_triggered(controller)
+    controller.pod_changed(foreign(8, before), None if after is None else foreign(9, after))
+    assert is_triggered(controller) is expected
 
 
 async def test_every_resync_triggers_the_scheduler(controller: Controller) -> None:

@@ -176,6 +176,33 @@ def test_the_scheduler_counts_what_the_pods_request_and_tolerate(case: str) -> N
         assert counted == tolerated
 
 
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+
+
+@pytest.mark.parametrize(
+    "affinity",
+    [
+        pytest.param({}, id="none of the job's own"),
+        pytest.param({"podAntiAffinity": {"x": 1}}, id="one of another kind"),
+        pytest.param(
+            {"nodeAffinity": {"required": 1, PREFERRED: [{"weight": 1, "preference": {}}]}},
+            id="one of the same kind",
+        ),
+    ],
+)
+def test_a_worker_prefers_the_nodes_on_which_it_was_counted(affinity: dict[str, Any]) -> None:
+    job = make_job({"workers": {"template": {"affinity": affinity} if affinity else {}}})
+    before = worker_pod(job, 0, 1, NETWORK)["spec"]["affinity"]
+    after = worker_pod(job, 0, 1, NETWORK, ("a", "b"))["spec"]["affinity"]
+    preferred = after["nodeAffinity"].pop(PREFERRED)
+    expressions = [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["a", "b"]}]
+    ours = {"weight": 100, "preference": {"matchExpressions": expressions}}
+    own = before.get("nodeAffinity", {}).pop(PREFERRED, [])
+    assert preferred == [*own, ours]
+    assert after == {"nodeAffinity": {}, **before}
+    assert affinity == {} or {**affinity, **before} == before, "its own is kept"
+
+
 def _gpus(pod: Pod) -> int:
     return sum(count for resource, count in pod.requests.items() if is_extended(resource))
 

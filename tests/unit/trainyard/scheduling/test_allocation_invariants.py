@@ -39,6 +39,7 @@ def _clusters(draw: st.DrawFn) -> tuple[Node, ...]:
     )
 
 
+_CPU: st.SearchStrategy[dict[str, Any]] = st.sampled_from([{}, {}, {"cpu": 1000}, {"cpu": 3000}])
 _SPEEDS = st.one_of(
     st.floats(1, 1000),
     st.sampled_from([math.nan, math.inf, -1.0, 0.0, 1e300]),
@@ -67,7 +68,7 @@ def _requests(draw: st.DrawFn, name: str) -> JobRequest:
         shape=shape(
             draw(st.integers(0, 3)),
             node_selector=draw(st.sampled_from([{}, {"zone": "a"}, {"zone": "b"}])),
-            **draw(st.sampled_from([{}, {}, {"cpu": 1000}, {"cpu": 3000}])),
+            **draw(_CPU),
         ),
         min_workers=low,
         max_workers=high,

@@ -164,6 +164,17 @@ SENTENCES: dict[str, tuple[Reason, Facts, str]] = {
         f"needs 4 × 2 {GPU} (min); 3 free on 1 node; "
         "pods of no job in the way: team/notebook, team/other",
     ),
+    "waiting with a priority class that does not count": (
+        Reason.WAITING_FOR_GPUS,
+        WorkersWaiting(
+            minimum=workers(4),
+            availability=available(3, 1),
+            unready_nodes=0,
+            refused_class="urgent",
+        ),
+        f"needs 4 × 2 {GPU} (min); 3 free on 1 node; "
+        "priority class urgent does not count: its namespace may not use it",
+    ),
     "a gang waiting for what pods of no job hold": (
         Reason.WAITING_FOR_GPUS,
         PartiesWaiting(parties=2, waiting=(party("ann"),), in_the_way=("team/notebook",)),
