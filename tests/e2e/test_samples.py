@@ -14,7 +14,8 @@ from tests.e2e.testbed import Testbed, party, training
 from tests.support.apply import apply
 from tests.support.testbed import scaling
 from trainyard.api import names
-from trainyard.cluster.client import ApiError, collection
+from trainyard.cluster.client import collection
+from trainyard.cluster.errors import ApiError
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 FILES = sorted(SAMPLES.glob("*.yaml"))

@@ -18,8 +18,8 @@ from tests.support.waiting import eventually
 from trainyard.api.jobs import parse_job
 from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.authorities import Authorities
-from trainyard.cluster.client import ApiError
 from trainyard.cluster.coordinator import address_of
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.execute import execute
 from trainyard.cluster.portforward import forward
 from trainyard_trainer.contract.env import COORDINATOR_PORT, PATH_METRICS, Role

@@ -6,7 +6,8 @@ from tests.faults.workload import Job, Workload
 from tests.support.manifests import Object
 from tests.support.testbed import Testbed, condition, phase
 from trainyard.api.names import API_VERSION
-from trainyard.cluster.client import ApiError, collection
+from trainyard.cluster.client import collection
+from trainyard.cluster.errors import ApiError
 
 
 class Checker:

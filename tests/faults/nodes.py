@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from tests.support import manifests
 from tests.support.kubelet import Kubelet
 from tests.support.testbed import Testbed
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 
 GPUS = 8
 

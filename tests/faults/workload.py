@@ -14,7 +14,8 @@ from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
 from tests.support.testbed import Testbed, phase
 from trainyard.api.names import API_VERSION
-from trainyard.cluster.client import ApiError, collection
+from trainyard.cluster.client import collection
+from trainyard.cluster.errors import ApiError
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 MAX_JOBS = 10

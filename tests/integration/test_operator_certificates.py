@@ -19,7 +19,8 @@ from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
 from tests.support.testbed import Testbed, condition, workers
 from tests.support.waiting import eventually
-from trainyard.cluster.client import ApiError, KubeClient
+from trainyard.cluster.client import KubeClient
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.issuance import OVERLAP
 from trainyard.cluster.master import MasterStore, name_of
 from trainyard.reconcile.rotation import RETIRE_AFTER

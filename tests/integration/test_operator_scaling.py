@@ -11,7 +11,7 @@ from tests.support.testbed import Testbed, condition, scaling, workers
 from tests.support.waiting import eventually
 from tools.localcluster import Cluster
 from tools.localcluster.commands import run
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import msgspec
 
-from trainyard.cluster.client import ApiError, KubeClient
+from trainyard.cluster.client import KubeClient
 from trainyard.cluster.decoding import ListMeta, Page
+from trainyard.cluster.errors import ApiError
 
 Object = dict[str, Any]
 
@@ -52,9 +53,6 @@ class FakeApi:
         version = int(body["metadata"].get("resourceVersion", 0)) + 1
         self.objects[path] = body
         return {"resourceVersion": str(version)}
-
-    async def apply_encoded(self, path: str, body: Object, **options: Any) -> bytes:
-        return msgspec.json.encode(await self.apply(path, body, **options))
 
     async def metadata(self, path: str) -> Object | None:
         self.requests.append(("PATCH", path))

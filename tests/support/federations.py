@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +14,7 @@ from trainyard.api.pods import Pod
 from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
 from trainyard_trainer.contract.env import WIRE_VERSION, Role
 
-FEDERATION = replace(KEY, kind=FEDERATED_JOB)
+FEDERATION = KEY._replace(kind=FEDERATED_JOB)
 PARTIES = ("ann", "bob", "cid")
 
 

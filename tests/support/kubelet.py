@@ -15,7 +15,8 @@ from typing import Any, Self
 from tests.support.manifests import Object
 from tests.support.pod_watcher import PodWatcher
 from tests.support.testbed import Testbed
-from trainyard.cluster.client import MERGE_PATCH, ApiError, KubeClient, collection
+from trainyard.cluster.client import MERGE_PATCH, KubeClient, collection
+from trainyard.cluster.errors import ApiError
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 HEARTBEAT_SECONDS = 8.0

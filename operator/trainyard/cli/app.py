@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from trainyard import __version__
-from trainyard.api.printable import printable
 from trainyard.cli.archive import MAX_MODEL_BYTES, FetchError
 from trainyard.cli.fetch import fetch, parse_target
 from trainyard.cluster.client import KubeClient
+from trainyard_trainer.contract.text import one_line
 
 MAX_ERROR = 4000
 """Characters of an error to show."""
@@ -52,7 +52,7 @@ def fetch_command(
             )
     except FetchError as error:
         # The message may quote a pod: no markup, no control characters.
-        console.print("[red]error:[/red]", escape(printable(str(error), MAX_ERROR)))
+        console.print("[red]error:[/red]", escape(one_line(str(error), MAX_ERROR)))
         raise typer.Exit(1) from None
     for file in files:
         console.print(escape(f"{file} ({file.stat().st_size:,} bytes)"))

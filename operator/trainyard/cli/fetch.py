@@ -14,7 +14,8 @@ from trainyard.api.jobs import Job, parse_job
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, PLURALS, Key
 from trainyard.api.pods import Pod, parse_pod
 from trainyard.cli.archive import MAX_MODEL_BYTES, MAX_RESULT_BYTES, FetchError, unpack
-from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.client import KubeClient, collection
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.execute import CommandError, execute
 from trainyard.render.fetch_pod import fetch_pod
 from trainyard.render.ownership import labels_of

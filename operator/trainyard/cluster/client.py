@@ -24,11 +24,11 @@ from kubernetes.aio import config as kube_config
 from trainyard.api.names import FIELD_MANAGER
 from trainyard.cluster import decoding
 from trainyard.cluster.decoding import Page, WatchEvent
+from trainyard.cluster.errors import ApiError, error_of, may_retry
 from trainyard.cluster.guarded import GuardedPayload
 from trainyard.cluster.paging import PAGE_SIZE, BoundedResponse, OversizedPageError, PageLimit
 from trainyard.cluster.sockets import BUFFER_BYTES, UNACKNOWLEDGED_SECONDS, socket_factory
 from trainyard.cluster.throttle import Priority, Throttle, namespace_of
-from trainyard_trainer.contract.text import printable
 
 Object = dict[str, Any]
 
@@ -43,8 +43,6 @@ TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
 WATCH_SECONDS = 300
 """Lifetime of a watch connection, after which the client opens the next one."""
 WATCH_TIMEOUT = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, connect=10)
-THROTTLED = (429, 503)
-"""Status codes of a server that asks to be left alone for a moment."""
 RETRIES = 8
 """Attempts at a request that is throttled (`THROTTLED`) or does not reach the server."""
 RETRY_DEADLINE_SECONDS = 60
@@ -52,50 +50,6 @@ RETRY_DEADLINE_SECONDS = 60
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, PAUSE_JITTER = 0.1, 5.0, 1.5
 """Pauses between two attempts, unless the server asks for longer ones (`Retry-After`); multiplied
 by up to `PAUSE_JITTER`, so that requests that were throttled together come apart."""
-MAX_MESSAGE, MAX_REASON = 4096, 128
-"""Characters of the server's message and reason; webhooks of users write some of them."""
-
-
-class ApiError(Exception):
-    """An error response of the API server, or status 0 where it could not be reached."""
-
-    def __init__(
-        self, status: int, reason: str, message: str, retry_after_seconds: float = 0.0
-    ) -> None:
-        super().__init__(message or f"{status} {reason}")
-        self.status, self.reason, self.message = status, reason, message
-        self.retry_after_seconds = retry_after_seconds
-        """The least pause before another attempt, as the server asks for it."""
-
-    @property
-    def is_conflict(self) -> bool:
-        """The object exists already, or is not in the expected state."""
-        return self.status == 409
-
-    @property
-    def already_exists(self) -> bool:
-        """There is an object of that name; a busy quota answers 409, too, for another reason."""
-        return self.status == 409 and self.reason == "AlreadyExists"
-
-    @property
-    def is_transient(self) -> bool:
-        """Whether to try again: the server was unreachable, overloaded, failing or too slow."""
-        return self.status in (0, 429) or self.status >= 500 or self.is_expired
-
-    @property
-    def is_forbidden(self) -> bool:
-        """Rejected by RBAC, a quota or an admission plug-in."""
-        return self.status == 403
-
-    @property
-    def is_expired(self) -> bool:
-        """The server no longer has the resource version, perhaps of a listing that took long."""
-        return self.status == 410
-
-    @property
-    def is_missing(self) -> bool:
-        """The object does not exist."""
-        return self.status == 404
 
 
 def collection(api_version: str, plural: str, namespace: str = "") -> str:
@@ -230,7 +184,7 @@ class KubeClient:
                 async with self.throttle.slot(priority, namespace_of(path)):
                     return await self._send_once(method, path, query, data, headers)
             except ApiError as error:
-                if not _may_retry(method, error):
+                if not may_retry(method, error):
                     raise
                 failure = error
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -264,7 +218,7 @@ class KubeClient:
             content = await response.read()
             self.requests += 1
             if response.status >= 400:
-                raise _error(response, content)
+                raise error_of(response, content)
             return content
 
     async def get(self, path: str, *, accept: str = JSON) -> Object:
@@ -402,24 +356,5 @@ class KubeClient:
             self.url(path), params=query, headers=await self.headers(), timeout=WATCH_TIMEOUT
         ) as response:
             if response.status >= 400:
-                raise _error(response, await response.read())
+                raise error_of(response, await response.read())
             yield decoding.decode_events(response.content)
-
-
-def _may_retry(method: str, error: ApiError) -> bool:
-    """Whether to send the request again: the server throttles, or a quota is busy."""
-    # Nothing of that name exists: another creation has just changed the usage of the quota.
-    is_busy_quota = method == "POST" and error.is_conflict and not error.already_exists
-    return error.status in THROTTLED or is_busy_quota
-
-
-def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
-    after = response.headers.get("Retry-After", "")
-    seconds = float(after) if after.isdecimal() else 0.0
-    try:
-        status = msgspec.json.decode(content)
-        reason, message = status.get("reason") or "", status.get("message") or ""
-    except (ValueError, AttributeError):  # a proxy's, perhaps
-        reason, message = response.reason or "", content[:500].decode(errors="replace")
-    message = printable(str(message))[:MAX_MESSAGE]
-    return ApiError(response.status, printable(str(reason))[:MAX_REASON], message, seconds)

@@ -16,7 +16,6 @@ import msgspec
 
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
-from trainyard.api.printable import printable
 from trainyard.api.report import CoordinatorReport
 from trainyard.cluster.client import KubeClient
 from trainyard.cluster.portforward import forward
@@ -24,6 +23,7 @@ from trainyard.cluster.scrape import ReportError, parse_report
 from trainyard.render.network import Network
 from trainyard.render.trainer_config import AnyPlan
 from trainyard_trainer.contract.env import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN
+from trainyard_trainer.contract.text import one_line
 
 SCRAPE_TIMEOUT = timedelta(seconds=2)
 """For a whole scrape, connecting included."""
@@ -288,8 +288,8 @@ def _reason(body: bytes) -> str:
         error = msgspec.json.decode(body)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
         error = None
-    return printable(error, MAX_QUOTE) if isinstance(error, str) else _quote(body)
+    return one_line(error, MAX_QUOTE) if isinstance(error, str) else _quote(body)
 
 
 def _quote(body: bytes) -> str:
-    return printable(body[:MAX_QUOTE].decode(errors="replace"), MAX_QUOTE)
+    return one_line(body[:MAX_QUOTE].decode(errors="replace"), MAX_QUOTE)

@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 import aiohttp
 import msgspec
 
-from trainyard.api.printable import printable
 from trainyard.cluster.client import KubeClient, collection
+from trainyard_trainer.contract.text import one_line
 
 PROTOCOL = "v4.channel.k8s.io"
 OUTPUT, ERRORS, OUTCOME = 1, 2, 3
@@ -60,7 +60,7 @@ async def execute(
         raise CommandError(f"pod {namespace}/{pod}: {error}") from error
     if not _is_success(outcome):
         text = errors.decode(errors="replace").strip() or outcome.decode(errors="replace")
-        shown = printable(text, LAST_ERRORS)
+        shown = one_line(text, LAST_ERRORS)
         raise CommandError(f"{' '.join(command)} in pod {namespace}/{pod}: {shown}")
 
 

@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 
 from trainyard.cluster.activity import Activity
-from trainyard.cluster.client import THROTTLED, ApiError, KubeClient, collection
+from trainyard.cluster.client import KubeClient, collection
 from trainyard.cluster.decoding import (
     UNREADABLE,
     ObjectMeta,
@@ -25,6 +25,7 @@ from trainyard.cluster.decoding import (
     decode_meta,
     decode_status,
 )
+from trainyard.cluster.errors import THROTTLED, ApiError
 from trainyard.cluster.store import ObjectKey, Snapshot, Store, Versioned
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from trainyard.cluster.client import ApiError, KubeClient, Object, collection
+from trainyard.cluster.client import KubeClient, Object, collection
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.lease import boottime
 from trainyard.cluster.objects import get_or_create
 

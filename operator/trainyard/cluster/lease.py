@@ -13,7 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.client import KubeClient, collection
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.leaderelection import (
     JITTER,
     LeaderElectionRecord,

@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from trainyard.api import names
-from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.client import KubeClient, collection
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.objects import get_or_create
 
 SECRET_BYTES: Final = 32

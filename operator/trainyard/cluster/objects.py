@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trainyard.cluster.client import ApiError, KubeClient, Object
+from trainyard.cluster.client import KubeClient, Object
+from trainyard.cluster.errors import ApiError
 
 
 async def find(client: KubeClient, path: str) -> Object | None:

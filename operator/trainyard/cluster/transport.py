@@ -19,7 +19,7 @@ from aiohttp.client_middlewares import ClientHandlerType
 from trainyard.api import names
 from trainyard.api.jobs import JobObject, UnreadableJobError, read_job
 from trainyard.cluster.activity import Activity
-from trainyard.cluster.client import ApiError, KubeClient
+from trainyard.cluster.client import KubeClient
 from trainyard.cluster.decoding import (
     UNREADABLE,
     WatchEvent,
@@ -28,6 +28,7 @@ from trainyard.cluster.decoding import (
     decode_page,
     decode_status,
 )
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.paging import JOB_PAGE_SIZE, BoundedResponse, OversizedPageError, PageLimit
 
 log = logging.getLogger(__name__)

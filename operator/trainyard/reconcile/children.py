@@ -9,7 +9,8 @@ from typing import Any
 
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job
 from trainyard.api.pods import Pod, parse_pod
-from trainyard.cluster.client import ApiError, collection
+from trainyard.cluster.client import collection
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.issuance import check_at
 from trainyard.lifecycle.diff import PodToCreate
 from trainyard.logs import pod_fields

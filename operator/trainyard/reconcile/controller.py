@@ -15,7 +15,7 @@ from trainyard.api.cluster import Node
 from trainyard.api.jobs import UnreadableJobError, read_job
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.informer import Informer
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.exchange import exchange

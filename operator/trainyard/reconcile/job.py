@@ -19,7 +19,7 @@ import msgspec
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.podset import JobPods, group_pods, subdomain_of
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 from trainyard.lifecycle.conditions import with_refusal, with_scheduling_failure
 from trainyard.lifecycle.desired import DesiredState, earliest
 from trainyard.lifecycle.diff import PodActions, pod_actions

@@ -13,7 +13,8 @@ from trainyard.api import names
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job
 from trainyard.api.names import Key
 from trainyard.cluster.certificates import issue
-from trainyard.cluster.client import ApiError, collection
+from trainyard.cluster.client import collection
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.issuance import (
     Issuance,
     annotate,

@@ -7,7 +7,8 @@ import logging
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.client import KubeClient, collection
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.objects import get_or_create
 from trainyard.reconcile.state import Clock
 from trainyard.render.network import namespace_service, unsuitable

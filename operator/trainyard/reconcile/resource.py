@@ -8,7 +8,8 @@ import msgspec
 
 from trainyard.api import names
 from trainyard.api.jobs import Job, Status, with_status
-from trainyard.cluster.client import METADATA, ApiError, collection
+from trainyard.cluster.client import METADATA, collection
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.throttle import Priority
 from trainyard.reconcile.dependencies import Dependencies
 

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from trainyard.api import names
 from trainyard.api.jobs import Job, JobObject, UnreadableJobError, read_job
 from trainyard.api.names import Key
-from trainyard.cluster.client import ApiError, KubeClient, collection
+from trainyard.cluster.client import KubeClient, collection
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.paging import JOB_PAGE_SIZE
 from trainyard.cluster.store import Snapshot
 from trainyard.reconcile.dependencies import Dependencies

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.master import Master, MasterError
 from trainyard.cluster.stored_authorities import STORED
 from trainyard.reconcile.dependencies import Dependencies

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 
 FIRST_PAUSE = timedelta(seconds=0.5)
 MAX_PAUSE = timedelta(minutes=1)

@@ -9,7 +9,8 @@ from trainyard.api import names
 from trainyard.api.jobs import Job, Status, format_time
 from trainyard.api.podset import group_pods
 from trainyard.api.validation import Rejection
-from trainyard.cluster.client import ApiError, collection
+from trainyard.cluster.client import collection
+from trainyard.cluster.errors import ApiError
 from trainyard.lifecycle.desired import DesiredState
 from trainyard.lifecycle.status import StatusInputs, is_urgent, rejected_status, status_of
 from trainyard.logs import job_fields

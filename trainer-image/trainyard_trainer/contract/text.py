@@ -22,3 +22,14 @@ def encodable(text: str) -> str:
 def printable(text: str) -> str:
     """The encodable text with U+FFFD in place of what would control a terminal."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def one_line(text: str, limit: int) -> str:
+    """At most `limit` printable characters, with one space in the place of white space.
+
+    A line break or an escape sequence of somebody else's text would pass for our own output.
+    """
+    kept = "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split())
+    )
+    return kept if len(kept) <= limit else f"{kept[: limit - 1]}…"

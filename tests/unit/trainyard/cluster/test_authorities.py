@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tests.support.fakeapi import FakeApi
 from tests.support.jobs import KEY
 from tests.support.rotation import NOW, request_rotation
@@ -13,7 +11,7 @@ from trainyard.cluster.authorities import CONTEXT_LIFE, Authorities
 async def test_the_contexts_of_all_jobs_are_kept() -> None:
     """Only those of 512 jobs were derived once, and none was kept after a failed connection."""
     authorities = Authorities(FakeApi().client, "trainyard-system")
-    keys = [replace(KEY, name=f"job-{number}") for number in range(600)]
+    keys = [KEY._replace(name=f"job-{number}") for number in range(600)]
     contexts = [await authorities.operator_context(key, key.name, NOW) for key in keys]
     again = [await authorities.operator_context(key, key.name, NOW) for key in keys]
     assert all(first is second for first, second in zip(contexts, again, strict=True))

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from trainyard_trainer.contract.env import Role
 from trainyard_trainer.transport.tls import Credentials
 
 HOST = "digits-coordinator.trainyard.team.svc.cluster.local"
-OTHER = replace(KEY, name="other")
+OTHER = KEY._replace(name="other")
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +228,7 @@ def test_every_leaf_has_a_key_of_its_own(authority: Authority, now: datetime) ->
 
 
 def test_a_job_of_the_longest_name_gets_an_authority(now: datetime) -> None:
-    key = replace(KEY, namespace="n" * 63, name="j" * 45)
+    key = KEY._replace(namespace="n" * 63, name="j" * 45)
     leaf = issue(authority_of(key, now), key, Role.COORDINATOR, now, ("c" * 60 + ".svc",))
     assert b"BEGIN CERTIFICATE" in leaf.certificate
 

@@ -10,7 +10,8 @@ from aiohttp import web
 
 from tests.unit.trainyard.cluster.test_client import Server, serving
 from trainyard.cluster import client as client_module
-from trainyard.cluster.client import MAX_MESSAGE, RETRIES, ApiError
+from trainyard.cluster.client import RETRIES
+from trainyard.cluster.errors import MAX_MESSAGE, ApiError
 from trainyard.cluster.throttle import SLOTS, namespace_of
 from trainyard_trainer.contract.text import printable
 

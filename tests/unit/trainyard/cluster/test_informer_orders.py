@@ -18,8 +18,9 @@ from tests.support.fakeapi import Object
 from tests.support.informers import NODES, PODS, Kind, Resource, State
 from trainyard.cluster import informer as informer_module
 from trainyard.cluster.cache import ClusterCache, PodStore
-from trainyard.cluster.client import ApiError, KubeClient
+from trainyard.cluster.client import KubeClient
 from trainyard.cluster.decoding import ListMeta, Page, WatchEvent
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.informer import Informer
 
 NAMES = ("a", "b")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.fakeapi import FakeApi, Object
 from trainyard.cluster import installations as module
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.installations import (
     CONFIG_MAP,
     DURATION_SECONDS,

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.fakeapi import FakeApi
 from tests.support.jobs import NOW
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.master import MasterError, MasterStore, new_version
 
 PATH = "/api/v1/namespaces/trainyard-system/secrets/trainyard-master"

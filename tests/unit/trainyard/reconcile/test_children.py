@@ -17,8 +17,8 @@ from tests.support.federations import PARTIES, make_federation
 from tests.support.jobs import NETWORK, NOW, UID, coordinator, has_run, make_job
 from trainyard.api.jobs import DistributedJob, FederatedJob
 from trainyard.cluster.certificates import LEAF_LIFE, RENEW_AFTER
-from trainyard.cluster.client import ApiError
 from trainyard.cluster.derivation import derive_authority
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.master import MasterVersion
 from trainyard.reconcile.children import CHILDREN_INTERVAL, ensure_children
 from trainyard.reconcile.state import ChildrenState

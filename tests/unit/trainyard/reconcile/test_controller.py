@@ -14,8 +14,8 @@ from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import KEY, NOW, UID, at, coordinator, has_run, make_job, raw_job, worker
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod, parse_pod
-from trainyard.cluster.client import ApiError
 from trainyard.cluster.decoding import Page
+from trainyard.cluster.errors import ApiError
 from trainyard.reconcile import controller as controller_module
 from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.job import reconcile

@@ -40,10 +40,6 @@ class StatusApi(FakeApi):
         meta = {"uid": name, "resourceVersion": "9", "creationTimestamp": at()}
         return await super().create(path, {**body, "metadata": {**body["metadata"], **meta}})
 
-    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
-        await super().apply(path, body, **rest)
-        return raw_job(CPU, status=body.get("status"), resourceVersion=str(7 + len(self.requests)))
-
 
 def honest_job() -> Job:
     raw = raw_job(CPU, uid="honest", name=OTHER.name, namespace=OTHER.namespace)

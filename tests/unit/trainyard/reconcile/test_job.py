@@ -23,8 +23,8 @@ from tests.support.jobs import (
 )
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.validation import MAX_SPEC_BYTES
-from trainyard.cluster.client import ApiError
 from trainyard.cluster.clock import SteadyClock
+from trainyard.cluster.errors import ApiError
 from trainyard.reconcile.children import CHILDREN_INTERVAL
 from trainyard.reconcile.job import CLOCK_RETRY, reconcile
 from trainyard.reconcile.status import CONFLICT_PAUSE

@@ -17,7 +17,7 @@ from tests.support.federations import make_federation
 from tests.support.jobs import KEY, NETWORK, NOW, UID, has_run, make_job
 from trainyard.api.jobs import Job
 from trainyard.cluster.certificates import RENEW_AFTER
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.leaves import create_leaves, ensure_leaves
 

@@ -13,7 +13,7 @@ from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import KEY, NETWORK, at, coordinator, has_run, make_job, worker
 from trainyard.api.cluster import Node
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 from trainyard.lifecycle.diff import PodToCreate
 from trainyard.logs import JsonFormatter
 from trainyard.reconcile.children import create_pod, delete_pod

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import NOW
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 from trainyard.reconcile.namespace_service import SERVICE_INTERVAL, NamespaceServices
 from trainyard.render.network import namespace_service
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
-from tests.support.jobs import NOW, at, coordinator, has_run, make_job, raw_job, worker
+from tests.support.jobs import NOW, at, coordinator, has_run, make_job, worker
 from trainyard.api.jobs import DistributedJob, Job
 from trainyard.api.names import DISTRIBUTED_JOB, Key
 from trainyard.api.podset import group_pods
@@ -110,14 +110,9 @@ class StatusApi(FakeApi):
         self.now = NOW
         self.writes: list[datetime] = []
 
-    async def apply(self, path: str, body: Object, **rest: Any) -> Object:
-        await super().apply(path, body, **rest)
+    async def update(self, path: str, body: Object, **rest: Any) -> Object:
         self.writes.append(self.now)
-        name = path.split("/")[-2]
-        version = str(len(self.writes) + 100)
-        return raw_job(
-            status=body["status"], name=name, uid=f"uid-of-{name}", resourceVersion=version
-        )
+        return await super().update(path, body, **rest)
 
 
 ASSIGNED = {"desired": 1, "recommended": 1, "reason": "Admitted", "decisionTime": at()}

@@ -10,7 +10,7 @@ import pytest
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import make_job
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 from trainyard.reconcile import resync
 from trainyard.reconcile.resync import learn_priorities, until_served
 

@@ -27,7 +27,7 @@ from tests.support.rotation import (
     versions,
 )
 from trainyard.api.names import Key
-from trainyard.cluster.client import ApiError
+from trainyard.cluster.errors import ApiError
 from trainyard.cluster.issuance import OVERLAP, parse_issuance
 from trainyard.cluster.master import name_of
 from trainyard.reconcile.rotation import RETIRE_AFTER, maintain_master

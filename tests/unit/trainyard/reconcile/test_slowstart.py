@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
-from tests.support.jobs import KEY, NOW, at, job_pods, make_job, raw_job
-from trainyard.cluster.client import ApiError
+from tests.support.jobs import KEY, NOW, at, job_pods, make_job
+from trainyard.cluster.errors import ApiError
 from trainyard.lifecycle.desired import DesiredPods
 from trainyard.lifecycle.diff import pod_actions
 from trainyard.reconcile.job import reconcile
@@ -142,10 +142,6 @@ class FullApi(FakeApi):
             self.pods += 1
             raise ApiError(403, "Forbidden", "exceeded quota: pods")
         return await super().create(path, body)
-
-    async def apply(self, path: str, body: Object, **rest: object) -> Object:
-        await super().apply(path, body, **rest)
-        return raw_job(status=body.get("status"), resourceVersion="8")
 
 
 async def test_a_full_quota_costs_a_job_of_4096_workers_one_request() -> None:
