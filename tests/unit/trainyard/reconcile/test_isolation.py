@@ -14,6 +14,7 @@ from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import KEY, at, make_job, raw_job
 from tests.support.requests import NOW, cluster, decision
+from trainyard.api.cluster import Node
 from trainyard.api.jobs import Job, parse_job
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
@@ -48,7 +49,9 @@ def honest_job() -> Job:
 
 @pytest.fixture
 def deps() -> Dependencies:
-    return dependencies_of(StatusApi(), make_job(CPU), honest_job())
+    deps = dependencies_of(StatusApi(), make_job(CPU), honest_job())
+    deps.cache.nodes.put(Node(name="n0", allocatable={"cpu": 64_000, "memory": 2**40, "pods": 110}))
+    return deps
 
 
 def failures(deps: Dependencies, scope: str) -> float:
@@ -57,10 +60,10 @@ def failures(deps: Dependencies, scope: str) -> float:
 
 
 def fail_in_request(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def request_or_fail(job: Job, *rest: Any) -> JobRequest:
+    def request_or_fail(job: Job, *rest: Any, **more: Any) -> JobRequest:
         if job.key == KEY:
             raise error
-        return request_of(job, *rest)
+        return request_of(job, *rest, **more)
 
     monkeypatch.setattr(requests_module, "request_of", request_or_fail)
 
