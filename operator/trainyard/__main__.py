@@ -24,6 +24,7 @@ from trainyard.cluster.coordinator import Coordinators
 from trainyard.cluster.election_thread import ElectionThread
 from trainyard.cluster.installations import Installations, SecondInstallationError
 from trainyard.cluster.lease import Election, LeadershipLost
+from trainyard.cluster.sockets import shrink_tls_buffers
 from trainyard.health import HealthServer
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.options import OperatorOptions
@@ -130,6 +131,7 @@ def _first(error: BaseException) -> str:
 
 async def operate(process: OperatorOptions, reconciling: Options) -> None:
     """Wire the parts and run them until a signal or the first failure of any."""
+    shrink_tls_buffers()
     async with contextlib.AsyncExitStack() as stack:
         client = await KubeClient.connect(process.kubeconfig, process.context)
         election = await _open_election(process, reconciling, client, stack)

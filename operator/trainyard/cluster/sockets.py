@@ -7,6 +7,7 @@ silent for ever.
 
 from __future__ import annotations
 
+import asyncio.sslproto
 import socket
 import struct
 from collections.abc import Callable
@@ -14,12 +15,19 @@ from typing import Any
 
 BUFFER_BYTES = 2**17
 """Of what has arrived and was not read yet, for each connection: the rest stays in the socket."""
+TLS_BUFFER_BYTES = 2**16
+"""What asyncio reserves for each TLS connection, in place of 256 KiB: every running job has one."""
 UNACKNOWLEDGED_SECONDS = 5
 """The time between renew deadline and lease duration by default."""
 IDLE_SECONDS = 10
 """A silent connection is probed after this (TCP keepalive)."""
 PROBE_SECONDS = 5
 PROBES = 3
+
+
+def shrink_tls_buffers() -> None:
+    """Have TLS connections that are opened from now on reserve `TLS_BUFFER_BYTES` each."""
+    asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
 
 
 def socket_factory(unacknowledged_seconds: float) -> Callable[[Any], socket.socket]:

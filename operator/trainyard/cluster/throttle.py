@@ -22,7 +22,7 @@ class Priority(IntEnum):
 
 
 SLOTS = 64
-"""Each connection holds 256 KiB for TLS."""
+"""Each may hold a connection, with the memory that TLS takes."""
 SHARE = 16
 """One Python process sends well under 1,000 requests per second, of 15 ms each: some 15 are in
 flight, unless something slows them down."""

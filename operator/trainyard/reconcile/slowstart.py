@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from trainyard.cluster.errors import ApiError
 
+AT_ONCE = 4
+"""So few requests have no slow start: most jobs are small, and would start a round trip later."""
 FIRST_PAUSE = timedelta(seconds=0.5)
 MAX_PAUSE = timedelta(minutes=1)
 """Pauses after refusals in a row: a quota that is raised causes no event."""
@@ -39,8 +41,11 @@ Requests = Mapping[Hashable, Callable[[], Awaitable[Any]]]
 
 
 async def slow_start(requests: Requests) -> Attempt:
-    """Send the requests in batches of 1, 2, 4 …; none follows a batch with a refusal in it."""
-    pending, size = iter(requests.items()), 1
+    """Send the requests in batches of 1, 2, 4 …; none follows a batch with a refusal in it.
+
+    A few are sent at once.
+    """
+    pending, size = iter(requests.items()), 1 if len(requests) > AT_ONCE else AT_ONCE
     results: list[Any] = []
     while batch := dict(itertools.islice(pending, size)):
         answers = await _settled(*(send() for send in batch.values()))

@@ -17,7 +17,7 @@ from trainyard.cluster.errors import ApiError
 from trainyard.lifecycle.desired import DesiredPods
 from trainyard.lifecycle.diff import pod_actions
 from trainyard.reconcile.job import reconcile
-from trainyard.reconcile.slowstart import MAX_PAUSE, Refusals, Requests, slow_start
+from trainyard.reconcile.slowstart import AT_ONCE, MAX_PAUSE, Refusals, Requests, slow_start
 
 
 class Server:
@@ -49,6 +49,12 @@ async def test_everything_that_succeeds_is_sent_in_batches_that_double() -> None
     assert (attempt.results, attempt.refused) == ([*range(100)], {})
     assert server.most_in_flight == 37  # after 1 + 2 + 4 + 8 + 16 + 32
     assert server.tried == [*range(100)]
+
+
+async def test_a_few_are_sent_at_once() -> None:
+    server = Server()
+    await slow_start(server.requests(*range(AT_ONCE)))
+    assert server.most_in_flight == AT_ONCE
 
 
 async def test_nothing_follows_a_refusal() -> None:
