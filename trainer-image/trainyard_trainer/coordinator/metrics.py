@@ -66,6 +66,9 @@ class CoordinatorMetrics(Exposition):
             (Metric.MEASURED_STEPS, "Steps behind these figures.", "steps"),
             (Metric.COMPUTE_SECONDS, "Mean compute time of a step.", "compute_seconds"),
             (Metric.COMMUNICATION_SECONDS, "Mean time in collectives.", "communication_seconds"),
+            (Metric.BLOCKS, "Blocks behind the seconds per sample.", "blocks"),
+            (Metric.SAMPLE_SECONDS, "Mean seconds per sample.", "sample_seconds"),
+            (Metric.SAMPLE_SECONDS_DEVIATION, "Of one block.", "sample_seconds_deviation"),
         ):
             family = GaugeMetricFamily(name, text, labels=list(Metric.CONFIGURATION))
             for figures in measured:

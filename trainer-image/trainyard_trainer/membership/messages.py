@@ -32,6 +32,11 @@ class ConfigurationThroughput(Struct, frozen=True, kw_only=True):
     samples_per_second: float
     compute_seconds: float
     communication_seconds: float
+    blocks: Count = 0
+    """Blocks of windows behind `sample_seconds`; 0 where no spread is known."""
+    sample_seconds: float = 0.0
+    sample_seconds_deviation: float = 0.0
+    """Of one block."""
 
 
 class RescaleCost(Struct, frozen=True, kw_only=True):

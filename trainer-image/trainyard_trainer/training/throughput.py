@@ -5,6 +5,7 @@ Pure: times are arguments. The scheduler's decisions rest on these figures.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,11 @@ WINDOWS: Final = 60
 """How many of a configuration's newest windows stand behind its figures."""
 TRIM: Final = 0.1
 """The share of windows left out at either end of a configuration's mean."""
+BLOCK_WINDOWS: Final = 5
+"""Windows of a block: neighbours share a load, so blocks of some seconds depend less on each other
+than windows do, and two blocks are measured soon after a change."""
+MAX_BLOCKS: Final = 60
+"""Blocks that count in full, about five minutes; from then on older ones fade."""
 NORMAL_STEPS: Final = 50
 
 
@@ -51,6 +57,59 @@ class Figures:
     """Of one step."""
     communication_seconds: float
     """Of one step."""
+    blocks: int = 0
+    """Blocks behind `sample_seconds`."""
+    sample_seconds: float = 0.0
+    """Mean seconds per sample over the blocks; 0 without any."""
+    sample_seconds_deviation: float = 0.0
+    """Standard deviation of one block's seconds per sample; 0 below two blocks."""
+
+
+@dataclass(slots=True)
+class Spread:
+    """Mean and spread of seconds per sample over blocks of windows, the oldest fading.
+
+    The method of batch means (Law, *Simulation Modeling and Analysis*, 5th ed., 9.5.3): steps are
+    autocorrelated, so that the spread of their mean is taken from the means of blocks. A block
+    counts by the median of its windows, which a rare stall does not move. The recurrence is
+    Welford's (Technometrics 4, 1962) with a count that stops at `MAX_BLOCKS`.
+    """
+
+    blocks: int = 0
+    mean: float = 0.0
+    _squares: float = 0.0
+    """Sum of squared deviations from the mean."""
+    _windows: list[float] = field(default_factory=list)
+    """Seconds per sample of the windows of the block under way."""
+
+    def add(self, window: Window) -> None:
+        """Take a full window."""
+        self._windows.append(window.seconds / window.samples)
+        if len(self._windows) < BLOCK_WINDOWS:
+            return
+        value, self._windows = median(self._windows), []
+        if self.blocks == MAX_BLOCKS:
+            self._keep(MAX_BLOCKS - 1)
+        self.blocks += 1
+        difference = value - self.mean
+        self.mean += difference / self.blocks
+        self._squares += difference * (value - self.mean)
+
+    def resume(self) -> None:
+        """Begin another period in the configuration: what is older counts half from here on."""
+        self._windows = []
+        self._keep(self.blocks // 2)
+
+    def _keep(self, blocks: int) -> None:
+        """Give the blocks so far the weight of so many, with the same mean and variance."""
+        deviation = self.deviation
+        self.blocks = blocks
+        self._squares = deviation**2 * max(0, blocks - 1)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of one block; 0 below two blocks."""
+        return math.sqrt(self._squares / (self.blocks - 1)) if self.blocks > 1 else 0.0
 
 
 def trimmed(values: Sequence[float]) -> float:
@@ -71,24 +130,34 @@ class Profile:
 
     _windows: dict[Configuration, deque[Window]] = field(default_factory=dict)
     _steps: dict[Configuration, int] = field(default_factory=dict)
+    _spreads: dict[Configuration, Spread] = field(default_factory=dict)
+    _latest: Configuration | None = None
 
     def add(self, configuration: Configuration, window: Window) -> None:
         """Take a full window of steps in one configuration."""
         kept = self._windows.setdefault(configuration, deque(maxlen=WINDOWS))
         kept.append(window)
         self._steps[configuration] = self._steps.get(configuration, 0) + window.steps
+        spread = self._spreads.setdefault(configuration, Spread())
+        if configuration != self._latest:
+            spread.resume()
+            self._latest = configuration
+        spread.add(window)
 
     def figures(self) -> dict[Configuration, Figures]:
         """All configurations' means."""
         return {key: self._figure(key) for key in self._windows}
 
     def _figure(self, key: Configuration) -> Figures:
-        windows = self._windows[key]
+        windows, spread = self._windows[key], self._spreads[key]
         return Figures(
             steps=self._steps[key],
             samples_per_second=trimmed([w.samples / w.seconds for w in windows]),
             compute_seconds=trimmed([w.compute / w.steps for w in windows]),
             communication_seconds=trimmed([w.communication / w.steps for w in windows]),
+            blocks=spread.blocks,
+            sample_seconds=spread.mean,
+            sample_seconds_deviation=spread.deviation,
         )
 
 
