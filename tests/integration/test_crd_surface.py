@@ -97,6 +97,7 @@ STATUS: Manifest = {
         "current": 2,
         "desired": 3,
         "recommended": 3,
+        "proven": 2,
         "reason": "GrowPays",
         "message": "A third worker should bring 1.4 times the throughput.",
         "expectedSpeedup": 1.4,
@@ -106,10 +107,25 @@ STATUS: Manifest = {
         "stallSeconds": 0.02,
         "costGPUSeconds": 5.5,
         "history": [
-            {"from": 1, "to": 2, "reason": "GrowPays", "decisionTime": "2026-01-01T00:00:01Z"}
+            {"from": 1, "to": 2, "reason": "GrowPays", "decisionTime": "2026-01-01T00:00:01Z"},
+            {
+                "from": 2,
+                "to": 1,
+                "reason": "ShrinkDoesNotPay",
+                "decisionTime": "2026-01-01T00:00:05Z",
+                "message": "1→2 did not pay: shrinking 2→1",
+            },
         ],
         "profile": [
-            {"nodes": 1, "workers": 2, "localBatch": 128, "samplesPerSecond": 900, "steps": 50}
+            {"nodes": 1, "workers": 1, "localBatch": 256, "samplesPerSecond": 700, "steps": 50},
+            {
+                "nodes": 1,
+                "workers": 2,
+                "localBatch": 128,
+                "samplesPerSecond": 900,
+                "steps": 50,
+                "sampleTimes": {"blocks": 9, "mean": 0.00111, "deviation": 0.000021},
+            },
         ],
     },
 }

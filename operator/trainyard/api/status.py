@@ -59,7 +59,16 @@ class TrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     report_time: datetime | None = None
 
 
-class Measurement(Part, frozen=True, kw_only=True):
+class SampleTimes(Part, frozen=True, kw_only=True):
+    """Seconds per sample in one configuration, over blocks of some seconds each."""
+
+    blocks: int
+    mean: float
+    deviation: float
+    """Standard deviation of one block."""
+
+
+class Measurement(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Throughput measured in one configuration."""
 
     nodes: int
@@ -67,6 +76,8 @@ class Measurement(Part, frozen=True, kw_only=True):
     local_batch: int
     samples_per_second: float
     steps: int = 0
+    sample_times: SampleTimes | None = None
+    """None from trainers that do not measure the spread, and at first."""
 
 
 class Change(Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -78,6 +89,8 @@ class Change(Part, frozen=True, kw_only=True, omit_defaults=True):
     decision_time: datetime
     expected_speedup: float | None = None
     measured_speedup: float | None = None
+    message: str = ""
+    """Why the job shrank; empty for a growth."""
 
 
 class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,6 +99,8 @@ class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     current: int = 0
     desired: int = 0
     recommended: int = 0
+    proven: int = 0
+    """The largest size found to pay since the job was last smaller: given back on a clear loss."""
     reason: str = ""
     message: str = ""
     expected_speedup: float | None = None

@@ -15,7 +15,7 @@ from datetime import datetime
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
-from trainyard.api.status import Measurement
+from trainyard.api.status import Measurement, SampleTimes
 from trainyard_trainer.contract.federated import FederatedMetric
 from trainyard_trainer.contract.metrics import Metric
 
@@ -35,6 +35,8 @@ INT32, INT64 = 2**31 - 1, 2**63 - 1
 """The largest values that the status can hold."""
 MAX_RATE = 1e15
 """Samples per second; higher rates are no measurement, and their sums would not be finite."""
+MAX_SAMPLE_SECONDS = 1e9
+"""Seconds per sample, a lifetime: more is no measurement, and its square would not be finite."""
 
 _FAMILIES = frozenset(
     name
@@ -47,6 +49,8 @@ _KNOWN = _FAMILIES | {f"{name}_total" for name in _FAMILIES} | {"trainyard_train
 _NAME = re.compile(r"(?:# TYPE )?(\w+)")
 
 Sample = tuple[dict[str, str], float]
+Configuration = tuple[int, int, int]
+"""Nodes, workers and local batch."""
 
 
 class ReportError(ValueError):
@@ -134,7 +138,8 @@ def _is_known(line: str) -> bool:
 
 
 def _profile(found: dict[str, list[Sample]]) -> Iterable[Measurement]:
-    steps = {_configuration(labels): value for labels, value in found[Metric.MEASURED_STEPS]}
+    steps = _by_configuration(found[Metric.MEASURED_STEPS])
+    times = _sample_times(found)
     for labels, value in found[Metric.SAMPLES_PER_SECOND][:MAX_CONFIGURATIONS]:
         nodes, workers, local_batch = configuration = _configuration(labels)
         if 0 < value < MAX_RATE and min(configuration) > 0:
@@ -144,7 +149,32 @@ def _profile(found: dict[str, list[Sample]]) -> Iterable[Measurement]:
                 local_batch=local_batch,
                 samples_per_second=value,
                 steps=_whole(steps.get(configuration, 0), INT32),
+                sample_times=times.get(configuration),
             )
+
+
+def _sample_times(found: dict[str, list[Sample]]) -> dict[Configuration, SampleTimes]:
+    """The spread by configuration, where all its figures are possible.
+
+    One block has none: its deviation is 0 and says nothing.
+    """
+    blocks = _by_configuration(found[Metric.BLOCKS])
+    deviations = _by_configuration(found[Metric.SAMPLE_SECONDS_DEVIATION])
+    return {
+        configuration: SampleTimes(
+            blocks=_whole(blocks[configuration], INT32),
+            mean=mean,
+            deviation=deviations[configuration],
+        )
+        for configuration, mean in _by_configuration(found[Metric.SAMPLE_SECONDS]).items()
+        if blocks.get(configuration, 0) >= 2
+        and 1 / MAX_RATE < mean < MAX_SAMPLE_SECONDS
+        and 0 <= deviations.get(configuration, -1) < MAX_SAMPLE_SECONDS
+    }
+
+
+def _by_configuration(samples: list[Sample]) -> dict[Configuration, float]:
+    return {_configuration(labels): value for labels, value in samples}
 
 
 def _federation(found: dict[str, list[Sample]], one: _Figures) -> FederationReport | None:
@@ -196,7 +226,7 @@ def _figure(samples: list[Sample] | None) -> int:
     return _whole(samples[0][1]) if samples else 0
 
 
-def _configuration(labels: dict[str, str]) -> tuple[int, int, int]:
+def _configuration(labels: dict[str, str]) -> Configuration:
     nodes, workers, local_batch = (_count(labels.get(n, "")) for n in Metric.CONFIGURATION)
     return nodes, workers, local_batch
 

@@ -249,6 +249,7 @@ def _without_measurements(scaling: ScalingStatus, *, counting: bool) -> ScalingS
     return msgspec.structs.replace(
         _without_message(scaling),
         profile=[],
+        proven=0,
         stall_seconds=None,
         cost_gpu_seconds=None,
         current=0 if counting else scaling.current,

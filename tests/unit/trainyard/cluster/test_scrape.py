@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.support.jobs import NOW
 from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
-from trainyard.api.status import Measurement
+from trainyard.api.status import Measurement, SampleTimes
 from trainyard.cluster import scrape
 from trainyard.cluster.scrape import MAX_LINES, MAX_PARTIES, ReportError, parse_report
 from trainyard_trainer.contract.federated import RefusalReason
@@ -353,3 +353,47 @@ def test_unknown_labels_are_ignored(known: str) -> None:
     labelled = re.sub(r"^(trainyard_\w+) ", r'\1{unknown="x"} ', labelled, flags=re.MULTILINE)
     assert labelled.count("unknown") == known.count("\ntrainyard_")
     assert parse_report(labelled, NOW) == parse_report(known, NOW)
+
+
+def sample_times(**figures: str) -> tuple[str, ...]:
+    """The metrics of the spread in the configuration of `throughput`."""
+    values = {"blocks": "12", "sample_seconds": "2e-3", "sample_seconds_deviation": "1e-4"}
+    labels = 'nodes="1",workers="2",local_batch="8"'
+    return tuple(
+        f"trainyard_training_{name}{{{labels}}} {value}"
+        for name, value in {**values, **figures}.items()
+        if value
+    )
+
+
+def test_the_spread_of_a_measurement_is_parsed() -> None:
+    (measured,) = report_of(throughput("5"), *sample_times()).profile
+    assert measured.sample_times == SampleTimes(blocks=12, mean=2e-3, deviation=1e-4)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        pytest.param({name: value}, id=f"{name} {value or 'missing'}")
+        for name, values in {
+            "blocks": ("", "NaN", "+Inf", "-1", "0", "1"),
+            "sample_seconds": ("", "NaN", "+Inf", "-1", "0", "1e-300", "1e300"),
+            "sample_seconds_deviation": ("", "NaN", "+Inf", "-1", "1e300"),
+        }.items()
+        for value in values
+    ],
+)
+def test_an_impossible_spread_is_unknown_and_the_throughput_counts(figures: dict[str, str]) -> None:
+    (measured,) = report_of(throughput("5"), *sample_times(**figures)).profile
+    assert (measured.samples_per_second, measured.sample_times) == (5.0, None)
+
+
+def test_blocks_beyond_counting_are_bounded() -> None:
+    (measured,) = report_of(throughput("5"), *sample_times(blocks="1e300")).profile
+    assert measured.sample_times is not None
+    assert measured.sample_times.blocks == 2**31 - 1
+
+
+def test_a_spread_of_another_configuration_is_not_taken() -> None:
+    (measured,) = report_of(throughput("5", workers="3"), *sample_times()).profile
+    assert measured.sample_times is None

@@ -1,0 +1,49 @@
+"""The coordinator's metrics, as the operator parses them."""
+
+from __future__ import annotations
+
+from tests.support.jobs import NOW
+from trainyard.api.status import Measurement, SampleTimes
+from trainyard.cluster.scrape import parse_report
+from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.coordinator.members import MembershipService
+from trainyard_trainer.coordinator.metrics import CoordinatorMetrics
+from trainyard_trainer.coordinator.progress import Progress
+from trainyard_trainer.membership.messages import ConfigurationThroughput, ProgressReport
+
+
+def throughput(workers: int, **spread: float) -> ConfigurationThroughput:
+    return ConfigurationThroughput(
+        nodes=1,
+        workers=workers,
+        local_batch=64,
+        steps=40,
+        samples_per_second=500.0,
+        compute_seconds=0.1,
+        communication_seconds=0.01,
+        **spread,  # type: ignore[arg-type]
+    )
+
+
+def measurement(workers: int, times: SampleTimes | None) -> Measurement:
+    return Measurement(
+        nodes=1,
+        workers=workers,
+        local_batch=64,
+        samples_per_second=500.0,
+        steps=40,
+        sample_times=times,
+    )
+
+
+async def test_the_operator_parses_what_the_workers_measured() -> None:
+    progress = Progress()
+    spread = {"blocks": 12, "sample_seconds": 0.002, "sample_seconds_deviation": 0.0001}
+    report = ProgressReport(throughput=[throughput(1), throughput(2, **spread)])
+    progress.record(report)
+    config = JobConfig(task="digits:Digits", batch_size=64, epochs=1)
+    text = CoordinatorMetrics(MembershipService(config, 1, progress)).render().decode()
+    assert parse_report(text, NOW).profile == (
+        measurement(1, None),
+        measurement(2, SampleTimes(blocks=12, mean=0.002, deviation=0.0001)),
+    )
