@@ -27,9 +27,11 @@ from trainyard.api.podset import group_pods
 from trainyard.api.reasons import Reason
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
-from trainyard.api.status import Change, Measurement, ScalingStatus
+from trainyard.api.status import Change, Measurement, SampleTimes, ScalingStatus
+from trainyard.scheduling.basis import GrowthBelowExpectation, PresentSizePays
 from trainyard.scheduling.conversion import wants_gpus
 from trainyard.scheduling.decision import Decision
+from trainyard.scheduling.facts import SizeChanged, SizeKept
 
 _AssignmentT = TypeVar("_AssignmentT", bound=Assignment)
 
@@ -101,7 +103,7 @@ def release(before: _AssignmentT, reason: str, message: str) -> _AssignmentT:
     if isinstance(before, AdmissionStatus):
         return msgspec.structs.replace(before, parties=[], reason=reason, message=message)
     return msgspec.structs.replace(
-        before, desired=0, recommended=0, current=0, reason=reason, message=message
+        before, desired=0, recommended=0, proven=0, current=0, reason=reason, message=message
     )
 
 
@@ -119,6 +121,7 @@ def record_decision(
         before,
         desired=decision.workers,
         recommended=decision.recommended,
+        proven=_proven(before, decision),
         reason=decision.reason,
         message=decision.message,
     )
@@ -133,6 +136,7 @@ def record_decision(
         reason=decision.reason,
         decision_time=whole_seconds(now),
         expected_speedup=expected,
+        message=decision.message if decision.workers < before.desired else "",
     )
     return msgspec.structs.replace(
         after,
@@ -142,6 +146,21 @@ def record_decision(
         cooldown_end_time=whole_seconds(now + parse_duration(spec.cooldown)),
         history=[*before.history, change][-MAX_HISTORY:],
     )
+
+
+def _proven(before: ScalingStatus, decision: Decision) -> int:
+    """The largest size found to pay, after a decision.
+
+    A size counts once its trial is over: while the job is cooling down, no basis says that it pays.
+    The middle of a growth was never measured, so that only what was below that growth counts.
+    """
+    basis = decision.facts.basis if isinstance(decision.facts, SizeKept | SizeChanged) else None
+    if isinstance(basis, GrowthBelowExpectation) and decision.workers < before.desired:
+        return min(before.proven, basis.before)
+    proven = before.proven
+    if isinstance(basis, PresentSizePays):
+        proven = max(proven, before.desired)
+    return min(proven, decision.workers)
 
 
 def _record_admission(
@@ -208,9 +227,20 @@ def _merge_profiles(old: Iterable[Measurement], new: Iterable[Measurement]) -> l
         configuration = (m.nodes, m.workers, m.local_batch)
         known = merged.get(configuration)
         if known is None or m.steps >= min(MIN_STEPS, known.steps):
-            rounded = round(m.samples_per_second, 2)
-            merged[configuration] = msgspec.structs.replace(m, samples_per_second=rounded)
+            merged[configuration] = msgspec.structs.replace(
+                m,
+                samples_per_second=round(m.samples_per_second, 2),
+                sample_times=_rounded_times(m.sample_times),
+            )
     return sorted(merged.values(), key=lambda m: (m.workers, m.nodes, m.local_batch))[-MAX_PROFILE:]
+
+
+def _rounded_times(times: SampleTimes | None) -> SampleTimes | None:
+    """To six significant digits: seconds per sample may be microseconds."""
+    if times is None:
+        return None
+    mean, deviation = (float(f"{value:.6g}") for value in (times.mean, times.deviation))
+    return SampleTimes(blocks=times.blocks, mean=mean, deviation=deviation)
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -81,6 +81,12 @@ class Gain:
     """Samples per second with `after` workers."""
     min_gain: float
     """`scaling.minGain`, which `after_speed` ÷ `before_speed` is compared with."""
+    before_error: float | None = None
+    """Standard error of `before_speed`; None where it was not measured."""
+    after_error: float | None = None
+    interval: tuple[float, float] | None = None
+    """Where `after_speed` ÷ `before_speed` lies with `spread.CONFIDENCE`; None if it did not
+    matter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +99,29 @@ class GrowthPaid:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowthDidNotPay:
     """The growth to the present size did not pay."""
+
+    gain: Gain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthUncertain:
+    """Whether the growth to the present size pays is not clear yet."""
+
+    gain: Gain
+    until: datetime
+    """When the means decide."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthNoLongerPays:
+    """The growth to the present size paid at first, and clearly does not now."""
+
+    gain: Gain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossUncertain:
+    """The growth to the present size paid at first; whether it still does is not clear."""
 
     gain: Gain
 
@@ -139,18 +168,27 @@ class GainTooSmall:
     min_gain: float
 
 
+PresentSizePays = AtMaximum | GrowthPaid | LargerSizePays | LargerSizeDidNotPay | GainTooSmall
+"""What is said only of a job whose present size was found to pay."""
+Comparison = (
+    GrowthPaid
+    | GrowthDidNotPay
+    | GrowthUncertain
+    | GrowthNoLongerPays
+    | LossUncertain
+    | LargerSizePays
+    | LargerSizeDidNotPay
+)
+"""The reasons that compare two measured sizes."""
 ThroughputBasis = (
     WorkersJoining
     | MetricsStale
     | TooFewSteps
     | AtMaximum
-    | GrowthPaid
-    | GrowthDidNotPay
-    | LargerSizePays
-    | LargerSizeDidNotPay
     | GrowthBelowExpectation
     | NoOtherSizeKnown
     | GainTooSmall
+    | Comparison
 )
 
 

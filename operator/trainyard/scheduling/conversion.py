@@ -124,6 +124,7 @@ def _workers_request(
         is_running=_is_steady(job, scaling, report),
         backoff_until=_backoff_until(scaling),
         decision_time=scaling.decision_time,
+        proven_workers=scaling.proven,
         measured_at=report.at if report else None,
         profile=tuple(scaling.profile),
         history=tuple(scaling.history),

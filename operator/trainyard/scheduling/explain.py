@@ -12,14 +12,18 @@ from trainyard.scheduling.basis import (
     Basis,
     BoundsChanged,
     ChangeLimitReached,
+    Comparison,
     CoolingDown,
     Gain,
     GainTooSmall,
     GrowthBelowExpectation,
     GrowthDidNotPay,
+    GrowthNoLongerPays,
     GrowthPaid,
+    GrowthUncertain,
     LargerSizeDidNotPay,
     LargerSizePays,
+    LossUncertain,
     MetricsStale,
     NoOtherSizeKnown,
     PolicyUnavailable,
@@ -45,6 +49,7 @@ from trainyard.scheduling.facts import (
     WorkersWaiting,
 )
 from trainyard.scheduling.shapes import PodShape
+from trainyard.scheduling.spread import CONFIDENCE
 
 _MAX_NAMES: Final = 5
 """Parties that a sentence names."""
@@ -207,15 +212,6 @@ def _measured(basis: ThroughputBasis) -> str:
             return f"fewer than {basis.min_steps} steps measured with {workers}"
         case AtMaximum():
             return f"{_count(basis.workers, 'worker')} is the most it may have"
-        case GrowthPaid(gain=gain):
-            return f"{gain.before}→{gain.after} paid {_gain(gain)}"
-        case GrowthDidNotPay(gain=gain):
-            return f"{gain.before}→{gain.after} did not pay: {_gain(gain)}"
-        case LargerSizePays(gain=gain):
-            return f"{gain.after} workers brought {_gain(gain)}"
-        case LargerSizeDidNotPay(gain=gain):
-            brought = f"{gain.before}→{gain.after} brought {_gain(gain)}"
-            return f"{brought}; not tried again before {_time(basis.retry_at)}"
         case GrowthBelowExpectation():
             brought = f"{basis.before}→{basis.after} brought {basis.measured_speedup:.2f}×"
             expected = f"where {basis.expected_speedup:.2f}× was expected"
@@ -225,6 +221,28 @@ def _measured(basis: ThroughputBasis) -> str:
         case GainTooSmall():
             expected = f"{basis.workers} workers are expected to bring"
             return f"{expected} {basis.expected_speedup:.2f}×, minGain is {basis.min_gain:g}"
+        case _:
+            return _compared(basis)
+
+
+def _compared(basis: Comparison) -> str:
+    gain = _gain(basis.gain)
+    change = f"{basis.gain.before}→{basis.gain.after}"
+    match basis:
+        case GrowthPaid():
+            return f"{change} paid {gain}"
+        case GrowthDidNotPay():
+            return f"{change} did not pay: {gain}"
+        case GrowthUncertain(until=until):
+            return f"{change} brings {gain}; not clear yet, measured until {_time(until)}"
+        case GrowthNoLongerPays():
+            return f"{change} paid at first and clearly no longer does: {gain}"
+        case LossUncertain():
+            return f"{change} paid at first and now brings {gain}; noise may explain the difference"
+        case LargerSizePays():
+            return f"{basis.gain.after} workers brought {gain}"
+        case LargerSizeDidNotPay():
+            return f"{change} brought {gain}; not tried again before {_time(basis.retry_at)}"
         case _:
             assert_never(basis)
 
@@ -284,12 +302,26 @@ def _refused_class(name: str) -> str:
 
 
 def _gain(gain: Gain) -> str:
-    """`1.83× (410→750 samples/s, minGain 1.05)`."""
-    rates = f"{_speed(gain.before_speed)}→{_speed(gain.after_speed)} samples/s"
-    return f"{gain.after_speed / gain.before_speed:.2f}× ({rates}, minGain {gain.min_gain:g})"
+    """`1.83× (410→750 samples/s, minGain 1.05)`, with what is known of the noise.
+
+    `0.96× (410 ± 4→394 ± 6 samples/s, 0.91× to 1.01× with 99 % confidence, minGain 1.05)`
+    """
+    before = _speed(gain.before_speed, gain.before_error)
+    after = _speed(gain.after_speed, gain.after_error)
+    interval = ""
+    if gain.interval is not None:
+        low, high = gain.interval
+        interval = f"{low:.2f}× to {high:.2f}× with {100 * CONFIDENCE:g} % confidence, "
+    ratio = gain.after_speed / gain.before_speed
+    return f"{ratio:.2f}× ({before}→{after} samples/s, {interval}minGain {gain.min_gain:g})"
 
 
-def _speed(samples_per_second: float) -> str:
+def _speed(samples_per_second: float, error: float | None) -> str:
+    speed = _figure(samples_per_second)
+    return speed if error is None else f"{speed} ± {_figure(error)}"
+
+
+def _figure(samples_per_second: float) -> str:
     return f"{samples_per_second:.0f}" if samples_per_second >= 100 else f"{samples_per_second:.3g}"
 
 

@@ -25,6 +25,9 @@ class SchedulerSettings:
     """Steps behind a measurement before it counts: the first ones after a change are slow."""
     retry_after: timedelta = timedelta(minutes=30)
     """Pause before a growth that did not pay is tried again; doubled after each failed retry."""
+    trial_limit: timedelta = timedelta(minutes=5)
+    """Longest trial of a growth whose gain is not clear: a trainer's figures cover some minutes, so
+    that they get no surer after that."""
     unbound_grace: timedelta = timedelta(seconds=60)
     """How long new workers may lack a node before the job shrinks to what fits."""
 

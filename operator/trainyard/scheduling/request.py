@@ -58,6 +58,8 @@ class JobRequest:
     """When a job whose start timed out is queued again."""
     decision_time: datetime | None = None
     """When the number of workers last changed."""
+    proven_workers: int = 0
+    """The largest size found to pay since the job was last smaller."""
     measured_at: datetime | None = None
     """When the coordinator's metrics were last read; None before the first time."""
     profile: tuple[Measurement, ...] = ()

@@ -5,13 +5,19 @@ one more cannot bring 5 %) and 64 workers are six changes away; that is also nev
 the largest measured size. Doubling overshoots a knee, so a growth by several workers that paid,
 but less than the curve through the smaller sizes predicts for half of them, is followed by trying
 the middle: each size is tried once, and the measurements decide.
+
+A growth is on trial until its cooldown is over. If it has brought `minGain` then, its size is
+proven; if it clearly has not, its GPUs are given back; if noise may explain the difference
+(`spread.speedup_interval`), it is measured for some minutes more. A proven size is given back only
+when it clearly pays less than `minGain`: load beside the job comes and goes, and giving back and
+trying again costs more than staying. In the same way a size that was given back is taken again
+within the retry pause only on a gain that is clear, and only once.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.basis import (
@@ -23,21 +29,29 @@ from trainyard.scheduling.basis import (
     GainTooSmall,
     GrowthBelowExpectation,
     GrowthDidNotPay,
+    GrowthNoLongerPays,
     GrowthPaid,
+    GrowthUncertain,
     LargerSizeDidNotPay,
     LargerSizePays,
+    LossUncertain,
     MetricsStale,
     NoOtherSizeKnown,
     TooFewSteps,
     WorkersJoining,
 )
+from trainyard.scheduling.history import (
+    HOUR,
+    changes_of_last_hour,
+    is_proven,
+    retry_at,
+    times_shrunk,
+    trial_ends_at,
+)
 from trainyard.scheduling.proposal import Proposal, SchedulerSettings
 from trainyard.scheduling.request import JobRequest
-from trainyard.scheduling.speedup import Curve, throughput_by_size
-
-_MAX_DOUBLINGS: Final = 3
-"""In the end a size that never pays costs one try every four hours."""
-_HOUR: Final = timedelta(hours=1)
+from trainyard.scheduling.speedup import Curve, measured_curve
+from trainyard.scheduling.spread import ASSUMED_ERROR, speedup_interval
 
 
 def propose(job: JobRequest, now: datetime, settings: SchedulerSettings) -> Proposal:
@@ -54,9 +68,8 @@ def propose(job: JobRequest, now: datetime, settings: SchedulerSettings) -> Prop
         stale = MetricsStale(age=age, limit=settings.stale_after)
         return _stay(job, Reason.METRICS_STALE, stale)
     stale_at = job.measured_at + settings.stale_after
-    points = throughput_by_size(job.profile, min_steps=settings.min_steps)
-    points = tuple(point for point in points if job.min_workers <= point[0] <= job.max_workers)
-    curve = Curve(points=points)
+    sizes = range(job.min_workers, job.max_workers + 1)
+    curve = measured_curve(job.profile, sizes=sizes, min_steps=settings.min_steps)
     if current not in curve.sizes():
         too_few = TooFewSteps(workers=current, min_steps=settings.min_steps)
         return _stay(job, Reason.MEASURING, too_few, requeue_at=stale_at)
@@ -70,8 +83,8 @@ def _unlimited(
     current = job.admitted_workers
     paying = curve.until(current).paying(job.min_gain)
     if paying[-1] < current:
-        return _shrink(job, curve, paying[-1])
-    middle = _untried_middle(job, curve, paying)
+        return _give_back(job, curve, paying[-1], now, settings)
+    middle = _untried_middle(job, curve, paying, proven=is_proven(job, now, settings))
     if middle is not None:
         return _try_middle(job, curve, paying[-2], middle)
     if current >= job.max_workers:
@@ -79,26 +92,59 @@ def _unlimited(
     return _grow(job, curve, paying, now, settings)
 
 
-def _shrink(job: JobRequest, curve: Curve, size: int) -> Proposal:
+def _give_back(
+    job: JobRequest, curve: Curve, size: int, now: datetime, settings: SchedulerSettings
+) -> Proposal:
+    """Shrink to the size, or stay as long as noise may explain that the present one does not pay.
+
+    A size on trial is measured on until that is clear or the trial is over; where no spread is
+    measured the means decide at once.
+    """
+    current = job.admitted_workers
+    proven = is_proven(job, now, settings)
+    is_weighed = proven or {size, current} <= curve.spreads.keys()
+    gain = _gain(job, curve, size, current, is_weighed=is_weighed)
+    is_clear = gain.interval is None or gain.interval[1] < job.min_gain
+    if proven:
+        if is_clear:
+            return _shrink(curve, size, GrowthNoLongerPays(gain=gain))
+        return _stay(job, Reason.STEADY, LossUncertain(gain=gain))
+    until = trial_ends_at(job, settings)
+    if is_clear or now >= until:
+        return _shrink(curve, size, GrowthDidNotPay(gain=gain))
+    uncertain = GrowthUncertain(gain=gain, until=until)
+    return _stay(job, Reason.MEASURING, uncertain, requeue_at=until)
+
+
+def _shrink(curve: Curve, size: int, basis: Basis) -> Proposal:
     return Proposal(
         workers=size,
         at_least=size,
         reason=Reason.SHRINK_DOES_NOT_PAY,
-        basis=GrowthDidNotPay(gain=_gain(job, curve, size, job.admitted_workers)),
+        basis=basis,
         curve=curve,
     )
 
 
-def _untried_middle(job: JobRequest, curve: Curve, paying: tuple[int, ...]) -> int | None:
-    """Half of the last growth, if it might do as well as the whole, and was never measured."""
+def _untried_middle(
+    job: JobRequest, curve: Curve, paying: tuple[int, ...], *, proven: bool
+) -> int | None:
+    """Half of the last growth, if it might do as well as the whole, and was never measured.
+
+    That is, if the whole brought less over what half is expected to bring than `minGain`, by more
+    than noise explains; a size on trial without a measured spread is taken at its mean.
+    """
     if len(paying) < 2:
         return None
     before, current = paying[-2:]
     middle = (before + current) // 2
     if any(before < size < current for size in curve.sizes()) or middle == before:
         return None
-    expected = curve.until(before).speed(middle)
-    return middle if curve.speed(current) / expected < job.min_gain else None
+    unmeasured = ASSUMED_ERROR if proven else 0.0
+    expected = curve.until(before).estimate(middle, unmeasured=unmeasured)
+    measured = curve.estimate(current, unmeasured=unmeasured)
+    _, most = speedup_interval(expected, measured)
+    return middle if most < job.min_gain else None
 
 
 def _try_middle(job: JobRequest, curve: Curve, before: int, middle: int) -> Proposal:
@@ -110,13 +156,7 @@ def _try_middle(job: JobRequest, curve: Curve, before: int, middle: int) -> Prop
         expected_speedup=curve.until(before).speedup(before, current),
         middle=middle,
     )
-    return Proposal(
-        workers=middle,
-        at_least=middle,
-        reason=Reason.SHRINK_DOES_NOT_PAY,
-        basis=basis,
-        curve=curve,
-    )
+    return _shrink(curve, middle, basis)
 
 
 def _grow(
@@ -128,21 +168,22 @@ def _grow(
 ) -> Proposal:
     """Grow to a larger size known to pay, else to one twice as large, else stay and say why.
 
-    A larger size that the job shrank from a while ago is taken again at once only if it pays twice
-    over (`minGain` squared), so that noise around `minGain` does not make the job oscillate.
+    A larger size that the job shrank from a while ago is taken again at once only if it clearly
+    pays, and twice over (`minGain` squared), so that noise around `minGain` does not make the job
+    oscillate.
     """
     current = job.admitted_workers
     best = curve.paying(job.min_gain)[-1]
-    retry_at = _retry_at(job, settings)
-    is_due = now >= retry_at
-    if best > current and (is_due or curve.speedup(current, best) >= job.min_gain**2):
+    due_at = retry_at(job, settings)
+    is_due = now >= due_at
+    if best > current and (is_due or _pays_at_once(job, curve, best, now, settings)):
         pays = LargerSizePays(gain=_gain(job, curve, current, best))
         return _grow_to(job, curve, best, Reason.GROW_PAYS, pays)
     larger = min((size for size in curve.sizes() if size > current), default=None)
     if larger is not None and not is_due:
         gain = _gain(job, curve, current, larger)
-        did_not_pay = LargerSizeDidNotPay(gain=gain, retry_at=retry_at)
-        return _stay(job, Reason.STEADY, did_not_pay, requeue_at=retry_at)
+        did_not_pay = LargerSizeDidNotPay(gain=gain, retry_at=due_at)
+        return _stay(job, Reason.STEADY, did_not_pay, requeue_at=due_at)
     target = min(2 * current, job.max_workers)
     if larger is not None and larger / current >= job.min_gain:
         target = min(target, larger)
@@ -152,6 +193,16 @@ def _grow(
         return _grow_to(job, known, target, Reason.GROW_TO_MEASURE, unknown)
     paid = GrowthPaid(gain=_gain(job, curve, paying[-2], current))
     return _grow_to(job, known, target, Reason.GROW_PAYS, paid)
+
+
+def _pays_at_once(
+    job: JobRequest, curve: Curve, size: int, now: datetime, settings: SchedulerSettings
+) -> bool:
+    """Whether a larger size need not wait for the retry pause, which ends the second return."""
+    recent = [moment for moment in times_shrunk(job) if now - moment < settings.retry_after]
+    gain = _gain(job, curve, job.admitted_workers, size, is_weighed=True)
+    is_clear = gain.interval is not None and gain.interval[0] >= job.min_gain
+    return len(recent) < 2 and is_clear and gain.after_speed / gain.before_speed >= job.min_gain**2
 
 
 def _grow_to(job: JobRequest, curve: Curve, target: int, reason: Reason, basis: Basis) -> Proposal:
@@ -177,7 +228,7 @@ def _rate_limited(
     if cool_at is not None and now < cool_at:
         cooling = CoolingDown(pending=proposal.basis, until=cool_at)
         return _stay(job, Reason.COOLING_DOWN, cooling, requeue_at=min(cool_at, stale_at))
-    recent = _changes_of_last_hour(job, now)
+    recent = changes_of_last_hour(job, now)
     if len(recent) < job.max_changes_per_hour:
         return proposal
     limited = ChangeLimitReached(
@@ -185,14 +236,8 @@ def _rate_limited(
     )
     moments = [stale_at]
     if job.max_changes_per_hour > 0:
-        moments.append(recent[-job.max_changes_per_hour] + _HOUR)
+        moments.append(recent[-job.max_changes_per_hour] + HOUR)
     return _stay(job, Reason.CHANGE_LIMIT, limited, requeue_at=min(moments))
-
-
-def _changes_of_last_hour(job: JobRequest, now: datetime) -> list[datetime]:
-    """When the job was rescaled, oldest first; being admitted is no rescale."""
-    rescales = (change for change in job.history if change.from_ > 0 and change.to > 0)
-    return sorted(change.decision_time for change in rescales if change.decision_time > now - _HOUR)
 
 
 def _stay(
@@ -204,24 +249,18 @@ def _stay(
     )
 
 
-def _retry_at(job: JobRequest, settings: SchedulerSettings) -> datetime:
-    """When a larger size that did not pay may be tried again.
-
-    `retry_after` from when the job last shrank to its present size, doubled for each time before
-    that; from its last change if the history does not reach back.
-    """
-    current = job.admitted_workers
-    shrunk = [change.decision_time for change in job.history if change.from_ > current >= change.to]
-    since = max(shrunk, default=job.decision_time or job.admitted_at or job.created_at)
-    doublings = max(0, min(len(shrunk) - 1, _MAX_DOUBLINGS))
-    return since + settings.retry_after * (1 << doublings)
-
-
-def _gain(job: JobRequest, curve: Curve, before: int, after: int) -> Gain:
+def _gain(
+    job: JobRequest, curve: Curve, before: int, after: int, *, is_weighed: bool = False
+) -> Gain:
+    """The gain between two measured sizes, with its interval where noise is weighed."""
+    slow, fast = (curve.estimate(size, unmeasured=ASSUMED_ERROR) for size in (before, after))
     return Gain(
         before=before,
         after=after,
-        before_speed=curve.speed(before),
-        after_speed=curve.speed(after),
+        before_speed=slow.speed,
+        after_speed=fast.speed,
+        before_error=slow.error * slow.speed if before in curve.spreads else None,
+        after_error=fast.error * fast.speed if after in curve.spreads else None,
         min_gain=job.min_gain,
+        interval=speedup_interval(slow, fast) if is_weighed else None,
     )

@@ -9,8 +9,11 @@ import pytest
 
 from tests.support.jobs import NOW, admitted, at, condition, make_job
 from tests.support.requests import decision
+from trainyard.api.reasons import Reason
 from trainyard.api.status import Change, DistributedJobStatus, ScalingStatus
 from trainyard.render.events import EventSpec, decision_event, event, events_for
+from trainyard.scheduling.basis import Gain, GrowthNoLongerPays
+from trainyard.scheduling.facts import SizeChanged
 
 
 def status(*conditions: dict[str, Any], **fields: Any) -> DistributedJobStatus:
@@ -97,6 +100,38 @@ def test_a_decision_gets_an_event_when(
     made = decision(workers, recommended=recommended)
     notice = decision_event(before, made)
     assert (notice.reason if notice else None) == expected
+
+
+def test_the_event_of_a_size_given_back_after_it_had_paid_has_both_speeds_and_their_spread() -> (
+    None
+):
+    gain = Gain(
+        before=2,
+        after=4,
+        before_speed=1690.4,
+        after_speed=1622.1,
+        min_gain=1.05,
+        before_error=20.3,
+        after_error=30.8,
+        interval=(0.9, 1.02),
+    )
+    facts = SizeChanged(
+        before=4,
+        after=2,
+        basis=GrowthNoLongerPays(gain=gain),
+        is_recommendation=False,
+        added=None,
+        expected_speedup=1.042,
+        shortage=None,
+    )
+    made = decision(2, Reason.SHRINK_DOES_NOT_PAY, facts=facts)
+    assert decision_event(admitted(4), made) == EventSpec(
+        type="Normal",
+        reason="ShrinkDoesNotPay",
+        message="2→4 paid at first and clearly no longer does: 0.96× (1690 ± 20.3→1622 ± 30.8 "
+        "samples/s, 0.90× to 1.02× with 99 % confidence, minGain 1.05): shrinking 4→2, expected "
+        "1.04×",
+    )
 
 
 def test_equal_events_in_the_same_second_have_the_same_name() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.jobs import NOW, admitted
@@ -11,7 +13,7 @@ from tests.support.requests import decision
 from trainyard.api.reasons import Reason
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
-from trainyard.api.status import Change, Measurement, ScalingStatus
+from trainyard.api.status import Change, Measurement, SampleTimes, ScalingStatus
 from trainyard.scheduling.assignment import (
     MAX_HISTORY,
     MAX_PROFILE,
@@ -21,7 +23,19 @@ from trainyard.scheduling.assignment import (
     record_report,
     release,
 )
+from trainyard.scheduling.basis import (
+    AtMaximum,
+    Basis,
+    CoolingDown,
+    Gain,
+    GrowthBelowExpectation,
+    GrowthNoLongerPays,
+    GrowthPaid,
+    GrowthUncertain,
+    LossUncertain,
+)
 from trainyard.scheduling.decision import Decision
+from trainyard.scheduling.facts import SizeChanged, SizeKept
 
 
 def decided(before: ScalingStatus, new: Decision) -> ScalingStatus:
@@ -29,7 +43,7 @@ def decided(before: ScalingStatus, new: Decision) -> ScalingStatus:
 
 
 def measured(workers: int, rate: float, steps: int = 50, **fields: int) -> Measurement:
-    values = {"nodes": 1, "local_batch": 64, **fields}
+    values: dict[str, Any] = {"nodes": 1, "local_batch": 64, **fields}
     return Measurement(workers=workers, samples_per_second=rate, steps=steps, **values)
 
 
@@ -139,3 +153,70 @@ def report(*profile: Measurement) -> CoordinatorReport:
 
 def test_the_cost_of_the_last_rescale_is_rounded() -> None:
     assert record_report(ScalingStatus(), report()).stall_seconds == 0.1235
+
+
+def test_the_figures_of_a_spread_are_rounded_to_six_digits() -> None:
+    times = SampleTimes(blocks=9, mean=1.23456789e-5, deviation=9.87654321e-8)
+    row = msgspec.structs.replace(measured(2, 190), sample_times=times)
+    after = record_report(ScalingStatus(), report(row))
+    assert after.profile[0].sample_times == SampleTimes(
+        blocks=9, mean=1.23457e-5, deviation=9.87654e-8
+    )
+
+
+GAIN = Gain(before=2, after=4, before_speed=100.0, after_speed=150.0, min_gain=1.05)
+MIDDLE = GrowthBelowExpectation(
+    before=2, after=4, measured_speedup=1.3, expected_speedup=1.8, middle=3
+)
+
+
+def kept(workers: int, basis: Basis) -> Decision:
+    return decision(workers, facts=SizeKept(workers=workers, basis=basis, shortage=None))
+
+
+def resized(before: int, after: int, basis: Basis, **fields: Any) -> Decision:
+    facts = SizeChanged(
+        before=before,
+        after=after,
+        basis=basis,
+        is_recommendation=False,
+        added=None,
+        expected_speedup=None,
+        shortage=None,
+    )
+    return decision(after, facts=facts, **fields)
+
+
+@pytest.mark.parametrize(
+    ("proven", "made", "expected"),
+    [
+        pytest.param(2, kept(4, GrowthPaid(gain=GAIN)), 4, id="it pays"),
+        pytest.param(2, kept(4, AtMaximum(workers=4)), 4, id="it pays at the maximum"),
+        pytest.param(
+            2,
+            kept(4, CoolingDown(pending=GrowthPaid(gain=GAIN), until=NOW)),
+            2,
+            id="still on trial",
+        ),
+        pytest.param(2, kept(4, GrowthUncertain(gain=GAIN, until=NOW)), 2, id="not clear yet"),
+        pytest.param(4, kept(4, LossUncertain(gain=GAIN)), 4, id="a loss that is not clear"),
+        pytest.param(2, resized(4, 8, GrowthPaid(gain=GAIN)), 4, id="it grows on"),
+        pytest.param(4, resized(4, 2, GrowthNoLongerPays(gain=GAIN)), 2, id="it is given back"),
+        pytest.param(2, resized(4, 3, MIDDLE), 2, id="the middle is on trial itself"),
+        pytest.param(4, resized(4, 3, MIDDLE), 2, id="so it is if the whole was proven"),
+        pytest.param(4, decision(0, Reason.START_TIMED_OUT), 0, id="it is queued again"),
+    ],
+)
+def test_the_size_found_to_pay_is_remembered(proven: int, made: Decision, expected: int) -> None:
+    assert decided(admitted(4, proven=proven), made).proven == expected
+
+
+def test_a_released_job_has_proven_nothing() -> None:
+    assert release(admitted(3, proven=3), "Suspended", "suspended").proven == 0
+
+
+def test_the_history_keeps_why_a_size_was_given_up() -> None:
+    shrunk = decided(admitted(4), resized(4, 2, GrowthNoLongerPays(gain=GAIN)))
+    assert shrunk.history[-1].message == shrunk.message
+    assert "2→4 paid at first and clearly no longer does" in shrunk.message
+    assert decided(shrunk, resized(2, 4, GrowthPaid(gain=GAIN))).history[-1].message == ""

@@ -122,10 +122,11 @@ def test_parts_of_a_gpu_tolerate_the_vendors_taint() -> None:
 def test_a_request_has_what_was_decided_and_measured() -> None:
     change = Change(from_=1, to=2, reason="GrowPays", decision_time=NOW, expected_speedup=1.9)
     row = Measurement(nodes=1, workers=2, local_batch=32, samples_per_second=99.0, steps=40)
-    scaling = admitted(2, history=[change], profile=[row])
+    scaling = admitted(2, history=[change], profile=[row], proven=2)
     request = request_of(make_job(), scaling, CoordinatorReport(at=NOW), {})
     assert request.decision_time == request.admitted_at == request.measured_at == NOW
     assert (request.history, request.profile) == ((change,), (row,))
+    assert request.proven_workers == 2
 
 
 @pytest.mark.parametrize(

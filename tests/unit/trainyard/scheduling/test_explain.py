@@ -19,9 +19,12 @@ from trainyard.scheduling.basis import (
     GainTooSmall,
     GrowthBelowExpectation,
     GrowthDidNotPay,
+    GrowthNoLongerPays,
     GrowthPaid,
+    GrowthUncertain,
     LargerSizeDidNotPay,
     LargerSizePays,
+    LossUncertain,
     MetricsStale,
     NoOtherSizeKnown,
     PolicyUnavailable,
@@ -56,6 +59,16 @@ LARGE = PodShape.of({GPU: 1, "cpu": 4000, "pods": 1})
 CPU = PodShape.of({"pods": 1})
 CPUS = PodShape.of({"cpu": 1500, "memory": 2**33, "pods": 1})
 GAIN = Gain(before=1, after=2, before_speed=41.23, after_speed=75.26, min_gain=1.05)
+NOISY_LOSS = Gain(
+    before=1,
+    after=2,
+    before_speed=412.0,
+    after_speed=395.0,
+    min_gain=1.05,
+    before_error=4.2,
+    after_error=5.06,
+    interval=(0.911, 1.008),
+)
 PAID = "1→2 paid 1.83× (41.2→75.3 samples/s, minGain 1.05)"
 
 
@@ -325,6 +338,24 @@ SENTENCES: dict[str, tuple[Reason, Facts, str]] = {
         Reason.SHRINK_DOES_NOT_PAY,
         changed(2, 1, GrowthDidNotPay(gain=GAIN), expected=0.548),
         "1→2 did not pay: 1.83× (41.2→75.3 samples/s, minGain 1.05): shrinking 2→1, expected 0.55×",
+    ),
+    "a growth that is not clear yet": (
+        Reason.MEASURING,
+        kept(GrowthUncertain(gain=NOISY_LOSS, until=NOW)),
+        "stays at 2: 1→2 brings 0.96× (412 ± 4.2→395 ± 5.06 samples/s, 0.91× to 1.01× with 99 % "
+        "confidence, minGain 1.05); not clear yet, measured until 12:00:00",
+    ),
+    "a proven size that no longer pays": (
+        Reason.SHRINK_DOES_NOT_PAY,
+        changed(2, 1, GrowthNoLongerPays(gain=NOISY_LOSS), expected=1.042),
+        "1→2 paid at first and clearly no longer does: 0.96× (412 ± 4.2→395 ± 5.06 samples/s, "
+        "0.91× to 1.01× with 99 % confidence, minGain 1.05): shrinking 2→1, expected 1.04×",
+    ),
+    "a loss within the noise": (
+        Reason.STEADY,
+        kept(LossUncertain(gain=NOISY_LOSS)),
+        "stays at 2: 1→2 paid at first and now brings 0.96× (412 ± 4.2→395 ± 5.06 samples/s, "
+        "0.91× to 1.01× with 99 % confidence, minGain 1.05); noise may explain the difference",
     ),
     "a larger size that pays": (
         Reason.GROW_PAYS,

@@ -5,13 +5,24 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.requests import NOW, key, measurement, shape
 from trainyard.api.reasons import Reason
-from trainyard.api.status import Change
+from trainyard.api.status import Change, Measurement, SampleTimes
+from trainyard.scheduling.basis import (
+    AtMaximum,
+    GrowthBelowExpectation,
+    GrowthDidNotPay,
+    GrowthNoLongerPays,
+    GrowthUncertain,
+    LargerSizeDidNotPay,
+    LargerSizePays,
+    LossUncertain,
+)
 from trainyard.scheduling.explain import explain_basis
 from trainyard.scheduling.proposal import Proposal, SchedulerSettings
 from trainyard.scheduling.request import JobRequest
@@ -181,3 +192,117 @@ def test_no_profile_makes_the_policy_raise(entries: list[tuple[int, float, int]]
     profile = tuple(measurement(workers, speed, steps) for workers, speed, steps in entries)
     proposal = proposal_of(job(2, {}, profile=profile))
     assert 1 <= proposal.workers <= 8
+
+
+def noisy(workers: int, speed: float, deviation: float, blocks: int = 16) -> Measurement:
+    """A measurement whose blocks deviate by so much of the mean."""
+    times = SampleTimes(blocks=blocks, mean=1 / speed, deviation=deviation / speed)
+    return msgspec.structs.replace(measurement(workers, speed), sample_times=times)
+
+
+def rows(speeds: dict[int, float], deviation: float) -> tuple[Measurement, ...]:
+    return tuple(noisy(workers, speed, deviation) for workers, speed in speeds.items())
+
+
+LOSS = {1: 100.0, 2: 131.0, 4: 128.0}
+SHORT_OF_HALF = {1: 100.0, 2: 190.0, 4: 270.0}
+FAR_BELOW_HALF = {1: 100.0, 2: 190.0, 4: 230.0}
+BACK = (change(4, 2, 5),)
+
+
+@pytest.mark.parametrize(
+    ("admitted", "profile", "fields", "workers", "reason", "basis"),
+    [
+        pytest.param(
+            4, rows(LOSS, 0.1), {"proven_workers": 4}, 4, Reason.STEADY, LossUncertain,
+            id="proven, and noise may explain the loss: stay",
+        ),
+        pytest.param(
+            4, rows(LOSS, 0.02), {"proven_workers": 4}, 2, Reason.SHRINK_DOES_NOT_PAY,
+            GrowthNoLongerPays, id="proven, and the loss is clear: shrink",
+        ),
+        pytest.param(
+            4, rows(LOSS, 0.1), {"history": (change(4, 2, 20), change(2, 4, 9))}, 4, Reason.STEADY,
+            LossUncertain, id="taken again within the pause: like a proven one",
+        ),
+        pytest.param(
+            4, rows(LOSS, 0.1), {"history": (change(4, 2, 40), change(2, 4, 9))}, 2,
+            Reason.SHRINK_DOES_NOT_PAY, GrowthDidNotPay, id="tried again after it: on trial",
+        ),
+        pytest.param(
+            4, rows(LOSS, 0.1), {"decision_time": minutes_ago(4)}, 4, Reason.MEASURING,
+            GrowthUncertain, id="on trial and not clear: measure on",
+        ),
+        pytest.param(
+            4, rows(LOSS, 0.1), {"decision_time": minutes_ago(5)}, 2, Reason.SHRINK_DOES_NOT_PAY,
+            GrowthDidNotPay, id="on trial for five minutes: the means decide",
+        ),
+        pytest.param(
+            4, rows(LOSS, 0.02), {"decision_time": minutes_ago(2)}, 2, Reason.SHRINK_DOES_NOT_PAY,
+            GrowthDidNotPay, id="on trial and clear: shrink at once",
+        ),
+        pytest.param(
+            4, tuple(measurement(*row) for row in LOSS.items()),
+            {"decision_time": minutes_ago(2)}, 2, Reason.SHRINK_DOES_NOT_PAY, GrowthDidNotPay,
+            id="on trial and no spread measured: the means decide",
+        ),
+        pytest.param(
+            4, tuple(measurement(*row) for row in LOSS.items()), {"proven_workers": 4}, 4,
+            Reason.STEADY, LossUncertain, id="proven and no spread measured: some is assumed",
+        ),
+        pytest.param(
+            4, (measurement(1, 100), measurement(2, 131), measurement(4, 110)),
+            {"proven_workers": 4}, 2, Reason.SHRINK_DOES_NOT_PAY, GrowthNoLongerPays,
+            id="and no spread explains a loss of a sixth",
+        ),
+        pytest.param(
+            4, rows(FAR_BELOW_HALF, 0.01), {"proven_workers": 4}, 3, Reason.SHRINK_DOES_NOT_PAY,
+            GrowthBelowExpectation, id="clearly less than half would bring: try the middle",
+        ),
+        pytest.param(
+            4, rows(SHORT_OF_HALF, 0.1), {"max_workers": 4}, 4, Reason.STEADY, AtMaximum,
+            id="less than half would bring, but not clearly: stay",
+        ),
+        pytest.param(
+            2, rows({1: 100.0, 2: 131.0, 4: 190.0}, 0.02), {"history": BACK}, 4, Reason.GROW_PAYS,
+            LargerSizePays, id="clearly better: taken again at once",
+        ),
+        pytest.param(
+            2, rows({1: 100.0, 2: 131.0, 4: 155.0}, 0.15), {"history": BACK}, 2, Reason.STEADY,
+            LargerSizeDidNotPay, id="better, but not clearly: after the pause",
+        ),
+        pytest.param(
+            2, rows({1: 100.0, 2: 131.0, 4: 190.0}, 0.02),
+            {"history": (change(4, 2, 25), change(2, 4, 15), change(4, 2, 5))}, 2, Reason.STEADY,
+            LargerSizeDidNotPay, id="clearly better for the second time: after the pause",
+        ),
+    ],
+)  # fmt: skip
+def test_noise_is_weighed(
+    admitted: int,
+    profile: tuple[Measurement, ...],
+    fields: dict[str, Any],
+    workers: int,
+    reason: Reason,
+    basis: type,
+) -> None:
+    proposal = proposal_of(job(admitted, {}, profile=profile, **fields))
+    assert (proposal.workers, proposal.reason) == (workers, reason)
+    assert isinstance(proposal.basis, basis)
+
+
+def test_a_size_given_back_after_it_had_paid_is_explained_with_both_speeds_and_their_spread() -> (
+    None
+):
+    request = job(4, {}, profile=rows(LOSS, 0.02), proven_workers=4)
+    assert explain_basis(proposal_of(request).basis) == (
+        "2→4 paid at first and clearly no longer does: 0.98× (131 ± 0.655→128 ± 0.64 samples/s, "
+        "0.96× to 1.00× with 99 % confidence, minGain 1.05)"
+    )
+
+
+def test_a_growth_that_is_not_clear_is_evaluated_again_when_its_trial_ends() -> None:
+    request = job(4, {}, profile=rows(LOSS, 0.1), decision_time=NOW - timedelta(seconds=295))
+    proposal = proposal_of(request)
+    assert explain_basis(proposal.basis).endswith("not clear yet, measured until 12:00:05")
+    assert proposal.requeue_at == NOW + timedelta(seconds=5)
