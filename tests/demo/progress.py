@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -65,11 +66,14 @@ def new_decisions(job: Job, printed: set[str]) -> list[str]:
 
 
 def describe(change: dict[str, Any]) -> str:
-    """A description of one change of the number of workers."""
+    """A description of one change of the number of workers, with why a size was given up."""
     prefix = f"[bold]{change['from']} → {change['to']} workers[/bold] ({change['reason']})"
+    if why := change.get("message"):
+        prefix += f": {escape(why)}"
     if (measured := change.get("measuredSpeedup")) is not None:
-        return f"{prefix}: measured [green]{measured:.2f}×[/green] the samples per second"
-    expected = change.get("expectedSpeedup")
+        prefix += f"{';' if why else ':'} measured [green]{measured:.2f}×[/green]"
+        return f"{prefix} the samples per second"
+    expected = None if why else change.get("expectedSpeedup")
     return f"{prefix}: expected {expected:.2f}×" if expected else prefix
 
 
