@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.support.requests import NOW, key
-from trainyard.api.cluster import Cluster
+from tests.support.requests import NOW, key, shape
+from trainyard.api.cluster import Cluster, Node
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
 from trainyard.api.status import Measurement, SampleTimes, ScalingStatus
@@ -18,6 +18,8 @@ from trainyard.scheduling.request import JobRequest
 from trainyard.scheduling.spread import MIN_BLOCKS
 from trainyard_trainer.training.throughput import Configuration, Profile, Window
 
+CLUSTER = Cluster(nodes=(Node(name="n0", allocatable={"cpu": 1_000_000, "pods": 110}),), pods=())
+"""Large enough for any size: what decides is the measurements."""
 JOIN_SECONDS = 5.0
 
 
@@ -76,7 +78,7 @@ class MeasuredJob:
         report = CoordinatorReport(at=now, members=active, profile=self._measurements())
         self.status = record_report(self.status, report)
         request = self._request(now)
-        decision = allocate((request,), Cluster(nodes=(), pods=()), now)[request.key]
+        decision = allocate((request,), CLUSTER, now)[request.key]
         before = self.status.desired
         scaling = Scaling(cooldown=f"{self.cooldown.total_seconds():.0f}s")
         self.status = record_decision(self.status, decision, scaling, now)
@@ -111,7 +113,7 @@ class MeasuredJob:
         return JobRequest(
             key=key("a"),
             created_at=NOW,
-            gpus_per_worker=0,
+            shape=shape(gpus=0),
             max_workers=self.max_workers,
             cooldown=self.cooldown,
             max_changes_per_hour=30,

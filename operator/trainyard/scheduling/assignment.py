@@ -154,13 +154,17 @@ def _proven(before: ScalingStatus, decision: Decision) -> int:
     A size counts once its trial is over: while the job is cooling down, no basis says that it pays.
     The middle of a growth was never measured, so that only what was below that growth counts.
     """
-    basis = decision.facts.basis if isinstance(decision.facts, SizeKept | SizeChanged) else None
-    if isinstance(basis, GrowthBelowExpectation) and decision.workers < before.desired:
-        return min(before.proven, basis.before)
-    proven = before.proven
-    if isinstance(basis, PresentSizePays):
-        proven = max(proven, before.desired)
-    return min(proven, decision.workers)
+    match decision.facts:
+        case SizeChanged(before=size, after=after, basis=GrowthBelowExpectation() as basis) if (
+            decision.workers == after < size
+        ):
+            return min(before.proven, basis.before)
+        case SizeKept(workers=size, basis=basis) | SizeChanged(before=size, basis=basis) if (
+            isinstance(basis, PresentSizePays)
+        ):
+            return min(max(before.proven, size), decision.workers)
+        case _:
+            return min(before.proven, decision.workers)
 
 
 def _record_admission(

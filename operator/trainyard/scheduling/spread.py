@@ -91,13 +91,13 @@ def speedup_interval(before: Estimate, after: Estimate) -> tuple[float, float]:
     if variance == 0:
         return ratio, ratio
     share = before.error**2 / variance
-    degrees = 1 / (share**2 / before.degrees + (1 - share) ** 2 / after.degrees or math.ulp(0.0))
-    factor = math.exp(_student(degrees) * math.sqrt(variance))
+    inverse_degrees = share**2 / before.degrees + (1 - share) ** 2 / after.degrees
+    factor = math.exp(_student(inverse_degrees) * math.sqrt(variance))
     return ratio / factor, ratio * factor
 
 
-def _student(degrees: float) -> float:
-    """Student's quantile by its expansion (Abramowitz and Stegun 26.7.5).
+def _student(inverse_degrees: float) -> float:
+    """Student's quantile for 1 ÷ degrees of freedom by its expansion (Abramowitz, Stegun 26.7.5).
 
     From four degrees on, the fewest that an estimate has, it is 1 % too small at most.
     """
@@ -105,4 +105,4 @@ def _student(degrees: float) -> float:
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / degrees + second / degrees**2 + third / degrees**3
+    return z + first * inverse_degrees + second * inverse_degrees**2 + third * inverse_degrees**3

@@ -7,7 +7,7 @@ import random
 from statistics import fmean, stdev
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trainyard.api.status import SampleTimes
@@ -92,8 +92,15 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         mean=st.floats(1e-12, 1e6),
         deviation=st.floats(0, 1e6),
     ),
-    st.builds(Estimate, speed=st.floats(1e-6, 1e12), error=st.just(0.0)),
+    st.builds(
+        Estimate,
+        speed=st.floats(1e-6, 1e12),
+        error=st.floats(0, 1) | st.just(1e-30),
+        degrees=st.sampled_from([4, 60, math.inf]),
+    ),
 )
+@example(SampleTimes(blocks=9, mean=1.0, deviation=1e-60), Estimate(speed=1.0, error=0.03))
 def test_no_figures_make_an_interval_raise(times: SampleTimes, other: Estimate) -> None:
-    low, high = speedup_interval(other, estimate(times))
-    assert 0 <= low <= high < math.inf
+    for pair in ((other, estimate(times)), (estimate(times), other)):
+        low, high = speedup_interval(*pair)
+        assert 0 <= low <= high < math.inf

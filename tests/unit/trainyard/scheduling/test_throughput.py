@@ -306,3 +306,25 @@ def test_a_growth_that_is_not_clear_is_evaluated_again_when_its_trial_ends() -> 
     proposal = proposal_of(request)
     assert explain_basis(proposal.basis).endswith("not clear yet, measured until 12:00:05")
     assert proposal.requeue_at == NOW + timedelta(seconds=5)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 8), st.floats(), st.integers(), st.floats(), st.floats()),
+        max_size=8,
+    ),
+    st.integers(-1, 9),
+)
+def test_no_spread_makes_the_policy_raise(
+    entries: list[tuple[int, float, int, float, float]], proven: int
+) -> None:
+    profile = tuple(
+        msgspec.structs.replace(
+            measurement(workers, speed),
+            sample_times=SampleTimes(blocks=blocks, mean=mean, deviation=deviation),
+        )
+        for workers, speed, blocks, mean, deviation in entries
+    )
+    proposal = proposal_of(job(2, {2: 100.0}, profile=profile, proven_workers=proven))
+    assert 1 <= proposal.workers <= 8
+    assert explain_basis(proposal.basis)
