@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+from dataclasses import replace
 
 import kopf
 import typer
@@ -26,7 +27,6 @@ from trainyard.cluster.installations import Installations, SecondInstallationErr
 from trainyard.cluster.lease import Election, LeadershipLost
 from trainyard.cluster.sockets import shrink_tls_buffers
 from trainyard.health import HealthServer
-from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.options import OperatorOptions
 from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.dependencies import Dependencies, Options
@@ -55,6 +55,10 @@ def main(
     unreachable_timeout: options.UnreachableTimeout = "1m",
     replace_timeout: options.ReplaceTimeout = "3m",
     start_timeout: options.StartTimeout = "10m",
+    blocked_start_timeout: options.BlockedStartTimeout = "1m",
+    start_backoff: options.StartBackoff = "2m",
+    max_start_backoff: options.MaxStartBackoff = "1h",
+    pod_events_after: options.PodEventsAfter = "20s",
     health_timeout: options.HealthTimeout = "10m",
     leader_elect: options.LeaderElect = False,
     lease_name: options.LeaseName = "trainyard",
@@ -70,7 +74,10 @@ def main(
     """Run the Trainyard operator until it receives SIGINT or SIGTERM."""
     logs.configure(log_level, log_format)
     kubeconfig = options.find_kubeconfig(kubeconfig)
-    unreachable, replace = options.reach_timeouts(unreachable_timeout, replace_timeout)
+    unreachable, replace_after = options.reach_timeouts(unreachable_timeout, replace_timeout)
+    starts = options.start_timeouts(
+        start_timeout, blocked_start_timeout, start_backoff, max_start_backoff, pod_events_after
+    )
     process = OperatorOptions(
         kubeconfig=kubeconfig,
         context=context,
@@ -92,10 +99,8 @@ def main(
             priority_class_namespaces=options.priority_class_namespaces(priority_class or ()),
             scrape_interval=options.duration(scrape_interval),
             scrape_timeout=options.duration(scrape_timeout),
-            timeouts=Timeouts(
-                start_timeout=options.duration(start_timeout),
-                unreachable_timeout=unreachable,
-                replace_timeout=replace,
+            timeouts=replace(
+                starts, unreachable_timeout=unreachable, replace_timeout=replace_after
             ),
             identity=os.environ.get("HOSTNAME") or socket.gethostname(),
         ),

@@ -15,6 +15,7 @@ import typer
 from trainyard import logs
 from trainyard.api.durations import parse_duration
 from trainyard.cluster.leaderelection import LeaseTimings
+from trainyard.lifecycle.timeouts import Timeouts
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
@@ -55,6 +56,16 @@ ReplaceTimeout = Annotated[
 ]
 StartTimeout = Annotated[
     str, typer.Option(help="How long a gang may take to start before it releases its GPUs.")
+]
+BlockedStartTimeout = Annotated[
+    str, typer.Option(help="The same for a gang that waiting does not help, as without its image.")
+]
+StartBackoff = Annotated[
+    str, typer.Option(help="Pause after a job's first failed start; each further one doubles it.")
+]
+MaxStartBackoff = Annotated[str, typer.Option(help="Longest pause after a failed start.")]
+PodEventsAfter = Annotated[
+    str, typer.Option(help="Age of a pod that does not run at which its Events are listed.")
 ]
 HealthTimeout = Annotated[
     str,
@@ -162,6 +173,28 @@ def priority_class_namespaces(texts: Sequence[str]) -> dict[str, frozenset[str]]
         listed = frozenset(filter(None, namespaces.split(",")))
         found[name] = found.get(name, frozenset()) | listed
     return found
+
+
+def start_timeouts(
+    timeout: str, blocked_timeout: str, backoff: str, max_backoff: str, pod_events_after: str
+) -> Timeouts:
+    """Parse the times of a job's start; raises `BadParameter` that names the flag."""
+    timeouts = Timeouts(
+        start_timeout=duration(timeout),
+        blocked_start_timeout=duration(blocked_timeout),
+        start_backoff=duration(backoff),
+        max_start_backoff=duration(max_backoff),
+        pod_events_after=duration(pod_events_after),
+    )
+    # Without any pause, a job that cannot start would be admitted again and again.
+    if timeouts.start_backoff < timedelta(seconds=1):
+        raise typer.BadParameter(f"--start-backoff must be at least 1s, not {backoff}")
+    if timeouts.max_start_backoff < timeouts.start_backoff:
+        raise typer.BadParameter(
+            f"--max-start-backoff must not be shorter than --start-backoff: {max_backoff} is "
+            f"shorter than {backoff}"
+        )
+    return timeouts
 
 
 def lease_timings(lease_duration: str, renew_deadline: str, retry_period: str) -> LeaseTimings:

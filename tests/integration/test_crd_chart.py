@@ -58,6 +58,8 @@ RIGHTS = {
     "reads the master secret": (True, "get", "/secrets:trainyard-master", ""),
     "reads no other secret of its namespace": (False, "get", "/secrets", ""),
     "changes the master secret": (True, "patch", "/secrets:trainyard-master", ""),
+    "lists the events of a pod": (True, "list", "/events", "default"),
+    "watches no events": (False, "watch", "/events", "default"),
     "creates services": (True, "create", "/services", "default"),
     "changes no service": (False, "patch", "/services", "default"),
     "deletes no service": (False, "delete", "/services", "default"),

@@ -79,6 +79,13 @@ class FakeApi:
         self.requests.append(("DELETE", path))
         self.objects.pop(path, None)
 
+    async def request(self, method: str, path: str, **options: Any) -> Object:
+        """List the Events of one pod."""
+        self.requests.append((method, path))
+        uid = options["query"]["fieldSelector"].removeprefix("involvedObject.uid=")
+        items = [o for o in self.objects.values() if o.get("involvedObject", {}).get("uid") == uid]
+        return {"items": items}
+
     async def list_all(self, path: str, **selectors: Any) -> AsyncIterator[Object]:
         async for page in self.list_pages(path, **selectors):
             for item in page.items:

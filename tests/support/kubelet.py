@@ -111,6 +111,34 @@ class Kubelet(PodWatcher):
         }
         await self.end(pod, 137, conditions=[target])
 
+    async def lose(self, pod: Object) -> None:
+        """Report that there is no container of a pod that is being deleted before it started."""
+        lost = {
+            "exitCode": 137,
+            "reason": "ContainerStatusUnknown",
+            "message": "The container could not be located when the pod was deleted.",
+            "startedAt": None,
+            "finishedAt": None,
+        }
+        await self._patch_status(pod, phase="Failed", **_container(pod, {"terminated": lost}))
+
+    async def warn(self, pod: Object, reason: str, message: str) -> None:
+        """Record a Warning about the pod."""
+        meta = pod["metadata"]
+        about = {"apiVersion": "v1", "kind": "Pod", "namespace": meta["namespace"]}
+        await self.testbed.create(
+            "events",
+            {
+                "metadata": {"generateName": f"{meta['name']}."},
+                "involvedObject": {**about, "name": meta["name"], "uid": meta["uid"]},
+                "type": "Warning",
+                "reason": reason,
+                "message": message,
+                "lastTimestamp": _now(),
+                "source": {"component": "kubelet"},
+            },
+        )
+
     async def block(self, pod: Object, reason: str, message: str) -> None:
         """Report that the pod's container does not start."""
         state = {"waiting": {"reason": reason, "message": message}}

@@ -85,7 +85,7 @@ JOB_GRANTS = {
     "/pods": {"get", "list", "watch", "create", "delete"},
     "/services": {"create", "get"},
     "/secrets": {"create", "patch"},
-    "/events": {"create"},
+    "/events": {"create", "list"},
 }
 CLUSTER_GRANTS = {
     "/nodes": {"list", "watch"},
@@ -229,9 +229,10 @@ def test_the_values_become_the_operators_arguments(helm: str) -> None:
         'scrapeTimeout="1s"',
         'unreachableTimeout="2m"',
         'replaceTimeout="5m"',
+        'start={"blockedTimeout":"30s","maxBackoff":"2h"}',
         'clusterDomain="corp.example"',
         'serviceName="coordinators"',
-        'extraArgs=["--start-timeout=5m"]',
+        'extraArgs=["--http-host=::"]',
     )
     (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert container["command"] == ["python", "-m", "trainyard"]
@@ -254,9 +255,14 @@ def test_the_values_become_the_operators_arguments(helm: str) -> None:
         "--scrape-timeout=1s",
         "--unreachable-timeout=2m",
         "--replace-timeout=5m",
+        "--start-timeout=10m",
+        "--blocked-start-timeout=30s",
+        "--start-backoff=2m",
+        "--max-start-backoff=2h",
+        "--pod-events-after=20s",
         "--cluster-domain=corp.example",
         "--service-name=coordinators",
-        "--start-timeout=5m",
+        "--http-host=::",
     ]
 
 

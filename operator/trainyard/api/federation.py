@@ -137,6 +137,9 @@ class AdmissionStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     message: str = ""
     decision_time: datetime | None = None
     cooldown_end_time: datetime | None = None
+    failed_starts: int = 0
+    """Starts that failed since the job last trained."""
+    last_failed_start_time: datetime | None = None
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ _OUT_OF_RESOURCE = "OutOf"
 """Beginning of the reasons of a kubelet that lacks a resource, such as `OutOfnvidia.com/gpu`."""
 MAX_GRACE_SECONDS = 366 * 86_400
 """Anyone may create a pod whose grace period is longer than `datetime` can express."""
+_EPOCH = datetime.fromtimestamp(0, UTC)
 CONTAINER = "trainer"
 """The trainer's container; others are injected, for example by a service mesh."""
 
@@ -241,19 +242,23 @@ def _containers(status: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 
 
 def _finished_at(terminated: Mapping[str, Any]) -> datetime | None:
-    # Null where the kubelet has lost track of the container.
-    return parse_time(terminated["finishedAt"]) if terminated.get("finishedAt") else None
+    # Null where the kubelet has lost track of the container, the epoch where it never began.
+    at = parse_time(terminated["finishedAt"]) if terminated.get("finishedAt") else _EPOCH
+    return at if at > _EPOCH else None
 
 
 def _was_deleted(meta: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
-    """Whether it ended after its deletion was requested, as of a worker that is not needed."""
-    terminated = _terminated(status)
-    if terminated is None or "deletionTimestamp" not in meta:
+    """Whether it ended after its deletion was requested, as of a worker that is not needed.
+
+    Also if nobody knows when it ended: a kubelet that stops a pod before its container began
+    reports an exit code of its own without a time, or no container at all.
+    """
+    if "deletionTimestamp" not in meta or status.get("phase") not in FINISHED_PHASES:
         return False
     # The time stamp is the end of the grace period, which began with the request.
     grace = timedelta(seconds=min(meta.get("deletionGracePeriodSeconds") or 0, MAX_GRACE_SECONDS))
-    ended_at = _finished_at(terminated)
-    return ended_at is not None and ended_at >= parse_time(meta["deletionTimestamp"]) - grace
+    ended_at = _finished_at(_terminated(status) or {})
+    return ended_at is None or ended_at >= parse_time(meta["deletionTimestamp"]) - grace
 
 
 def _waiting(status: Mapping[str, Any]) -> dict[str, Any]:

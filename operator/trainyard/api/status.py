@@ -107,6 +107,9 @@ class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     measured_speedup: float | None = None
     decision_time: datetime | None = None
     cooldown_end_time: datetime | None = None
+    failed_starts: int = 0
+    """Starts that failed since the job last trained."""
+    last_failed_start_time: datetime | None = None
     stall_seconds: float | None = None
     cost_gpu_seconds: float | None = msgspec.field(default=None, name="costGPUSeconds")
     history: list[Change] = []

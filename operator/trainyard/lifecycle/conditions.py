@@ -8,6 +8,7 @@ from trainyard.api.conditions import Condition, ConditionStatus, ConditionType
 from trainyard.api.jobs import Assignment, Job
 from trainyard.api.reasons import Reason
 from trainyard.lifecycle import messages
+from trainyard.lifecycle.causes import is_hopeless
 from trainyard.lifecycle.desired import DesiredState, Phase
 from trainyard.lifecycle.observation import Observation
 from trainyard.lifecycle.reachability import is_degraded, trouble_of, unreachable_message
@@ -136,6 +137,18 @@ def waiting_message(observed: Observation) -> str:
     """Why a pod cannot start; empty when none waits."""
     pod = observed.waiting_pod
     return messages.pod_waiting(pod, observed.job.spec.image) if pod else ""
+
+
+def start_failed_message(observed: Observation) -> str:
+    """Why a job that was admitted gives its GPUs back without having trained."""
+    refusal, mismatch = observed.refusal, observed.record.mismatch
+    refused = messages.child_refused(refusal.message) if refusal else ""
+    if observed.start_blocked_since is not None:
+        pod = observed.waiting_pod
+        is_pod = pod is not None and is_hopeless(pod)
+        return messages.start_blocked(waiting_message(observed) if is_pod else refused)
+    cause = waiting_message(observed) or refused or (mismatch.message if mismatch else "")
+    return messages.start_timed_out(observed.timeouts.start_timeout, cause)
 
 
 def with_refusal(desired: DesiredState, answer: str) -> DesiredState:

@@ -64,6 +64,8 @@ class DesiredState:
     """Why the job releases its GPUs; empty while it keeps them."""
     refuse_start: bool = False
     """Whether it must back off before it is admitted again."""
+    trains: bool = False
+    """Whether the start succeeded, so that the failed ones before it are forgotten."""
     failures: list[PodFailure] = field(default_factory=list)
     restarts: int = 0
     started: bool = False

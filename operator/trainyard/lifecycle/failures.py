@@ -48,13 +48,19 @@ class FailureRecord:
     """The newest failure, if operator and image are of different releases."""
 
 
-def record_failures(job: Job, pods: JobPods, timeouts: Timeouts, now: datetime) -> FailureRecord:
-    """Add the failed pods that the status does not have yet; each is counted once, by its uid."""
+def record_failures(
+    job: Job, pods: JobPods, timeouts: Timeouts, now: datetime, deleted: Collection[str] = ()
+) -> FailureRecord:
+    """Add the failed pods that the status does not have yet; each is counted once, by its uid.
+
+    `deleted` are the uids of pods that the operator deleted: whatever they end with is its doing.
+    """
     old, present = job.status.failures, {p.uid for p in pods.finished}
     recorded = {f.pod_uid for f in old}
     # A failure is not dropped while its pod is there: it would be counted again.
     space = MAX_FAILURES - sum(f.pod_uid in present for f in old)
-    new = [p for p in pods.finished if is_failure(p) and p.uid not in recorded][: max(space, 0)]
+    known = recorded.union(deleted)
+    new = [p for p in pods.finished if is_failure(p) and p.uid not in known][: max(space, 0)]
     failures = _newest([*old, *(_pod_failure(p, now) for p in new)], present)
     last = _last_counted(old)
     restarts = job.status.restarts + any(_counts(p, last, now) for p in new)

@@ -81,6 +81,11 @@ def pod_waiting(pod: Pod, image: str) -> str:
         "InvalidImageName": f"spec.image {image!r} is not an image name",
         "ErrImageNeverPull": f"spec.image {image!r} is not on the node",
         "Unschedulable": "no node takes it",
+        "FailedScheduling": "no node takes it",
+        "FailedMount": "a volume cannot be mounted",
+        "FailedMapVolume": "a volume cannot be mounted",
+        "FailedAttachVolume": "a volume cannot be attached to its node",
+        "FailedCreatePodSandBox": "its network cannot be set up",
     }.get(pod.waiting_reason, "it does not start")
     quote = pod.waiting_message[:MAX_WAITING_QUOTE]
     return f"Pod {pod.name}: {hint} ({pod.waiting_reason}: {quote})."
@@ -97,6 +102,11 @@ def start_timed_out(timeout: timedelta, cause: str) -> str:
     """Why a job that was admitted has to give its GPUs back."""
     cause = cause or "its pods did not all start"
     return f"Not running {_minutes(timeout)} after it got its GPUs: {cause}"
+
+
+def start_blocked(cause: str) -> str:
+    """Why a job gives its GPUs back without waiting for the whole start timeout."""
+    return f"It cannot start, and waiting does not help: {cause}"
 
 
 def rescaling(desired: int) -> str:
@@ -220,4 +230,5 @@ def deadline_exceeded(seconds: int | None) -> str:
 
 
 def _minutes(span: timedelta) -> str:
-    return f"{span.total_seconds() / 60:g} min"
+    seconds = span.total_seconds()
+    return f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:g} min"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
@@ -13,11 +13,21 @@ from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod
 from trainyard.api.podset import MEMBER_ROLES, JobPods
 from trainyard.api.report import NO_CONTACT, Contact, CoordinatorReport
+from trainyard.lifecycle.causes import NODE_REASONS, is_hopeless
 from trainyard.lifecycle.desired import Phase
 from trainyard.lifecycle.failures import FailureRecord, record_failures
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Result, TerminationMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """That the API server refuses a child of the job, as it will until somebody changes that."""
+
+    message: str
+    """Its answer."""
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,8 @@ class Observation:
     """How the exchanges with the coordinator went."""
     is_clock_trusted: bool = True
     """Whether `now` agrees with the API server's clock."""
+    refusal: Refusal | None = None
+    """What the last reconcile could not create."""
 
     @classmethod
     def of(
@@ -50,18 +62,24 @@ class Observation:
         contact: Contact = NO_CONTACT,
         *,
         is_clock_trusted: bool = True,
+        refusal: Refusal | None = None,
+        deleted: Collection[str] = (),
     ) -> Self:
-        """The observation of a job, with its failures recorded."""
+        """The observation of a job, with its failures recorded.
+
+        `deleted` are the uids of pods that the operator deleted itself.
+        """
         return cls(
             job=job,
             pods=pods,
             assignment=assignment,
             report=report,
-            record=record_failures(job, pods, timeouts, now),
+            record=record_failures(job, pods, timeouts, now, deleted),
             timeouts=timeouts,
             now=now,
             contact=contact,
             is_clock_trusted=is_clock_trusted,
+            refusal=refusal,
         )
 
     # --- Members ---
@@ -90,8 +108,12 @@ class Observation:
 
     @property
     def waiting_pod(self) -> Pod | None:
-        """The first pod that cannot start; its `waiting_reason` says why."""
-        return next((pod for pod in self.pods.live if pod.waiting_reason), None)
+        """The first pod that cannot start, if possible one that waiting does not help.
+
+        Its `waiting_reason` says why.
+        """
+        waiting = [pod for pod in self.pods.live if pod.waiting_reason]
+        return next((pod for pod in waiting if is_hopeless(pod)), waiting[0] if waiting else None)
 
     # --- Running ---
 
@@ -125,7 +147,8 @@ class Observation:
     def start_deadline(self) -> datetime | None:
         """Deadline by which an admitted job must start training; None while it trains.
 
-        It restarts when the job loses its last worker or its quorum of parties.
+        It restarts when the job loses its last worker or its quorum of parties. It is earlier for
+        a start that waiting cannot bring about.
         """
         is_starting = self.running_phase is Phase.STARTING and not self.is_training
         if not is_starting or not self.assignment.decision_time:
@@ -135,7 +158,41 @@ class Observation:
             # Still True when the last worker has only just been lost.
             lost_at = running.last_transition_time if running.status == "False" else None
             since = max(since, lost_at or self.now)
-        return since + self.timeouts.start_timeout
+        deadline, blocked_since = since + self.timeouts.start_timeout, self.start_blocked_since
+        if blocked_since is None:
+            return deadline
+        return min(deadline, max(since, blocked_since) + self.timeouts.blocked_start_timeout)
+
+    @property
+    def start_blocked_since(self) -> datetime | None:
+        """Since when too few pods can start for the job to train; None while enough may."""
+        since = self._blocked_since(self.pods.coordinator, is_shared=False)
+        if since is not None:
+            return since
+        members = [self.pods.members.get(member) for member in self.desired_members]
+        is_shared = self._has_blocked_worker()
+        times = (self._blocked_since(pod, is_shared=is_shared) for pod in members)
+        blocked = sorted(time for time in times if time is not None)
+        spare = max(len(members) - self.job.quorum, 0)
+        return blocked[spare] if len(blocked) > spare else None
+
+    def _blocked_since(self, pod: Pod | None, *, is_shared: bool) -> datetime | None:
+        """Since when waiting does not help a desired pod, which may not exist.
+
+        `is_shared`: what blocks another worker blocks all of which nothing else is known.
+        """
+        if pod is None:
+            return self.refusal.since if self.refusal else None
+        is_silent = not pod.is_running and not pod.waiting_reason
+        is_blocked = is_hopeless(pod) or (is_shared and is_silent)
+        return pod.created_at if is_blocked else None
+
+    def _has_blocked_worker(self) -> bool:
+        """Whether waiting does not help a worker on any node: all are made from one template."""
+        return self.job.can_rescale and any(
+            is_hopeless(pod) and pod.waiting_reason not in NODE_REASONS
+            for pod in self.pods.members.values()
+        )
 
     # --- State ---
 

@@ -20,8 +20,8 @@ from trainyard.lifecycle.conditions import (
     idle_conditions,
     rescaling_conditions,
     running_condition,
+    start_failed_message,
     waiting_conditions,
-    waiting_message,
 )
 from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase, earliest
 from trainyard.lifecycle.observation import Observation
@@ -239,9 +239,7 @@ def _start_timed_out(observed: Observation) -> DesiredState | None:
     deadline = observed.start_deadline
     if deadline is None or observed.now < deadline:
         return None
-    mismatch = observed.record.mismatch
-    cause = waiting_message(observed) or (mismatch.message if mismatch else "")
-    message = messages.start_timed_out(observed.timeouts.start_timeout, cause)
+    message = start_failed_message(observed)
     return DesiredState(
         phase=Phase.WAITING,
         pods=DesiredPods(coordinator=observed.must_keep_coordinator),
@@ -274,6 +272,7 @@ def _running(observed: Observation) -> DesiredState:
             degraded_condition(observed, phase),
         ),
         started=True,
+        trains=observed.is_training,
         requeue_at=earliest(*(t for t in times if t and t > observed.now)),
     )
 

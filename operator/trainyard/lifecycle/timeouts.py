@@ -12,8 +12,15 @@ class Timeouts:
 
     start_timeout: timedelta = timedelta(minutes=10)
     """A job that is not running by then gives its GPUs back; an image pull may take minutes."""
+    blocked_start_timeout: timedelta = timedelta(minutes=1)
+    """The same for a start that waiting cannot bring about: what it lacks may be applied seconds
+    after the job."""
     start_backoff: timedelta = timedelta(minutes=2)
-    """Time until it is admitted again, so that others get a chance."""
+    """Time until it is queued again after its first failed start; each further one doubles it."""
+    max_start_backoff: timedelta = timedelta(hours=1)
+    """No back-off is longer: what was missing may be there by then, and nobody tells."""
+    pod_events_after: timedelta = timedelta(seconds=20)
+    """Age of a pod that still does not run at which its Events are listed; most start sooner."""
     suspend_timeout: timedelta = timedelta(minutes=2)
     """A checkpoint takes seconds; workers that have not saved one by then are stopped anyway."""
     finish_grace: timedelta = timedelta(seconds=30)

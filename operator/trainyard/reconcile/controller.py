@@ -169,6 +169,8 @@ class Controller:
             self.exchanges.forget(key)
             await self.deps.coordinators.forget_job(key)
         if result.refusal is not None:
+            if result.requeue_after is not None:
+                self.queue.add_after(key, result.requeue_after)  # a start has its deadline
             raise result.refusal  # the queue logs it and retries with growing pauses
         return result.requeue_after
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,6 +28,8 @@ FIGURES_PER_SECOND = 20
 """Writes of statuses that differ only in figures, of some 10 KB each."""
 MAX_SCRAPES_PER_SECOND = 50
 """Each costs some 5 ms with the reconcile that follows: a quarter of a core."""
+EVENT_SLOTS = 4
+"""Listings of Events at a time: each makes the API server read all Events of a namespace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,8 @@ class Dependencies:
     """Of the watches and the scheduler."""
     figures: RateLimiter = field(default_factory=lambda: RateLimiter(FIGURES_PER_SECOND))
     """When statuses are written that differ only in figures."""
+    event_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(EVENT_SLOTS))
+    """Taken while the Events of a pod are listed."""
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     steady_clock: SteadyClock | None = None
     """Says whether `clock` agrees with the API server's; None where nothing compares them."""

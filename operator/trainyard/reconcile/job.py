@@ -23,10 +23,11 @@ from trainyard.cluster.errors import ApiError
 from trainyard.lifecycle.conditions import with_refusal, with_scheduling_failure
 from trainyard.lifecycle.desired import DesiredState, earliest
 from trainyard.lifecycle.diff import PodActions, pod_actions
-from trainyard.lifecycle.observation import Observation
+from trainyard.lifecycle.observation import Observation, Refusal
 from trainyard.lifecycle.stages import evaluate
 from trainyard.reconcile.children import create_pod, delete_pod, ensure_children
 from trainyard.reconcile.dependencies import Dependencies
+from trainyard.reconcile.pod_events import refresh_warnings
 from trainyard.reconcile.resource import delete_job, exists
 from trainyard.reconcile.slowstart import Requests
 from trainyard.reconcile.state import CoordinatorLink, JobState
@@ -69,7 +70,7 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
         return ReconcileResult(schedule=True)
 
     # 1. Observe the job, its pods and the last report.
-    pods = group_pods(deps.cache.pods_of(key), job.uid)
+    pods = group_pods(state.pod_events.explain(deps.cache.pods_of(key)), job.uid)
     observation = _observe(deps, job, state, pods, now)
 
     # 2. Decide what the job should have.
@@ -91,8 +92,10 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
     network = _network(deps, job)
     applied = await _apply(deps, job, state, desired, actions, network)
     refused = state.refusals.latest
-    if refused is not None and refused.error is not None:
-        desired = with_refusal(desired, refused.error.message)
+    error = refused.error if refused else None
+    state.refusal = _lasting(state.refusal, error, now)
+    if error is not None:
+        desired = with_refusal(desired, error.message)
     elif state.scheduling_failure and not desired.completed:
         desired = with_scheduling_failure(desired, state.scheduling_failure)
 
@@ -100,11 +103,13 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
     status_due_at = await write_status(deps, job, state, desired, now)
     adopted_at = now if applied.adopted else None
     children_at = _children_at(deps, job, state, network) if desired.pods.coordinator else None
+    events_at = await refresh_warnings(deps, job, state.pod_events, now)
+    blocked_at = _blocked_deadline(deps, state, now)
     retry_at = refused.retry_at if refused else None
     deadline = _kept_back(deps, desired.requeue_at, now)
     requeue_at = (deadline, actions.requeue_at, adopted_at, status_due_at, children_at, retry_at)
     return ReconcileResult(
-        requeue_after=_seconds_until(now, *requeue_at),
+        requeue_after=_seconds_until(now, *requeue_at, events_at, blocked_at),
         schedule=before.desired != state.assignment.value.desired,
         exchange=_needs_exchange(state.coordinator, pods),
         refusal=applied.refusal,
@@ -126,10 +131,18 @@ def _observe(
     deps: Dependencies, job: Job, state: JobState, pods: JobPods, now: datetime
 ) -> Observation:
     assignment, report = state.assignment.value, state.coordinator.report
-    timeouts, contact = deps.options.timeouts, state.coordinator.contact
-    is_trusted = deps.is_clock_trusted
+    timeouts, link = deps.options.timeouts, state.coordinator
     return Observation.of(
-        job, pods, assignment, report, timeouts, now, contact, is_clock_trusted=is_trusted
+        job,
+        pods,
+        assignment,
+        report,
+        timeouts,
+        now,
+        link.contact,
+        is_clock_trusted=deps.is_clock_trusted,
+        refusal=state.refusal,
+        deleted=state.deleted_pods,
     )
 
 
@@ -139,13 +152,14 @@ def _record_desired(
     """Record the end of the job, and release the resources that it should not have."""
     state.has_ended = desired.completed
     if desired.refuse_start:
-        backoff = deps.options.timeouts.start_backoff
-        state.assignment.back_off(backoff, desired.release, now)
+        state.assignment.back_off(deps.options.timeouts, desired.release, now)
         # Its pods may have waited for a Secret or a Service that somebody deleted.
         state.children.expire(now)
         deps.services.forget(key.namespace)
     elif desired.release:
         state.assignment.release(desired.phase, desired.release)
+    elif desired.trains:
+        state.assignment.forget_failed_starts()
 
 
 def _network(deps: Dependencies, job: Job) -> Network:
@@ -198,6 +212,7 @@ async def _apply(
     needed = _children(deps, job, state, network) if desired.pods.coordinator else {}
     children = await refusals.children.attempt(needed, generation, now)
     create = () if refusals.children.error else actions.create
+    _record_deleted(deps, job, state, actions)
     creations, deletions = await asyncio.gather(
         refusals.creations.attempt(
             {(p.role, p.member): partial(create_pod, deps, job, p, network) for p in create},
@@ -220,6 +235,28 @@ def _children(deps: Dependencies, job: Job, state: JobState, network: Network) -
         return requests
     ensure_service = partial(deps.services.ensure, job.key.namespace, network.service)
     return {**requests, "Service": ensure_service}
+
+
+def _record_deleted(deps: Dependencies, job: Job, state: JobState, actions: PodActions) -> None:
+    """Record which pods are deleted now, and forget those that are gone."""
+    present = {pod.uid for pod in deps.cache.pods_of(job.key)}
+    deleted = (pod.uid for pod in actions.delete if not pod.is_finished)
+    state.deleted_pods = state.deleted_pods.union(deleted) & present
+
+
+def _lasting(before: Refusal | None, error: ApiError | None, now: datetime) -> Refusal | None:
+    """The refusal that this reconcile ended with, if trying again does not help by itself."""
+    if error is None or error.is_transient:
+        return None
+    return Refusal(message=error.message, since=before.since if before else now)
+
+
+def _blocked_deadline(deps: Dependencies, state: JobState, now: datetime) -> datetime | None:
+    """When a start fails by a refusal that this reconcile was the first to meet."""
+    if state.refusal is None:
+        return None
+    deadline = state.refusal.since + deps.options.timeouts.blocked_start_timeout
+    return deadline if deadline > now else None
 
 
 def _kept_back(deps: Dependencies, deadline: datetime | None, now: datetime) -> datetime | None:

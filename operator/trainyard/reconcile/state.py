@@ -6,17 +6,29 @@ Plan that is sent twice is the same Plan.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from trainyard.api.jobs import Assignment, Job
+from trainyard.api.pods import Pod
+from trainyard.api.reasons import Reason
 from trainyard.api.report import NO_CONTACT, Contact, CoordinatorReport
 from trainyard.cluster.issuance import Issuance
+from trainyard.lifecycle.observation import Refusal
+from trainyard.lifecycle.pod_warnings import PodWarning, with_warning
+from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.reconcile.slowstart import Refusals
 from trainyard.render.events import EventSpec
 from trainyard.render.trainer_config import AnyPlan, with_generation
-from trainyard.scheduling.assignment import apply_decision, apply_report, back_off, release
+from trainyard.scheduling.assignment import (
+    apply_decision,
+    apply_report,
+    back_off,
+    forget_failed_starts,
+    release,
+)
 from trainyard.scheduling.decision import Decision
 
 
@@ -50,14 +62,20 @@ class AssignmentState:
     def release(self, reason: str, message: str) -> None:
         """Release all resources, as the reconcile of a job that needs them no more does.
 
-        Of an assignment without any only the first reason stays.
+        Of an assignment without any only the first reason stays; but a job that is suspended
+        while it backs off is queued at once when it is resumed.
         """
-        if self.value.desired or not self.value.reason:
+        if self.value.desired or self.value.reason in ("", Reason.START_TIMED_OUT):
             self.value = release(self.value, reason, message)
 
-    def back_off(self, delay: timedelta, message: str, now: datetime) -> None:
-        """Release the resources of a gang that did not start in time, and back off."""
-        self.value = back_off(self.value, delay, message, now)
+    def back_off(self, timeouts: Timeouts, message: str, now: datetime) -> None:
+        """Release the resources of a gang whose start failed, and back off."""
+        first, longest = timeouts.start_backoff, timeouts.max_start_backoff
+        self.value = back_off(self.value, first, longest, message, now)
+
+    def forget_failed_starts(self) -> None:
+        """Begin with the first back-off again, as the reconcile of a job that trains does."""
+        self.value = forget_failed_starts(self.value)
 
 
 class PlanDelivery(NamedTuple):
@@ -135,6 +153,28 @@ class RefusalsByKind:
 
 
 @dataclass(slots=True)
+class PodEventsState:
+    """What the Events of the job's pods said; written by `reconcile.pod_events`."""
+
+    warnings: dict[str, PodWarning] = field(default_factory=dict)
+    """Why a pod does not start, by its uid."""
+    listed_at: dict[str, datetime] = field(default_factory=dict)
+    """When the Events of a pod were last listed, by its uid."""
+
+    def retain(self, uids: Collection[str]) -> None:
+        """Forget all pods but these."""
+        for known in (self.warnings, self.listed_at):
+            for uid in known.keys() - uids:
+                del known[uid]
+
+    def explain(self, pods: tuple[Pod, ...]) -> tuple[Pod, ...]:
+        """The pods, those that do not start with what their Events say about it."""
+        if not self.warnings:
+            return pods
+        return tuple(with_warning(pod, self.warnings.get(pod.uid)) for pod in pods)
+
+
+@dataclass(slots=True)
 class JobState:
     """What this process knows of one job.
 
@@ -156,3 +196,8 @@ class JobState:
     status_written_at: datetime | None = None
     figures_at: datetime | None = None
     """When a status that differs only in figures may be written; None before one waits."""
+    pod_events: PodEventsState = field(default_factory=PodEventsState)
+    refusal: Refusal | None = None
+    """What the API server refused in the last reconcile, if waiting does not heal it."""
+    deleted_pods: frozenset[str] = frozenset()
+    """The uids of the pods that this process deleted and that are still there."""

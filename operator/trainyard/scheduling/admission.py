@@ -24,8 +24,12 @@ from trainyard.scheduling.shapes import PodShape
 
 
 def queue_position(job: JobRequest) -> tuple[int, datetime, tuple[str, str, str]]:
-    """Sort key of the queue: priority (higher first), then age, then name, so that none tie."""
-    return -job.priority, job.created_at, (job.key.namespace, job.key.name, job.key.kind)
+    """Sort key of the queue: priority (higher first), then age, then name, so that none tie.
+
+    A job whose start failed is as old as that failure: it stands behind its equals of that moment.
+    """
+    queued_at = max(job.created_at, job.last_failed_start or job.created_at)
+    return -job.priority, queued_at, (job.key.namespace, job.key.name, job.key.kind)
 
 
 def admit(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:

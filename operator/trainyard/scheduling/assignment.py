@@ -37,6 +37,10 @@ _AssignmentT = TypeVar("_AssignmentT", bound=Assignment)
 
 MAX_HISTORY: Final = 20
 MAX_PROFILE: Final = 64
+MAX_FAILED_STARTS: Final = 1_000_000
+"""The largest count that the schema of the status allows."""
+MAX_DOUBLINGS: Final = 20
+"""Of a back-off: more than any longest one needs, and no overflow."""
 MIN_STEPS: Final = 5
 """Steps behind a measurement before a speed-up is computed from it."""
 
@@ -107,10 +111,28 @@ def release(before: _AssignmentT, reason: str, message: str) -> _AssignmentT:
     )
 
 
-def back_off(before: _AssignmentT, delay: timedelta, message: str, now: datetime) -> _AssignmentT:
-    """The assignment of a job whose start timed out: released, and queued again after the delay."""
+def back_off(
+    before: _AssignmentT, first: timedelta, longest: timedelta, message: str, now: datetime
+) -> _AssignmentT:
+    """The assignment of a job whose start failed: released, and queued again after a back-off.
+
+    That begins with `first` and doubles with each failed start since the job last trained.
+    """
     released = release(before, Reason.START_TIMED_OUT, message)
-    return msgspec.structs.replace(released, cooldown_end_time=whole_seconds(now + delay))
+    delay = min(first * 2 ** min(before.failed_starts, MAX_DOUBLINGS), longest)
+    return msgspec.structs.replace(
+        released,
+        cooldown_end_time=whole_seconds(now + delay),
+        failed_starts=min(before.failed_starts + 1, MAX_FAILED_STARTS),
+        last_failed_start_time=whole_seconds(now),
+    )
+
+
+def forget_failed_starts(before: _AssignmentT) -> _AssignmentT:
+    """The assignment of a job that trains; the same object if no start has failed."""
+    if not before.failed_starts:
+        return before
+    return msgspec.structs.replace(before, failed_starts=0, last_failed_start_time=None)
 
 
 def record_decision(

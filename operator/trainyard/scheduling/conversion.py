@@ -88,6 +88,7 @@ def _parties_request(job: FederatedJob, admission: AdmissionStatus) -> JobReques
         admitted_parties=admission.assigned,
         admitted_at=admission.decision_time if admission.parties else None,
         backoff_until=_backoff_until(admission),
+        last_failed_start=admission.last_failed_start_time,
         decision_time=admission.decision_time,
     )
 
@@ -123,6 +124,7 @@ def _workers_request(
         admitted_at=scaling.decision_time if scaling.desired else None,
         is_running=_is_steady(job, scaling, report),
         backoff_until=_backoff_until(scaling),
+        last_failed_start=scaling.last_failed_start_time,
         decision_time=scaling.decision_time,
         proven_workers=scaling.proven,
         measured_at=report.at if report else None,

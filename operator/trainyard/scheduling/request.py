@@ -56,6 +56,8 @@ class JobRequest:
     """Whether all admitted workers train together; no policy changes a job that is not steady."""
     backoff_until: datetime | None = None
     """When a job whose start timed out is queued again."""
+    last_failed_start: datetime | None = None
+    """When a start of the job last failed; None once it has trained since."""
     decision_time: datetime | None = None
     """When the number of workers last changed."""
     proven_workers: int = 0

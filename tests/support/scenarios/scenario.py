@@ -21,6 +21,17 @@ IMAGE_PULL_BACKOFF: dict[str, Any] = {
     "waiting_reason": "ImagePullBackOff",
     "waiting_message": 'Back-off pulling image "trainer:1"',
 }
+NO_SUCH_IMAGE: dict[str, Any] = {
+    "phase": "Pending",
+    "waiting_reason": "ErrImagePull",
+    "waiting_message": "docker.io/library/trainer:1: not found",
+}
+NO_SUCH_CONFIG_MAP: dict[str, Any] = {
+    "waiting_reason": "FailedMount",
+    "waiting_message": (
+        'MountVolume.SetUp failed for volume "settings" : configmap "settings" not found'
+    ),
+}
 FAILED_MESSAGE = TerminationMessage(result=Result.FAILED, error="no such dataset").encode()
 
 

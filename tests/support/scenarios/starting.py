@@ -11,6 +11,8 @@ from tests.support.jobs import (
 )
 from tests.support.scenarios.scenario import (
     IMAGE_PULL_BACKOFF,
+    NO_SUCH_CONFIG_MAP,
+    NO_SUCH_IMAGE,
     UP_TO_EIGHT_WORKERS,
     WAITING_FOR_GPUS,
     Scenario,
@@ -69,6 +71,69 @@ STARTING = {
         },
         desired_pods=DesiredPods(),
         message=("Admitted", "Not running 10 min after it got its GPUs: Pod digits-worker-1-1: no"),
+    ),
+    "a start that waiting does not help is given up soon": Scenario(
+        pods=(coordinator(), worker(0, **NO_SUCH_IMAGE)),
+        assignment=admitted(1, NOW - TIMEOUTS.blocked_start_timeout),
+        phase=Phase.WAITING,
+        conditions={
+            "Admitted": ("False", "StartTimedOut"),
+            "Degraded": ("True", "StartTimedOut"),
+        },
+        desired_pods=DesiredPods(),
+        message=(
+            "Degraded",
+            "It cannot start, and waiting does not help: Pod digits-worker-0-1: spec.image "
+            "'trainer:1' cannot be pulled (ErrImagePull: docker.io/library/trainer:1: not found).",
+        ),
+    ),
+    "what was applied together with the job has a while to arrive": Scenario(
+        pods=(coordinator(phase="Pending", **NO_SUCH_CONFIG_MAP), worker(0)),
+        phase=Phase.STARTING,
+        conditions={"Degraded": ("True", "PodTrouble")},
+        message=("Degraded", "a volume cannot be mounted (FailedMount: MountVolume.SetUp failed"),
+        requeue_at=NOW + TIMEOUTS.blocked_start_timeout,
+    ),
+    "workers that say nothing wait for the same as one that does": Scenario(
+        pods=(
+            coordinator(),
+            worker(0, phase="Pending", **NO_SUCH_CONFIG_MAP),
+            worker(1, phase="Pending"),
+        ),
+        spec=UP_TO_EIGHT_WORKERS,
+        assignment=admitted(2),
+        phase=Phase.STARTING,
+        requeue_at=NOW + TIMEOUTS.blocked_start_timeout,
+    ),
+    "workers that may still start get the whole start timeout": Scenario(
+        pods=(
+            coordinator(),
+            worker(0, phase="Pending", waiting_reason="ErrImageNeverPull"),
+            worker(1, phase="Pending"),
+        ),
+        spec=UP_TO_EIGHT_WORKERS,
+        assignment=admitted(2),
+        phase=Phase.STARTING,
+        requeue_at=NOW + TIMEOUTS.start_timeout,
+    ),
+    "too few workers that may still start are given up with the others": Scenario(
+        pods=(
+            coordinator(),
+            worker(0, phase="Pending", waiting_reason="ErrImageNeverPull"),
+            worker(1, phase="Pending"),
+        ),
+        spec={"workers": {"min": 2, "max": 2}},
+        assignment=admitted(2),
+        phase=Phase.STARTING,
+        requeue_at=NOW + TIMEOUTS.blocked_start_timeout,
+    ),
+    "a job that trains is not stopped for a worker that waiting does not help": Scenario(
+        pods=(coordinator(), worker(0), worker(1, **NO_SUCH_IMAGE)),
+        spec=UP_TO_EIGHT_WORKERS,
+        assignment=admitted(2, NOW - TIMEOUTS.start_timeout),
+        phase=Phase.STARTING,
+        conditions={"Degraded": ("True", "PodTrouble")},
+        desired_pods=DesiredPods(coordinator=True, members=range(2)),
     ),
     "a job that trains with its minimum is not stopped for a worker that cannot start": Scenario(
         pods=(coordinator(), worker(0), worker(1, **IMAGE_PULL_BACKOFF)),

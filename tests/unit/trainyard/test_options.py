@@ -49,6 +49,8 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
         *("--namespace", "a", "--namespace", "b", "--reach", "direct", "--leader-elect"),
         *("--service-name", "coordinators"),
         *("--priority-class", "urgent=team-a,team-b", "--priority-class", "nobody="),
+        *("--blocked-start-timeout", "9s", "--start-backoff", "3s", "--max-start-backoff", "12s"),
+        *("--pod-events-after", "4s"),
         *("--lease-name", "mine", "--start-timeout", "90s", "--scrape-interval", "2m"),
         *("--scrape-timeout", "3s", "--unreachable-timeout", "2s", "--replace-timeout", "4s"),
     )
@@ -60,7 +62,12 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
         "urgent": {"team-a", "team-b"},
         "nobody": frozenset(),
     }
-    assert reconciling.timeouts.start_timeout == timedelta(seconds=90)
+    timeouts = reconciling.timeouts
+    assert timeouts.start_timeout == timedelta(seconds=90)
+    assert timeouts.blocked_start_timeout == timedelta(seconds=9)
+    assert timeouts.start_backoff == timedelta(seconds=3)
+    assert timeouts.max_start_backoff == timedelta(seconds=12)
+    assert timeouts.pod_events_after == timedelta(seconds=4)
     assert reconciling.scrape_interval == timedelta(minutes=2)
     assert reconciling.scrape_timeout == timedelta(seconds=3)
     assert reconciling.timeouts.unreachable_timeout == timedelta(seconds=2)
@@ -73,6 +80,9 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
     [
         (("--scrape-interval", "soon"), "soon"),
         (("--replace-timeout", "30s"), "must not be shorter than --unreachable-timeout=1m"),
+        (("--start-backoff", "0s"), "--start-backoff must be at least 1s, not 0s"),
+        (("--start-backoff", "2h"), "--max-start-backoff must not be shorter than --start-backoff"),
+        (("--blocked-start-timeout", "1"), "'1' is not a duration"),
         (("--lease-duration", "1500ms"), "--lease-duration must be whole seconds"),
         (("--renew-deadline", "15s"), "--renew-deadline must be shorter"),
         (("--reach", "smoke"), "smoke"),

@@ -159,7 +159,9 @@ def test_a_drained_pod_is_disrupted(truth: str, expected: bool) -> None:
             id="had failed before",
         ),
         pytest.param({"deletionTimestamp": at()}, at(), True, id="no grace"),
-        pytest.param({"deletionTimestamp": at()}, None, False, id="end unknown"),
+        pytest.param({}, None, False, id="end unknown, not deleted"),
+        pytest.param({"deletionTimestamp": at()}, None, True, id="end unknown"),
+        pytest.param({"deletionTimestamp": at()}, "1970-01-01T00:00:00Z", True, id="never began"),
     ],
 )
 def test_a_pod_that_ends_because_it_was_deleted_is_disrupted(
@@ -170,6 +172,13 @@ def test_a_pod_that_ends_because_it_was_deleted_is_disrupted(
         "containerStatuses": [ended(exitCode=137, finishedAt=finished_at)],
     }
     assert parsed(status, **meta).is_disrupted is expected
+
+
+@pytest.mark.parametrize(("phase", "expected"), [("Failed", True), ("Pending", False)])
+def test_a_pod_that_is_deleted_before_it_has_containers_is_disrupted(
+    phase: str, expected: bool
+) -> None:
+    assert parsed({"phase": phase}, deletionTimestamp=at()).is_disrupted is expected
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,9 @@ class OwnApi(LeaseApi):
     async def __aexit__(self, *_: object) -> None:
         self.loops.append(asyncio.get_running_loop())
 
-    async def request(self, method: str, path: str, *, body: Object) -> Object:
+    async def request(self, method: str, path: str, **options: Any) -> Object:
         self.renewals += 1
-        return await super().request(method, path, body=body)
+        return await super().request(method, path, **options)
 
     def take(self) -> None:
         """Another replica takes the Lease."""

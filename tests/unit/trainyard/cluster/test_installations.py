@@ -34,8 +34,9 @@ class ConfigMaps(FakeApi):
     async def create(self, path: str, body: Object) -> Object:
         return self._store(await super().create(path, body))
 
-    async def request(self, method: str, path: str, *, body: Object, **_: Any) -> Object:
+    async def request(self, method: str, path: str, **options: Any) -> Object:
         assert method == "PUT"
+        body: Object = options["body"]
         stored = self.objects[path]["metadata"]["resourceVersion"]
         if stored != body["metadata"]["resourceVersion"]:
             raise ApiError(409, "Conflict", "it has been modified")

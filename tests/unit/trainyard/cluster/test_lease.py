@@ -23,8 +23,9 @@ class LeaseApi(FakeApi):
     async def create(self, path: str, body: Object) -> Object:
         return self._stored(await super().create(path, body))
 
-    async def request(self, method: str, path: str, *, body: Object) -> Object:
+    async def request(self, method: str, path: str, **options: Any) -> Object:
         assert method == "PUT"
+        body: Object = options["body"]
         self.objects[path] = body
         return self._stored(body)
 

@@ -35,7 +35,7 @@ from trainyard.api.pods import Pod
 from trainyard.api.podset import group_pods
 from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase
 from trainyard.lifecycle.diff import pod_actions
-from trainyard.lifecycle.observation import Observation
+from trainyard.lifecycle.observation import Observation, Refusal
 from trainyard.lifecycle.stages import evaluate
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Result
@@ -201,3 +201,37 @@ def test_labels_that_mix_the_kinds_break_nothing() -> None:
     pods = group_pods([*parties(), stray], UID)
     assert list(pods.members) == [3, *PARTIES]
     assert stray in pod_actions(DESIRED_PODS, pods, frozenset(), 0, NOW).delete
+
+
+NO_IMAGE: dict[str, Any] = {"phase": "Pending", "waiting_reason": "InvalidImageName"}
+
+
+@pytest.mark.parametrize(
+    ("pods", "is_blocked"),
+    [
+        pytest.param((party("ann"), party("bob", **NO_IMAGE)), False, id="a quorum is left"),
+        pytest.param((party("ann", **NO_IMAGE), party("bob", **NO_IMAGE)), True, id="none is left"),
+        pytest.param(
+            (
+                party("ann", **NO_IMAGE),
+                party("bob", phase="Pending"),
+                party("cid", phase="Pending"),
+            ),
+            False,
+            id="parties are unlike: the others may start",
+        ),
+    ],
+)
+def test_a_start_fails_soon_only_if_too_few_parties_may_still_start(
+    pods: tuple[Pod, ...], is_blocked: bool
+) -> None:
+    found = observed(aggregator(phase="Pending"), *pods)
+    timeout = TIMEOUTS.blocked_start_timeout if is_blocked else TIMEOUTS.start_timeout
+    assert found.start_deadline == NOW + timeout
+
+
+def test_a_start_whose_aggregator_is_refused_fails_soon() -> None:
+    refusal = Refusal(message="exceeded quota", since=NOW - timedelta(seconds=5))
+    found = replace(observed(*parties()), refusal=refusal)
+    assert found.start_blocked_since == refusal.since
+    assert replace(found, refusal=None).start_blocked_since is None

@@ -192,6 +192,7 @@ def test_only_a_start_that_timed_out_makes_a_job_back_off() -> None:
     backing_off = {name for name, s in SCENARIOS.items() if evaluated(s).refuse_start}
     assert backing_off == {
         "a start that takes too long is given up",
+        "a start that waiting does not help is given up soon",
         "a job that stays without workers releases its GPUs and keeps its coordinator",
         "a resumed job that cannot start keeps the only copy of its state",
     }

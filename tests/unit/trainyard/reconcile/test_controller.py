@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,17 @@ import pytest
 
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
-from tests.support.jobs import KEY, NOW, UID, at, coordinator, has_run, make_job, raw_job, worker
+from tests.support.jobs import (
+    KEY,
+    NOW,
+    UID,
+    at,
+    coordinator,
+    has_run,
+    make_job,
+    raw_job,
+    worker,
+)
 from trainyard.api.names import Key
 from trainyard.api.pods import Pod, parse_pod
 from trainyard.cluster.decoding import Page
@@ -19,6 +30,7 @@ from trainyard.cluster.errors import ApiError
 from trainyard.reconcile import controller as controller_module
 from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.job import reconcile
+from trainyard.reconcile.slowstart import FIRST_PAUSE
 
 PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
@@ -248,6 +260,16 @@ async def test_a_job_with_a_refused_pod_still_exchanges_with_its_coordinator() -
     with pytest.raises(ApiError, match="exceeded quota"):
         await controller._reconcile(KEY)
     assert KEY in controller.exchanges._queued
+
+
+async def test_a_refused_start_is_reconciled_again_by_itself() -> None:
+    """After the pause that its refusals have, whatever the queue's own is."""
+    status = {"scaling": {**HELD, "decisionTime": at(NOW)}, "phase": "Starting"}
+    controller = Controller(dependencies_of(QuotaApi(), make_job({}, status)))
+    with pytest.raises(ApiError, match="exceeded quota"):
+        await controller._reconcile(KEY)
+    delay = controller.queue._due[KEY] - asyncio.get_running_loop().time()
+    assert delay == pytest.approx(FIRST_PAUSE.total_seconds(), abs=0.2)
 
 
 class LosingApi(FakeApi):

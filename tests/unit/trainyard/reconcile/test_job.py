@@ -17,6 +17,7 @@ from tests.support.jobs import (
     at,
     condition,
     coordinator,
+    failing,
     has_run,
     make_job,
     worker,
@@ -25,7 +26,10 @@ from trainyard.api.report import CoordinatorReport
 from trainyard.api.validation import MAX_SPEC_BYTES
 from trainyard.cluster.clock import SteadyClock
 from trainyard.cluster.errors import ApiError
+from trainyard.cluster.store import ObjectKey
+from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.reconcile.children import CHILDREN_INTERVAL
+from trainyard.reconcile.dependencies import Options
 from trainyard.reconcile.job import CLOCK_RETRY, reconcile
 from trainyard.reconcile.status import CONFLICT_PAUSE
 from trainyard.scheduling.conversion import wants_gpus
@@ -138,7 +142,10 @@ async def test_the_secrets_of_a_gang_that_did_not_start_are_ensured_before_the_n
 
 async def test_secrets_are_ensured_again_without_an_event() -> None:
     """A coordinator that waits for a Secret that somebody deleted makes no event at all."""
-    deps = dependencies_of(FakeApi(), make_job({}, has_run(scaling=HELD, phase="Running")))
+    # Its pod's Events, which nobody wrote, are not listed meanwhile.
+    options = Options(timeouts=Timeouts(pod_events_after=2 * CHILDREN_INTERVAL))
+    job = make_job({}, has_run(scaling=HELD, phase="Running"))
+    deps = dependencies_of(FakeApi(), job, options=options)
     for pod in (worker(), coordinator(2, phase="Pending", ip="")):
         deps.cache.put_pod(pod)
     for _ in range(3):
@@ -205,3 +212,78 @@ async def test_a_job_too_large_to_be_read_gets_a_condition_and_nothing_else(
     assert others == {c["type"] for c in status.get("conditions", [])}
     assert body["phase"] == status.get("phase", "Pending")
     assert not wants_gpus(job)
+
+
+async def test_a_start_that_the_api_server_refuses_is_given_up_soon() -> None:
+    """A full quota, for example: its GPUs were reserved for ten minutes, again and again."""
+    api, job = FakeApi(), make_job({}, {"scaling": HELD, "phase": "Starting"})
+    api.is_full = True
+    now = NOW
+    deps = dependencies_of(api, job, clock=lambda: now)
+    state = deps.job_state(job)
+    outcome = await reconcile(deps, KEY)
+    assert outcome.refusal is not None
+    while state.assignment.value.desired:
+        assert outcome.requeue_after
+        now += timedelta(seconds=outcome.requeue_after)
+        outcome = await reconcile(deps, KEY)
+    assert now == NOW + TIMEOUTS.blocked_start_timeout, "however long the pauses have become"
+    assert (state.assignment.value.desired, state.assignment.value.reason) == (0, "StartTimedOut")
+    assert state.assignment.value.failed_starts == 1
+    assert "waiting does not help" in state.assignment.value.message
+    assert "exceeded quota" in state.assignment.value.message
+    assert state.refusal is None, "nothing is asked for any more"
+
+
+class BusyApi(FakeApi):
+    """An admission webhook is being restarted."""
+
+    async def create(self, *_: Any) -> Object:
+        raise ApiError(503, "ServiceUnavailable", "an admission webhook does not answer")
+
+
+async def test_an_api_server_that_fails_for_a_while_gets_the_whole_start_timeout() -> None:
+    job = make_job({}, {"scaling": HELD, "phase": "Starting"})
+    now = NOW
+    deps = dependencies_of(BusyApi(), job, clock=lambda: now)
+    state = deps.job_state(job)
+    outcome = await reconcile(deps, KEY)
+    while state.assignment.value.desired:
+        assert state.refusal is None
+        assert outcome.requeue_after
+        now += timedelta(seconds=outcome.requeue_after)
+        outcome = await reconcile(deps, KEY)
+    assert state.assignment.value.reason == "StartTimedOut"
+    assert now == NOW + TIMEOUTS.start_timeout
+
+
+async def test_what_a_pod_ends_with_after_its_deletion_is_not_a_failure() -> None:
+    """Kubelets stop a container that had not begun with exit code 137, at a time of their own."""
+    scaling = {**HELD, "decisionTime": at(NOW - TIMEOUTS.start_timeout)}
+    job = make_job({}, {"scaling": scaling, "phase": "Starting"})
+    deps = dependencies_of(FakeApi(), job)
+    deps.cache.put_pod(worker(phase="Pending", node="n0"))
+    await reconcile(deps, KEY)
+    state = deps.job_state(job)
+    assert state.deleted_pods == {worker().uid}
+    lost = failing(137, reason="ContainerStatusUnknown")
+    deps.cache.put_pod(worker(resource_version=2, is_deleting=True, **lost))
+    await reconcile(deps, KEY)
+    status = deps.cache.jobs[KEY].status
+    assert (status.restarts, status.failures) == (0, [])
+    deps.cache.pods.remove(ObjectKey(KEY.namespace, worker().name))
+    await reconcile(deps, KEY)
+    assert state.deleted_pods == frozenset()
+
+
+async def test_a_job_that_trains_forgets_its_failed_starts() -> None:
+    scaling = {**HELD, "failedStarts": 3, "lastFailedStartTime": at()}
+    job = make_job({}, {"scaling": scaling, "phase": "Starting"})
+    deps = dependencies_of(FakeApi(), job)
+    deps.cache.put_pod(coordinator())
+    deps.cache.put_pod(worker(phase="Pending"))
+    await reconcile(deps, KEY)
+    assert deps.job_state(job).assignment.value.failed_starts == 3
+    deps.cache.put_pod(worker(resource_version=2))
+    await reconcile(deps, KEY)
+    assert deps.job_state(job).assignment.value.failed_starts == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from tests.support.jobs import NOW, admitted, make_job
+from tests.support.jobs import NOW, TIMEOUTS, admitted, make_job
 from tests.support.requests import decision
 from trainyard.api.reasons import Reason
 from trainyard.api.status import ScalingStatus
@@ -14,6 +14,7 @@ from trainyard.reconcile.state import (
     CoordinatorLink,
     PlanDelivery,
 )
+from trainyard.scheduling.conversion import request_of
 from trainyard_trainer.contract.plan import Plan
 
 TWO, FOUR = Plan(generation=1, workers=2), Plan(generation=1, workers=4)
@@ -60,6 +61,18 @@ def test_only_the_first_release_gives_its_reason() -> None:
     assert (assignment.value.desired, assignment.value.reason) == (0, "Suspended")
     assignment.release("Complete", "The job has ended.")
     assert assignment.value.reason == "Suspended"
+
+
+def test_a_job_that_is_suspended_while_it_backs_off_is_queued_at_once_when_resumed() -> None:
+    """As by a user who has mended what kept it from starting."""
+    assignment = AssignmentState(admitted(2))
+    assignment.back_off(TIMEOUTS, "its image is missing", NOW)
+    assert assignment.value.reason == Reason.START_TIMED_OUT
+    assignment.release("Suspended", "Suspended.")
+    assert assignment.value.reason == "Suspended"
+    assert request_of(make_job(), assignment.value, None, {}).backoff_until is None
+    assert isinstance(assignment.value, ScalingStatus)
+    assert assignment.value.failed_starts == 1, "its next back-off is longer all the same"
 
 
 def test_a_job_that_was_never_assigned_anything_takes_the_reason_of_its_release() -> None:

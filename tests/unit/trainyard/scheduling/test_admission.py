@@ -56,6 +56,13 @@ def test_the_queue_is_ordered_by_priority_then_age_then_key() -> None:
     assert order == ["urgent", "old", "a", "b"]
 
 
+def test_a_job_whose_start_failed_stands_behind_its_equals_of_that_moment() -> None:
+    failed = job("failed", age=60, last_failed_start=NOW - timedelta(minutes=10))
+    jobs = [job("new", age=1), job("urgent", priority=7), failed, job("old", age=20)]
+    order = [j.key.name for j in sorted(jobs, key=queue_position)]
+    assert order == ["urgent", "old", "failed", "new"]
+
+
 @pytest.mark.parametrize(
     ("gpus", "fields", "workers"),
     [

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
 from tests.support.jobs import NOW, admitted
 from tests.support.requests import decision
+from trainyard.api.federation import AdmissionStatus
 from trainyard.api.reasons import Reason
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
 from trainyard.api.status import Change, Measurement, SampleTimes, ScalingStatus
 from trainyard.scheduling.assignment import (
+    MAX_FAILED_STARTS,
     MAX_HISTORY,
     MAX_PROFILE,
     back_off,
+    forget_failed_starts,
     measured_speedup,
     record_decision,
     record_report,
@@ -37,6 +40,8 @@ from trainyard.scheduling.basis import (
 from trainyard.scheduling.decision import Decision
 from trainyard.scheduling.facts import SizeChanged, SizeKept
 
+_AssignmentT = TypeVar("_AssignmentT", ScalingStatus, AdmissionStatus)
+
 
 def decided(before: ScalingStatus, new: Decision) -> ScalingStatus:
     return record_decision(before, new, Scaling(cooldown="90s"), NOW)
@@ -45,6 +50,11 @@ def decided(before: ScalingStatus, new: Decision) -> ScalingStatus:
 def measured(workers: int, rate: float, steps: int = 50, **fields: int) -> Measurement:
     values: dict[str, Any] = {"nodes": 1, "local_batch": 64, **fields}
     return Measurement(workers=workers, samples_per_second=rate, steps=steps, **values)
+
+
+def failed(before: _AssignmentT) -> _AssignmentT:
+    """After a failed start."""
+    return back_off(before, timedelta(minutes=2), timedelta(hours=1), "not running in time", NOW)
 
 
 def test_a_changed_number_of_workers_enters_the_history_and_starts_the_cooldown() -> None:
@@ -80,12 +90,45 @@ def test_the_history_is_bounded() -> None:
 
 def test_a_backoff_is_recorded_and_stays_the_same() -> None:
     until = NOW + timedelta(minutes=2)
-    backed_off = back_off(admitted(3), timedelta(minutes=2), "not running in time", NOW)
+    backed_off = failed(admitted(3))
     assert (backed_off.desired, backed_off.reason) == (0, "StartTimedOut")
     assert backed_off.cooldown_end_time == until
     again = decided(backed_off, decision(0, Reason.START_TIMED_OUT, requeue_at=until))
     assert again.cooldown_end_time == backed_off.cooldown_end_time
     assert again.history == backed_off.history
+
+
+def test_a_backoff_doubles_with_each_failed_start_up_to_the_longest() -> None:
+    scaling, minutes = admitted(3), []
+    for _ in range(8):
+        scaling = failed(scaling)
+        assert scaling.cooldown_end_time is not None
+        minutes.append((scaling.cooldown_end_time - NOW) / timedelta(minutes=1))
+    assert minutes == [2, 4, 8, 16, 32, 60, 60, 60]
+    assert (scaling.failed_starts, scaling.last_failed_start_time) == (8, NOW)
+
+
+def test_a_backoff_of_a_federation_doubles_too() -> None:
+    admission = failed(failed(AdmissionStatus(parties=["ann"])))
+    assert admission.cooldown_end_time == NOW + timedelta(minutes=4)
+    assert (admission.failed_starts, admission.parties) == (2, [])
+
+
+def test_the_count_of_failed_starts_stays_within_its_schema() -> None:
+    scaling = failed(admitted(1, failed_starts=MAX_FAILED_STARTS))
+    assert scaling.failed_starts == MAX_FAILED_STARTS
+    assert scaling.cooldown_end_time == NOW + timedelta(hours=1)
+
+
+def test_failed_starts_are_forgotten_once_the_job_trains() -> None:
+    scaling = forget_failed_starts(failed(admitted(3)))
+    assert (scaling.failed_starts, scaling.last_failed_start_time) == (0, None)
+    assert forget_failed_starts(scaling) is scaling, "nothing to write"
+
+
+def test_a_decision_does_not_forget_failed_starts() -> None:
+    scaling = decided(failed(admitted(3)), decision(3, Reason.ADMITTED))
+    assert (scaling.failed_starts, scaling.last_failed_start_time) == (1, NOW)
 
 
 def test_a_released_job_has_no_workers() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.federations import make_federation
 from tests.support.jobs import (
     KEY,
     NOW,
@@ -18,6 +19,7 @@ from tests.support.jobs import (
     workers,
 )
 from trainyard.api.cluster import Taint, Toleration
+from trainyard.api.federation import AdmissionStatus
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.status import Change, Measurement, ScalingStatus
 from trainyard.scheduling.assignment import initial_assignment
@@ -135,6 +137,13 @@ def test_a_request_has_what_was_decided_and_measured() -> None:
 def test_only_a_start_that_timed_out_backs_off(reason: str, expected: object) -> None:
     scaling = ScalingStatus(reason=reason, cooldown_end_time=NOW)
     assert request_of(make_job(), scaling, None, {}).backoff_until == expected
+
+
+def test_the_last_failed_start_of_either_kind_is_known_to_the_queue() -> None:
+    workers = ScalingStatus(last_failed_start_time=NOW)
+    assert request_of(make_job(), workers, None, {}).last_failed_start == NOW
+    parties = AdmissionStatus(last_failed_start_time=NOW)
+    assert request_of(make_federation(), parties, None, {}).last_failed_start == NOW
 
 
 @pytest.mark.parametrize(
