@@ -42,7 +42,10 @@ def operator_kubeconfig(cluster: Cluster, namespace: str, folder: Path, tree: Pa
     kubectl: list[str | Path] = [cluster.kubectl, "--kubeconfig", cluster.kubeconfig]
     rendered = run([cluster.helm, "template", RELEASE, tree / _CHART, "--namespace", namespace])
     documents = [d for d in yaml.safe_load_all(rendered) if d and d["kind"] in _KINDS]
-    run([*kubectl, "apply", "-n", namespace, "-f", "-"], stdin=yaml.safe_dump_all(documents))
+    for document in documents:  # one may be of another namespace
+        if not document["kind"].startswith("Cluster"):
+            document["metadata"].setdefault("namespace", namespace)
+    run([*kubectl, "apply", "-f", "-"], stdin=yaml.safe_dump_all(documents))
     account = next(d for d in documents if d["kind"] == "ServiceAccount")["metadata"]["name"]
     token = run([*kubectl, "create", "token", account, "-n", namespace, "--duration=24h"])
     return _write(cluster.kubeconfig, token.strip(), folder / f"{namespace}.kubeconfig")

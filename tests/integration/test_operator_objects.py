@@ -156,6 +156,7 @@ async def test_arguments_nested_too_deep_hide_no_other_job(
     await testbed.submit("second", 1, gpus=0)
     await testbed.wait_for_phase("second", "Running")
     assert operator.poll() is None, operator.tail()
+    assert "failed" not in operator.log.read_text()
 
 
 async def expect_rejected(testbed: Testbed, kind: str, name: str, message: str) -> None:
@@ -166,7 +167,7 @@ async def expect_rejected(testbed: Testbed, kind: str, name: str, message: str) 
     async def rejected() -> None:
         async with client.session.get(url, headers=await client.headers()) as response:
             text = await response.text()
-        status = text[text.rindex('"status":{') :]
+        _, _, status = text.rpartition('"status":{')
         assert '"reason":"TooLarge"' in status
         assert message in status
 

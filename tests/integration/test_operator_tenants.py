@@ -64,6 +64,7 @@ async def test_jobs_that_a_quota_refuses_cost_few_requests(
 ) -> None:
     """It was a request for each pod each time that anything of the job changed."""
     await testbed.add_nodes(8)
+    await neighbor.add_nodes(0, 0)
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     await kube.create(neighbor.path("resourcequotas"), quota)
 
@@ -102,6 +103,7 @@ async def test_a_slow_webhook_delays_no_other_namespace(
 ) -> None:
     """It did: its requests held all slots, and its jobs all workers."""
     await testbed.add_nodes(8)
+    await neighbor.add_nodes(0, 0)
     path = neighbor.path("pods")
     proxy.hold(path)
     for number in range(JOBS):
