@@ -136,15 +136,16 @@ class ClusterCache:
 
     def cluster(self) -> Cluster:
         """Nodes and unfinished pods, as the scheduler counts them."""
-        pods = self.pods.unfinished()
-        return Cluster(
-            nodes=self.nodes.all(),
-            pods=tuple(
-                p if p.job is None or self._is_owned(p) else replace(p, job=None) for p in pods
-            ),
-        )
+        pods = tuple(self._owned(pod) for pod in self.pods.unfinished())
+        return Cluster(nodes=self.nodes.all(), pods=pods)
 
-    def _is_owned(self, pod: PodInfo) -> bool:
-        """Whether the job that the pod's labels name exists and owns it: anyone can set labels."""
+    def _owned(self, pod: PodInfo) -> PodInfo:
+        """The pod, of no job unless the one that its labels name owns it: anyone can set labels.
+
+        The pods of a job that was deleted are about to be, as Kubernetes collects them.
+        """
         job = None if pod.job is None else self.jobs.get(pod.job)
-        return job is not None and job.uid == pod.owner_uid
+        if pod.job is None or (job is not None and job.uid == pod.owner_uid):
+            return pod
+        is_deleting = pod.is_deleting or self.jobs.is_deleted(pod.owner_uid)
+        return replace(pod, job=None, is_deleting=is_deleting)

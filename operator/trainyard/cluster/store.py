@@ -119,6 +119,11 @@ class Store(Mapping[K, T], Generic[K, T]):
         self._replace(key, old, new)
         return old != new
 
+    def is_deleted(self, uid: str) -> bool:
+        """Whether the object was there and has been deleted; of those of long ago nobody knows."""
+        tombstone = self._tombstones.get(uid)
+        return tombstone is not None and tombstone.version == math.inf
+
     def remove(self, key: K, uid: str = "", version: float = math.inf) -> T | None:
         """Remove a deleted object, unless another of the same name has replaced it.
 

@@ -137,6 +137,20 @@ def test_a_pod_belongs_to_a_job_that_exists_and_that_its_owner_reference_names()
     assert [pod.job for pod in cache.cluster().pods] == [KEY, None, None, None]
 
 
+def test_the_pods_of_a_deleted_job_are_in_nobodys_way() -> None:
+    """They passed for pods of no job until the garbage collector deleted them, and jobs behind the
+    first in the queue started in its place."""
+    cache = ClusterCache()
+    job = make_job()
+    cache.put_job(job)
+    cache.put_pod(worker(0))
+    cache.put_pod(worker(1, owner_uid="of nobody"))
+    cache.drop_job(KEY, job.uid)
+    released, forged = cache.cluster().pods
+    assert (released.job, released.is_deleting) == (None, True)
+    assert (forged.job, forged.is_deleting) == (None, False)
+
+
 def test_foreign_pods_without_accelerators_count_too() -> None:
     """A DaemonSet's pods take CPU of every node."""
     cache = ClusterCache()
