@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -26,6 +25,8 @@ HUNG_SECONDS = 60.0
 """A loop that has not taken part for so long will not any more."""
 MAX_CONNECTIONS = 32
 """At one time; a new one closes the oldest."""
+ACCEPT_SECONDS = 0.1
+"""By then a connection that was accepted is open."""
 CONNECTION_SECONDS = 10.0
 """Lifetime of a connection."""
 
@@ -68,7 +69,7 @@ class HealthServer:
     async def _start(self) -> None:
         await self._runner.setup()
         assert self._runner.server is not None  # noqa: S101 - since it is set up
-        self._connections.make = self._runner.server
+        self._connections.server = self._runner.server
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connections.accept, self._host, self._port)
 
@@ -137,19 +138,21 @@ class _Connections:
     """Accepts connections, few at a time and each for a moment."""
 
     def __init__(self) -> None:
-        self.make: Callable[[], web.RequestHandler] | None = None
-        self._open: OrderedDict[int, web.RequestHandler] = OrderedDict()
+        self.server: web.Server | None = None
 
     def accept(self) -> web.RequestHandler:
         """The protocol of a new connection."""
-        if len(self._open) >= MAX_CONNECTIONS:
-            self._close(next(iter(self._open)))
-        assert self.make is not None, "the server was not started"  # noqa: S101
-        handler = self.make()
-        self._open[id(handler)] = handler
-        asyncio.get_running_loop().call_later(CONNECTION_SECONDS, self._close, id(handler))
+        assert self.server is not None, "the server was not started"  # noqa: S101
+        loop, handler = asyncio.get_running_loop(), self.server()
+        self._close_all_but(MAX_CONNECTIONS - 1)
+        # Those that were accepted at the same moment have no transport yet that could be closed.
+        loop.call_later(ACCEPT_SECONDS, self._close_all_but, MAX_CONNECTIONS)
+        loop.call_later(CONNECTION_SECONDS, handler.force_close)
         return handler
 
-    def _close(self, number: int) -> None:
-        if (handler := self._open.pop(number, None)) is not None:
+    def _close_all_but(self, count: int) -> None:
+        """Close the oldest connections."""
+        assert self.server is not None, "the server was not started"  # noqa: S101
+        connections = self.server.connections
+        for handler in connections[: max(len(connections) - count, 0)]:
             handler.force_close()

@@ -141,11 +141,22 @@ async def test_the_gauges_are_taken_once_a_second_however_many_ask(
     assert "trainyard_operator_leader 1.0" in answers[0][1]
 
 
-async def test_connections_that_ask_nothing_keep_nobody_out(served: Served) -> None:
+@pytest.mark.parametrize("is_busy", [False, True], ids=["one by one", "at the same moment"])
+async def test_connections_that_ask_nothing_keep_nobody_out(
+    served: Served, *, is_busy: bool
+) -> None:
     """Kept open without a bound they would take all file descriptors."""
+
+    async def hold() -> None:
+        time.sleep(0.5)  # noqa: ASYNC251 - the loop is what hangs
+
+    held = asyncio.create_task(served.server._thread.run(hold())) if is_busy else None
+    await asyncio.sleep(0.1)
     idle = []
     for _ in range(3 * health.MAX_CONNECTIONS):
         idle.append(await asyncio.open_connection("127.0.0.1", served.server.port))
+    if held is not None:
+        await held
     assert (await served.get("/healthz"))[0] == 200
     closed = 0
     for reader, _ in idle[: health.MAX_CONNECTIONS]:
