@@ -26,6 +26,7 @@ from trainyard.cluster.decoding import (
     decode_status,
 )
 from trainyard.cluster.errors import THROTTLED, ApiError
+from trainyard.cluster.restore import is_restored
 from trainyard.cluster.store import ObjectKey, Snapshot, Store, Versioned
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class Informer(Generic[T]):
 
     async def _follow(self) -> None:
         """Watch on one connection until the server ends it, after a listing where one is due."""
-        if not self._version or await self._is_restored():
+        if not self._version or await is_restored(self._client, self._path, self._version):
             self._version = await self.relist()
             self.has_synced.set()
         async with self._client.watch(self._path, self._version) as events:
@@ -144,19 +145,6 @@ class Informer(Generic[T]):
             self._activity.record(self._path)
             async for event in events:
                 self._apply(event)
-
-    async def _is_restored(self) -> bool:
-        """Whether the server is in an older state than the watch has reached.
-
-        A watch from a version that the server has yet to reach is silent until then.
-        """
-        version = await self._client.latest_version(self._path)
-        if is_older := int(version) < int(self._version):
-            log.warning(
-                "the API server was restored to an older state: %s is at version %s, after %s",
-                *(self._path, version, self._version),
-            )
-        return is_older
 
     def _recover(self, error: ApiError) -> None:
         """Decide where to continue after an error; raises it if the server refuses at the start."""

@@ -30,6 +30,7 @@ from trainyard.cluster.decoding import (
 )
 from trainyard.cluster.errors import ApiError
 from trainyard.cluster.paging import JOB_PAGE_SIZE, BoundedResponse, OversizedPageError, PageLimit
+from trainyard.cluster.restore import is_restored
 
 log = logging.getLogger(__name__)
 
@@ -129,18 +130,11 @@ class _Middleware:
         return response
 
     async def _is_restored(self, request: aiohttp.ClientRequest) -> bool:
-        """Whether the server is in an older state than the watch has reached."""
-        path, reached = request.url.path, request.url.query.get("resourceVersion", "0")
+        reached = request.url.query.get("resourceVersion", "0")
         try:
-            version = await self._client.latest_version(path)
+            return await is_restored(self._client, request.url.path, reached)
         except (ApiError, msgspec.MsgspecError):
             return False  # the watch itself shows what is wrong
-        if is_older := int(version) < int(reached):
-            log.warning(
-                "the API server was restored to an older state: %s is at version %s, after %s",
-                *(path, version, reached),
-            )
-        return is_older
 
 
 class _Events:
