@@ -22,7 +22,6 @@ from trainyard.reconcile.exchange import exchange
 from trainyard.reconcile.informers import node_informer, pod_informers
 from trainyard.reconcile.job import reconcile
 from trainyard.reconcile.queue import QueuePriority, WorkQueue
-from trainyard.reconcile.rates import NamespaceShare
 from trainyard.reconcile.resync import resync
 from trainyard.reconcile.scheduler import Scheduler
 
@@ -47,9 +46,9 @@ class Controller:
             self._exchange,
             workers=options.exchanges,
             group=_namespace_of,
+            share=options.exchanges_per_namespace,
             debounce_seconds=0.0,
         )
-        self._share = NamespaceShare(options.exchanges_per_namespace, self.exchanges.add)
         self.scheduler = Scheduler(deps, self.queue.add, self.queue.add_after)
         self.informers: list[Informer[Pod] | Informer[Node]] = [
             *pod_informers(deps, self.pod_changed),
@@ -175,9 +174,6 @@ class Controller:
         return result.requeue_after
 
     async def _exchange(self, key: Key) -> float | None:
-        return await self._share.run(key, self._exchange_now)
-
-    async def _exchange_now(self, key: Key) -> float | None:
         return await exchange(self.deps, key, self._on_report, self._on_overdue)
 
     def _on_report(self, key: Key) -> None:

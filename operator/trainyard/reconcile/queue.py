@@ -56,15 +56,17 @@ class WorkQueue(Generic[K]):
         *,
         workers: int = 16,
         group: Callable[[K], Hashable] = lambda key: key,
+        share: int | None = None,
         debounce_seconds: float = 0.1,
         backoff_seconds: float = 0.2,
         backoff_cap_seconds: float = 60.0,
     ) -> None:
+        """`share` is how many workers the keys of one group may have; half of them by default."""
         self.name = name
         self._handler = handler
         self._workers = workers
         self._group = group
-        self._shares = Shares(workers, max(workers // 2, 1))
+        self._shares = Shares(workers, share or max(workers // 2, 1))
         self._debounce_seconds = debounce_seconds
         self._backoff, self._backoff_cap = backoff_seconds, backoff_cap_seconds
         self._waiting: dict[QueuePriority, RoundRobin[K]] = {p: RoundRobin() for p in QueuePriority}

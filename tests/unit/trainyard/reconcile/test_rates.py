@@ -8,8 +8,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import pytest
-
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi, Object
 from tests.support.jobs import NOW, at, coordinator, has_run, make_job, worker
@@ -21,7 +19,7 @@ from trainyard.lifecycle.observation import Observation
 from trainyard.lifecycle.stages import evaluate
 from trainyard.reconcile.dependencies import FIGURES_PER_SECOND, Dependencies
 from trainyard.reconcile.queue import WorkQueue
-from trainyard.reconcile.rates import NamespaceShare, RateLimiter
+from trainyard.reconcile.rates import RateLimiter
 from trainyard.reconcile.status import write_status
 
 # --- Exchanges ---
@@ -31,16 +29,18 @@ class Exchanges:
     """A queue of exchanges, those of slow coordinators last until the test ends them."""
 
     def __init__(self, *, workers: int, share: int) -> None:
-        self.queue: WorkQueue[Key] = WorkQueue("exchange", self._handle, workers=workers)
-        self.share = NamespaceShare(share, self.queue.add)
+        self.queue: WorkQueue[Key] = WorkQueue(
+            "exchange",
+            self._exchange,
+            workers=workers,
+            group=lambda key: key.namespace,
+            share=share,
+        )
         self.running: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
         """The most that ran at once, by namespace."""
         self.done: Counter[Key] = Counter()
         self.release = asyncio.Event()
-
-    async def _handle(self, key: Key) -> float | None:
-        return await self.share.run(key, self._exchange)
 
     async def _exchange(self, key: Key) -> float | None:
         self.running[key.namespace] += 1
@@ -79,17 +79,36 @@ async def test_slow_coordinators_of_one_namespace_delay_no_other_namespace() -> 
 
 
 async def test_an_exchange_that_fails_gives_its_place_to_the_next() -> None:
-    enqueued: list[Key] = []
-    share = NamespaceShare(1, enqueued.append)
     first, second = keys("team", 2)
+    failed = asyncio.Event()
+    handled: list[Key] = []
 
-    async def fail(_: Key) -> float | None:
-        assert await share.run(second, fail) is None, "it waits"
-        raise RuntimeError("broken")
+    async def handle(key: Key) -> float | None:
+        handled.append(key)
+        if key == first:
+            queue.add(second)
+            await asyncio.sleep(0.05)
+            assert handled == [first], "the second one waits"
+            failed.set()
+            raise RuntimeError("broken")
+        return None
 
-    with pytest.raises(RuntimeError, match="broken"):
-        await share.run(first, fail)
-    assert enqueued == [second]
+    queue: WorkQueue[Key] = WorkQueue(
+        "exchange",
+        handle,
+        workers=4,
+        group=lambda key: key.namespace,
+        share=1,
+        debounce_seconds=0.0,
+        backoff_seconds=60.0,
+    )
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        running = group.create_task(queue.run())
+        queue.add(first)
+        while handled != [first, second]:
+            await asyncio.sleep(0.01)
+        running.cancel()
+    assert failed.is_set()
 
 
 # --- Figures ---
