@@ -79,21 +79,21 @@ class FakeApi:
         self.requests.append(("DELETE", path))
         self.objects.pop(path, None)
 
-    async def request(self, method: str, path: str, **options: Any) -> Object:
-        """List the Events of one pod."""
-        self.requests.append((method, path))
-        uid = options["query"]["fieldSelector"].removeprefix("involvedObject.uid=")
-        items = [o for o in self.objects.values() if o.get("involvedObject", {}).get("uid") == uid]
-        return {"items": items}
-
     async def list_all(self, path: str, **selectors: Any) -> AsyncIterator[Object]:
         async for page in self.list_pages(path, **selectors):
             for item in page.items:
                 yield msgspec.json.decode(item)
 
-    async def list_pages(self, path: str, **_: Any) -> AsyncIterator[Page]:
+    async def list_pages(self, path: str, **selectors: Any) -> AsyncIterator[Page]:
         self.requests.append(("LIST", path))
-        listed = [item for name, item in self.objects.items() if name.startswith(f"{path}/")]
+        _, _, uid = selectors.get("field_selector", "").partition(
+            "involvedObject.uid="
+        )  # of Events
+        listed = [
+            item
+            for name, item in self.objects.items()
+            if name.startswith(f"{path}/") and (not uid or item["involvedObject"]["uid"] == uid)
+        ]
         items = [msgspec.Raw(msgspec.json.encode(item)) for item in listed]
         yield Page(metadata=ListMeta(resource_version=LISTED_VERSION), items=items)
 

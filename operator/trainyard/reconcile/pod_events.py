@@ -11,6 +11,8 @@ import logging
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from trainyard.api.jobs import Job
 from trainyard.api.pods import Pod
 from trainyard.cluster.client import collection
@@ -68,14 +70,14 @@ def _due_at(pod: Pod, state: PodEventsState, after: timedelta) -> datetime:
 
 
 async def _list_events(deps: Dependencies, job: Job, pod: Pod) -> list[dict[str, Any]]:
-    """The pod's Events; none where they cannot be listed, as they only explain."""
+    """The first page of the pod's Events; none if they cannot be listed, as they only explain."""
     path = collection("v1", "events", pod.namespace)
-    query = {"fieldSelector": f"involvedObject.uid={pod.uid}", "limit": str(MAX_EVENTS)}
+    selector = f"involvedObject.uid={pod.uid}"
+    pages = deps.client.list_pages(path, field_selector=selector, page_size=MAX_EVENTS)
     try:
         async with asyncio.timeout(LIST_SECONDS):
-            listed = await deps.client.request("GET", path, query=query)
-    except (ApiError, TimeoutError) as error:
+            async for page in pages:
+                return [msgspec.json.decode(item) for item in page.items]
+    except (ApiError, TimeoutError, msgspec.MsgspecError) as error:
         log.info("the Events of a pod cannot be listed: %s", error, extra=pod_fields(job.key, pod))
-        return []
-    events: list[dict[str, Any]] = listed.get("items") or []
-    return events
+    return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.support.jobs import (
     make_job,
     worker,
 )
+from trainyard.cluster.decoding import Page
 from trainyard.cluster.errors import ApiError
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.job import reconcile
@@ -63,7 +65,7 @@ def starting(api: FakeApi, clock: Clock) -> Dependencies:
 
 
 def listings(api: FakeApi) -> int:
-    return api.requests.count(("GET", EVENTS))
+    return api.requests.count(("LIST", EVENTS))
 
 
 async def refresh(deps: Dependencies) -> datetime | None:
@@ -144,8 +146,9 @@ async def test_no_reconcile_waits_until_other_listings_are_done() -> None:
 
 
 class ForbiddenApi(FakeApi):
-    async def request(self, *_: Any, **__: Any) -> Object:
+    async def list_pages(self, *_: Any, **__: Any) -> AsyncIterator[Page]:
         raise ApiError(403, "Forbidden", "events is forbidden")
+        yield  # which makes it a generator
 
 
 @pytest.mark.parametrize("attempts", [1, 2])
