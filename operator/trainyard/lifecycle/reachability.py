@@ -78,7 +78,7 @@ def trouble_of(observed: Observation) -> Trouble | None:
         return None
     if before is None or past is None:
         return found
-    if found is None:
+    if found is None or (found.reason != before.reason and not _is_lasting(found, observed)):
         return Trouble(reason=before.reason, since=past, is_observed=False)
     return replace(found, since=min(found.since, past))
 
@@ -87,7 +87,7 @@ def reachable_condition(observed: Observation) -> Condition:
     """Whether operator and members reach the coordinator; as it was while that is not known."""
     type_, trouble = ConditionType.COORDINATOR_REACHABLE, trouble_of(observed)
     before = observed.condition(type_)
-    if trouble is not None and observed.now >= trouble.since + observed.timeouts.unreachable_grace:
+    if trouble is not None and _is_lasting(trouble, observed):
         return Condition(
             type=type_,
             status="False",
@@ -141,7 +141,14 @@ def next_check(observed: Observation) -> datetime | None:
     if trouble is None:
         return None
     waits = (timeouts.unreachable_grace, timeouts.unreachable_timeout, timeouts.replace_timeout)
-    return earliest(*(t for wait in waits if (t := trouble.since + wait) > observed.now))
+    begun = (trouble.since, observed.contact.failing_since, observed.contact.without_members_since)
+    times = (since + wait for since in begun if since is not None for wait in waits)
+    return earliest(*(time for time in times if time > observed.now))
+
+
+def _is_lasting(trouble: Trouble, observed: Observation) -> bool:
+    """Whether it has lasted for longer than a start or one lost connection takes."""
+    return observed.now >= trouble.since + observed.timeouts.unreachable_grace
 
 
 def _is_known(observed: Observation) -> bool:

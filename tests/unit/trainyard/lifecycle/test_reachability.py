@@ -137,6 +137,19 @@ def test_the_replacement_is_not_replaced_until_a_coordinator_was_reachable_again
     assert reachable(again, job=job, pods=pods, after=3 * REPLACED).pods.replace_coordinator
 
 
+def test_what_was_wrong_stands_until_something_else_has_lasted() -> None:
+    second = coordinator(2, created_at=NOW + REPLACED)
+    was = [condition("Running"), condition(TROUBLE, "False", "NoMembers", since=NOW)]
+    job, pods = make_job(WITH_CLAIM, has_run(term=2, conditions=was)), (second, worker())
+    begun = NOW + REPLACED + timedelta(seconds=1)
+    starting = silent(second, since=begun)
+    desired = reachable(starting, job=job, pods=pods, after=begun - NOW)
+    assert conditions_of(desired)[TROUBLE] == ("False", "NoMembers")
+    assert desired.requeue_at == begun + GRACE
+    desired = reachable(starting, job=job, pods=pods, after=begun + GRACE - NOW)
+    assert conditions_of(desired)[TROUBLE] == ("False", "NoAnswer")
+
+
 def test_another_operator_waits_for_its_own_attempts() -> None:
     """It knows only the condition: whether the coordinator answers now, it has to try."""
     job = make_job(WITH_CLAIM, has_run(conditions=unreached(ago(hours=0.5))))
