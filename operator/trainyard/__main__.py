@@ -59,6 +59,11 @@ def main(
     start_backoff: options.StartBackoff = "2m",
     max_start_backoff: options.MaxStartBackoff = "1h",
     pod_events_after: options.PodEventsAfter = "20s",
+    bind_timeout: options.BindTimeout = "60s",
+    volume_timeout: options.VolumeTimeout = "10m",
+    provision_timeout: options.ProvisionTimeout = "15m",
+    not_placed_backoff: options.NotPlacedBackoff = "5m",
+    pool: options.Pools = None,
     health_timeout: options.HealthTimeout = "10m",
     leader_elect: options.LeaderElect = False,
     lease_name: options.LeaseName = "trainyard",
@@ -77,6 +82,13 @@ def main(
     unreachable, replace_after = options.reach_timeouts(unreachable_timeout, replace_timeout)
     starts = options.start_timeouts(
         start_timeout, blocked_start_timeout, start_backoff, max_start_backoff, pod_events_after
+    )
+    scheduling = options.scheduler_settings(
+        bind=bind_timeout,
+        volume=volume_timeout,
+        provision=provision_timeout,
+        backoff=not_placed_backoff,
+        pools=pool or (),
     )
     process = OperatorOptions(
         kubeconfig=kubeconfig,
@@ -100,8 +112,13 @@ def main(
             scrape_interval=options.duration(scrape_interval),
             scrape_timeout=options.duration(scrape_timeout),
             timeouts=replace(
-                starts, unreachable_timeout=unreachable, replace_timeout=replace_after
+                starts,
+                bind_timeout=scheduling.bind_timeout,
+                provision_timeout=scheduling.provision_timeout,
+                unreachable_timeout=unreachable,
+                replace_timeout=replace_after,
             ),
+            scheduling=scheduling,
             identity=os.environ.get("HOSTNAME") or socket.gethostname(),
         ),
     )

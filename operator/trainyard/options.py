@@ -14,8 +14,10 @@ import typer
 
 from trainyard import logs
 from trainyard.api.durations import parse_duration
+from trainyard.api.pools import NodePool, parse_pool
 from trainyard.cluster.leaderelection import LeaseTimings
 from trainyard.lifecycle.timeouts import Timeouts
+from trainyard.scheduling.proposal import SchedulerSettings
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
@@ -66,6 +68,34 @@ StartBackoff = Annotated[
 MaxStartBackoff = Annotated[str, typer.Option(help="Longest pause after a failed start.")]
 PodEventsAfter = Annotated[
     str, typer.Option(help="Age of a pod that does not run at which its Events are listed.")
+]
+BindTimeout = Annotated[
+    str,
+    typer.Option(
+        help="How long workers may lack a node that seems to fit before the job shrinks to what "
+        "has one."
+    ),
+]
+VolumeTimeout = Annotated[
+    str, typer.Option(help="The same while a volume is provisioned for them.")
+]
+ProvisionTimeout = Annotated[
+    str, typer.Option(help="How long an autoscaler may take to add the nodes of a --pool.")
+]
+NotPlacedBackoff = Annotated[
+    str,
+    typer.Option(
+        help="Pause before workers that got no node are asked for again; doubled by each attempt, "
+        "up to eight times as long, or twelve times for a --pool."
+    ),
+]
+Pools = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pool",
+        help="Nodes that an autoscaler adds for Pending pods, as JSON: name, resource, gpus, "
+        "labels, taints, maxNodes; repeatable.",
+    ),
 ]
 HealthTimeout = Annotated[
     str,
@@ -195,6 +225,39 @@ def start_timeouts(
             f"shorter than {backoff}"
         )
     return timeouts
+
+
+def node_pools(texts: Sequence[str]) -> tuple[NodePool, ...]:
+    """Parse pools from JSON; raises `BadParameter` that names the pool and the field."""
+    found: dict[str, NodePool] = {}
+    for text in texts:
+        try:
+            pool = parse_pool(text)
+        except ValueError as error:
+            raise typer.BadParameter(f"--pool {text}: {error}") from None
+        if pool.name in found:
+            raise typer.BadParameter(f"--pool: two pools have the name {pool.name!r}")
+        found[pool.name] = pool
+    return tuple(found.values())
+
+
+def scheduler_settings(
+    *, bind: str, volume: str, provision: str, backoff: str, pools: Sequence[str]
+) -> SchedulerSettings:
+    """Parse what happens to workers that get no node; raises `BadParameter`."""
+    not_placed_backoff = duration(backoff)
+    if not not_placed_backoff:
+        raise typer.BadParameter(
+            f"--not-placed-backoff={backoff} must be longer than nothing, or workers that get no "
+            "node are asked for again at once"
+        )
+    return SchedulerSettings(
+        bind_timeout=duration(bind),
+        volume_timeout=duration(volume),
+        provision_timeout=duration(provision),
+        not_placed_backoff=not_placed_backoff,
+        pools=node_pools(pools),
+    )
 
 
 def lease_timings(lease_duration: str, renew_deadline: str, retry_period: str) -> LeaseTimings:

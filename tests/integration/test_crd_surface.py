@@ -106,6 +106,8 @@ STATUS: Manifest = {
         "cooldownEndTime": "2026-01-01T00:01:07Z",
         "stallSeconds": 0.02,
         "costGPUSeconds": 5.5,
+        "notPlaced": {"workers": 2, "attempts": 3, "retryTime": "2026-01-01T00:20:00Z"},
+        "provisioning": {"pool": "a100", "attempts": 1, "retryTime": "2026-01-01T00:20:00Z"},
         "history": [
             {"from": 1, "to": 2, "reason": "GrowPays", "decisionTime": "2026-01-01T00:00:01Z"},
             {

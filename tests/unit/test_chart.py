@@ -29,6 +29,15 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "manifests" / "charts" / "trainyard"
 CRDS = ROOT / "crds"
 
+POOL = {
+    "name": "a100",
+    "resource": "nvidia.com/gpu",
+    "gpus": 8,
+    "labels": {"cloud.example/pool": "a100"},
+    "taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}],
+    "maxNodes": 10,
+}
+
 Manifest = dict[str, Any]
 
 
@@ -223,6 +232,7 @@ def test_the_values_become_the_operators_arguments(helm: str) -> None:
         helm,
         'watchNamespaces=["team-a","team-b"]',
         'priorityClasses={"urgent":["team-a","team-b"],"nobody":[]}',
+        f"pools={json.dumps([POOL])}",
         'logLevel="debug"',
         'logFormat="text"',
         'scrapeInterval="2s"',
@@ -242,6 +252,7 @@ def test_the_values_become_the_operators_arguments(helm: str) -> None:
         "--namespace=team-b",
         "--priority-class=nobody=",
         "--priority-class=urgent=team-a,team-b",
+        f"--pool={json.dumps(POOL, separators=(',', ':'), sort_keys=True)}",
         "--leader-elect",
         "--lease-name=trainyard",
         "--lease-duration=15s",
@@ -377,6 +388,9 @@ def test_monitors_are_off_by_default(helm: str) -> None:
         "a namespace with a bad name": ('watchNamespaces=["Team"]', "watchNamespaces"),
         "a class without a list": ('priorityClasses={"urgent":"team-a"}', "priorityClasses"),
         "a class for a bad namespace": ('priorityClasses={"a":["Team"]}', "priorityClasses"),
+        "a pool without GPUs": ('pools=[{"name":"a"}]', "gpus"),
+        "a pool of unknown nodes": ('pools=[{"labels":{}}]', "labels"),
+        "an unknown field of a pool": ('pools=[{"nodes":1}]', "nodes"),
         "a name that no Service can have": ('serviceName="9th"', "serviceName"),
         "an empty name of the Service": ('serviceName=""', "serviceName"),
         "an invalid digest": ('image.digest="latest"', "digest"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from trainyard.api.names import Key
 from trainyard.api.resources import ResourceAmounts
@@ -71,6 +72,10 @@ class PodInfo:
     """What it is of its job, a `contract.Role`."""
     party: str = ""
     """The party that it is, in a federation."""
+    created_at: datetime | None = None
+    """Of a pod of ours."""
+    scheduling_message: str = ""
+    """Why kube-scheduler has not bound it, in its own words; of a pod of ours."""
     is_deleting: bool = False
     """It is being deleted, and holds what it requests until it is gone."""
 
@@ -92,4 +97,10 @@ class Cluster:
         ready = {node.name for node in self.nodes if node.is_ready}
         for pod in self.pods:
             if pod.job and pod.node and (pod.node in ready or not pod.is_deleting):
+                yield pod.job, pod
+
+    def unbound_pods(self) -> Iterator[tuple[Key, PodInfo]]:
+        """Jobs, and their pods that kube-scheduler has not bound to a node."""
+        for pod in self.pods:
+            if pod.job and not pod.node and not pod.is_deleting:
                 yield pod.job, pod

@@ -157,6 +157,8 @@ class Pod:
             owner_uid=self.owner_uid,
             role=self.role,
             party=self.party,
+            created_at=None if self.job is None else self.created_at,
+            scheduling_message="" if self.node else self.waiting_message,
             is_deleting=self.is_deleting,
         )
 

@@ -32,6 +32,13 @@ class Reason(StrEnum):
     """The last growth did not pay, or clearly no longer does: its GPUs are released."""
     SHRINK_NODES_LOST = "ShrinkNodesLost"
     """Workers lost their nodes, and no free GPUs are left for them."""
+    NOT_PLACED = "NotPlaced"
+    """kube-scheduler or the API server did not take all workers: their GPUs are released, and the
+    size is not asked for again for a while."""
+    PROVISIONING = "Provisioning"
+    """Admitted on nodes that an autoscaler has yet to add to a declared pool."""
+    NOT_PROVISIONED = "NotProvisioned"
+    """The pool added no nodes in time; the job backs off before it asks again."""
     COOLING_DOWN = "CoolingDown"
     CHANGE_LIMIT = "ChangeLimit"
     """`maxChangesPerHour` is used up."""

@@ -93,6 +93,26 @@ class Change(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Why the job shrank; empty for a growth."""
 
 
+class NotPlaced(Part, frozen=True, kw_only=True):
+    """A size at which kube-scheduler or the API server did not place all workers in time."""
+
+    workers: int
+    """The largest size that is asked for until then."""
+    attempts: int
+    """Attempts in a row to have more."""
+    retry_time: datetime
+
+
+class Provisioning(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """An admission on nodes that a declared pool has yet to add."""
+
+    pool: str
+    attempts: int = 0
+    """Attempts in a row that brought no nodes in time."""
+    retry_time: datetime | None = None
+    """When nodes are asked for again; None while they are awaited."""
+
+
 class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     """What was decided, why, what it should gain, and when it may change again."""
 
@@ -112,6 +132,8 @@ class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     last_failed_start_time: datetime | None = None
     stall_seconds: float | None = None
     cost_gpu_seconds: float | None = msgspec.field(default=None, name="costGPUSeconds")
+    not_placed: NotPlaced | None = None
+    provisioning: Provisioning | None = None
     history: list[Change] = []
     profile: list[Measurement] = []
 

@@ -55,7 +55,8 @@ def running_condition(observed: Observation, phase: Phase) -> Condition:
         desired=observed.assignment.desired,
         quorum=job.quorum,
     )
-    return condition(ConditionType.RUNNING, "False", "Starting", message)
+    reason = "Provisioning" if observed.is_provisioning else "Starting"
+    return condition(ConditionType.RUNNING, "False", reason, message)
 
 
 def waiting_conditions(assignment: Assignment) -> tuple[Condition, ...]:
@@ -103,10 +104,11 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
     """Whether something is wrong that the operator is repairing, or cannot repair."""
     if mismatch := _mismatch_message(observed):
         return condition(ConditionType.DEGRADED, "True", "WireMismatch", mismatch)
-    failures, waiting = observed.record.failures, waiting_message(observed)
+    failures = observed.record.failures
+    waiting = "" if observed.is_provisioning else waiting_message(observed)
     last = failures[-1].message if failures else ""
-    # Only a federation runs without all its members.
-    if phase is Phase.RUNNING and (absent := observed.absent_members):
+    is_federation = not observed.job.can_rescale
+    if is_federation and phase is Phase.RUNNING and (absent := observed.absent_members):
         message = messages.parties_missing(absent, waiting or last)
         return condition(ConditionType.DEGRADED, "True", "PartiesMissing", message)
     if waiting:

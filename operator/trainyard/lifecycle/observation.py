@@ -12,22 +12,16 @@ from trainyard.api.jobs import Assignment, Job
 from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod
 from trainyard.api.podset import MEMBER_ROLES, JobPods
+from trainyard.api.reasons import Reason
+from trainyard.api.refusals import Refusal
 from trainyard.api.report import NO_CONTACT, Contact, CoordinatorReport
+from trainyard.api.status import Provisioning, ScalingStatus
 from trainyard.lifecycle.causes import NODE_REASONS, is_hopeless
 from trainyard.lifecycle.desired import Phase
 from trainyard.lifecycle.failures import FailureRecord, record_failures
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Result, TerminationMessage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """That the API server refuses a child of the job, as it will until somebody changes that."""
-
-    message: str
-    """Its answer."""
-    since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +114,7 @@ class Observation:
     @property
     def running_phase(self) -> Phase:
         """Starting, running or rescaling, as the pods show it."""
-        if self.is_running:
+        if self.is_running or self._trains_with_fewer:
             return Phase.RUNNING
         was_running = is_true(self.job.status.conditions, ConditionType.RUNNING)
         is_rescaling = self.job.can_rescale and was_running and self.running_members
@@ -137,6 +131,19 @@ class Observation:
     def is_training(self) -> bool:
         """Whether enough members run to train, though perhaps not all that are desired."""
         return self._has_running_coordinator and len(self.running_members) >= self.job.quorum
+
+    @property
+    def _trains_with_fewer(self) -> bool:
+        """Whether enough workers train, and the others have had time enough to join them."""
+        since = self.assignment.decision_time
+        if not self.job.can_rescale or not self.is_training or since is None:
+            return False
+        return self.now >= since + self.timeouts.bind_timeout
+
+    @property
+    def is_provisioning(self) -> bool:
+        """Whether the job was admitted on nodes that a pool has yet to add."""
+        return self.assignment.reason == Reason.PROVISIONING and bool(self.assignment.desired)
 
     @property
     def _has_running_coordinator(self) -> bool:
@@ -158,10 +165,20 @@ class Observation:
             # Still True when the last worker has only just been lost.
             lost_at = running.last_transition_time if running.status == "False" else None
             since = max(since, lost_at or self.now)
-        deadline, blocked_since = since + self.timeouts.start_timeout, self.start_blocked_since
+        deadline = since + self._provision_timeout + self.timeouts.start_timeout
+        blocked_since = self.start_blocked_since
         if blocked_since is None:
             return deadline
         return min(deadline, max(since, blocked_since) + self.timeouts.blocked_start_timeout)
+
+    @property
+    def _provision_timeout(self) -> timedelta:
+        """What is added to the time for a start on nodes that did not exist."""
+        match self.assignment:
+            case ScalingStatus(provisioning=Provisioning(retry_time=None)):
+                return self.timeouts.provision_timeout
+            case _:
+                return timedelta()
 
     @property
     def start_blocked_since(self) -> datetime | None:

@@ -21,6 +21,10 @@ class Timeouts:
     """No back-off is longer: what was missing may be there by then, and nobody tells."""
     pod_events_after: timedelta = timedelta(seconds=20)
     """Age of a pod that still does not run at which its Events are listed; most start sooner."""
+    bind_timeout: timedelta = timedelta(seconds=60)
+    """A job that trains without some of its workers for longer is running all the same."""
+    provision_timeout: timedelta = timedelta(minutes=15)
+    """Time for an autoscaler to add nodes, on top of the time to start."""
     suspend_timeout: timedelta = timedelta(minutes=2)
     """A checkpoint takes seconds; workers that have not saved one by then are stopped anyway."""
     finish_grace: timedelta = timedelta(seconds=30)

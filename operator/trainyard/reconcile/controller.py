@@ -125,7 +125,8 @@ class Controller:
         is_foreign = (new or old) is not None and all(
             p is None or p.job is None for p in (old, new)
         )
-        if is_released or (is_foreign and _held(old) != _held(new)):
+        is_refused = _scheduling_message(old) != _scheduling_message(new)
+        if is_released or is_refused or (is_foreign and _held(old) != _held(new)):
             self.scheduler.trigger()
 
     def node_changed(self, _old: Node | None, _new: Node | None) -> None:
@@ -233,6 +234,11 @@ def _namespace_of(key: Key) -> str:
 def _held(pod: Pod | None) -> object:
     """What of a node the pod holds, and whether it is about to release it."""
     return None if pod is None or not pod.node else (pod.node, pod.requests, pod.is_deleting)
+
+
+def _scheduling_message(pod: Pod | None) -> str:
+    """Why kube-scheduler has not bound the pod."""
+    return "" if pod is None or pod.node else pod.waiting_message
 
 
 def _jobs_of(*states: Pod | None) -> Iterator[Key]:

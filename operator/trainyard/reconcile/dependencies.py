@@ -23,6 +23,7 @@ from trainyard.reconcile.namespace_service import NamespaceServices
 from trainyard.reconcile.rates import RateLimiter
 from trainyard.reconcile.state import AssignmentState, Clock, CoordinatorLink, JobState
 from trainyard.scheduling.assignment import initial_assignment
+from trainyard.scheduling.proposal import SchedulerSettings
 
 FIGURES_PER_SECOND = 20
 """Writes of statuses that differ only in figures, of some 10 KB each."""
@@ -57,6 +58,8 @@ class Options:
     """The namespaces whose jobs may use a priority class; of a class without, all but for those
     that Kubernetes reserves."""
     timeouts: Timeouts = field(default_factory=Timeouts)
+    scheduling: SchedulerSettings = field(default_factory=SchedulerSettings)
+    """`stale_after` follows from the scrape interval."""
     identity: str = "trainyard"
     """The name of this process in Events."""
 

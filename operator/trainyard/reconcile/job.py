@@ -23,7 +23,7 @@ from trainyard.cluster.errors import ApiError
 from trainyard.lifecycle.conditions import with_refusal, with_scheduling_failure
 from trainyard.lifecycle.desired import DesiredState, earliest
 from trainyard.lifecycle.diff import PodActions, pod_actions
-from trainyard.lifecycle.observation import Observation, Refusal
+from trainyard.lifecycle.observation import Observation
 from trainyard.lifecycle.stages import evaluate
 from trainyard.reconcile.children import create_pod, delete_pod, ensure_children
 from trainyard.reconcile.dependencies import Dependencies
@@ -93,7 +93,6 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
     applied = await _apply(deps, job, state, desired, actions, network)
     refused = state.refusals.latest
     error = refused.error if refused else None
-    state.refusal = _lasting(state.refusal, error, now)
     if error is not None:
         desired = with_refusal(desired, error.message)
     elif state.scheduling_failure and not desired.completed:
@@ -141,7 +140,7 @@ def _observe(
         now,
         link.contact,
         is_clock_trusted=deps.is_clock_trusted,
-        refusal=state.refusal,
+        refusal=state.refusals.of_pods,
         deleted=state.deleted_pods,
     )
 
@@ -244,18 +243,12 @@ def _record_deleted(deps: Dependencies, job: Job, state: JobState, actions: PodA
     state.deleted_pods = state.deleted_pods.union(deleted) & present
 
 
-def _lasting(before: Refusal | None, error: ApiError | None, now: datetime) -> Refusal | None:
-    """The refusal that this reconcile ended with, if trying again does not help by itself."""
-    if error is None or error.is_transient:
-        return None
-    return Refusal(message=error.message, since=before.since if before else now)
-
-
 def _blocked_deadline(deps: Dependencies, state: JobState, now: datetime) -> datetime | None:
     """When a start fails by a refusal that this reconcile was the first to meet."""
-    if state.refusal is None:
+    refusal = state.refusals.of_pods
+    if refusal is None:
         return None
-    deadline = state.refusal.since + deps.options.timeouts.blocked_start_timeout
+    deadline = refusal.since + deps.options.timeouts.blocked_start_timeout
     return deadline if deadline > now else None
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from trainyard.api.jobs import Assignment, Job
 from trainyard.api.names import Key
+from trainyard.api.refusals import Refusal
 from trainyard.api.report import CoordinatorReport
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.scheduling.conversion import request_of, wants_gpus
@@ -24,6 +25,7 @@ class CachedRequest(NamedTuple):
     assignment: Assignment
     report: CoordinatorReport | None
     priorities: Mapping[str, int]
+    refusal: Refusal | None
     request: JobRequest
 
     def is_made_from(
@@ -32,10 +34,12 @@ class CachedRequest(NamedTuple):
         assignment: Assignment,
         report: CoordinatorReport | None,
         priorities: Mapping[str, int],
+        refusal: Refusal | None,
     ) -> bool:
-        """Whether it was made from these very objects."""
+        """Whether it was made from these very objects, and from an equal refusal."""
         is_same_job = self.job is job and self.assignment is assignment
-        return is_same_job and self.report is report and self.priorities is priorities
+        is_same_answer = self.report is report and self.refusal == refusal
+        return is_same_job and is_same_answer and self.priorities is priorities
 
 
 class RequestCache:
@@ -70,8 +74,10 @@ class RequestCache:
         assignment, report = state.assignment.value, state.coordinator.report
         if state.has_ended:
             return None
-        if cached is not None and cached.is_made_from(job, assignment, report, priorities):
+        refusal = state.refusals.of_pods
+        made_from = (job, assignment, report, priorities, refusal)
+        if cached is not None and cached.is_made_from(*made_from):
             return cached
         allowed = self._deps.options.priority_class_namespaces
-        request = request_of(job, assignment, report, priorities, allowed=allowed)
-        return CachedRequest(job, assignment, report, priorities, request)
+        request = request_of(job, assignment, report, priorities, allowed=allowed, refusal=refusal)
+        return CachedRequest(*made_from, request)

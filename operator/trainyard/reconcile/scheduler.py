@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -20,12 +21,12 @@ from trainyard.reconcile.isolation import allocate_isolated
 from trainyard.reconcile.requests import CachedRequest, RequestCache
 from trainyard.reconcile.resync import learn_priorities
 from trainyard.render.events import decision_event
-from trainyard.scheduling.allocation import SchedulerSettings, allocate
+from trainyard.scheduling.allocation import allocate
 from trainyard.scheduling.assignment import is_significant_change
 from trainyard.scheduling.conversion import wants_gpus
 from trainyard.scheduling.decision import Allocation, Decision
 from trainyard.scheduling.request import JobRequest
-from trainyard.scheduling.shapes import NodeMatcher
+from trainyard.scheduling.shapes import NodeMatcher, PodShape
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Scheduler:
         self._failed: set[Key] = set()
         """Jobs that the latest cycle left out."""
         self._matcher = NodeMatcher()
+        self._room_since: Mapping[Key, Mapping[PodShape, datetime]] = {}
+        """Of the latest allocation."""
         self._triggered = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -97,11 +100,17 @@ class Scheduler:
         cluster = deps.cache.cluster()
         with deps.metrics.decision_seconds.time():
             # Three scrapes missed in a row are no coincidence any more.
-            settings = SchedulerSettings(stale_after=deps.scrape_interval * 3)
+            settings = replace(deps.options.scheduling, stale_after=deps.scrape_interval * 3)
             allocate_for = partial(
-                allocate, cluster=cluster, now=now, settings=settings, matcher=self._matcher
+                allocate,
+                cluster=cluster,
+                now=now,
+                settings=settings,
+                matcher=self._matcher,
+                room_since=self._room_since,
             )
             allocation, failed = await asyncio.to_thread(allocate_isolated, allocate_for, requests)
+        self._room_since = {key: d.room_since for key, d in allocation.items() if d.room_since}
         failed = {**self._requests.failed, **failed, **self._apply(allocation, cached, now)}
         self._record_failures(failed)
         self._trigger_when_due(allocation, now)

@@ -76,6 +76,8 @@ class Refusals:
     error: ApiError | None = None
     """The latest; None after a success."""
     retry_at: datetime | None = None
+    since: datetime | None = None
+    """Of the first refusal in a row."""
     _generation: int = 0
     _in_a_row: int = 0
     _refused: set[Hashable] = field(default_factory=set)
@@ -98,10 +100,12 @@ class Refusals:
     def _record(self, attempt: Attempt, generation: int, now: datetime) -> None:
         self.error = attempt.refusal
         if self.error is None:
-            self.retry_at, self._in_a_row = None, 0
+            self.retry_at, self.since, self._in_a_row = None, None, 0
             self._refused.clear()
             return
         self.retry_at = now + min(FIRST_PAUSE * 2 ** min(self._in_a_row, 16), MAX_PAUSE)
+        if self.since is None or generation != self._generation:
+            self.since = now
         self._generation = generation
         self._in_a_row += 1
         self._refused.update(attempt.refused)

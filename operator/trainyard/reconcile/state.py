@@ -14,9 +14,9 @@ from typing import NamedTuple, Protocol
 from trainyard.api.jobs import Assignment, Job
 from trainyard.api.pods import Pod
 from trainyard.api.reasons import Reason
+from trainyard.api.refusals import Refusal
 from trainyard.api.report import NO_CONTACT, Contact, CoordinatorReport
 from trainyard.cluster.issuance import Issuance
-from trainyard.lifecycle.observation import Refusal
 from trainyard.lifecycle.pod_warnings import PodWarning, with_warning
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.reconcile.slowstart import Refusals
@@ -151,6 +151,15 @@ class RefusalsByKind:
         kinds = (self.children, self.creations, self.deletions)
         return next((refusals for refusals in kinds if refusals.error is not None), None)
 
+    @property
+    def of_pods(self) -> Refusal | None:
+        """Why pods do not exist; None where nothing is refused, or the server only has trouble."""
+        for refusals in (self.children, self.creations):
+            error, since = refusals.error, refusals.since
+            if error is not None and since is not None and not error.is_transient:
+                return Refusal(message=error.message, since=since)
+        return None
+
 
 @dataclass(slots=True)
 class PodEventsState:
@@ -197,7 +206,5 @@ class JobState:
     figures_at: datetime | None = None
     """When a status that differs only in figures may be written; None before one waits."""
     pod_events: PodEventsState = field(default_factory=PodEventsState)
-    refusal: Refusal | None = None
-    """What the API server refused in the last reconcile, if waiting does not heal it."""
     deleted_pods: frozenset[str] = frozenset()
     """The uids of the pods that this process deleted and that are still there."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from trainyard.api.reasons import Reason
+from trainyard.api.status import Provisioning
 from trainyard.scheduling.capacity import Ledger
 from trainyard.scheduling.decision import Decision
 from trainyard.scheduling.facts import (
@@ -17,8 +18,11 @@ from trainyard.scheduling.facts import (
     StartTimedOut,
     WorkersAdmitted,
     WorkersDoNotFit,
+    WorkersProvisioning,
     WorkersWaiting,
 )
+from trainyard.scheduling.placement import largest_size
+from trainyard.scheduling.provisioning import PoolCapacity, backs_off
 from trainyard.scheduling.request import JobRequest
 from trainyard.scheduling.shapes import PodShape
 
@@ -32,7 +36,9 @@ def queue_position(job: JobRequest) -> tuple[int, datetime, tuple[str, str, str]
     return -job.priority, queued_at, (job.key.namespace, job.key.name, job.key.kind)
 
 
-def admit(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
+def admit(
+    job: JobRequest, ledger: Ledger, now: datetime, pools: PoolCapacity | None = None
+) -> Decision:
     """Admit the job with as many of its requested workers as fit; it waits if its minimum does not.
 
     To be called in queue order. The order is strict node by node: a waiting job reserves every
@@ -49,16 +55,21 @@ def admit(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
     if job.backoff_until is not None and job.backoff_until > now:
         return _back_off(job, job.backoff_until)
     candidates = ledger.candidates(job.shape)
-    if candidates.capacity < job.min_workers:
-        return _does_not_fit(job, ledger)
-    mark = ledger.mark()
-    if job.coordinator is not None:
-        # Its node may not exist yet: pods that wait make a cluster grow. It holds up no worker.
-        ledger.take(job.coordinator, 1)
-    if ledger.slots(job.shape) >= job.min_workers:
-        return _start(job, ledger.take(job.shape, job.requested_workers, owner=job.key))
-    ledger.undo(mark)
-    decision = _wait_for_resources(job, ledger)
+    is_possible = candidates.capacity >= job.min_workers
+    if is_possible:
+        mark = ledger.mark()
+        if job.coordinator is not None:
+            # Its node may not exist yet: pods that wait make a cluster grow. It holds up no worker.
+            ledger.take(job.coordinator, 1)
+        if ledger.slots(job.shape) >= job.min_workers:
+            workers = min(job.requested_workers, largest_size(job, now))
+            return _start(job, ledger.take(job.shape, workers, owner=job.key))
+        ledger.undo(mark)
+    if pools is not None and (decision := _provision(job, ledger, pools, now)) is not None:
+        return decision
+    if not is_possible:
+        return _does_not_fit(job, ledger, now)
+    decision = _wait_for_resources(job, ledger, now)
     if candidates.attainable_capacity >= job.min_workers:
         ledger.reserve(job.shape, job.min_workers)
     return decision
@@ -73,7 +84,35 @@ def _start(job: JobRequest, workers: int) -> Decision:
     )
 
 
-def _wait_for_resources(job: JobRequest, ledger: Ledger) -> Decision:
+def _provision(
+    job: JobRequest, ledger: Ledger, pools: PoolCapacity, now: datetime
+) -> Decision | None:
+    """Admit the minimum on nodes that a pool has yet to add; None where none can.
+
+    Its pods go wherever kube-scheduler finds a place, so that it waits while any is reserved.
+    """
+    shape, free = job.shape, ledger.slots(job.shape)
+    if backs_off(job, now) or ledger.slots(shape, include_reserved=True) > free:
+        return None
+    if (found := pools.take(shape, job.min_workers - free)) is None:
+        return None
+    pool, nodes = found
+    ledger.take(shape, free, owner=job.key)
+    give_up_at = now + pools.timeout
+    request = PodsRequest.of(job, job.min_workers)
+    return Decision(
+        workers=job.min_workers,
+        recommended=job.min_workers,
+        reason=Reason.PROVISIONING,
+        facts=WorkersProvisioning(minimum=request, pool=pool, nodes=nodes, give_up_at=give_up_at),
+        provisioning=Provisioning(
+            pool=pool, attempts=job.provisioning.attempts if job.provisioning else 0
+        ),
+        requeue_at=give_up_at,
+    )
+
+
+def _wait_for_resources(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
     shape, needed = job.shape, job.min_workers
     candidates = ledger.candidates(shape)
     is_blocked = candidates.attainable_capacity < needed <= candidates.ready_capacity
@@ -83,8 +122,16 @@ def _wait_for_resources(job: JobRequest, ledger: Ledger) -> Decision:
         unready_nodes=candidates.matching - len(candidates.ready),
         in_the_way=ledger.usage.in_the_way(shape) if is_blocked else (),
         refused_class=job.refused_class,
+        provisioning=job.provisioning if backs_off(job, now) else None,
     )
-    return _wait(waiting_reason({shape: needed}, ledger), facts)
+    return _wait_for(job, waiting_reason({shape: needed}, ledger), facts, now)
+
+
+def _wait_for(job: JobRequest, reason: Reason, facts: Facts, now: datetime) -> Decision:
+    """Wait; a pool that added no nodes is asked again when its pause is over."""
+    if job.provisioning is None or not backs_off(job, now):
+        return _wait(reason, facts)
+    return _wait(Reason.NOT_PROVISIONED, facts, requeue_at=job.provisioning.retry_time)
 
 
 def waiting_reason(pods: Mapping[PodShape, int], ledger: Ledger) -> Reason:
@@ -96,14 +143,15 @@ def waiting_reason(pods: Mapping[PodShape, int], ledger: Ledger) -> Reason:
     return Reason.WAITING_FOR_GPUS
 
 
-def _does_not_fit(job: JobRequest, ledger: Ledger) -> Decision:
+def _does_not_fit(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
     candidates = ledger.candidates(job.shape)
     facts = WorkersDoNotFit(
         minimum=PodsRequest.of(job, job.min_workers),
         matching_nodes=candidates.matching,
         capacity=candidates.capacity,
+        provisioning=job.provisioning if backs_off(job, now) else None,
     )
-    return _wait(Reason.NO_SUCH_NODES, facts)
+    return _wait_for(job, Reason.NO_SUCH_NODES, facts, now)
 
 
 def _back_off(job: JobRequest, until: datetime) -> Decision:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 from trainyard.api.cluster import Cluster
@@ -18,6 +19,7 @@ from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.admission import admit, queue_position
 from trainyard.scheduling.capacity import Ledger, contending
+from trainyard.scheduling.cycle import SchedulingCycle, bound_nodes, unbound_pods
 from trainyard.scheduling.decision import Allocation, Decision
 from trainyard.scheduling.facts import PodsRequest, Shortage, SizeChanged, SizeKept
 from trainyard.scheduling.gangs import (
@@ -25,10 +27,15 @@ from trainyard.scheduling.gangs import (
     bound_parties,
     extend_gang,
     gang_shapes,
-    unbound_shapes,
 )
 from trainyard.scheduling.growth import divide
+from trainyard.scheduling.placement import (
+    NONE_OVERDUE,
+    Overdue,
+    remember_size,
+)
 from trainyard.scheduling.proposal import Proposal, SchedulerSettings
+from trainyard.scheduling.provisioning import PoolCapacity, is_awaiting, remember_pool
 from trainyard.scheduling.request import JobRequest
 from trainyard.scheduling.shapes import NodeMatcher, PodShape
 from trainyard.scheduling.sizing import desired_size
@@ -38,46 +45,11 @@ from trainyard_trainer.contract.env import Role
 __all__ = ["SchedulerSettings", "allocate"]
 
 _DEFAULTS: Final = SchedulerSettings()
+_NO_ROOM: Final[Mapping[Key, Mapping[PodShape, datetime]]] = MappingProxyType({})
 MAX_PREFERRED_NODES: Final = 32
 """Nodes that a pod may prefer by name; of a job on more nodes, any choice is much like another."""
 _MAX_CYCLES: Final = 4
 """Each further cycle only finds what a tighter packing makes possible; usually there are two."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SchedulingCycle:
-    """The input of one cycle."""
-
-    queue: Sequence[JobRequest]
-    """All jobs, waiting and admitted, in queue order."""
-    usage: ClusterUsage
-    bound_nodes: Mapping[Key, Counter[str]]
-    """Workers' pods bound to a node, by job and node."""
-    bound_parties: Mapping[Key, frozenset[str]]
-    """Parties whose pod is bound to a node, by job."""
-    now: datetime
-    settings: SchedulerSettings
-
-    def unbound(self, job: JobRequest, workers: int) -> int:
-        """How many of the job's workers still need resources that no pod of theirs holds."""
-        return max(0, workers - self.bound_nodes.get(job.key, Counter()).total())
-
-    def outstanding(self, job: JobRequest, proposal: Proposal | None) -> Mapping[PodShape, int]:
-        """What an admitted job certainly keeps and has no pod for yet; a gang has no proposal."""
-        if proposal is None:
-            return unbound_shapes(job, self.bound_parties.get(job.key, frozenset()))
-        kept = job.admitted_workers
-        if proposal.is_applied(job):
-            kept = min(kept, proposal.workers)
-        missing = self.unbound(job, kept)
-        return {job.shape: missing} if missing else {}
-
-    def could_be_whole(self, job: JobRequest, shape: PodShape, missing: int) -> bool:
-        """Whether the missing pods would fit beside the job's others if no other job ran."""
-        candidates = self.usage.candidates(shape)
-        bound = self.bound_nodes.get(job.key, Counter())
-        present = sum(bound[name] for name in bound.keys() & candidates.attainable)
-        return candidates.attainable_capacity >= missing + present
 
 
 def allocate(
@@ -87,10 +59,12 @@ def allocate(
     *,
     settings: SchedulerSettings = _DEFAULTS,
     matcher: NodeMatcher | None = None,
+    room_since: Mapping[Key, Mapping[PodShape, datetime]] = _NO_ROOM,
 ) -> Allocation:
     """Decide the size of every job; the result does not depend on the order of `jobs`.
 
-    `matcher` remembers from one call to the next which nodes match which pods.
+    `matcher` remembers from one call to the next which nodes match which pods; `room_since` is
+    that of the decisions before.
 
     Cycles are repeated on their own result until it is stable: a later call would pack the
     workers decided here again, and what would fit then is found now, so that deciding again on
@@ -103,11 +77,13 @@ def allocate(
         replace(job, coordinator=None) if (job.key, Role.COORDINATOR) in roles else job
         for job in sorted(jobs, key=queue_position)
     ]
-    cycle = _SchedulingCycle(
+    cycle = SchedulingCycle(
         queue=queue,
         usage=ClusterUsage(cluster, matcher),
-        bound_nodes=_bound_nodes(cluster),
+        bound_nodes=bound_nodes(cluster),
         bound_parties=bound_parties(cluster),
+        unbound_pods=unbound_pods(cluster),
+        room_since=room_since,
         now=now,
         settings=settings,
     )
@@ -125,32 +101,63 @@ def allocate(
     return decisions
 
 
-def _bound_nodes(cluster: Cluster) -> dict[Key, Counter[str]]:
-    """The nodes of workers' pods, by job."""
-    found: dict[Key, Counter[str]] = {}
-    for key, pod in cluster.assigned_pods():
-        if pod.role == Role.WORKER:
-            found.setdefault(key, Counter())[pod.node] += 1
-    return found
-
-
-def _run_cycle(cycle: _SchedulingCycle, proposals: dict[Key, Proposal]) -> dict[Key, Decision]:
+def _run_cycle(cycle: SchedulingCycle, proposals: dict[Key, Proposal]) -> dict[Key, Decision]:
     """Decide once; `proposals` holds those of jobs that no earlier cycle changed, and is filled."""
     ledger = Ledger(cycle.usage)
     waiting = [job for job in cycle.queue if job.admitted_workers <= 0]
     gangs = [job for job in cycle.queue if job.admitted_workers > 0 and job.gang]
     scalable = [job for job in cycle.queue if job.admitted_workers > 0 and not job.gang]
+    overdue = {job.key: cycle.overdue(job, ledger) for job in (*gangs, *scalable)}
     for job in scalable:
         if job.key not in proposals:
             unbound = cycle.unbound(job, job.admitted_workers)
-            proposals[job.key] = desired_size(job, unbound, ledger, cycle.now, cycle.settings)
-    _keep_admitted(cycle, waiting, proposals, ledger)
-    decisions = {job.key: _admit(job, ledger, cycle.now) for job in waiting}
+            proposals[job.key] = desired_size(
+                job, unbound, overdue[job.key], ledger, cycle.now, cycle.settings
+            )
+    _keep_admitted(cycle, waiting, proposals, overdue, ledger)
+    pools = _pool_capacity(cycle, scalable)
+    decisions = {job.key: _admit(job, ledger, pools, cycle) for job in waiting}
     decisions |= {job.key: extend_gang(job, ledger) for job in gangs}
     added = divide(scalable, proposals, ledger)
     for job in scalable:
         decisions[job.key] = _decide(job, proposals[job.key], added.get(job.key, 0), ledger)
+    decisions = _with_memory(cycle, decisions, overdue)
     return _with_nodes(decisions, ledger)
+
+
+def _pool_capacity(cycle: SchedulingCycle, admitted: Iterable[JobRequest]) -> PoolCapacity:
+    pools = PoolCapacity(cycle.settings, cycle.usage.matcher.nodes)
+    for job in admitted:
+        if is_awaiting(job):
+            pools.pledge(job, cycle.unbound(job, job.admitted_workers))
+    return pools
+
+
+def _with_memory(
+    cycle: SchedulingCycle, decisions: Mapping[Key, Decision], overdue: Mapping[Key, Overdue]
+) -> dict[Key, Decision]:
+    """The decisions, and what the next ones have to know of what was not placed."""
+    return {job.key: _remember(cycle, job, decisions[job.key], overdue) for job in cycle.queue}
+
+
+def _remember(
+    cycle: SchedulingCycle, job: JobRequest, decision: Decision, overdue: Mapping[Key, Overdue]
+) -> Decision:
+    now, settings = cycle.now, cycle.settings
+    bound = cycle.bound_nodes.get(job.key, Counter()).total()
+    found = overdue.get(job.key, NONE_OVERDUE)
+    times = [decision.requeue_at, found.due_at]
+    if cycle.unbound(job, decision.workers) and not job.gang:
+        times.append(now + settings.bind_timeout)
+    pool = decision.provisioning or remember_pool(job, decision.reason, now, settings)
+    size = remember_size(job, decision.workers, decision.reason, bound, now, settings)
+    return replace(
+        decision,
+        not_placed=size,
+        provisioning=pool,
+        room_since=found.room_since,
+        requeue_at=min((time for time in times if time is not None), default=None),
+    )
 
 
 def _with_nodes(decisions: Mapping[Key, Decision], ledger: Ledger) -> dict[Key, Decision]:
@@ -172,8 +179,12 @@ def _preferred(placed: Mapping[PodShape, Collection[str]], ledger: Ledger) -> tu
     return tuple(hostnames) if has_choice and len(hostnames) <= MAX_PREFERRED_NODES else ()
 
 
-def _admit(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
-    return admit_gang(job, ledger, now) if job.gang else admit(job, ledger, now)
+def _admit(
+    job: JobRequest, ledger: Ledger, pools: PoolCapacity, cycle: SchedulingCycle
+) -> Decision:
+    if job.gang:
+        return admit_gang(job, ledger, cycle.now)
+    return admit(job, ledger, cycle.now, pools)
 
 
 def _assume(job: JobRequest, decision: Decision, now: datetime) -> JobRequest:
@@ -182,6 +193,8 @@ def _assume(job: JobRequest, decision: Decision, now: datetime) -> JobRequest:
         return job
     return replace(
         job,
+        not_placed=decision.not_placed,
+        provisioning=decision.provisioning,
         admitted_workers=decision.workers,
         admitted_parties=decision.parties,
         admitted_at=job.admitted_at or now,
@@ -203,9 +216,10 @@ def _merge(
 
 
 def _keep_admitted(
-    cycle: _SchedulingCycle,
+    cycle: SchedulingCycle,
     waiting: Sequence[JobRequest],
     proposals: Mapping[Key, Proposal],
+    overdue: Mapping[Key, Overdue],
     ledger: Ledger,
 ) -> None:
     """Set resources aside for admitted pods that have no node yet, in queue order.
@@ -221,7 +235,8 @@ def _keep_admitted(
     for job in cycle.queue:
         if job.admitted_workers <= 0:
             continue
-        for shape, missing in cycle.outstanding(job, proposals.get(job.key)).items():
+        proposal = proposals.get(job.key)
+        for shape, missing in cycle.outstanding(job, proposal, overdue[job.key]).items():
             outstanding[shape] = outstanding.get(shape, 0) + missing
             is_placed = _take_outside(shape, missing, job.key, desired, ledger)
             if not is_placed and cycle.could_be_whole(job, shape, missing):

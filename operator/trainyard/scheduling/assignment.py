@@ -27,13 +27,21 @@ from trainyard.api.podset import group_pods
 from trainyard.api.reasons import Reason
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
-from trainyard.api.status import Change, Measurement, SampleTimes, ScalingStatus
+from trainyard.api.status import (
+    Change,
+    Measurement,
+    NotPlaced,
+    Provisioning,
+    SampleTimes,
+    ScalingStatus,
+)
 from trainyard.scheduling.basis import GrowthBelowExpectation, PresentSizePays
 from trainyard.scheduling.conversion import wants_gpus
 from trainyard.scheduling.decision import Decision
 from trainyard.scheduling.facts import SizeChanged, SizeKept
 
 _AssignmentT = TypeVar("_AssignmentT", bound=Assignment)
+_MemoryT = TypeVar("_MemoryT", NotPlaced | None, Provisioning | None)
 
 MAX_HISTORY: Final = 20
 MAX_PROFILE: Final = 64
@@ -103,11 +111,19 @@ def _comparable(assignment: Assignment) -> tuple[object, ...]:
 
 
 def release(before: _AssignmentT, reason: str, message: str) -> _AssignmentT:
-    """The assignment after releasing all resources."""
+    """The assignment after releasing all resources, and what was not placed is asked for anew."""
     if isinstance(before, AdmissionStatus):
         return msgspec.structs.replace(before, parties=[], reason=reason, message=message)
     return msgspec.structs.replace(
-        before, desired=0, recommended=0, proven=0, current=0, reason=reason, message=message
+        before,
+        desired=0,
+        recommended=0,
+        proven=0,
+        current=0,
+        reason=reason,
+        message=message,
+        not_placed=None,
+        provisioning=None,
     )
 
 
@@ -146,6 +162,8 @@ def record_decision(
         proven=_proven(before, decision),
         reason=decision.reason,
         message=decision.message,
+        not_placed=_in_whole_seconds(decision.not_placed),
+        provisioning=_in_whole_seconds(decision.provisioning),
     )
     if decision.reason is Reason.START_TIMED_OUT and decision.requeue_at is not None:
         return msgspec.structs.replace(after, cooldown_end_time=whole_seconds(decision.requeue_at))
@@ -187,6 +205,12 @@ def _proven(before: ScalingStatus, decision: Decision) -> int:
             return min(max(before.proven, size), decision.workers)
         case _:
             return min(before.proven, decision.workers)
+
+
+def _in_whole_seconds(memory: _MemoryT) -> _MemoryT:
+    if memory is None or memory.retry_time is None:
+        return memory
+    return msgspec.structs.replace(memory, retry_time=whole_seconds(memory.retry_time))
 
 
 def _record_admission(

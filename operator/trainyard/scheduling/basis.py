@@ -39,6 +39,46 @@ class WorkersUnplaceable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersNotPlaced:
+    """Some of the workers were not bound to a node in time, though the nodes seem to fit."""
+
+    not_placed: int
+    workers: int
+    message: str
+    """Why, in the words of kube-scheduler or the API server; empty if neither said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeNotPlaced:
+    """A larger size was not placed before, and is not asked for again yet."""
+
+    pending: Basis
+    workers: int
+    """The largest size that is asked for."""
+    retry_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesAwaited:
+    """An autoscaler has yet to add nodes to a pool."""
+
+    pool: str
+    unbound: int
+    workers: int
+    give_up_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesNotAdded:
+    """A pool added no nodes in time."""
+
+    pool: str
+    unbound: int
+    workers: int
+    retry_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersJoining:
     """Not all workers train yet."""
 
@@ -216,6 +256,10 @@ Basis = (
     | ReplicasRequested
     | PolicyUnavailable
     | WorkersUnplaceable
+    | WorkersNotPlaced
+    | SizeNotPlaced
+    | NodesAwaited
+    | NodesNotAdded
     | CoolingDown
     | ChangeLimitReached
     | ThroughputBasis

@@ -19,6 +19,7 @@ from trainyard.api.jobs import (
     Job,
 )
 from trainyard.api.reasons import Reason
+from trainyard.api.refusals import Refusal
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.resources import (
     COORDINATOR_RESOURCES,
@@ -53,11 +54,12 @@ def request_of(
     priorities: Mapping[str, int],
     *,
     allowed: Mapping[str, Collection[str]] = _NO_LIMITS,
+    refusal: Refusal | None = None,
 ) -> JobRequest:
     """The job's request to `allocate`; to be called only if `wants_gpus`.
 
     `priorities` are the values of the cluster's priority classes by name, `allowed` the namespaces
-    that may use a class.
+    that may use a class, `refusal` why the API server does not create its pods.
     """
     match job:
         case DistributedJob():
@@ -66,6 +68,7 @@ def request_of(
         case FederatedJob():
             assert isinstance(assignment, AdmissionStatus)  # noqa: S101 - of this kind of job
             request = _parties_request(job, assignment)
+    request = replace(request, refusal=refusal)
     name = job.spec.priority_class_name
     if not may_use(job.key.namespace, name, allowed):
         return replace(request, priority=priorities.get(DEFAULT_CLASS, 0), refused_class=name)
@@ -125,12 +128,21 @@ def _workers_request(
         is_running=_is_steady(job, scaling, report),
         backoff_until=_backoff_until(scaling),
         last_failed_start=scaling.last_failed_start_time,
+        mounts_claims=_mounts_claims(spec),
+        not_placed=scaling.not_placed,
+        provisioning=scaling.provisioning,
         decision_time=scaling.decision_time,
         proven_workers=scaling.proven,
         measured_at=report.at if report else None,
         profile=tuple(scaling.profile),
         history=tuple(scaling.history),
     )
+
+
+def _mounts_claims(spec: DistributedJobSpec) -> bool:
+    sources = {source for volume in spec.workers.template.volumes for source in volume}
+    is_mounted = not sources.isdisjoint(("persistentVolumeClaim", "ephemeral"))
+    return is_mounted or bool(spec.state.claim_name)
 
 
 def worker_shape(spec: DistributedJobSpec) -> PodShape:

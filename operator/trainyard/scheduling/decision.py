@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
+from trainyard.api.status import NotPlaced, Provisioning
 from trainyard.scheduling.explain import explain
 from trainyard.scheduling.facts import Facts
+from trainyard.scheduling.shapes import PodShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,12 @@ class Decision:
     """Samples per second after ÷ before that a change should bring."""
     nodes: tuple[str, ...] = ()
     """Hostnames of the nodes that pods without a node should prefer; empty: any."""
+    not_placed: NotPlaced | None = None
+    """The size that is not asked for again yet, from now on."""
+    provisioning: Provisioning | None = None
+    """The pool that has yet to add nodes, or added none in time, from now on."""
+    room_since: Mapping[PodShape, datetime] = field(default_factory=dict)
+    """Since when pods that have no node could have been bound, for the next allocation."""
     requeue_at: datetime | None = None
     """When time alone may change this decision; None when only events can."""
 

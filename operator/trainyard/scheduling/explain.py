@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final, assert_never
 
 from trainyard.api.resources import PODS, format_amount
+from trainyard.api.status import Provisioning
 from trainyard.scheduling.basis import (
     AtMaximum,
     Basis,
@@ -25,12 +26,16 @@ from trainyard.scheduling.basis import (
     LargerSizePays,
     LossUncertain,
     MetricsStale,
+    NodesAwaited,
+    NodesNotAdded,
     NoOtherSizeKnown,
     PolicyUnavailable,
     ReplicasRequested,
+    SizeNotPlaced,
     ThroughputBasis,
     TooFewSteps,
     WorkersJoining,
+    WorkersNotPlaced,
     WorkersUnplaceable,
 )
 from trainyard.scheduling.capacity import Availability, Shortfall
@@ -46,13 +51,17 @@ from trainyard.scheduling.facts import (
     WaitingParty,
     WorkersAdmitted,
     WorkersDoNotFit,
+    WorkersProvisioning,
     WorkersWaiting,
 )
 from trainyard.scheduling.shapes import PodShape
 from trainyard.scheduling.spread import CONFIDENCE
+from trainyard_trainer.contract.text import printable
 
 _MAX_NAMES: Final = 5
 """Parties that a sentence names."""
+MAX_QUOTE: Final = 600
+"""Characters quoted of kube-scheduler or the API server."""
 
 
 def explain(facts: Facts) -> str:
@@ -60,6 +69,8 @@ def explain(facts: Facts) -> str:
     match facts:
         case WorkersAdmitted():
             return _workers_admitted(facts)
+        case WorkersProvisioning():
+            return _workers_provisioning(facts)
         case WorkersWaiting():
             return _workers_waiting(facts)
         case WorkersDoNotFit():
@@ -92,6 +103,18 @@ def explain_basis(basis: Basis) -> str:
             return f"policy {basis.policy} is not available in this version"
         case WorkersUnplaceable():
             return _workers_unplaceable(basis)
+        case WorkersNotPlaced():
+            return _workers_not_placed(basis)
+        case SizeNotPlaced():
+            not_before = f"more than {basis.workers} were not placed, and are not asked for"
+            pending = explain_basis(basis.pending)
+            return f"{pending}; {not_before} again before {_time(basis.retry_at)}"
+        case NodesAwaited():
+            until = _time(basis.give_up_at)
+            return f"nodes of pool {basis.pool} are awaited for {_unbound(basis)} until {until}"
+        case NodesNotAdded():
+            no_nodes = f"no node of pool {basis.pool} came in time for {_unbound(basis)}"
+            return f"{no_nodes}; it is asked again at {_time(basis.retry_at)}"
         case CoolingDown():
             return f"{explain_basis(basis.pending)}; cooling down until {_time(basis.until)}"
         case ChangeLimitReached():
@@ -117,7 +140,22 @@ def _workers_waiting(facts: WorkersWaiting) -> str:
     if unready := facts.unready_nodes:
         verb = "is" if unready == 1 else "are"
         sentence += f"; {_count(unready, 'matching node')} {verb} not ready"
+    sentence += _pool_backoff(facts.provisioning)
     return sentence + _in_the_way(facts.in_the_way) + _refused_class(facts.refused_class)
+
+
+def _workers_provisioning(facts: WorkersProvisioning) -> str:
+    request = f"needs {_request(facts.minimum)} (min)"
+    nodes = f"pool {facts.pool} has to add {_count(facts.nodes, 'node')}"
+    return f"{request}; {nodes}, awaited until {_time(facts.give_up_at)}"
+
+
+def _pool_backoff(provisioning: Provisioning | None) -> str:
+    """`; pool a100 added no node in time and is asked again at 12:05:00`."""
+    if provisioning is None or provisioning.retry_time is None:
+        return ""
+    again = f"is asked again at {_time(provisioning.retry_time)}"
+    return f"; pool {provisioning.pool} added no node in time and {again}"
 
 
 def _workers_do_not_fit(facts: WorkersDoNotFit) -> str:
@@ -127,7 +165,7 @@ def _workers_do_not_fit(facts: WorkersDoNotFit) -> str:
     sentence += " by size, labels and taints"
     if matching:
         sentence += f", with capacity for {_count(facts.capacity, 'worker')} when empty"
-    return sentence
+    return sentence + _pool_backoff(facts.provisioning)
 
 
 def _start_timed_out(facts: StartTimedOut) -> str:
@@ -183,6 +221,8 @@ def _size_kept(facts: SizeKept) -> str:
 
 
 def _size_changed(facts: SizeChanged) -> str:
+    if not facts.after:
+        return f"{explain_basis(facts.basis)}: releasing {_count(facts.before, 'worker')}"
     verb = "growing" if facts.after > facts.before else "shrinking"
     would = "would be " if facts.is_recommendation else ""
     fit = f" and {_request(facts.added)} fit" if facts.added else ""
@@ -199,6 +239,19 @@ def _workers_unplaceable(basis: WorkersUnplaceable) -> str:
     workers = _count(basis.workers, "worker")
     until = "" if basis.give_up_at is None else f", giving up at {_time(basis.give_up_at)}"
     return f"{basis.unplaceable} of {workers} can no longer get GPUs{until}"
+
+
+def _workers_not_placed(basis: WorkersNotPlaced) -> str:
+    workers = _count(basis.workers, "worker")
+    message = (
+        printable(basis.message)[:MAX_QUOTE].rstrip(".")
+        or "neither kube-scheduler nor the API server says why"
+    )
+    return f"{basis.not_placed} of {workers} got no node in time ({message})"
+
+
+def _unbound(basis: NodesAwaited | NodesNotAdded) -> str:
+    return f"{basis.unbound} of {_count(basis.workers, 'worker')}"
 
 
 def _measured(basis: ThroughputBasis) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from trainyard.api.status import Provisioning
 from trainyard.scheduling.basis import Basis
 from trainyard.scheduling.capacity import Availability
 from trainyard.scheduling.request import JobRequest
@@ -45,6 +46,17 @@ class WorkersAdmitted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersProvisioning:
+    """A waiting job starts on nodes that a pool has yet to add."""
+
+    minimum: PodsRequest
+    pool: str
+    nodes: int
+    """Nodes that the pool has to add."""
+    give_up_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersWaiting:
     """The job's minimum does not fit now."""
 
@@ -56,6 +68,8 @@ class WorkersWaiting:
     """Some pods that are of no job and keep the minimum from fitting: namespace/name."""
     refused_class: str = ""
     """The priority class that the job names and its namespace may not use."""
+    provisioning: Provisioning | None = None
+    """The pool that added no nodes in time; None if none was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +80,8 @@ class WorkersDoNotFit:
     matching_nodes: int
     capacity: int
     """Workers that the matching nodes would hold if they were empty."""
+    provisioning: Provisioning | None = None
+    """The pool that added no nodes in time; None if none was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +161,7 @@ class SizeChanged:
 
 Facts = (
     WorkersAdmitted
+    | WorkersProvisioning
     | WorkersWaiting
     | WorkersDoNotFit
     | StartTimedOut

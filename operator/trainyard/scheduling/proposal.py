@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from trainyard.api.pools import NodePool
 from trainyard.api.reasons import Reason
 from trainyard.scheduling.basis import Basis
 from trainyard.scheduling.request import JobRequest
@@ -28,8 +29,16 @@ class SchedulerSettings:
     trial_limit: timedelta = timedelta(minutes=5)
     """Longest trial of a growth whose gain is not clear: a trainer's figures cover some minutes, so
     that they get no surer after that."""
-    unbound_grace: timedelta = timedelta(seconds=60)
-    """How long new workers may lack a node before the job shrinks to what fits."""
+    bind_timeout: timedelta = timedelta(seconds=60)
+    """How long workers may lack a node before the job shrinks to what has one."""
+    volume_timeout: timedelta = timedelta(minutes=10)
+    """The same while a volume is provisioned for them; kube-scheduler waits as long."""
+    provision_timeout: timedelta = timedelta(minutes=15)
+    """How long an autoscaler may take to add the nodes of a declared pool."""
+    not_placed_backoff: timedelta = timedelta(minutes=5)
+    """Pause before a size that was not placed is asked for again; doubled by each attempt."""
+    pools: tuple[NodePool, ...] = ()
+    """Pools to which an autoscaler adds nodes for pods that are Pending."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

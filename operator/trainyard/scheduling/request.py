@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from trainyard.api.names import Key
-from trainyard.api.status import Change, Measurement
+from trainyard.api.refusals import Refusal
+from trainyard.api.status import Change, Measurement, NotPlaced, Provisioning
 from trainyard.scheduling.shapes import PodShape
 
 
@@ -58,6 +59,12 @@ class JobRequest:
     """When a job whose start timed out is queued again."""
     last_failed_start: datetime | None = None
     """When a start of the job last failed; None once it has trained since."""
+    refusal: Refusal | None = None
+    """Why pods of admitted workers do not exist; None where nothing is refused."""
+    mounts_claims: bool = False
+    """Whether workers mount volumes that may have to be provisioned first."""
+    not_placed: NotPlaced | None = None
+    provisioning: Provisioning | None = None
     decision_time: datetime | None = None
     """When the number of workers last changed."""
     proven_workers: int = 0

@@ -15,19 +15,34 @@ from trainyard.scheduling.basis import (
     WorkersUnplaceable,
 )
 from trainyard.scheduling.capacity import Ledger
+from trainyard.scheduling.placement import Overdue, limit_to_placed, shrink_to_placed
 from trainyard.scheduling.proposal import Proposal, SchedulerSettings
+from trainyard.scheduling.provisioning import await_nodes
 from trainyard.scheduling.request import JobRequest
 from trainyard.scheduling.throughput import propose
 
 
 def desired_size(
-    job: JobRequest, unbound: int, ledger: Ledger, now: datetime, settings: SchedulerSettings
+    job: JobRequest,
+    unbound: int,
+    overdue: Overdue,
+    ledger: Ledger,
+    now: datetime,
+    settings: SchedulerSettings,
 ) -> Proposal:
-    """What an admitted job of workers should have, `unbound` of which have no node yet."""
+    """What an admitted job of workers should have.
+
+    `unbound` of its workers have no node yet, and of these `overdue` should have had one.
+    """
     proposal = _preference(job, now, settings)
     if proposal.workers < job.admitted_workers:
         return proposal
-    return _shrink_to_fit(job, unbound, ledger, now, settings) or proposal
+    return (
+        await_nodes(job, unbound, now, settings)
+        or shrink_to_placed(job, overdue)
+        or _shrink_to_fit(job, unbound, ledger, now, settings)
+        or limit_to_placed(job, proposal, now)
+    )
 
 
 def _preference(job: JobRequest, now: datetime, settings: SchedulerSettings) -> Proposal:
@@ -76,7 +91,7 @@ def _shrink_to_fit(
 ) -> Proposal | None:
     """Give up workers that would not fit even if this job had all free GPUs to itself.
 
-    Their nodes are lost, or taken by pods of others. A fresh decision has `unbound_grace` to be
+    Their nodes are lost, or taken by pods of others. A fresh decision has `bind_timeout` to be
     placed; a node that dies under an old one shrinks the job at once, as the surviving workers
     train on anyway. A job never shrinks below its minimum: it waits, and what it could use is kept.
     """
@@ -87,7 +102,7 @@ def _shrink_to_fit(
     if unplaceable <= 0:
         return None
     decision_time = job.decision_time or job.admitted_at
-    give_up_at = decision_time + settings.unbound_grace if decision_time else now
+    give_up_at = decision_time + settings.bind_timeout if decision_time else now
     lost = WorkersUnplaceable(unplaceable=unplaceable, workers=current, give_up_at=None)
     if now >= give_up_at:
         size = max(job.min_workers, current - unplaceable)

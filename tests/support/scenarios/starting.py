@@ -17,7 +17,7 @@ from tests.support.scenarios.scenario import (
     WAITING_FOR_GPUS,
     Scenario,
 )
-from trainyard.api.status import ScalingStatus
+from trainyard.api.status import Provisioning, ScalingStatus
 from trainyard.lifecycle.desired import DesiredPods, Phase
 
 STARTING = {
@@ -139,7 +139,45 @@ STARTING = {
         pods=(coordinator(), worker(0), worker(1, **IMAGE_PULL_BACKOFF)),
         spec=UP_TO_EIGHT_WORKERS,
         assignment=admitted(2, NOW - TIMEOUTS.start_timeout),
-        phase=Phase.STARTING,
+        phase=Phase.RUNNING,
+        conditions={
+            "Running": ("True", "WorkersRunning"),
+            "Rescaling": ("False", "Steady"),
+            "Degraded": ("True", "PodTrouble"),
+        },
         desired_pods=DesiredPods(coordinator=True, members=range(2)),
+    ),
+    "a job that trains with its minimum is running once the others had their time": Scenario(
+        pods=(coordinator(), worker(0), worker(1, phase="Pending")),
+        assignment=admitted(2, NOW - TIMEOUTS.bind_timeout),
+        phase=Phase.RUNNING,
+        conditions={"Running": ("True", "WorkersRunning")},
+        desired_pods=DesiredPods(coordinator=True, members=range(2)),
+    ),
+    "a job that waits for nodes of a pool is not in trouble": Scenario(
+        pods=(coordinator(), worker(0, phase="Pending", waiting_reason="Unschedulable")),
+        assignment=admitted(
+            1,
+            NOW - TIMEOUTS.start_timeout,
+            reason="Provisioning",
+            provisioning=Provisioning(pool="a100"),
+        ),
+        phase=Phase.STARTING,
+        conditions={"Running": ("False", "Provisioning"), "Degraded": ("False", "Healthy")},
+        message=("Running", "no node takes it (Unschedulable"),
+        desired_pods=DesiredPods(coordinator=True, members=range(1)),
+        requeue_at=NOW + TIMEOUTS.provision_timeout,
+    ),
+    "a pool that added its nodes leaves the time to start": Scenario(
+        pods=(coordinator(), worker(0, phase="Pending")),
+        assignment=admitted(
+            1,
+            NOW - TIMEOUTS.provision_timeout,
+            provisioning=Provisioning(pool="a100"),
+        ),
+        phase=Phase.STARTING,
+        conditions={"Running": ("False", "Starting")},
+        desired_pods=DesiredPods(coordinator=True, members=range(1)),
+        requeue_at=NOW + TIMEOUTS.start_timeout,
     ),
 }

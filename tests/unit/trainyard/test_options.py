@@ -11,9 +11,13 @@ import typer
 from typer.testing import CliRunner
 
 from trainyard import __main__, options
+from trainyard.api.pools import NodePool
 from trainyard.cluster.leaderelection import LeaseTimings
 from trainyard.options import OperatorOptions
 from trainyard.reconcile.dependencies import Options
+from trainyard.scheduling.proposal import SchedulerSettings
+
+POOL = '{"name":"a100","gpus":8,"labels":{"pool":"a100"},"maxNodes":3}'
 
 
 @pytest.fixture
@@ -52,6 +56,8 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
         *("--blocked-start-timeout", "9s", "--start-backoff", "3s", "--max-start-backoff", "12s"),
         *("--pod-events-after", "4s"),
         *("--lease-name", "mine", "--start-timeout", "90s", "--scrape-interval", "2m"),
+        *("--bind-timeout", "7s", "--volume-timeout", "8s", "--provision-timeout", "9s"),
+        *("--not-placed-backoff", "6s", "--pool", POOL),
         *("--scrape-timeout", "3s", "--unreachable-timeout", "2s", "--replace-timeout", "4s"),
     )
     assert code == 0
@@ -68,6 +74,15 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
     assert timeouts.start_backoff == timedelta(seconds=3)
     assert timeouts.max_start_backoff == timedelta(seconds=12)
     assert timeouts.pod_events_after == timedelta(seconds=4)
+    assert timeouts.bind_timeout == timedelta(seconds=7)
+    assert timeouts.provision_timeout == timedelta(seconds=9)
+    assert reconciling.scheduling == SchedulerSettings(
+        bind_timeout=timedelta(seconds=7),
+        volume_timeout=timedelta(seconds=8),
+        provision_timeout=timedelta(seconds=9),
+        not_placed_backoff=timedelta(seconds=6),
+        pools=(NodePool(name="a100", gpus=8, labels={"pool": "a100"}, max_nodes=3),),
+    )
     assert reconciling.scrape_interval == timedelta(minutes=2)
     assert reconciling.scrape_timeout == timedelta(seconds=3)
     assert reconciling.timeouts.unreachable_timeout == timedelta(seconds=2)
@@ -86,6 +101,13 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
         (("--lease-duration", "1500ms"), "--lease-duration must be whole seconds"),
         (("--renew-deadline", "15s"), "--renew-deadline must be shorter"),
         (("--reach", "smoke"), "smoke"),
+        (("--not-placed-backoff", "0s"), "--not-placed-backoff=0s must be longer than nothing"),
+        (("--pool", "a100"), "--pool a100: JSON is malformed"),
+        (("--pool", '{"name":"a"}'), "missing required field `gpus`"),
+        (("--pool", POOL.replace("8", "0")), "Expected `int` >= 1 - at `$.gpus`"),
+        (("--pool", POOL.replace("maxNodes", "max")), "unknown field `max`"),
+        (("--pool", POOL.replace('"pool":"a100"', "")), "length >= 1 - at `$.labels`"),
+        (("--pool", POOL, "--pool", POOL), "two pools have the name 'a100'"),
         (("--service-name", "team.trainyard"), "'team.trainyard' is not the name of a Service"),
         (("--priority-class", "urgent"), "'urgent' must be CLASS=NAMESPACE"),
         (("--priority-class", "=team-a"), "'=team-a' must be CLASS=NAMESPACE"),

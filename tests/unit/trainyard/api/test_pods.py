@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -224,3 +225,21 @@ def test_a_pod_that_is_deleted_before_it_has_containers_is_disrupted(
 )
 def test_why_a_pod_cannot_start(status: dict[str, Any], expected: str) -> None:
     assert parsed(status).waiting_reason == expected
+
+
+@pytest.mark.parametrize(("node", "message"), [("", "Insufficient cpu"), ("n1", "")])
+def test_a_pod_without_a_node_carries_kube_schedulers_message(node: str, message: str) -> None:
+    pod = Pod(
+        namespace="team",
+        name="digits-worker-0-1",
+        uid="u",
+        resource_version=1,
+        created_at=NOW,
+        job=KEY,
+        node=node,
+        waiting_reason="Unschedulable",
+        waiting_message="Insufficient cpu",
+    )
+    info = pod.as_pod_info()
+    assert (info.scheduling_message, info.created_at) == (message, NOW)
+    assert replace(pod, job=None).as_pod_info().created_at is None

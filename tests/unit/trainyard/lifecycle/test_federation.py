@@ -33,9 +33,10 @@ from tests.support.jobs import (
 from trainyard.api.federation import AdmissionStatus
 from trainyard.api.pods import Pod
 from trainyard.api.podset import group_pods
+from trainyard.api.refusals import Refusal
 from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase
 from trainyard.lifecycle.diff import pod_actions
-from trainyard.lifecycle.observation import Observation, Refusal
+from trainyard.lifecycle.observation import Observation
 from trainyard.lifecycle.stages import evaluate
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Result

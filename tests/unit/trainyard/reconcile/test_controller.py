@@ -159,6 +159,24 @@ async def test_a_foreign_pod_triggers_the_scheduler_if_it_takes_or_gives_back(
     assert is_triggered(controller) is expected
 
 
+async def test_a_pod_that_kube_scheduler_refuses_triggers_the_scheduler(
+    controller: Controller,
+) -> None:
+    """The time until it is given back begins with the decision that observes it."""
+
+    def unbound(version: int, message: str) -> Pod:
+        raw = raw_pod("Pending", version)
+        condition = {"type": "PodScheduled", "status": "False", "message": message}
+        raw["status"]["conditions"] = [condition] if message else []
+        return parse_pod(raw)
+
+    is_triggered(controller)
+    controller.pod_changed(unbound(8, ""), unbound(9, "Insufficient cpu"))
+    assert is_triggered(controller)
+    controller.pod_changed(unbound(9, "Insufficient cpu"), unbound(10, "Insufficient cpu"))
+    assert not is_triggered(controller)
+
+
 async def test_every_resync_triggers_the_scheduler(controller: Controller) -> None:
     await controller._resync()
     assert is_triggered(controller)

@@ -232,7 +232,7 @@ async def test_a_start_that_the_api_server_refuses_is_given_up_soon() -> None:
     assert state.assignment.value.failed_starts == 1
     assert "waiting does not help" in state.assignment.value.message
     assert "exceeded quota" in state.assignment.value.message
-    assert state.refusal is None, "nothing is asked for any more"
+    assert state.refusals.of_pods is None, "nothing is asked for any more"
 
 
 class BusyApi(FakeApi):
@@ -249,7 +249,7 @@ async def test_an_api_server_that_fails_for_a_while_gets_the_whole_start_timeout
     state = deps.job_state(job)
     outcome = await reconcile(deps, KEY)
     while state.assignment.value.desired:
-        assert state.refusal is None
+        assert state.refusals.of_pods is None
         assert outcome.requeue_after
         now += timedelta(seconds=outcome.requeue_after)
         outcome = await reconcile(deps, KEY)

@@ -7,8 +7,10 @@ import pytest
 
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi
-from tests.support.jobs import KEY, make_job
+from tests.support.jobs import KEY, NOW, make_job
+from trainyard.api.refusals import Refusal
 from trainyard.api.status import ScalingStatus
+from trainyard.cluster.errors import ApiError
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.requests import RequestCache
 
@@ -49,3 +51,20 @@ def test_a_job_that_wants_no_gpus_any_more_is_dropped(deps: Dependencies) -> Non
     assert KEY in cache.collect()
     deps.cache.drop_job(KEY)
     assert cache.collect() == {}
+
+
+@pytest.mark.parametrize(("status", "is_refusal"), [(403, True), (422, True), (500, False)])
+def test_what_the_api_server_refuses_makes_a_new_request(
+    deps: Dependencies, status: int, *, is_refusal: bool
+) -> None:
+    """Nothing told the scheduler that a quota left a job without its pods."""
+    cache = RequestCache(deps)
+    first = cache.collect()[KEY]
+    creations = deps.job_states[KEY].refusals.creations
+    creations.error, creations.since = ApiError(status, "", "exceeded quota"), NOW
+    second = cache.collect()[KEY]
+    expected = Refusal(message="exceeded quota", since=NOW) if is_refusal else None
+    assert second.request.refusal == expected
+    creations.error = ApiError(status, "", "exceeded quota")
+    assert cache.collect()[KEY] is second, "the same answer again changes nothing"
+    assert (second is first) is not is_refusal

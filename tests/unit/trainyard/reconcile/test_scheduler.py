@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -9,11 +10,12 @@ import pytest
 
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi
-from tests.support.jobs import KEY, make_job
+from tests.support.jobs import KEY, NOW, ago, at, make_job, worker
 from tests.support.requests import decision, waiting
 from trainyard.api.cluster import Node
 from trainyard.api.names import Key
 from trainyard.api.reasons import Reason
+from trainyard.api.status import ScalingStatus
 from trainyard.reconcile import scheduler as scheduler_module
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.scheduler import Scheduler
@@ -137,3 +139,24 @@ async def test_a_job_that_changed_meanwhile_is_left_to_the_next_cycle(
     await scheduler_of(deps, enqueued).schedule()
     assert enqueued == []
     assert deps.job_states[KEY].assignment.value.desired == 0
+
+
+async def test_a_worker_that_gets_no_node_is_given_back_a_minute_after_it_was_observed() -> None:
+    """The time goes from one cycle to the next; nothing else remembers it."""
+    clock = [NOW]
+    job = make_job(CPU, {"scaling": {"desired": 2, "decisionTime": at(ago(minutes=9))}})
+    deps = dependencies_of(FakeApi(), job, clock=lambda: clock[0])
+    deps.cache.nodes.put(Node(name="n0", allocatable={"cpu": 4000, "memory": 2**33, "pods": 110}))
+    deps.cache.put_pod(worker(0, node="n0"))
+    deps.cache.put_pod(worker(1, phase="Pending", node="", waiting_message="no such zone"))
+    scheduler = scheduler_of(deps, [])
+    for seconds, workers in [(0, 2), (59, 2), (60, 1)]:
+        clock[0] = NOW + timedelta(seconds=seconds)
+        await scheduler.schedule()
+        assert deps.job_states[KEY].assignment.value.desired == workers
+    assignment = deps.job_states[KEY].assignment.value
+    assert (assignment.reason, "no such zone" in assignment.message) == ("NotPlaced", True)
+    assert isinstance(assignment, ScalingStatus)
+    assert assignment.not_placed is not None
+    [event] = deps.job_states[KEY].pending_events
+    assert (event.reason, event.message) == ("NotPlaced", assignment.message)

@@ -193,3 +193,14 @@ def test_a_coordinator_is_created_before_its_workers() -> None:
     desired = DesiredPods(coordinator=True, members=range(3))
     actions = pod_actions(desired, job_pods(), frozenset(), 0, NOW)
     assert [str(pod.role) for pod in actions.create] == ["coordinator", *["worker"] * 3]
+
+
+async def test_refusals_in_a_row_have_one_beginning() -> None:
+    server, refusals = Server(room=0), Refusals()
+    for minute, generation, since in [(0, 1, 0), (2, 1, 0), (4, 2, 4)]:
+        now = NOW + timedelta(minutes=minute)
+        await refusals.attempt(server.requests(0), generation, now)
+        assert refusals.since == NOW + timedelta(minutes=since)
+    server.room = 1
+    await refusals.attempt(server.requests(0), 2, NOW + timedelta(minutes=6))
+    assert refusals.since is None

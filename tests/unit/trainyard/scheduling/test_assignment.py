@@ -14,7 +14,14 @@ from trainyard.api.federation import AdmissionStatus
 from trainyard.api.reasons import Reason
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
-from trainyard.api.status import Change, Measurement, SampleTimes, ScalingStatus
+from trainyard.api.status import (
+    Change,
+    Measurement,
+    NotPlaced,
+    Provisioning,
+    SampleTimes,
+    ScalingStatus,
+)
 from trainyard.scheduling.assignment import (
     MAX_FAILED_STARTS,
     MAX_HISTORY,
@@ -78,6 +85,20 @@ def test_a_decision_to_stay_changes_only_the_explanation() -> None:
 def test_a_recommendation_changes_no_workers() -> None:
     after = decided(admitted(2), decision(2, recommended=5))
     assert (after.desired, after.recommended, after.history) == (2, 5, [])
+
+
+def test_what_was_not_placed_is_recorded_until_a_release() -> None:
+    retry_time = NOW + timedelta(seconds=1, milliseconds=300)
+    size = NotPlaced(workers=2, attempts=1, retry_time=retry_time)
+    pool = Provisioning(pool="a100", attempts=1, retry_time=retry_time)
+    new = decision(2, Reason.NOT_PLACED, not_placed=size, provisioning=pool)
+    after = decided(admitted(4), new)
+    assert after.not_placed is not None
+    assert after.provisioning is not None
+    assert after.not_placed.retry_time == NOW + timedelta(seconds=1)
+    assert after.provisioning.retry_time == NOW + timedelta(seconds=1)
+    released = release(after, "Suspended", "Suspended.")
+    assert (released.not_placed, released.provisioning) == (None, None)
 
 
 def test_the_history_is_bounded() -> None:

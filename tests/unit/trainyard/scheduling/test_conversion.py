@@ -12,6 +12,7 @@ from tests.support.jobs import (
     KEY,
     NOW,
     admitted,
+    at,
     condition,
     coordinator,
     has_run,
@@ -21,7 +22,7 @@ from tests.support.jobs import (
 from trainyard.api.cluster import Taint, Toleration
 from trainyard.api.federation import AdmissionStatus
 from trainyard.api.report import CoordinatorReport
-from trainyard.api.status import Change, Measurement, ScalingStatus
+from trainyard.api.status import Change, Measurement, NotPlaced, Provisioning, ScalingStatus
 from trainyard.scheduling.assignment import initial_assignment
 from trainyard.scheduling.conversion import request_of, wants_gpus, worker_shape
 
@@ -195,3 +196,32 @@ def test_the_highest_index_of_running_pods_gives_the_size() -> None:
 
 def test_the_terminating_pods_of_a_suspended_job_are_no_assignment() -> None:
     assert initial_assignment(make_job({"suspend": True}), workers(2)).desired == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({}, False),
+        ({"state": {"claimName": "models"}}, True),
+        ({"workers": {"template": {"volumes": [{"name": "d", "emptyDir": {}}]}}}, False),
+        ({"workers": {"template": {"volumes": [{"name": "d", "ephemeral": {}}]}}}, True),
+        (
+            {"workers": {"template": {"volumes": [{"name": "d", "persistentVolumeClaim": {}}]}}},
+            True,
+        ),
+    ],
+    ids=["none", "the state", "scratch", "one for each pod", "data"],
+)
+def test_a_request_says_whether_volumes_may_have_to_be_provisioned(
+    spec: dict[str, Any], *, expected: bool
+) -> None:
+    assert request_of(make_job(spec), ScalingStatus(), None, {}).mounts_claims is expected
+
+
+def test_a_restarted_operator_observes_what_was_not_placed() -> None:
+    memory = {"workers": 2, "attempts": 3, "retryTime": at()}
+    pool = {"pool": "a100", "attempts": 1, "retryTime": at()}
+    job = make_job(status={"scaling": {"desired": 2, "notPlaced": memory, "provisioning": pool}})
+    request = request_of(job, initial_assignment(job, ()), None, {})
+    assert request.not_placed == NotPlaced(workers=2, attempts=3, retry_time=NOW)
+    assert request.provisioning == Provisioning(pool="a100", attempts=1, retry_time=NOW)

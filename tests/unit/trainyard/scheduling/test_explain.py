@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.requests import GPU, NOW
 from trainyard.api.reasons import Reason
+from trainyard.api.status import Provisioning
 from trainyard.scheduling.basis import (
     AtMaximum,
     Basis,
@@ -26,11 +27,15 @@ from trainyard.scheduling.basis import (
     LargerSizePays,
     LossUncertain,
     MetricsStale,
+    NodesAwaited,
+    NodesNotAdded,
     NoOtherSizeKnown,
     PolicyUnavailable,
     ReplicasRequested,
+    SizeNotPlaced,
     TooFewSteps,
     WorkersJoining,
+    WorkersNotPlaced,
     WorkersUnplaceable,
 )
 from trainyard.scheduling.capacity import Availability, Shortfall
@@ -49,6 +54,7 @@ from trainyard.scheduling.facts import (
     WaitingParty,
     WorkersAdmitted,
     WorkersDoNotFit,
+    WorkersProvisioning,
     WorkersWaiting,
 )
 from trainyard.scheduling.shapes import PodShape
@@ -69,6 +75,7 @@ NOISY_LOSS = Gain(
     after_error=5.06,
     interval=(0.911, 1.008),
 )
+NO_CPU = "0/3 nodes are available: 3 Insufficient cpu"
 PAID = "1→2 paid 1.83× (41.2→75.3 samples/s, minGain 1.05)"
 
 
@@ -298,6 +305,50 @@ SENTENCES: dict[str, tuple[Reason, Facts, str]] = {
         Reason.NO_FREE_GPUS,
         kept(WorkersUnplaceable(unplaceable=1, workers=2, give_up_at=NOW)),
         "stays at 2: 1 of 2 workers can no longer get GPUs, giving up at 12:00:00",
+    ),
+    "workers that were not placed": (
+        Reason.NOT_PLACED,
+        changed(4, 3, WorkersNotPlaced(not_placed=1, workers=4, message=f"{NO_CPU}.")),
+        f"1 of 4 workers got no node in time ({NO_CPU}): shrinking 4→3",
+    ),
+    "workers that were not placed, and nobody says why": (
+        Reason.NOT_PLACED,
+        changed(4, 3, WorkersNotPlaced(not_placed=1, workers=4, message="")),
+        "1 of 4 workers got no node in time "
+        "(neither kube-scheduler nor the API server says why): shrinking 4→3",
+    ),
+    "a size that was not placed": (
+        Reason.NOT_PLACED,
+        kept(SizeNotPlaced(pending=ReplicasRequested(replicas=8), workers=2, retry_at=NOW)),
+        "stays at 2: workers.replicas asks for 8; more than 2 were not placed, "
+        "and are not asked for again before 12:00:00",
+    ),
+    "admitted on nodes of a pool": (
+        Reason.PROVISIONING,
+        WorkersProvisioning(minimum=workers(4), pool="a100", nodes=2, give_up_at=NOW),
+        f"needs 4 × 2 {GPU} (min); pool a100 has to add 2 nodes, awaited until 12:00:00",
+    ),
+    "nodes of a pool are awaited": (
+        Reason.PROVISIONING,
+        kept(NodesAwaited(pool="a100", unbound=1, workers=2, give_up_at=NOW)),
+        "stays at 2: nodes of pool a100 are awaited for 1 of 2 workers until 12:00:00",
+    ),
+    "nodes of a pool did not come": (
+        Reason.NOT_PROVISIONED,
+        changed(2, 0, NodesNotAdded(pool="a100", unbound=1, workers=2, retry_at=NOW)),
+        "no node of pool a100 came in time for 1 of 2 workers; it is asked again at 12:00:00: "
+        "releasing 2 workers",
+    ),
+    "a pool that is not asked yet": (
+        Reason.NOT_PROVISIONED,
+        WorkersDoNotFit(
+            minimum=workers(4),
+            matching_nodes=0,
+            capacity=0,
+            provisioning=Provisioning(pool="a100", attempts=1, retry_time=NOW),
+        ),
+        f"needs 4 × 2 {GPU} (min); 0 nodes match by size, labels and taints; "
+        "pool a100 added no node in time and is asked again at 12:00:00",
     ),
     "joining": (
         Reason.MEASURING,
