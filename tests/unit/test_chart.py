@@ -372,6 +372,30 @@ def test_monitors_are_off_by_default(helm: str) -> None:
     assert one(enabled, "PodMonitor")["metadata"]["labels"]["a"] == "b"
 
 
+def test_nothing_keeps_prometheus_out_by_default(helm: str) -> None:
+    assert of_kind(render(helm), "NetworkPolicy") == []
+
+
+def test_the_network_policy_lets_only_the_named_pods_reach_the_operators_port(helm: str) -> None:
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    value = f'networkPolicy={{"create":true,"from":[{json.dumps(peer)}]}}'
+    manifests = render(helm, value)
+    policy = one(manifests, "NetworkPolicy")["spec"]
+    deployment = one(manifests, "Deployment")["spec"]
+    assert policy == {
+        "podSelector": deployment["selector"],
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [peer], "ports": [{"port": "http", "protocol": "TCP"}]}],
+    }
+    (container,) = deployment["template"]["spec"]["containers"]
+    assert {"name": "http", "containerPort": 8080} in container["ports"]
+
+
+def test_a_network_policy_that_names_nobody_lets_nobody_in(helm: str) -> None:
+    policy = one(render(helm, "networkPolicy.create=true"), "NetworkPolicy")["spec"]
+    assert policy["ingress"] == [], "a rule without `from` would let everybody in"
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     {
@@ -398,6 +422,18 @@ def test_monitors_are_off_by_default(helm: str) -> None:
         "a monitor without its service": (
             "serviceMonitor.create=true,service.create=false",
             "needs service.create",
+        ),
+        "a monitor that the network policy keeps out": (
+            "podMonitor.create=true,networkPolicy.create=true",
+            "networkPolicy.create needs networkPolicy.from",
+        ),
+        "jobs where the admission policies allow none": (
+            'admissionPolicies.enabled=true,watchNamespaces=["default"]',
+            "take it out of watchNamespaces",
+        ),
+        "an audience that ends its expression": (
+            """admissionPolicies.tokenAudiences=["a'b"]""",
+            "tokenAudiences",
         ),
     }.values(),
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 ConditionStatus = Literal["True", "False", "Unknown"]
+RESUMED: Final = "Resumed"
+"""The reason of `Suspended=False` after a suspension."""
 
 
 class ConditionType(StrEnum):

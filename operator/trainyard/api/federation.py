@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from trainyard.api.spec import JobSpec, Part, PodTemplate, TargetSpec, WithArguments
 from trainyard.api.status import JobStatus
@@ -165,6 +165,9 @@ class AdmissionStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
 class FederatedTrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     """The aggregator's last report."""
 
+    unit: ClassVar[str] = "round"
+    """What progress is counted in."""
+
     term: int = 0
     round: int = 0
     rounds_lost: int = 0
@@ -175,6 +178,16 @@ class FederatedTrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=Tru
     loss: float | None = None
     evaluation: dict[str, float] = {}
     report_time: datetime | None = None
+
+    @property
+    def progress(self) -> int:
+        """What was trained, in `unit`."""
+        return self.round
+
+    @property
+    def stored(self) -> int:
+        """How much of it a claim keeps: a round counts once it is stored."""
+        return self.round
 
 
 class PartyStatus(Part, frozen=True, kw_only=True, omit_defaults=True):

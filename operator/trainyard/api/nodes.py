@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 from trainyard.api.cluster import Node, Taint
-from trainyard.api.resources import amounts
+from trainyard.api.resources import amounts, is_extended
 
 HOSTNAME = "kubernetes.io/hostname"
 """The label by which an affinity names a node."""
@@ -17,6 +17,22 @@ READINESS_TAINTS = (
 )
 """Taints that Kubernetes sets while a node is cordoned or not ready. `is_ready` covers them: a
 worker may run there once the node is ready again."""
+
+
+def accelerator_label(nodes: Iterable[Node]) -> str:
+    """A label that all nodes with accelerators carry and no other node does; empty without one.
+
+    Clouds and device plugins each set labels of their own. Without nodes of both sorts there is
+    nothing to tell apart.
+    """
+    with_any: set[str] | None = None
+    without: set[str] | None = None
+    for node in nodes:
+        if any(map(is_extended, node.allocatable)):
+            with_any = set(node.labels) if with_any is None else with_any & node.labels.keys()
+        else:
+            without = set(node.labels) if without is None else without | node.labels.keys()
+    return "" if with_any is None or without is None else min(with_any - without, default="")
 
 
 class _Meta(TypedDict, total=False):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import ClassVar
 
 import msgspec
 
@@ -46,6 +47,9 @@ class JobStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
 class TrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     """The coordinator's last report."""
 
+    unit: ClassVar[str] = "step"
+    """What progress is counted in."""
+
     term: int = 0
     view: int = 0
     step: int = 0
@@ -57,6 +61,16 @@ class TrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     workers: int = 0
     checkpoint_step: int | None = None
     report_time: datetime | None = None
+
+    @property
+    def progress(self) -> int:
+        """What was trained, in `unit`."""
+        return self.step
+
+    @property
+    def stored(self) -> int:
+        """How much of it a claim keeps."""
+        return self.checkpoint_step or 0
 
 
 class SampleTimes(Part, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from trainyard.api.cluster import Cluster, Node, PodInfo
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
+from trainyard.api.nodes import accelerator_label
 from trainyard.api.pods import Pod
 from trainyard.cluster.store import ObjectKey, Snapshot, Store
 
@@ -77,6 +78,14 @@ class NodeStore(Store[ObjectKey, Node]):
     def __init__(self) -> None:
         super().__init__(node_key)
         self._all: tuple[Node, ...] | None = None
+        self._accelerator_label: str | None = None
+
+    @property
+    def accelerator_label(self) -> str:
+        """What tells nodes with accelerators from others; found again only when a node changes."""
+        if self._accelerator_label is None:
+            self._accelerator_label = accelerator_label(self.values())
+        return self._accelerator_label
 
     def all(self) -> tuple[Node, ...]:
         """Every node; the same object until a node changes by more than its version."""
@@ -87,7 +96,7 @@ class NodeStore(Store[ObjectKey, Node]):
     def index(self, old: Node | None, new: Node | None) -> None:
         """Forget the nodes as they were, unless nothing has changed."""
         if old != new:
-            self._all = None
+            self._all = self._accelerator_label = None
 
 
 class ClusterCache:

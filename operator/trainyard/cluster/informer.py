@@ -77,7 +77,7 @@ class Informer(Generic[T]):
         self._decoder = msgspec.json.Decoder(shape)
         self._parse = parse
         self._store, self._on_change = store, on_change
-        self._relist_interval = relist_interval.total_seconds()
+        self.relist_interval = relist_interval
         self._activity = activity
         self._selectors = selectors
         self._listing = asyncio.Lock()
@@ -97,7 +97,7 @@ class Informer(Generic[T]):
     async def relist(self) -> str:
         """List everything and remove what is missing; returns the version of the listing.
 
-        A deletion during a disconnect may send no event. What was found stays found if the listing
+        What was found stays found if the listing
         fails half-way. Events go on meanwhile; another listing waits.
         """
         async with self._listing:
@@ -218,4 +218,4 @@ class Informer(Generic[T]):
         self._relist_requested.clear()
 
     def _jittered_interval(self) -> float:
-        return self._relist_interval * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
+        return self.relist_interval.total_seconds() * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret

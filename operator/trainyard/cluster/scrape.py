@@ -20,6 +20,7 @@ from trainyard_trainer.contract.federated import FederatedMetric
 from trainyard_trainer.contract.metrics import Metric
 
 MAX_CONFIGURATIONS = 64
+"""The newest count: a coordinator serves them in the order in which it measured first."""
 MAX_EVALUATIONS = 32
 MAX_PARTIES = 256
 MAX_REFUSALS = 16
@@ -140,7 +141,7 @@ def _is_known(line: str) -> bool:
 def _profile(found: dict[str, list[Sample]]) -> Iterable[Measurement]:
     steps = _by_configuration(found[Metric.MEASURED_STEPS])
     times = _sample_times(found)
-    for labels, value in found[Metric.SAMPLES_PER_SECOND][:MAX_CONFIGURATIONS]:
+    for labels, value in found[Metric.SAMPLES_PER_SECOND][-MAX_CONFIGURATIONS:]:
         nodes, workers, local_batch = configuration = _configuration(labels)
         if 0 < value < MAX_RATE and min(configuration) > 0:
             yield Measurement(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from trainyard.api.conditions import Condition, ConditionStatus, ConditionType
+from trainyard.api.conditions import RESUMED, Condition, ConditionStatus, ConditionType
 from trainyard.api.jobs import Assignment, Job
 from trainyard.api.reasons import Reason
 from trainyard.lifecycle import messages
@@ -36,12 +36,12 @@ def accepted_condition(observed: Observation) -> Condition:
     return condition(ConditionType.ACCEPTED, "True", "Valid")
 
 
-def durability_condition(job: Job) -> Condition:
-    """Whether the state outlives the pods."""
-    if job.is_durable:
-        kept = messages.state_kept(job.spec.state.claim_name)
-        return condition(ConditionType.STATE_DURABLE, "True", "Claim", kept)
-    return condition(ConditionType.STATE_DURABLE, "False", "NoClaim", messages.STATE_IN_PODS)
+def unsuspended_condition(observed: Observation) -> Condition:
+    """That the job is not suspended; since when counts in the queue if it was."""
+    before = observed.condition(ConditionType.SUSPENDED)
+    was_suspended = before is not None and (before.status != "False" or before.reason == RESUMED)
+    reason = RESUMED if was_suspended else "NotRequested"
+    return condition(ConditionType.SUSPENDED, "False", reason)
 
 
 def running_condition(observed: Observation, phase: Phase) -> Condition:

@@ -25,6 +25,11 @@ STATE_IN_PODS = (
 )
 SAVING, SUSPENDED = "Saving the state first.", "Suspended."
 JOB_ENDED = "The job has ended."
+_KEEP = "With spec.state.claimName, a job's state outlives its pods."
+RESULT_LOST = (
+    f"The coordinator's pod is gone, and with it the only copy of the result. {_KEEP} Fetch a "
+    "result before its pod is deleted."
+)
 
 # --- Failures ---
 
@@ -206,6 +211,21 @@ def start_mismatch(error: str, retry_after: timedelta) -> str:
 def state_kept(claim_name: str) -> str:
     """Where the state outlives the pods."""
     return f"State is kept in the claim {claim_name}."
+
+
+def state_lost(unit: str, progress: int) -> str:
+    """That no pod is left which held the state of this step or round."""
+    return f"No pod is left that held the state of {unit} {progress}: training begins anew. {_KEEP}"
+
+
+def stored_state_lost(unit: str, stored: int, found: int) -> str:
+    """That a claim does not have what had been stored in it."""
+    newest = f"that of {unit} {found}" if found else "none"
+    return (
+        f"The state of {unit} {stored} had been stored in the claim, and the new coordinator finds "
+        f"{newest} there: training goes back to {unit} {found}, unless a worker still holds the "
+        "state. Was the claim or its volume emptied or replaced?"
+    )
 
 
 def suspended(*, keeps_coordinator: bool) -> str:

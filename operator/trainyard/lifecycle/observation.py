@@ -220,6 +220,16 @@ class Observation:
         return is_true(status.conditions, ConditionType.RUNNING) or bool(status.training)
 
     @property
+    def has_progress(self) -> bool:
+        """Whether anything was trained that could be lost."""
+        report, training = self.report, self.job.status.training
+        if report is not None:
+            rounds = report.federation.round if report.federation else 0
+            if report.step or rounds or report.checkpoint_step >= 0:
+                return True
+        return training is not None and training.progress > 0
+
+    @property
     def must_keep_coordinator(self) -> bool:
         """Whether the coordinator's pod has the only copy of the state without the workers."""
         return not self.job.is_durable and self.pods.coordinator is not None and self.has_run

@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from trainyard.api.conditions import Condition, ConditionType
-from trainyard.api.federation import FederatedTrainingStatus
 from trainyard.api.podset import JobPods
 from trainyard.api.report import Contact, CoordinatorReport
-from trainyard.api.status import TrainingStatus
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.desired import earliest
 from trainyard.lifecycle.observation import Observation
@@ -165,23 +163,10 @@ def _is_first(observed: Observation, trouble: Trouble) -> bool:
 
 def _is_safe_to_replace(observed: Observation) -> bool:
     """Whether the state survives the coordinator: by a claim or in a worker, or there is none."""
-    if observed.job.is_durable or not _has_progress(observed):
+    if observed.job.is_durable or not observed.has_progress:
         return True
     complete_at = observed.contact.complete_at
     if observed.job.state_role is Role.COORDINATOR or complete_at is None:
         return False
     pods = observed.pods.members.values()
     return any(pod.is_running and pod.created_at <= complete_at for pod in pods)
-
-
-def _has_progress(observed: Observation) -> bool:
-    """Whether anything was trained that could be lost."""
-    report = observed.report
-    if report is not None:
-        rounds = report.federation.round if report.federation else 0
-        if report.step or rounds or report.checkpoint_step >= 0:
-            return True
-    match observed.job.status.training:
-        case TrainingStatus(step=done) | FederatedTrainingStatus(round=done):
-            return done > 0
-    return False

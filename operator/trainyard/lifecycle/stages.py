@@ -16,16 +16,17 @@ from trainyard.lifecycle.conditions import (
     accepted_condition,
     condition,
     degraded_condition,
-    durability_condition,
     idle_conditions,
     rescaling_conditions,
     running_condition,
     start_failed_message,
+    unsuspended_condition,
     waiting_conditions,
 )
 from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase, earliest
 from trainyard.lifecycle.observation import Observation
 from trainyard.lifecycle.reachability import must_replace, next_check, reachable_condition
+from trainyard.lifecycle.state_loss import durability_condition, result_condition
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 STATUS_WAIT = timedelta(seconds=1)
@@ -75,6 +76,7 @@ def _finished(observed: Observation) -> DesiredState | None:
     return DesiredState(
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
         pods=_pods_after_end(observed, is_complete=is_complete, keeps_live=in_grace),
+        conditions=result_condition(observed) if is_complete else (),
         release=messages.JOB_ENDED,
         delete_job=observed.is_past(expires_at),
         requeue_at=earliest(grace_until if in_grace else None, expires_at),
@@ -199,7 +201,7 @@ def _suspended(observed: Observation) -> DesiredState | None:
             *idle_conditions(observed.job, "Suspended"),
             condition(ConditionType.SUSPENDED, "True", "Requested", message),
             condition(ConditionType.DEGRADED, "False", "Suspended"),
-            durability_condition(observed.job),
+            durability_condition(observed),
         ),
         suspend=True,
         release=messages.SUSPENDED,
@@ -228,8 +230,8 @@ def _waiting(observed: Observation) -> DesiredState | None:
         conditions=(
             accepted_condition(observed),
             *waiting_conditions(observed.assignment),
-            condition(ConditionType.SUSPENDED, "False", "NotRequested"),
-            durability_condition(observed.job),
+            unsuspended_condition(observed),
+            durability_condition(observed),
         ),
     )
 
@@ -266,8 +268,8 @@ def _running(observed: Observation) -> DesiredState:
             condition(ConditionType.ADMITTED, "True", "Admitted", observed.assignment.message),
             running_condition(observed, phase),
             *rescaling_conditions(observed, phase),
-            condition(ConditionType.SUSPENDED, "False", "NotRequested"),
-            durability_condition(observed.job),
+            unsuspended_condition(observed),
+            durability_condition(observed),
             reachable_condition(observed),
             degraded_condition(observed, phase),
         ),

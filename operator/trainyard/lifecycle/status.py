@@ -31,6 +31,7 @@ from trainyard.api.validation import Rejection
 from trainyard.lifecycle.conditions import MAX_MESSAGE
 from trainyard.lifecycle.desired import DesiredState, Phase
 from trainyard.lifecycle.parties import party_statuses, rounds_of, without_pods
+from trainyard.lifecycle.state_loss import stored_state_lost
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.text import printable
 
@@ -221,6 +222,8 @@ def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def is_urgent(old: Status, new: Status) -> bool:
     """Whether more than metrics differ, so that the status is written at once."""
+    if stored_state_lost(old, new):
+        return True
     # While pods start, their count is a metric too; once they all run, the phase changes.
     counting = new.phase in (Phase.STARTING, Phase.RESCALING)
     return _without_metrics(old, counting=counting) != _without_metrics(new, counting=counting)

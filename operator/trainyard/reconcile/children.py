@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -54,7 +53,7 @@ async def _is_valid(
 
 async def create_pod(deps: Dependencies, job: Job, pod: PodToCreate, network: Network) -> bool:
     """Create the pod, or adopt the one of that name that this job has; whether it was adopted."""
-    manifest = _pod_manifest(job, pod, network, deps.job_state(job).assignment.nodes)
+    manifest = _pod_manifest(deps, job, pod, network)
     path = collection("v1", "pods", job.key.namespace)
     try:
         created = parse_pod(await deps.client.create(path, manifest))
@@ -79,10 +78,11 @@ async def _adopt_pod(deps: Dependencies, job: Job, path: str, conflict: ApiError
 
 
 def _pod_manifest(
-    job: Job, pod: PodToCreate, network: Network, nodes: Sequence[str]
+    deps: Dependencies, job: Job, pod: PodToCreate, network: Network
 ) -> dict[str, Any]:
     if pod.role is Role.COORDINATOR:
-        return coordinator_pod(job, pod.attempt, network)
+        return coordinator_pod(job, pod.attempt, network, deps.cache.nodes.accelerator_label)
+    nodes = deps.job_state(job).assignment.nodes
     match job:
         case DistributedJob():
             return worker_pod(job, int(pod.member), pod.attempt, network, nodes)

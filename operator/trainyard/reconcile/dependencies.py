@@ -47,7 +47,10 @@ class Options:
     scrape_interval: timedelta = timedelta(seconds=5)
     scrape_timeout: timedelta = SCRAPE_TIMEOUT
     resync_interval: timedelta = timedelta(minutes=5)
-    """How often everything is listed: a deletion while a watch is disconnected sends no event."""
+    """How often our own kinds are listed: kopf does not report what was deleted meanwhile."""
+    relist_interval: timedelta = timedelta(hours=1)
+    """How often pods and nodes are listed beyond need: their watches lose nothing, and know when a
+    listing is due (an expired version, an older state of the server, an event too large)."""
     workers: int = 32
     """Maximum concurrent reconciles; each mostly waits for the API server."""
     exchanges: int = 32

@@ -35,7 +35,7 @@ def pod_informers(
             parse=parse_pod,
             store=deps.cache.pods,
             on_change=on_change,
-            relist_interval=deps.options.resync_interval,
+            relist_interval=deps.options.relist_interval,
             activity=deps.activity,
             selectors=RELEVANT_PODS,
         )
@@ -54,6 +54,6 @@ def node_informer(
         parse=parse_node,
         store=deps.cache.nodes,
         on_change=on_change,
-        relist_interval=deps.options.resync_interval,
+        relist_interval=deps.options.relist_interval,
         activity=deps.activity,
     )

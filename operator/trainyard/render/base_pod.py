@@ -112,6 +112,7 @@ def job_pod(
     hostname: str = "",
     tolerations: Sequence[Manifest] = (),
     placement: Manifest | None = None,
+    annotations: Mapping[str, str] | None = None,
 ) -> Manifest:
     """The whole pod of one member of a job.
 
@@ -153,12 +154,10 @@ def job_pod(
         ],
         **{field: value for field, value in optional.items() if value},
     }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": metadata(job, name, **labels),
-        "spec": spec,
-    }
+    meta = metadata(job, name, **labels)
+    if annotations:
+        meta["annotations"] = dict(annotations)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
 
 
 def _unreachable(condition: str) -> Manifest:

@@ -16,6 +16,7 @@ from trainyard.api.conditions import Condition
 from trainyard.api.federation import FederatedJobStatus, PartyStatus
 from trainyard.api.jobs import Assignment, Job, Status
 from trainyard.api.status import DistributedJobStatus, ScalingStatus
+from trainyard.lifecycle.state_loss import STATE_LOST, stored_state_lost
 from trainyard.scheduling.decision import Decision
 from trainyard_trainer.contract.text import printable
 
@@ -46,6 +47,8 @@ def events_for(before: Status, after: Status) -> Iterator[EventSpec]:
     old = {c.type: c for c in before.conditions}
     for condition in after.conditions:
         yield from _condition_events(old.get(condition.type), condition)
+    if lost := stored_state_lost(before, after):
+        yield EventSpec(type="Warning", reason=STATE_LOST, message=lost)
     known = {f.pod_uid for f in before.failures}
     for failure in after.failures:
         if failure.pod_uid not in known:
@@ -73,6 +76,8 @@ def decision_event(before: Assignment, decision: Decision) -> EventSpec | None:
 
 def _condition_events(old: Condition | None, new: Condition) -> Iterator[EventSpec]:
     event_type = _CONDITION_EVENTS.get((new.type, new.status))
+    if new.reason == STATE_LOST:
+        event_type = "Warning"
     is_same = old is not None and (old.status, old.reason) == (new.status, new.reason)
     if event_type and not is_same and new.message:
         yield EventSpec(type=event_type, reason=new.reason, message=new.message)

@@ -37,14 +37,24 @@ _COORDINATOR_PROGRAMS: Final = {DISTRIBUTED_JOB: "coordinator", FEDERATED_JOB: "
 
 _PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 
+_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+_DO_NOT_DISRUPT: Final = "karpenter.sh/do-not-disrupt"
+_EVICTABLE: Final = {_SAFE_TO_EVICT: "true"}
+"""Its state is on the claim; without this its emptyDir would keep an autoscaler from the node."""
+_NOT_EVICTABLE: Final = {_SAFE_TO_EVICT: "false", _DO_NOT_DISRUPT: "true"}
+"""It may hold the only copy of the state."""
+
 # Data loaders and collectives on one node exchange tensors through shared memory; the runtime's
 # default of 64 MB is too small for either.
 _SHM: Final[Manifest] = {"name": "trainyard-shm", "emptyDir": {"medium": "Memory"}}
 _SHM_MOUNT: Final[Manifest] = {"name": "trainyard-shm", "mountPath": "/dev/shm"}  # noqa: S108
 
 
-def coordinator_pod(job: Job, term: int, network: Network) -> Manifest:
-    """The coordinator's pod of one term; DNS serves it under the same name in each."""
+def coordinator_pod(job: Job, term: int, network: Network, accelerator_label: str = "") -> Manifest:
+    """The coordinator's pod of one term; DNS serves it under the same name in each.
+
+    `accelerator_label` is one that all nodes with accelerators carry and no others; empty: none.
+    """
     volumes, mounts = _state_volume(job)
     container = trainer_container(
         job,
@@ -69,7 +79,20 @@ def coordinator_pod(job: Job, term: int, network: Network) -> Manifest:
         volumes=volumes,
         subdomain=network.service,
         hostname=names.coordinator_hostname(job.key.name) if network.service else "",
+        placement={"affinity": _avoid(accelerator_label)} if accelerator_label else None,
+        annotations=_EVICTABLE if job.is_durable else _NOT_EVICTABLE,
     )
+
+
+def _avoid(label: str) -> Manifest:
+    """A preference for nodes without this label.
+
+    A node with accelerators is not given back while a pod is there that may not be evicted, and a
+    suspended job's coordinator may stay for weeks.
+    """
+    expression = {"key": label, "operator": "DoesNotExist"}
+    term = {"weight": 100, "preference": {"matchExpressions": [expression]}}
+    return {"nodeAffinity": {_PREFERRED: [term]}}
 
 
 def worker_pod(

@@ -28,11 +28,12 @@ from trainyard.scheduling.shapes import PodShape
 
 
 def queue_position(job: JobRequest) -> tuple[int, datetime, tuple[str, str, str]]:
-    """Sort key of the queue: priority (higher first), then age, then name, so that none tie.
+    """Sort key of the queue: priority (higher first), then time in it, then name, so that none tie.
 
-    A job whose start failed is as old as that failure: it stands behind its equals of that moment.
+    A job that was suspended for a month has not waited for a month, and one whose start failed
+    stands behind its equals of that moment.
     """
-    queued_at = max(job.created_at, job.last_failed_start or job.created_at)
+    queued_at = max(job.queued_at, job.last_failed_start or job.queued_at)
     return -job.priority, queued_at, (job.key.namespace, job.key.name, job.key.kind)
 
 

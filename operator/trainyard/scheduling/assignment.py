@@ -27,30 +27,21 @@ from trainyard.api.podset import group_pods
 from trainyard.api.reasons import Reason
 from trainyard.api.report import CoordinatorReport
 from trainyard.api.spec import Scaling
-from trainyard.api.status import (
-    Change,
-    Measurement,
-    NotPlaced,
-    Provisioning,
-    SampleTimes,
-    ScalingStatus,
-)
+from trainyard.api.status import Change, Measurement, NotPlaced, Provisioning, ScalingStatus
 from trainyard.scheduling.basis import GrowthBelowExpectation, PresentSizePays
 from trainyard.scheduling.conversion import wants_gpus
 from trainyard.scheduling.decision import Decision
 from trainyard.scheduling.facts import SizeChanged, SizeKept
+from trainyard.scheduling.profile import MIN_STEPS, merge_profiles
 
 _AssignmentT = TypeVar("_AssignmentT", bound=Assignment)
 _MemoryT = TypeVar("_MemoryT", NotPlaced | None, Provisioning | None)
 
 MAX_HISTORY: Final = 20
-MAX_PROFILE: Final = 64
 MAX_FAILED_STARTS: Final = 1_000_000
 """The largest count that the schema of the status allows."""
 MAX_DOUBLINGS: Final = 20
 """Of a back-off: more than any longest one needs, and no overflow."""
-MIN_STEPS: Final = 5
-"""Steps behind a measurement before a speed-up is computed from it."""
 
 
 def initial_assignment(job: Job, pods: tuple[Pod, ...]) -> Assignment:
@@ -236,7 +227,7 @@ def apply_report(before: Assignment, report: CoordinatorReport) -> Assignment:
 
 def record_report(before: ScalingStatus, report: CoordinatorReport) -> ScalingStatus:
     """The status with what was measured: profile, cost of the last rescale, and the speed-up."""
-    profile = _merge_profiles(before.profile, report.profile)
+    profile = merge_profiles(before.profile, report.profile)
     history, speedup = list(before.history), before.measured_speedup
     if history and history[-1].measured_speedup is None:
         last = history[-1]
@@ -264,33 +255,6 @@ def _throughput(profile: Iterable[Measurement], workers: int) -> float | None:
     rows = [m for m in profile if m.workers == workers and m.steps >= MIN_STEPS]
     steps = sum(m.steps for m in rows)
     return sum(m.samples_per_second * m.steps for m in rows) / steps if steps else None
-
-
-def _merge_profiles(old: Iterable[Measurement], new: Iterable[Measurement]) -> list[Measurement]:
-    """Replace measurements of the same configuration by newer ones.
-
-    A restarted coordinator knows only what it has measured itself, so a few steps do not replace a
-    good measurement.
-    """
-    merged = {(m.nodes, m.workers, m.local_batch): m for m in old}
-    for m in new:
-        configuration = (m.nodes, m.workers, m.local_batch)
-        known = merged.get(configuration)
-        if known is None or m.steps >= min(MIN_STEPS, known.steps):
-            merged[configuration] = msgspec.structs.replace(
-                m,
-                samples_per_second=round(m.samples_per_second, 2),
-                sample_times=_rounded_times(m.sample_times),
-            )
-    return sorted(merged.values(), key=lambda m: (m.workers, m.nodes, m.local_batch))[-MAX_PROFILE:]
-
-
-def _rounded_times(times: SampleTimes | None) -> SampleTimes | None:
-    """To six significant digits: seconds per sample may be microseconds."""
-    if times is None:
-        return None
-    mean, deviation = (float(f"{value:.6g}") for value in (times.mean, times.deviation))
-    return SampleTimes(blocks=times.blocks, mean=mean, deviation=deviation)
 
 
 def _rounded(seconds: float | None) -> float | None:

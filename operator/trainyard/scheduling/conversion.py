@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
 from trainyard.api.cluster import Toleration
-from trainyard.api.conditions import ConditionType, is_true
+from trainyard.api.conditions import RESUMED, ConditionType, is_true
 from trainyard.api.durations import parse_duration
 from trainyard.api.federation import AdmissionStatus, FederatedJobSpec, PartySpec
 from trainyard.api.jobs import (
@@ -33,6 +33,8 @@ from trainyard.scheduling.priority import DEFAULT_CLASS, may_use
 from trainyard.scheduling.request import JobRequest, PodRequest
 from trainyard.scheduling.shapes import PodShape
 
+_JUST_NOW: Final = datetime.max.replace(tzinfo=UTC)
+"""Behind all others, until the status says when."""
 _NO_LIMITS: Final[Mapping[str, Collection[str]]] = MappingProxyType({})
 
 
@@ -68,7 +70,7 @@ def request_of(
         case FederatedJob():
             assert isinstance(assignment, AdmissionStatus)  # noqa: S101 - of this kind of job
             request = _parties_request(job, assignment)
-    request = replace(request, refusal=refusal)
+    request = replace(request, refusal=refusal, resumed_at=_resumed_at(job))
     name = job.spec.priority_class_name
     if not may_use(job.key.namespace, name, allowed):
         return replace(request, priority=priorities.get(DEFAULT_CLASS, 0), refused_class=name)
@@ -199,6 +201,16 @@ def _is_steady(
         and report.active_workers == scaling.desired
         and not report.is_mismatched
     )
+
+
+def _resumed_at(job: Job) -> datetime | None:
+    """When the job's last suspension ended; at the end of time while the status lags behind."""
+    suspended = next((c for c in job.status.conditions if c.type == ConditionType.SUSPENDED), None)
+    if suspended is None:
+        return None
+    if suspended.status != "False":
+        return _JUST_NOW
+    return suspended.last_transition_time if suspended.reason == RESUMED else None
 
 
 def _backoff_until(assignment: Assignment) -> datetime | None:

@@ -26,6 +26,8 @@ class JobRequest:
 
     key: Key
     created_at: datetime
+    resumed_at: datetime | None = None
+    """When its last suspension ended; None if it was never suspended."""
     priority: int = 0
     """Value of the job's priority class; higher goes first."""
     refused_class: str = ""
@@ -74,6 +76,11 @@ class JobRequest:
     profile: tuple[Measurement, ...] = ()
     history: tuple[Change, ...] = ()
     """Changes of the number of workers, oldest first."""
+
+    @property
+    def queued_at(self) -> datetime:
+        """Since when the job asks without a break, by which it is older or younger than others."""
+        return self.resumed_at or self.created_at
 
     @property
     def gpus_per_worker(self) -> int:

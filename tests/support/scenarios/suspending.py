@@ -88,6 +88,18 @@ SUSPENDING = {
         conditions={"Suspended": ("False", "NotRequested")},
         desired_pods=DesiredPods(coordinator=True),
     ),
+    "a job that was suspended says since when it asks again": Scenario(
+        status={"conditions": [condition("Suspended", "True", reason="Requested")]},
+        assignment=ScalingStatus(reason="Pending"),
+        phase=Phase.WAITING,
+        conditions={"Suspended": ("False", "Resumed")},
+    ),
+    "a job that was once suspended goes on to say so": Scenario(
+        pods=(coordinator(), worker()),
+        status={"conditions": [condition("Suspended", "False", reason="Resumed")]},
+        phase=Phase.RUNNING,
+        conditions={"Suspended": ("False", "Resumed")},
+    ),
     "a resumed job that cannot start keeps the only copy of its state": Scenario(
         pods=(coordinator(), worker(0, **IMAGE_PULL_BACKOFF)),
         status={

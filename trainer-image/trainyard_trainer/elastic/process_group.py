@@ -7,6 +7,7 @@ destructor waits for pending operations.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,12 @@ BUILD_TIMEOUT: Final = timedelta(seconds=60)
 """Time allowed for the members of a new view to connect to each other."""
 OPERATION_TIMEOUT: Final = timedelta(minutes=30)
 """Longer than any step: failures are detected by other means, much sooner."""
+REAPER: Final = "pg-reaper"
+"""The name of the threads that wait for the operations of broken groups."""
+MAX_REAPERS: Final = 100
+"""Each holds its group's sockets, one for each other member, for as long as `OPERATION_TIMEOUT`."""
+
+log = logging.getLogger(__name__)
 
 
 class ProcessGroup(Protocol):
@@ -91,13 +98,17 @@ class TorchProcessGroup:
         self.seconds += time.perf_counter() - start
 
     def abort(self) -> None:
-        """Destroy the group and the tensors it may still write to, however long that takes."""
+        """Destroy the group and the tensors it may still write to, however long that takes.
+
+        Raises RuntimeError, which ends the process, when too many groups are still waited for.
+        """
         if self._group is None:
             return
         # The thread must hold the only references, so that the destructor runs there.
         doomed = [self._pending_ops, self._group]
         self._group = None
-        threading.Thread(target=_destroy, args=(doomed,), name="pg-reaper", daemon=True).start()
+        threading.Thread(target=_destroy, args=(doomed,), name=REAPER, daemon=True).start()
+        _check_reapers()
 
     def _try(self, operation: Callable[..., Any], *args: Any, **options: Any) -> Any:
         try:
@@ -112,6 +123,18 @@ class TorchProcessGroup:
         except (CollectiveError, RuntimeError) as error:
             self._pending_ops.append((work, tensor))
             raise CollectiveError(str(error)) from error
+
+
+def _check_reapers() -> None:
+    """Log how many broken groups are still waited for, and end the process if they pile up."""
+    waiting = sum(thread.name == REAPER for thread in threading.enumerate())
+    if waiting > 1:
+        log.info("%d broken process groups still wait for their operations", waiting)
+    if waiting >= MAX_REAPERS:
+        raise RuntimeError(
+            f"{waiting} broken process groups hold their connections: views break faster than "
+            "their operations time out, so the process ends to free them"
+        )
 
 
 def _destroy(doomed: list[Any]) -> None:

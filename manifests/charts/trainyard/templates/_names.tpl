@@ -83,3 +83,34 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [events]
   verbs: [create, list]
 {{- end -}}
+
+{{/* The condition by which an admission policy concerns the operator's account alone. */}}
+{{- define "trainyard.isOperator" -}}
+- name: is-the-operator
+  expression: request.userInfo.username == {{ . | squote }}
+{{- end -}}
+
+{{/* Whether the object %[1]s has a job for its controller, in CEL. */}}
+{{- define "trainyard.isOwner" -}}
+%[1]s.metadata.ownerReferences.exists(o, o.apiVersion.startsWith('trainyard.dev/') && o.kind in ['DistributedJob', 'FederatedJob'] && has(o.controller) && o.controller)
+{{- end -}}
+
+{{/* Variables: whether an object is a job's, and whether it was. */}}
+{{- define "trainyard.ownedVariables" -}}
+- name: isOwned
+  expression: >-
+    has(object.metadata.ownerReferences) && {{ printf (include "trainyard.isOwner" .) "object" }}
+- name: wasOwned
+  expression: >-
+    has(oldObject.metadata.ownerReferences) && {{ printf (include "trainyard.isOwner" .) "oldObject" }}
+{{- end -}}
+
+{{/* Whether jobs may be in the namespace of a request, in CEL. */}}
+{{- define "trainyard.servedNamespace" -}}
+!request.namespace.startsWith('kube-') && !(request.namespace in {{ include "trainyard.celList" (prepend .Values.admissionPolicies.protectedNamespaces .Release.Namespace) }})
+{{- end -}}
+
+{{/* A list of strings in CEL. */}}
+{{- define "trainyard.celList" -}}
+[{{ range $n, $text := . }}{{ if $n }}, {{ end }}'{{ $text }}'{{ end }}]
+{{- end -}}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trainyard.api.cluster import Taint, Toleration
-from trainyard.api.nodes import parse_node
+from trainyard.api.cluster import Node, Taint, Toleration
+from trainyard.api.nodes import accelerator_label, parse_node
 
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
 
@@ -73,3 +73,29 @@ def test_a_toleration_matches_a_taint_as_in_kube_scheduler(
     toleration: Toleration, expected: bool
 ) -> None:
     assert toleration.tolerates(Taint(key="team", value="a")) is expected
+
+
+GPUS = {"cpu": 8000, "nvidia.com/gpu": 8}
+CPUS = {"cpu": 8000}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        pytest.param([(GPUS, "zone gpu.present"), (CPUS, "zone")], "gpu.present", id="one label"),
+        pytest.param([(GPUS, "b a"), (GPUS, "a b c"), (CPUS, "z")], "a", id="the first of several"),
+        pytest.param([(GPUS, "gpu"), (CPUS, "gpu")], "", id="a label of both"),
+        pytest.param([(GPUS, "nvidia"), (GPUS, "amd"), (CPUS, "")], "", id="a label of some"),
+        pytest.param([(GPUS, "gpu")], "", id="accelerators everywhere"),
+        pytest.param([(CPUS, "zone")], "", id="accelerators nowhere"),
+        pytest.param([], "", id="no nodes"),
+    ],
+)
+def test_a_label_tells_nodes_with_accelerators_apart(
+    nodes: list[tuple[dict[str, int], str]], expected: str
+) -> None:
+    found = accelerator_label(
+        Node(name="n", allocatable=amounts, labels=dict.fromkeys(labels.split(), "x"))
+        for amounts, labels in nodes
+    )
+    assert found == expected

@@ -232,3 +232,15 @@ def test_a_namesake_that_appears_while_a_listing_is_made_stays() -> None:
     cache.put_pod(version(worker(), 9, uid="new"))
     cache.pods.remove_missing(before, {})
     assert [p.uid for p in cache.pods_of(KEY)] == ["new"]
+
+
+def test_what_tells_nodes_with_accelerators_apart_follows_the_nodes() -> None:
+    cache = ClusterCache()
+    gpus = Node(name="n0", uid="0", allocatable=ONE_GPU, labels={"gpu": ""}, resource_version=1)
+    cpus = Node(name="n1", uid="1", labels={}, resource_version=2)
+    cache.nodes.put(gpus)
+    assert cache.nodes.accelerator_label == ""
+    cache.nodes.put(cpus)
+    assert cache.nodes.accelerator_label == "gpu"
+    cache.nodes.put(replace(cpus, labels={"gpu": ""}, resource_version=3))
+    assert cache.nodes.accelerator_label == ""

@@ -235,6 +235,18 @@ async def test_a_watch_that_ends_continues_after_the_last_event_and_lists_nothin
     assert server.lists == 1
 
 
+async def test_a_deletion_during_a_disconnect_comes_with_the_resumed_watch(kind: Kind) -> None:
+    server = Server(
+        [event("ADDED", "a", 101, kind), CLOSE],
+        [event("DELETED", "a", 102, kind), KEEP_OPEN],
+        kind=kind,
+    )
+    async with informing(server) as observed:
+        await until(lambda: len(observed.changes) == 2)
+    assert observed.changes == [(None, ("a", 101)), (("a", 101), None)]
+    assert (server.versions, server.lists) == (["100", "101"], 1)
+
+
 async def test_an_event_that_was_cut_in_the_middle_is_requested_again() -> None:
     half = _line(event("MODIFIED", "a", 102))[:90]
     server = Server(

@@ -187,6 +187,12 @@ def test_the_number_of_series_is_limited() -> None:
     assert len(report.profile) == 64
 
 
+def test_of_too_many_configurations_the_newest_are_read() -> None:
+    """A coordinator serves them in the order in which it measured first."""
+    report = report_of(*(throughput("5", workers=str(n)) for n in range(1, 101)))
+    assert [m.workers for m in report.profile] == list(range(37, 101))
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -177,6 +177,15 @@ async def test_a_pod_that_kube_scheduler_refuses_triggers_the_scheduler(
     assert not is_triggered(controller)
 
 
+def test_pods_and_nodes_are_listed_less_often_than_our_own_kinds(controller: Controller) -> None:
+    """They are many, and their watches lose nothing."""
+    options = controller.deps.options
+    assert {informer.relist_interval for informer in controller.informers} == {
+        options.relist_interval
+    }
+    assert options.relist_interval >= 12 * options.resync_interval
+
+
 async def test_every_resync_triggers_the_scheduler(controller: Controller) -> None:
     await controller._resync()
     assert is_triggered(controller)

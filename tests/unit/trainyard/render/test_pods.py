@@ -269,3 +269,38 @@ def test_the_coordinator_gets_the_whole_configuration() -> None:
     assert (config.checkpoint_seconds, config.checkpoint_keep) == (5400.0, 5)
     assert (config.durable, config.min_workers, config.seed) == (True, 2, 42)
     assert config.init == "/models/resnet.safetensors"
+
+
+def test_a_coordinator_prefers_nodes_without_accelerators_where_a_label_tells_them() -> None:
+    spec = coordinator_pod(make_job(), 1, NETWORK, "nvidia.com/gpu.present")["spec"]
+    (term,) = spec["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["preference"]["matchExpressions"] == [
+        {"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}
+    ]
+    assert "affinity" not in coordinator_pod(make_job(), 1, NETWORK)["spec"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        pytest.param(
+            {"state": {"claimName": "c"}},
+            {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"},
+            id="the claim has the state",
+        ),
+        pytest.param(
+            {},
+            {
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+                "karpenter.sh/do-not-disrupt": "true",
+            },
+            id="it may have the only copy",
+        ),
+    ],
+)
+def test_autoscalers_are_told_whether_a_coordinator_may_be_moved(
+    spec: dict[str, Any], expected: dict[str, str]
+) -> None:
+    job = make_job(spec)
+    assert coordinator_pod(job, 1, NETWORK)["metadata"]["annotations"] == expected
+    assert "annotations" not in worker_pod(job, 0, 1, NETWORK)["metadata"]

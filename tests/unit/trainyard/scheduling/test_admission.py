@@ -63,6 +63,11 @@ def test_a_job_whose_start_failed_stands_behind_its_equals_of_that_moment() -> N
     assert order == ["urgent", "old", "failed", "new"]
 
 
+def test_a_job_that_was_suspended_comes_after_those_that_waited_meanwhile() -> None:
+    resumed = job("resumed", age=60 * 24 * 30, resumed_at=NOW - timedelta(minutes=1))
+    assert min(resumed, job("patient", age=9), key=queue_position).key.name == "patient"
+
+
 @pytest.mark.parametrize(
     ("gpus", "fields", "workers"),
     [

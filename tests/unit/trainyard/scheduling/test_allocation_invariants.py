@@ -172,6 +172,17 @@ def test_every_job_gets_a_decision_within_its_bounds(snapshot: Snapshot) -> None
 
 @many
 @given(snapshots())
+def test_an_admitted_job_keeps_workers_whatever_happens_to_the_cluster(snapshot: Snapshot) -> None:
+    """Without any its state would live in the coordinator alone, or nowhere: only people stop it,
+    by a suspension, which stores the state first.
+    """
+    for cluster in (snapshot.cluster, Cluster(nodes=(), pods=())):
+        decided = allocate(snapshot.jobs, cluster, NOW)
+        assert all(decided[job.key].workers for job in snapshot.jobs if job.admitted_workers)
+
+
+@many
+@given(snapshots())
 def test_decided_workers_can_all_be_placed(snapshot: Snapshot) -> None:
     assume(is_placeable(snapshot.jobs, snapshot.cluster))
     decided = apply_all(snapshot.jobs, allocate(snapshot.jobs, snapshot.cluster, NOW))

@@ -25,7 +25,6 @@ from trainyard.api.status import (
 from trainyard.scheduling.assignment import (
     MAX_FAILED_STARTS,
     MAX_HISTORY,
-    MAX_PROFILE,
     back_off,
     forget_failed_starts,
     measured_speedup,
@@ -46,6 +45,7 @@ from trainyard.scheduling.basis import (
 )
 from trainyard.scheduling.decision import Decision
 from trainyard.scheduling.facts import SizeChanged, SizeKept
+from trainyard.scheduling.profile import MAX_PROFILE
 
 _AssignmentT = TypeVar("_AssignmentT", ScalingStatus, AdmissionStatus)
 
@@ -177,6 +177,22 @@ def test_the_profile_is_bounded_and_stable() -> None:
     first = record_report(ScalingStatus(), report(*many))
     assert len(first.profile) == MAX_PROFILE
     assert record_report(first, report(*many)) == first
+
+
+def test_a_full_profile_keeps_its_base_its_largest_size_and_the_newest() -> None:
+    old = [measured(n, 100 * n, steps=40) for n in (1, *range(3, MAX_PROFILE + 1), 200)]
+    assert len(old) == MAX_PROFILE
+    after = record_report(ScalingStatus(profile=old), report(measured(2, 190), measured(70, 99)))
+    sizes = [m.workers for m in after.profile]
+    assert len(sizes) == MAX_PROFILE
+    assert {1, 2, 70, 200} <= set(sizes)
+    assert sizes == sorted(sizes)
+
+
+def test_of_more_measurements_than_fit_the_newest_of_a_report_are_kept() -> None:
+    many = [measured(1, 100, local_batch=n + 1) for n in range(MAX_PROFILE + 30)]
+    kept = [m.local_batch for m in record_report(ScalingStatus(), report(*many)).profile]
+    assert {MAX_PROFILE + 29, MAX_PROFILE + 30} <= set(kept)
 
 
 def test_the_last_change_gets_its_measured_speedup_once_both_sizes_are_measured() -> None:

@@ -225,3 +225,31 @@ def test_a_restarted_operator_observes_what_was_not_placed() -> None:
     request = request_of(job, initial_assignment(job, ()), None, {})
     assert request.not_placed == NotPlaced(workers=2, attempts=3, retry_time=NOW)
     assert request.provisioning == Provisioning(pool="a100", attempts=1, retry_time=NOW)
+
+
+def suspended_condition(status: str, reason: str) -> dict[str, Any]:
+    return {
+        **condition("Suspended", since=NOW - timedelta(minutes=5), reason=reason),
+        "status": status,
+    }
+
+
+@pytest.mark.parametrize(
+    ("conditions", "minutes"),
+    [
+        pytest.param([], 120, id="never suspended"),
+        pytest.param([suspended_condition("False", "NotRequested")], 120, id="so its status says"),
+        pytest.param([suspended_condition("False", "Resumed")], 5, id="resumed"),
+    ],
+)
+def test_time_in_the_queue_counts_since_the_job_asks_without_a_break(
+    conditions: list[dict[str, Any]], minutes: int
+) -> None:
+    job = make_job(status={"conditions": conditions})
+    request = request_of(job, ScalingStatus(), None, {})
+    assert NOW - request.queued_at == timedelta(minutes=minutes)
+
+
+def test_a_job_that_has_just_been_resumed_is_behind_all_others() -> None:
+    job = make_job(status={"conditions": [suspended_condition("True", "Requested")]})
+    assert request_of(job, ScalingStatus(), None, {}).queued_at > NOW

@@ -170,6 +170,18 @@ party_lists = st.lists(
 )
 
 
+@given(parties=party_lists, left=st.lists(st.integers(0, 4), max_size=2))
+def test_an_admitted_gang_keeps_its_parties_whatever_happens_to_the_cluster(
+    parties: list[PodRequest], left: list[int]
+) -> None:
+    names = tuple(pod.party for pod in parties)
+    admitted = replace(gang("g", *parties), admitted_workers=len(names), admitted_parties=names)
+    nodes = tuple(Node(name=f"n{n}", allocatable={GPU: size}) for n, size in enumerate(left))
+    others = [replace(gang("h", *parties), priority=1)]
+    decided = allocate([admitted, *others], Cluster(nodes=nodes), NOW)
+    assert decided[admitted.key].parties == names
+
+
 @given(
     gangs=st.lists(party_lists, min_size=1, max_size=4),
     sizes=st.lists(st.integers(0, 4), max_size=4),
