@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.support import manifests
 from tests.support.manifests import Object
 from tests.support.process import OperatorProcess
+from tests.support.raw import create_raw, nested
 from tests.support.testbed import Testbed, condition
 from tests.support.waiting import eventually
 from tools.localcluster import Cluster
@@ -37,28 +36,6 @@ async def operator(
     await process.start_until_ready()
     yield process
     await asyncio.to_thread(process.stop)
-
-
-def rss_bytes(process: OperatorProcess) -> int:
-    """The resident memory of the operator."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    [line] = [line for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(line.split()[1]) * 1024
-
-
-def nested(depth: int) -> msgspec.Raw:
-    """A list in lists, which no encoder of Python would write."""
-    return msgspec.Raw(b"[" * depth + b"]" * depth)
-
-
-async def create_raw(testbed: Testbed, job: Object) -> None:
-    """Create a job without decoding the response, which a decoder might not follow."""
-    client = testbed.client
-    url = client.url(testbed.jobs_path(job["kind"]))
-    headers = {**await client.headers(), "Content-Type": "application/json"}
-    body = io.BytesIO(msgspec.json.encode(job))
-    async with client.session.post(url, data=body, headers=headers) as response:
-        assert response.status == 201, await response.text()
 
 
 def with_arguments(testbed: Testbed, name: str, argument: Any) -> Object:
@@ -95,12 +72,12 @@ async def test_jobs_of_a_megabyte_cost_the_operator_little(
     await testbed.add_nodes(1)
     await testbed.submit("first", 1, gpus=0)
     await testbed.wait_for_phase("first", "Running")
-    before = rss_bytes(operator)
+    before = operator.memory_bytes()
     names = [f"fat-{number}" for number in range(FAT_JOBS)]
     for name in names:
         await create_raw(testbed, with_arguments(testbed, name, [0.12345678] * 118_000))
     await expect_too_large(testbed, names)
-    cost = rss_bytes(operator) - before
+    cost = operator.memory_bytes() - before
     print(f"{FAT_JOBS} jobs cost {cost / MEBIBYTE:.0f} MiB")
     assert cost < MEMORY_BYTES
 
@@ -108,7 +85,7 @@ async def test_jobs_of_a_megabyte_cost_the_operator_little(
     await operator.start_until_ready()
     await testbed.submit("last", 1, gpus=0)
     await testbed.wait_for_phase("last", "Running")
-    cost = rss_bytes(operator) - before
+    cost = operator.memory_bytes() - before
     print(f"after a restart that lists them: {cost / MEBIBYTE:.0f} MiB")
     assert cost < MEMORY_BYTES
     assert operator.poll() is None, operator.tail()

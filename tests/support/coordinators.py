@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import os
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -20,6 +21,8 @@ from trainyard.api import names
 from trainyard_trainer.contract.env import COORDINATOR_PORT, PATH_METRICS, PATH_PLAN, Role
 
 _numbers = itertools.count(1)
+_NETWORK = f"127.{64 + os.getpid() % 128}"
+"""Of this process: the port of coordinators is always the same."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -56,23 +59,34 @@ class CoordinatorKubelet(Kubelet):
     def __init__(self, testbed: Testbed, played: Mapping[str, PlayedCoordinator]) -> None:
         super().__init__(testbed)
         self.played = played
-        self._servers = contextlib.AsyncExitStack()
+        self._servers: dict[str, contextlib.AsyncExitStack] = {}
+        """By the uid of the pod."""
 
     async def __aexit__(self, *error: Any) -> None:
         await super().__aexit__(*error)
-        await self._servers.aclose()
+        for server in self._servers.values():
+            await server.aclose()
+
+    async def handle(self, kind: str, pod: Object) -> None:
+        """Start or remove the pod, if due; the server of one that is gone ends."""
+        await super().handle(kind, pod)
+        server = self._servers.pop(pod["metadata"]["uid"], None) if kind == "DELETED" else None
+        if server is not None:
+            await server.aclose()
 
     async def address_of(self, pod: Object) -> str:
         """Where the played coordinator of a coordinator's pod serves from now on."""
         labels = pod["metadata"]["labels"]
         number = next(_numbers)
-        address = f"127.77.{number // 250}.{number % 250 + 1}"
+        address = f"{_NETWORK}.{number // 250}.{number % 250 + 1}"
         job = labels[names.LABEL_JOB]
         if labels[names.LABEL_ROLE] == Role.COORDINATOR and job in self.played:
             secret = await self._kube.get(self.testbed.path("secrets", names.leaf_secret_name(job)))
             files = {name: base64.b64decode(value) for name, value in secret["data"].items()}
             serving = self.played[job].serving(address, COORDINATOR_PORT, server_context(files))
-            await self._servers.enter_async_context(serving)
+            uid = pod["metadata"]["uid"]
+            server = self._servers.setdefault(uid, contextlib.AsyncExitStack())
+            await server.enter_async_context(serving)
         return address
 
 

@@ -144,6 +144,10 @@ class Kubelet(PodWatcher):
         state = {"waiting": {"reason": reason, "message": message}}
         await self._patch_status(pod, phase="Pending", **_container(pod, state))
 
+    async def reject(self, pod: Object, reason: str, message: str) -> None:
+        """Report that the node did not take the pod, which had been bound to it."""
+        await self._patch_status(pod, phase="Failed", reason=reason, message=message)
+
     async def remove(self, pod: Object) -> None:
         """Remove the pod, as after the end of its process or the loss of its node."""
         meta = pod["metadata"]

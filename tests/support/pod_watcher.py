@@ -14,14 +14,14 @@ import msgspec
 
 from tests.support.manifests import Object
 from tests.support.testbed import Testbed
+from trainyard.cluster.client import KubeClient
 
 
-async def watch_pods(testbed: Testbed, version: str) -> AsyncIterator[tuple[str, Object]]:
-    """The type and pod of every event after that resource version."""
-    client = testbed.client
+async def watch(client: KubeClient, path: str, version: str) -> AsyncIterator[tuple[str, Object]]:
+    """The type and object of every event of a collection after that resource version."""
     timeout = aiohttp.ClientTimeout(total=None)
     while True:  # the server ends every watch after a while
-        url = client.url(f"{testbed.path('pods')}?watch=1&resourceVersion={version}")
+        url = client.url(f"{path}?watch=1&resourceVersion={version}")
         async with client.session.get(
             url, headers=await client.headers(), timeout=timeout
         ) as response:
@@ -67,5 +67,5 @@ class PodWatcher(ABC):
             await self._task
 
     async def _watch(self, version: str) -> None:
-        async for kind, pod in watch_pods(self.testbed, version):
+        async for kind, pod in watch(self.testbed.client, self.testbed.path("pods"), version):
             await self.handle(kind, pod)

@@ -101,6 +101,23 @@ class OperatorProcess:
         """The text of /metrics."""
         return self._get("/metrics")
 
+    def memory_bytes(self) -> int:
+        """The resident memory of the running process."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        [line] = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+        return int(line.split()[1]) * 1024
+
+    def cpu_wait_seconds(self) -> float:
+        """How long the main thread of the running process has waited for a CPU so far.
+
+        0 if no process runs, and where the kernel does not count it.
+        """
+        file = Path(f"/proc/{self.pid}/schedstat") if self._process is not None else None
+        if file is None or not file.exists():
+            return 0.0
+        _, nanoseconds, _ = file.read_text().split()
+        return int(nanoseconds) / 1e9
+
     def kill(self) -> None:
         """Send SIGKILL and wait for the exit."""
         self._signal(signal.SIGKILL)
