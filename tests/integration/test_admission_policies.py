@@ -162,7 +162,7 @@ def test_the_operator_deletes_the_pods_of_jobs(installed: Installed) -> None:
         }
     }
     installed.admin.patch_namespaced_pod(name, installed.jobs, owner)
-    delete(name, installed.jobs, **DRY)
+    delete(name, installed.jobs, grace_period_seconds=0)
 
 
 def test_the_operator_writes_certificates_its_master_and_its_lease(installed: Installed) -> None:

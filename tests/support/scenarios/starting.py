@@ -131,7 +131,7 @@ STARTING = {
         pods=(coordinator(), worker(0), worker(1, **NO_SUCH_IMAGE)),
         spec=UP_TO_EIGHT_WORKERS,
         assignment=admitted(2, NOW - TIMEOUTS.start_timeout),
-        phase=Phase.STARTING,
+        phase=Phase.RUNNING,
         conditions={"Degraded": ("True", "PodTrouble")},
         desired_pods=DesiredPods(coordinator=True, members=range(2)),
     ),
