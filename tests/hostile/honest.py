@@ -29,6 +29,8 @@ USERS = 2
 """Of a team; each has one job at a time."""
 TRAINING_SECONDS = (1.0, 4.0)
 PAUSE_SECONDS = (0.2, 1.5)
+CONTAINER_SECONDS = 0.5
+"""What a container runtime takes at least to start a container whose image is there."""
 MAX_MULTIPLE = 5.0
 """Of the calm median, without the delays that the operator cannot help."""
 MAX_START_SECONDS = 10.0
@@ -135,6 +137,7 @@ class Team:
     ) -> None:
         self.testbed, self._monitor, self._starts, self._rng = testbed, monitor, starts, rng
         self.kubelet = CoordinatorKubelet(testbed, _PlayedByName())
+        self.kubelet.start_seconds = CONTAINER_SECONDS
         self._jobs = 0
         self._residents: list[Object] = []
         self._has_stopped = False

@@ -38,6 +38,9 @@ class Kubelet(PodWatcher):
         """Whether pods that are bound to a node start."""
         self.stops = True
         """Whether pods that are being deleted end."""
+        self.start_seconds = 0.0
+        """How long a container takes to start."""
+        self._starting: set[asyncio.Task[None]] = set()
         self.unreachable: set[str] = set()
         """Nodes without heartbeats, whose pods are neither started nor removed."""
         self._heartbeats: asyncio.Task[None] | None = None
@@ -54,9 +57,10 @@ class Kubelet(PodWatcher):
     ) -> None:
         await super().__aexit__(kind, error, tb)
         assert self._heartbeats is not None
-        self._heartbeats.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._heartbeats
+        tasks = [self._heartbeats, *self._starting]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         for node in self.testbed.unattended_nodes:
             await self._kube.delete(f"{LEASES}/{node}")
 
@@ -175,6 +179,20 @@ class Kubelet(PodWatcher):
             if self.stops:
                 await self.remove(pod)
         elif self.starts and pod["spec"].get("nodeName") and meta["uid"] not in self._started:
+            await self._start(pod)
+
+    async def _start(self, pod: Object) -> None:
+        if not self.start_seconds:
+            await self.run(pod)
+            return
+        self._started.add(pod["metadata"]["uid"])
+        task = asyncio.create_task(self._start_slowly(pod))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _start_slowly(self, pod: Object) -> None:
+        await asyncio.sleep(self.start_seconds)
+        with contextlib.suppress(ApiError):  # it was deleted meanwhile
             await self.run(pod)
 
     async def _send_heartbeats(self) -> None:
