@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
 
@@ -11,6 +14,15 @@ pytest.register_assert_rewrite("tests.support")
 # A slow machine must not fail a test.
 settings.register_profile("trainyard", deadline=None)
 settings.load_profile("trainyard")
+
+
+@pytest.fixture(autouse=True)
+def unchanged_log_levels() -> Iterator[None]:
+    """Fail a test after which our loggers have other levels, as later tests read logs."""
+    loggers = [logging.getLogger(name) for name in ("trainyard", "trainyard_trainer")]
+    before = [logger.level for logger in loggers]
+    yield
+    assert [logger.level for logger in loggers] == before
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,10 +6,12 @@ It runs the same modules as the pods do, so a Task that runs here runs there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,8 +40,7 @@ POLL_SECONDS: Final = 0.1
 
 def run(config: FederatedConfig, output: Path | None) -> Exit:
     """Run the rounds with a line for each; write model and result to `output` if it is given."""
-    logging.getLogger("trainyard_trainer").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
+    with _warnings_only(), tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         try:
             result = run_until_signalled(_federate(config, Path(folder)))
         except Exception as error:
@@ -52,6 +53,18 @@ def run(config: FederatedConfig, output: Path | None) -> Exit:
             for name in (MODEL_FILE, RESULT_FILE):
                 shutil.copyfile(Path(folder) / "state" / name, output / name)
     return Exit.OK
+
+
+@contextlib.contextmanager
+def _warnings_only() -> Iterator[None]:
+    """Keep the log of what the aggregator does from between the rounds' lines."""
+    logger = logging.getLogger("trainyard_trainer")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def summary(result: dict[str, Any]) -> str:
