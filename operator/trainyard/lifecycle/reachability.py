@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from trainyard.api.conditions import Condition, ConditionType
 from trainyard.api.podset import JobPods
@@ -76,7 +76,7 @@ def trouble_of(observed: Observation) -> Trouble | None:
         return None
     if before is None or past is None:
         return found
-    if found is None or (found.reason != before.reason and not _is_lasting(found, observed)):
+    if found is None or (found.reason != before.reason and not _is_lasting(observed, found)):
         return Trouble(reason=before.reason, since=past, is_observed=False)
     return replace(found, since=min(found.since, past))
 
@@ -85,7 +85,7 @@ def reachable_condition(observed: Observation) -> Condition:
     """Whether operator and members reach the coordinator; as it was while that is not known."""
     type_, trouble = ConditionType.COORDINATOR_REACHABLE, trouble_of(observed)
     before = observed.condition(type_)
-    if trouble is not None and _is_lasting(trouble, observed):
+    if trouble is not None and _is_lasting(observed, trouble):
         return Condition(
             type=type_,
             status="False",
@@ -115,7 +115,7 @@ def unreachable_message(observed: Observation, trouble: Trouble) -> str:
 
 def is_degraded(observed: Observation, trouble: Trouble) -> bool:
     """Whether the trouble has lasted for so long that people should know."""
-    return observed.now >= trouble.since + observed.timeouts.unreachable_timeout
+    return _has_lasted(observed, trouble, observed.timeouts.unreachable_timeout)
 
 
 def must_replace(observed: Observation) -> bool:
@@ -127,7 +127,7 @@ def must_replace(observed: Observation) -> bool:
     return (
         trouble is not None
         and trouble.is_observed
-        and observed.now >= trouble.since + observed.timeouts.replace_timeout
+        and _has_lasted(observed, trouble, observed.timeouts.replace_timeout)
         and _is_first(observed, trouble)
         and _is_safe_to_replace(observed)
     )
@@ -144,9 +144,13 @@ def next_check(observed: Observation) -> datetime | None:
     return earliest(*(time for time in times if time > observed.now))
 
 
-def _is_lasting(trouble: Trouble, observed: Observation) -> bool:
+def _is_lasting(observed: Observation, trouble: Trouble) -> bool:
     """Whether it has lasted for longer than a start or one lost connection takes."""
-    return observed.now >= trouble.since + observed.timeouts.unreachable_grace
+    return _has_lasted(observed, trouble, observed.timeouts.unreachable_grace)
+
+
+def _has_lasted(observed: Observation, trouble: Trouble, time: timedelta) -> bool:
+    return observed.now >= trouble.since + time
 
 
 def _is_known(observed: Observation) -> bool:

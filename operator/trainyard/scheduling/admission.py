@@ -22,7 +22,7 @@ from trainyard.scheduling.facts import (
     WorkersWaiting,
 )
 from trainyard.scheduling.placement import largest_size
-from trainyard.scheduling.provisioning import PoolCapacity, backs_off
+from trainyard.scheduling.provisioning import PoolCapacity, paused_pool
 from trainyard.scheduling.request import JobRequest
 from trainyard.scheduling.shapes import PodShape
 
@@ -93,7 +93,7 @@ def _provision(
     Its pods go wherever kube-scheduler finds a place, so that it waits while any is reserved.
     """
     shape, free = job.shape, ledger.slots(job.shape)
-    if backs_off(job, now) or ledger.slots(shape, include_reserved=True) > free:
+    if paused_pool(job, now) or ledger.slots(shape, include_reserved=True) > free:
         return None
     if (found := pools.take(shape, job.min_workers - free)) is None:
         return None
@@ -123,16 +123,17 @@ def _wait_for_resources(job: JobRequest, ledger: Ledger, now: datetime) -> Decis
         unready_nodes=candidates.matching - len(candidates.ready),
         in_the_way=ledger.usage.in_the_way(shape) if is_blocked else (),
         refused_class=job.refused_class,
-        provisioning=job.provisioning if backs_off(job, now) else None,
+        provisioning=paused_pool(job, now),
     )
     return _wait_for(job, waiting_reason({shape: needed}, ledger), facts, now)
 
 
 def _wait_for(job: JobRequest, reason: Reason, facts: Facts, now: datetime) -> Decision:
     """Wait; a pool that added no nodes is asked again when its pause is over."""
-    if job.provisioning is None or not backs_off(job, now):
+    paused = paused_pool(job, now)
+    if paused is None:
         return _wait(reason, facts)
-    return _wait(Reason.NOT_PROVISIONED, facts, requeue_at=job.provisioning.retry_time)
+    return _wait(Reason.NOT_PROVISIONED, facts, requeue_at=paused.retry_time)
 
 
 def waiting_reason(pods: Mapping[PodShape, int], ledger: Ledger) -> Reason:
@@ -150,7 +151,7 @@ def _does_not_fit(job: JobRequest, ledger: Ledger, now: datetime) -> Decision:
         minimum=PodsRequest.of(job, job.min_workers),
         matching_nodes=candidates.matching,
         capacity=candidates.capacity,
-        provisioning=job.provisioning if backs_off(job, now) else None,
+        provisioning=paused_pool(job, now),
     )
     return _wait_for(job, Reason.NO_SUCH_NODES, facts, now)
 

@@ -102,5 +102,5 @@ def unbound_pods(cluster: Cluster) -> dict[Key, list[PodInfo]]:
     return {key: sorted(pods, key=_by_age) for key, pods in found.items()}
 
 
-def _by_age(pod: PodInfo) -> tuple[bool, datetime, str]:
-    return pod.created_at is None, pod.created_at or _EPOCH, pod.name
+def _by_age(pod: PodInfo) -> tuple[datetime, str]:
+    return pod.created_at or _EPOCH, pod.name

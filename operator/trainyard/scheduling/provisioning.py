@@ -76,10 +76,12 @@ def is_awaiting(job: JobRequest) -> bool:
     return job.provisioning is not None and job.provisioning.retry_time is None
 
 
-def backs_off(job: JobRequest, now: datetime) -> bool:
-    """Whether a pool added no nodes for the job a short while ago."""
-    retry_time = job.provisioning.retry_time if job.provisioning else None
-    return retry_time is not None and now < retry_time
+def paused_pool(job: JobRequest, now: datetime) -> Provisioning | None:
+    """The pool that added no nodes for the job, until it is asked again; None if there is none."""
+    memory = job.provisioning
+    if memory is None or memory.retry_time is None or now >= memory.retry_time:
+        return None
+    return memory
 
 
 def await_nodes(
