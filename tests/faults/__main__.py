@@ -13,8 +13,7 @@ import typer
 
 from tests.faults.experiment import open_experiment
 from tests.faults.history import Violation
-from tests.integration.conftest import install_crds
-from tools.localcluster import ClusterOptions, open_cluster
+from tests.integration.conftest import open_control_plane
 
 
 def main(
@@ -30,8 +29,7 @@ def main(
     """Inject faults while jobs are created, changed and deleted, then check the final state."""
     first = random.randrange(2**31) if seed is None else seed
     failed = False
-    with open_cluster(ClusterOptions(name=name, control_plane_only=True)) as cluster:
-        install_crds(cluster)
+    with open_control_plane(name) as cluster:
         for number in range(first, first + rounds):
             folder = Path(tempfile.mkdtemp(prefix=f"faults-{number}-"))
             print(f"seed {number}, {seconds:g} s, logs in {folder}", flush=True)

@@ -12,8 +12,7 @@ import typer
 
 from tests.faults.history import Violation
 from tests.hostile.experiment import open_experiment
-from tests.integration.conftest import install_crds
-from tools.localcluster import ClusterOptions, open_cluster
+from tests.integration.conftest import open_control_plane
 
 
 def main(
@@ -28,8 +27,7 @@ def main(
     """Let hostile actors act beside honest jobs, which must not notice them."""
     first = random.randrange(2**31) if seed is None else seed
     failed = False
-    with open_cluster(ClusterOptions(name=name, control_plane_only=True)) as cluster:
-        install_crds(cluster)
+    with open_control_plane(name) as cluster:
         for number in range(first, first + rounds):
             folder = Path(tempfile.mkdtemp(prefix=f"hostile-{number}-"))
             print(f"seed {number}, {minutes:g} min, logs in {folder}", flush=True)

@@ -30,9 +30,15 @@ SCHEMA_SECONDS = 3
 
 @pytest.fixture(scope="session")
 def api_cluster() -> Iterator[Cluster]:
+    """The control plane of these tests."""
+    with open_control_plane(CLUSTER) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def open_control_plane(name: str) -> Iterator[Cluster]:
     """A control plane without nodes, with the CRDs of this checkout; started if necessary."""
-    options = ClusterOptions(name=CLUSTER, control_plane_only=True)
-    with open_cluster(options) as cluster:
+    with open_cluster(ClusterOptions(name=name, control_plane_only=True)) as cluster:
         install_crds(cluster)
         yield cluster
 

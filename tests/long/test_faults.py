@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.experiment import open_experiment
-from tests.integration.conftest import install_crds
-from tools.localcluster import ClusterOptions, open_cluster
+from tests.integration.conftest import open_control_plane
 
 pytestmark = [pytest.mark.long(minutes=7), pytest.mark.timeout(1800)]
 
@@ -19,9 +18,7 @@ SECONDS = 300.0
 async def test_every_job_reaches_its_final_state_after_five_minutes_of_random_faults(
     seed: int, tmp_path: Path
 ) -> None:
-    options = ClusterOptions(name="trainyard-faults", control_plane_only=True)
-    with open_cluster(options) as cluster:
-        install_crds(cluster)
+    with open_control_plane("trainyard-faults") as cluster:
         async with open_experiment(
             cluster.kubeconfig, tmp_path, seed, is_verbose=True
         ) as experiment:

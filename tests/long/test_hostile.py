@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.experiment import open_experiment
-from tests.integration.conftest import install_crds
-from tools.localcluster import ClusterOptions, open_cluster
+from tests.integration.conftest import open_control_plane
 
 pytestmark = [pytest.mark.long(minutes=7), pytest.mark.timeout(1800)]
 
@@ -19,9 +18,7 @@ SECONDS = 300.0
 async def test_honest_jobs_do_not_notice_five_minutes_of_hostile_actors(
     seed: int, tmp_path: Path
 ) -> None:
-    options = ClusterOptions(name="trainyard-hostile", control_plane_only=True)
-    with open_cluster(options) as cluster:
-        install_crds(cluster)
+    with open_control_plane("trainyard-hostile") as cluster:
         async with open_experiment(
             cluster.kubeconfig, tmp_path, seed, is_verbose=True
         ) as experiment:
