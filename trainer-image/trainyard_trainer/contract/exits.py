@@ -54,20 +54,54 @@ class TerminationMessage:
     samples: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     """Final evaluation metrics by name, for example `eval/accuracy`."""
+    metrics_left_out: int = 0
+    """Number of metrics that `metrics` lacks: they did not fit, or are not finite."""
 
     def encode(self) -> str:
-        """The message as JSON; traceback, then error are truncated from the left until it fits."""
-        values = {k: v for k, v in asdict(self._encodable()).items() if v not in (None, "", {})}
-        text = json.dumps(values)
-        for name in ("traceback", "error"):
-            excess = len(text.encode()) - TERMINATION_BYTES
-            if excess > 0 and name in values:
-                # An escaped character is at most 12 bytes of JSON, so halving converges fast.
-                while excess > 0 and values[name]:
-                    values[name] = values[name][min(len(values[name]), max(excess // 2, 1)) :]
-                    text = json.dumps(values)
-                    excess = len(text.encode()) - TERMINATION_BYTES
-        return text
+        """The message as strict JSON that fits: all of it, or what matters most to a reader.
+
+        The traceback is truncated from the left, then metrics are left out, those of the longest
+        names first, then the error is truncated from the left.
+        """
+        message = self._encodable()._truncated("traceback")
+        if message._excess > 0:
+            message = message._with_fitting_metrics()
+        return message._truncated("error")._to_json()
+
+    def _to_json(self) -> str:
+        values = {k: v for k, v in asdict(self).items() if v not in (None, "", {})}
+        if not self.metrics_left_out:
+            del values["metrics_left_out"]
+        return json.dumps(values, allow_nan=False)
+
+    @property
+    def _excess(self) -> int:
+        """By how many bytes the message is too long."""
+        return len(self._to_json()) - TERMINATION_BYTES
+
+    def _truncated(self, name: str) -> TerminationMessage:
+        """The message with as much of the end of a text as fits."""
+        message = self
+        # An escaped character is at most 12 bytes of JSON, so halving converges fast.
+        while (excess := message._excess) > 0 and (text := getattr(message, name)):
+            message = replace(message, **{name: text[min(len(text), max(excess // 2, 1)) :]})
+        return message
+
+    def _with_fitting_metrics(self) -> TerminationMessage:
+        """The message with as many metrics as fit, those of the shortest names.
+
+        Totals such as `eval/accuracy` have shorter names than their parts by class.
+        """
+        total = len(self.metrics) + self.metrics_left_out
+        space = -replace(self, metrics={"": 0.0}, metrics_left_out=total)._excess
+        kept = set[str]()
+        for name in sorted(self.metrics, key=lambda name: (len(json.dumps(name)), name)):
+            space -= len(json.dumps({name: self.metrics[name]}))
+            if space < 0:
+                break
+            kept.add(name)
+        metrics = {k: v for k, v in self.metrics.items() if k in kept}
+        return replace(self, metrics=metrics, metrics_left_out=total - len(metrics))
 
     @classmethod
     def decode(cls, text: str) -> TerminationMessage | None:
@@ -80,14 +114,18 @@ class TerminationMessage:
             message = msgspec.convert(json.loads(text), cls)
         except (ValueError, RecursionError):
             return None
-        finite = {k: v for k, v in message.metrics.items() if math.isfinite(v)}
-        return replace(message, metrics=finite)._encodable()
+        return message._encodable()
 
     def _encodable(self) -> TerminationMessage:
-        """The same message without text that no API takes, such as a file name that is no UTF-8."""
+        """The same message without text and figures that no API takes.
+
+        Such text is for example a file name that is not UTF-8.
+        """
+        finite = {encodable(k): v for k, v in self.metrics.items() if math.isfinite(v)}
         return replace(
             self,
             error=encodable(self.error),
             traceback=encodable(self.traceback),
-            metrics={encodable(name): value for name, value in self.metrics.items()},
+            metrics=finite,
+            metrics_left_out=self.metrics_left_out + len(self.metrics) - len(finite),
         )

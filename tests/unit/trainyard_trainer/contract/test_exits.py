@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trainyard_trainer.contract.env import TERMINATION_BYTES
@@ -25,6 +25,53 @@ def test_a_message_is_truncated_to_fit(error: str, traceback: str, step: int | N
     assert decoded.step == step
     assert traceback.endswith(decoded.traceback)
     assert error.endswith(decoded.error)
+
+
+@given(
+    error=text,
+    traceback=text,
+    step=st.none() | st.integers(0, 2**62),
+    metrics=st.dictionaries(st.text(max_size=200) | text, st.floats(), max_size=200),
+)
+@example(error="", traceback="", step=14, metrics={f"accuracy/{c:03d}": c / 7 for c in range(150)})
+@example(error="", traceback="", step=14, metrics={"\N{SNOWMAN}" * 4096: 1.0, "accuracy": 2.0})
+def test_metrics_are_cut_and_never_the_document(
+    error: str, traceback: str, step: int | None, metrics: dict[str, float]
+) -> None:
+    encoded = TerminationMessage(
+        result=Result.COMPLETE, error=error, traceback=traceback, step=step, metrics=metrics
+    ).encode()
+    assert len(encoded.encode()) <= TERMINATION_BYTES
+    decoded = TerminationMessage.decode(encoded)
+    assert decoded is not None
+    assert (decoded.result, decoded.step) == (Result.COMPLETE, step)
+    assert decoded.metrics.items() <= metrics.items()
+    assert len(decoded.metrics) + decoded.metrics_left_out == len(metrics)
+    assert error.endswith(decoded.error)
+
+
+def test_the_metrics_of_the_shortest_names_are_kept() -> None:
+    classes = {f"eval/accuracy/species-{c:03d}": c / 151 for c in range(150)}
+    totals = {"eval/loss": 0.25, "eval/accuracy": 0.5, "eval/diverged": math.nan}
+    message = TerminationMessage(result=Result.COMPLETE, metrics=classes | totals)
+    decoded = TerminationMessage.decode(message.encode())
+    assert decoded is not None
+    count = len(decoded.metrics)
+    assert list(decoded.metrics) == [*list(classes)[: count - 2], "eval/loss", "eval/accuracy"]
+    assert decoded.metrics_left_out == len(classes) + len(totals) - count
+    assert count > 60
+
+
+def test_what_is_encoded_is_strict_json() -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    metrics = {"eval/loss": math.nan, "eval/perplexity": math.inf}
+    message = TerminationMessage(result=Result.COMPLETE, metrics=metrics).encode()
+    assert json.loads(message, parse_constant=refuse) == {
+        "result": "Complete",
+        "metrics_left_out": 2,
+    }
 
 
 @given(
