@@ -45,8 +45,11 @@ class StateStore:
         self.store, self._init = store, init
 
     def checkpoint_step(self) -> int:
-        """The step of the newest complete checkpoint; -1 without one."""
-        newest = self.store.newest()
+        """The step of the newest whole checkpoint; -1 before the first.
+
+        Raises StateUnusable when all are damaged.
+        """
+        newest = self.store.resume()
         return -1 if newest is None else newest[1].step
 
     def result(self) -> dict[str, Any]:

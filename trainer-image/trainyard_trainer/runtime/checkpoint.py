@@ -1,9 +1,10 @@
 """Checkpoints and results on disk: safetensors files with a JSON manifest, written atomically.
 
 It works on bytes alone, because the coordinator keeps them and never imports torch. A checkpoint is
-a folder `checkpoints/STEP-TERM` with `state.safetensors` and `manifest.json`. It is written under
-another name and renamed when all of it is on disk, so a folder of that name is complete, and its
-checksum is verified when it is read. Nothing is ever unpickled.
+a folder `checkpoints/STEP-TERM` with `state.safetensors` and `manifest.json`; a second one of the
+same step and term is called `STEP-TERM.1`. It is written under another name and renamed when all of
+it is on disk, so a folder of that name is complete, and its checksum is verified when it is read.
+Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +29,8 @@ STATE: Final = "state.safetensors"
 MANIFEST: Final = "manifest.json"
 TERM: Final = "term"
 CHUNK_BYTES: Final = 1 << 20
+
+_FOLDER: Final = re.compile(r"(\d+)-(\d+)(?:\.(\d+))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,8 @@ class CheckpointStore:
         Raises Fenced when a higher term has claimed it, StateUnusable when it cannot be written.
         """
         self.directory, self.term, self.keep = directory, term, keep
+        self._damaged: dict[str, str] = {}
+        """What is wrong with checkpoints that were found damaged, by name."""
         try:
             (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
             self.check_term()
@@ -81,22 +87,48 @@ class CheckpointStore:
         return spool
 
     def keep_checkpoint(self, spool: Path, manifest: CheckpointManifest) -> Path:
-        """Make the spooled state file the newest checkpoint, and forget the oldest ones."""
+        """Store the spooled state file as a checkpoint, and remove the oldest ones."""
         self.check_term()
         write_atomically(spool / MANIFEST, json.dumps(asdict(manifest), sort_keys=True).encode())
-        target = self.directory / "checkpoints" / f"{manifest.step:012d}-{manifest.term:06d}"
-        if target.exists():
-            shutil.rmtree(target)
+        target = self._free_folder(manifest)
         spool.rename(target)
         _sync(target.parent)
-        for old in self._folders()[self.keep :]:
-            shutil.rmtree(old)
+        self._prune(target)
         return target
+
+    def _free_folder(self, manifest: CheckpointManifest) -> Path:
+        """A folder's name that is free: the earlier one goes only once the later is stored."""
+        first = self.directory / "checkpoints" / f"{manifest.step:012d}-{manifest.term:06d}"
+        same = [_order(path)[2] for path in self._folders() if path.stem == first.name]
+        return first.with_name(f"{first.name}.{max(same) + 1}") if same else first
+
+    def _prune(self, stored: Path) -> None:
+        """Remove checkpoints older than `stored`: damaged ones, and whole ones beyond `keep`.
+
+        Newer ones stay: they are damaged, since training would have gone on from them otherwise,
+        and go once training has overtaken them.
+        """
+        older = [path for path in self._folders() if _order(path) < _order(stored)]
+        damaged = [path for path in older if self._is_damaged(path)]
+        whole = [path for path in older if path not in damaged]
+        for old in [*damaged, *whole[self.keep - 1 :]]:
+            try:
+                shutil.rmtree(old)
+            except OSError as error:  # The new checkpoint is safe all the same.
+                log.warning("checkpoint %s cannot be removed: %s", old.name, error)
+
+    def _is_damaged(self, folder: Path) -> bool:
+        """Whether a checkpoint is known to be damaged, as far as that is quick to find out."""
+        try:
+            is_torn = (folder / STATE).stat().st_size != _read_manifest(folder).size
+        except (OSError, ValueError):
+            return True
+        return is_torn or folder.name in self._damaged
 
     def newest(
         self, check: Callable[[Path], object] = Path
     ) -> tuple[Path, CheckpointManifest] | None:
-        """The newest whole checkpoint's state file; the log names damaged ones, left out.
+        """The newest whole checkpoint's state file; the log names damaged ones, which are skipped.
 
         `check` takes a checkpoint's folder and raises ValueError or OSError for a damaged one.
         """
@@ -106,27 +138,58 @@ class CheckpointStore:
                 check(folder)
                 return folder / STATE, manifest
             except (OSError, ValueError) as error:
-                log.warning("checkpoint %s is damaged and left out: %s", folder.name, error)
+                self._damaged[folder.name] = str(error)
+                log.warning("checkpoint %s is damaged and skipped: %s", folder.name, error)
         return None
 
+    def resume(
+        self, check: Callable[[Path], object] = Path
+    ) -> tuple[Path, CheckpointManifest] | None:
+        """As `newest`, but None only if nothing was ever stored.
+
+        Raises StateUnusable when all checkpoints are damaged: to begin anew is for a person to
+        decide.
+        """
+        newest = self.newest(check)
+        if newest is None and (folders := self._folders()):
+            latest = folders[0]
+            raise StateUnusable(
+                f"none of the {len(folders)} checkpoints in {latest.parent} can be read; the "
+                f"newest, {latest.name}: {self._damaged.get(latest.name, 'is new')}. Restore one "
+                "of them from a backup, or delete them all to begin anew"
+            )
+        return newest
+
     def _folders(self) -> list[Path]:
-        """All checkpoints, the newest first: by step, then by term."""
-        found = (self.directory / "checkpoints").glob("[0-9]*-[0-9]*")
-        return sorted(found, key=lambda path: path.name, reverse=True)
+        """All checkpoints, the newest first."""
+        found = (self.directory / "checkpoints").iterdir()
+        return sorted((p for p in found if _FOLDER.fullmatch(p.name)), key=_order, reverse=True)
+
+
+def _order(folder: Path) -> tuple[int, int, int]:
+    """Step, term, and the number among checkpoints of equal step and term."""
+    found = _FOLDER.fullmatch(folder.name)
+    assert found is not None  # noqa: S101 -- it is a checkpoint's
+    step, term, number = found.groups(default="0")
+    return int(step), int(term), int(number)
 
 
 def verify(folder: Path) -> CheckpointManifest:
     """The manifest of a checkpoint whose state file fits it; raises ValueError or OSError."""
+    manifest = _read_manifest(folder)
+    if checksum(folder / STATE) != manifest.sha256:
+        raise ValueError("its state file does not have the manifest's checksum")
+    return manifest
+
+
+def _read_manifest(folder: Path) -> CheckpointManifest:
     values = json.loads((folder / MANIFEST).read_bytes())
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
     try:
-        manifest = CheckpointManifest(**values)
+        return CheckpointManifest(**values)
     except TypeError as error:
         raise ValueError(f"its manifest is invalid: {error}") from None
-    if checksum(folder / STATE) != manifest.sha256:
-        raise ValueError("its state file does not have the manifest's checksum")
-    return manifest
 
 
 def checksum(path: Path) -> str:

@@ -179,14 +179,14 @@ class RoundStore:
         )
 
     def _resume(self) -> None:
-        """Load the newest complete round, if there is one."""
+        """Load the newest whole round; raises StateUnusable when all are damaged."""
 
         def check(folder: Path) -> None:
             stored = _read_history(folder)
             if stored.slots and checkpoint.checksum(folder / SLOTS_FILE) != stored.slots:
                 raise ValueError("the strategy's state does not match its checksum")
 
-        if (newest := self.checkpoints.newest(check)) is None:
+        if (newest := self.checkpoints.resume(check)) is None:
             return
         path, manifest = newest
         layout, data = _map(path, "r")
