@@ -86,6 +86,7 @@ class CoordinatorMetrics(Exposition):
             text = "Where the plan in force took effect."
             yield _gauge(Metric.PLAN_EFFECTIVE_STEP, text, progress.report.plan_effective_step)
         yield _gauge(Metric.CHECKPOINT_STEP, "The newest checkpoint.", progress.checkpoint_step)
+        yield _counter(Metric.FAILED_WRITES, "Failed writes of state.", progress.failed_writes)
         yield from outcome(members.registry.result)
 
 

@@ -30,6 +30,8 @@ class Progress:
     digests: dict[str, str] = field(default_factory=dict)
     """Of the final states, by worker."""
     checkpoint_step: int = -1
+    failed_writes: int = 0
+    """Checkpoints and models that could not be written to the state directory."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by each report; a waiter clears it first."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -20,9 +21,11 @@ from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.coordinator.state import KINDS, SpooledUpload, StateStore, final_report
 from trainyard_trainer.membership.events import StateStored
 from trainyard_trainer.runtime.checkpoint import CheckpointStore
-from trainyard_trainer.runtime.exits import Fenced
+from trainyard_trainer.runtime.exits import Fenced, StateUnusable
 from trainyard_trainer.transport.server import JobServer
 from trainyard_trainer.transport.tls import Credentials
+
+log = logging.getLogger(__name__)
 
 EFFECT_SECONDS: Final = 2.0
 """How long the response to a Plan waits for the workers to agree on its step."""
@@ -68,7 +71,7 @@ class Coordinator(JobServer[Plan]):
 
     @property
     def ended(self) -> asyncio.Future[None]:
-        """Fails with Fenced when a higher term has taken over."""
+        """Fails with Fenced under a higher term, and with StateUnusable on a full disk."""
         return self.members.ended
 
     async def wait_until_done(self) -> None:
@@ -127,9 +130,11 @@ class Coordinator(JobServer[Plan]):
         kind = request.query.get("kind", "")
         if kind not in KINDS:
             raise web.HTTPBadRequest(text=f"kind must be one of {', '.join(KINDS)}")
-        upload = await self.store.receive(request)
         try:
-            await self._keep(kind, upload)
+            await self._keep(kind, await self.store.receive(request))
+        except StateUnusable as error:
+            self._write_failed(kind, error)
+            raise web.HTTPInsufficientStorage(text=str(error)) from None
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         except Fenced as error:
@@ -141,14 +146,21 @@ class Coordinator(JobServer[Plan]):
             self.members.handle(StateStored(member_id=source))
         return web.Response(text="stored")
 
+    def _write_failed(self, kind: str, error: StateUnusable) -> None:
+        """Count the failed write; end if the state is needed now, since each retry would fail."""
+        log.error("a %s was not stored: %s", kind, error)
+        self.progress.failed_writes += 1
+        if kind != "snapshot" and not self.members.ended.done():
+            self.members.ended.set_exception(error)
+
     async def _keep(self, kind: str, upload: SpooledUpload) -> None:
         if kind == "model":
             are_equal = len(set(self.progress.digests.values())) <= 1
-            self.result = await asyncio.to_thread(
+            self.result = await self.store.on_disk(
                 self.store.keep_model, upload, digests_equal=are_equal
             )
         else:
-            step = await asyncio.to_thread(self.store.keep_checkpoint, upload)
+            step = await self.store.on_disk(self.store.keep_checkpoint, upload)
             self.progress.checkpoint_step = step
 
     async def _request_checkpoints(self) -> None:

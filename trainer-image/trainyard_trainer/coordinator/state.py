@@ -6,13 +6,15 @@ Only this module writes there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from aiohttp import web
 
@@ -20,9 +22,13 @@ from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE, STATE_DIR
 from trainyard_trainer.membership.messages import ProgressReport
 from trainyard_trainer.runtime import checkpoint
 from trainyard_trainer.runtime.checkpoint import STATE, CheckpointManifest, CheckpointStore
+from trainyard_trainer.runtime.exits import StateUnusable
 from trainyard_trainer.transport.connection import HEADER_DIGEST, HEADER_TERM
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 KINDS: Final = ("checkpoint", "snapshot", "model")
 DOCUMENT: Final = "trainyard"
@@ -60,20 +66,35 @@ class StateStore:
         """Stream an upload into a spool; for a bad one raises an HTTP error and leaves nothing."""
         if request.headers.get(HEADER_TERM) != str(self.store.term):
             raise web.HTTPConflict(text=f"this coordinator has term {self.store.term}")
-        spool = self.store.open_spool()
+        spool = await self.on_disk(self.store.open_spool)
         try:
             sha256, size = hashlib.sha256(), 0
-            with (spool / STATE).open("wb") as file:
+            file = await self.on_disk((spool / STATE).open, "wb")
+            try:
+                # Each chunk is on its way to the disk before the next is read: memory is bounded.
                 async for chunk in request.content.iter_chunked(checkpoint.CHUNK_BYTES):
-                    sha256.update(chunk)
-                    size += file.write(chunk)
-                checkpoint.sync_file(file)
+                    await asyncio.to_thread(sha256.update, chunk)
+                    size += await self.on_disk(file.write, chunk)
+                await self.on_disk(checkpoint.sync_file, file)
+            finally:
+                with contextlib.suppress(OSError):  # What was not written has raised before.
+                    await asyncio.to_thread(file.close)
             if sha256.hexdigest() != request.headers.get(HEADER_DIGEST):
                 raise web.HTTPBadRequest(text="the upload does not match its announced checksum")
         except BaseException:
-            shutil.rmtree(spool, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, spool, ignore_errors=True)
             raise
         return SpooledUpload(spool=spool, sha256=sha256.hexdigest(), size=size)
+
+    async def on_disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do `work` on a thread, because a disk may be slow; raises StateUnusable if it fails."""
+        try:
+            return await asyncio.to_thread(work, *args, **kwargs)
+        except OSError as error:
+            raise StateUnusable(
+                f"the state directory {self.store.directory} cannot be written: {error}. Make its "
+                "claim (spec.state.claim) larger, or remove what it does not need"
+            ) from error
 
     def keep_checkpoint(self, upload: SpooledUpload) -> int:
         """Make an upload the newest checkpoint; returns its step."""
