@@ -9,6 +9,7 @@ Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 FORMAT: Final = 1
 STATE: Final = "state.safetensors"
 MANIFEST: Final = "manifest.json"
-TERM: Final = "term"
+TERM: Final = "term-"
 CHUNK_BYTES: Final = 1 << 20
 
 _FOLDER: Final = re.compile(r"(\d+)-(\d+)(?:\.(\d+))?", re.ASCII)
@@ -60,8 +61,7 @@ class CheckpointStore:
         """What is wrong with checkpoints that were found damaged, by name."""
         try:
             (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-            self.check_term()
-            write_atomically(directory / TERM, str(term).encode())
+            self._claim()
             for leftover in directory.glob("checkpoints/.tmp-*"):
                 shutil.rmtree(leftover)
         except OSError as error:
@@ -69,16 +69,29 @@ class CheckpointStore:
                 f"the state directory {directory} cannot be used: {error}"
             ) from error
 
+    def _claim(self) -> None:
+        """Write a file of this term's own, so that no two writers share one; the highest counts."""
+        self.check_term()
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.directory / f"{TERM}{self.term}", os.O_CREAT | os.O_EXCL))
+        _sync(self.directory)
+        self.check_term()
+        for term in self._terms():
+            if term < self.term:
+                (self.directory / f"{TERM}{term}").unlink(missing_ok=True)
+
     def check_term(self) -> None:
         """Raise Fenced when a higher term has claimed the directory since."""
-        try:
-            claimed = int((self.directory / TERM).read_text())
-        except (FileNotFoundError, ValueError):
-            return
+        claimed = max(self._terms(), default=0)
         if claimed > self.term:
             raise Fenced(
                 f"term {claimed} has claimed {self.directory}; this coordinator has {self.term}"
             )
+
+    def _terms(self) -> list[int]:
+        """The terms that have claimed the directory."""
+        found = (path.name.removeprefix(TERM) for path in self.directory.glob(f"{TERM}*"))
+        return [int(number) for number in found if number.isdecimal()]
 
     def open_spool(self) -> Path:
         """An empty folder to write a state file into."""
@@ -210,7 +223,8 @@ def chunks(path: Path) -> Iterator[bytes]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file by another that is wholly on disk before it takes the name."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    # In each pod the process has the same id, and two terms may write to one directory.
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     with draft.open("wb") as file:
         file.write(data)
         sync_file(file)

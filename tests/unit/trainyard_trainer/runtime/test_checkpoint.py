@@ -183,3 +183,13 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateUnusable, match="file"):
         CheckpointStore(tmp_path / "file", 1)
+
+
+def test_the_highest_of_several_claims_counts_whoever_writes_last(tmp_path: Path) -> None:
+    first, third = CheckpointStore(tmp_path, 1), CheckpointStore(tmp_path, 3)
+    (tmp_path / "term-2").touch()  # Its writer read the directory before term 3 claimed it.
+    third.check_term()
+    with pytest.raises(Fenced, match="term 3"):
+        first.check_term()
+    CheckpointStore(tmp_path, 4)
+    assert sorted(path.name for path in tmp_path.glob("term-*")) == ["term-4"]
