@@ -51,7 +51,8 @@ def run(config: JobConfig, workers: int, output: Path | None) -> Exit:
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / MODEL_FILE, model)
-        write_atomically(output / RESULT_FILE, json.dumps(result, indent=1).encode())
+        text = json.dumps(result, indent=1, allow_nan=False)
+        write_atomically(output / RESULT_FILE, text.encode())
     return Exit.OK
 
 

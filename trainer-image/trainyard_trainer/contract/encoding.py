@@ -6,6 +6,7 @@ An optional field therefore needs no new wire version; `env.WIRE_VERSION` says w
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,6 +47,19 @@ def decode_versioned(text: str, cls: type[T], what: str) -> T:
     if wire != WIRE_VERSION:
         raise ValueError(f"{what} has wire version {wire}, this trainer speaks {WIRE_VERSION}")
     return _convert(values, cls, what)
+
+
+def finite(value: Any) -> Any:
+    """A JSON document with None in place of figures that JSON does not have: NaN and infinities."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {name: finite(item) for name, item in value.items()}
+        case list() | tuple():
+            return [finite(item) for item in value]
+        case _:
+            return value
 
 
 def _convert(values: Any, cls: type[T], what: str) -> T:

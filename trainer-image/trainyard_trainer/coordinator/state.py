@@ -18,6 +18,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from aiohttp import web
 
+from trainyard_trainer.contract.encoding import finite
 from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE, STATE_DIR
 from trainyard_trainer.membership.messages import ProgressReport
 from trainyard_trainer.runtime import checkpoint
@@ -114,7 +115,7 @@ class StateStore:
         """Make an upload the final model; returns the content of result.json."""
         document = checkpoint.document(upload.spool / STATE, DOCUMENT)
         model = {"sha256": upload.sha256, "bytes": upload.size}
-        result = {
+        result: dict[str, object] = {
             **document,
             "model": model,
             "term": self.store.term,
@@ -122,7 +123,8 @@ class StateStore:
         }
         self.store.check_term()
         (upload.spool / STATE).rename(self.store.directory / MODEL_FILE)
-        text = json.dumps(result, indent=1, sort_keys=True)
+        result = finite(result)
+        text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
         checkpoint.write_atomically(self.store.directory / RESULT_FILE, text.encode())
         shutil.rmtree(upload.spool)
         return result

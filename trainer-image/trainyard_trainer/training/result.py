@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
+from trainyard_trainer.contract.encoding import finite
 from trainyard_trainer.training import snapshot
 from trainyard_trainer.training.replica import Replica
 
@@ -16,14 +16,14 @@ def final_model(replica: Replica) -> bytes:
 
 
 def result(replica: Replica) -> dict[str, Any]:
-    """The content of result.json for a finished training."""
+    """The content of result.json for a finished training; None where a figure is not finite."""
     born = replica.notes.get("born_at", time.time())
-    return {
+    values = {
         "task": replica.config.task,
         "args": replica.config.args,
         "seed": replica.config.seed,
         "metrics": replica.metrics,
-        "loss": replica.loss if math.isfinite(replica.loss) else None,
+        "loss": replica.loss,
         "steps": replica.step,
         "samples": replica.samples,
         "epochs": replica.cursor.epochs,
@@ -32,3 +32,5 @@ def result(replica: Replica) -> dict[str, Any]:
         "seconds": time.time() - born,
         "history": replica.notes.get("history", []),
     }
+    strict: dict[str, Any] = finite(values)
+    return strict

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import zlib
@@ -21,6 +22,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from trainyard_trainer.contract.encoding import finite
 from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE
 from trainyard_trainer.coordinator.state import init_root, read_result
 from trainyard_trainer.federated.aggregation.aggregate import (
@@ -163,6 +165,7 @@ class RoundStore:
         return _map(path, "r+")[1]
 
     def _commit(self, folder: Path, layout: Layout, history: FederationHistory) -> None:
+        history = _readable(history)
         sha256, crc32, size = _checksums(folder / STATE)
         has_slots = (folder / SLOTS_FILE).exists()
         slots = _checksums(folder / SLOTS_FILE)[0] if has_slots else ""
@@ -229,8 +232,8 @@ class RoundStore:
         path = self.model.path if is_last else self._best_path(round_)
         _link(path, self.directory / MODEL_FILE)
         model = {"sha256": checkpoint.checksum(path), "bytes": path.stat().st_size}
-        self.result = {**result, "model": model, "term": self.checkpoints.term}
-        text = json.dumps(self.result, indent=1, sort_keys=True)
+        self.result = finite({**result, "model": model, "term": self.checkpoints.term})
+        text = json.dumps(self.result, indent=1, sort_keys=True, allow_nan=False)
         checkpoint.write_atomically(self.directory / RESULT_FILE, text.encode())
 
 
@@ -250,6 +253,21 @@ def _is_safetensors(path: Path) -> bool:
             return is_bounded and isinstance(json.loads(file.read(length)), dict)
     except (OSError, ValueError, RecursionError):
         return False
+
+
+def _readable(history: FederationHistory) -> FederationHistory:
+    """The history without figures that JSON does not have, which could not be read again."""
+    rounds = tuple(
+        replace(
+            record,
+            loss=finite(record.loss),
+            seconds=finite(record.seconds) or 0.0,
+            metrics={k: v for k, v in record.metrics.items() if math.isfinite(v)},
+        )
+        for record in history.rounds
+    )
+    best = history.best if history.best is not None and math.isfinite(history.best.value) else None
+    return replace(history, rounds=rounds, best=best)
 
 
 def _read_history(folder: Path) -> StoredHistory:

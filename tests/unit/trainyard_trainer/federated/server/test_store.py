@@ -1,6 +1,7 @@
 """Rounds on disk are complete or absent, fenced by term, and resumed after any crash."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from trainyard_trainer.federated.rounds.history import Best, FederationHistory, 
 from trainyard_trainer.federated.server import store as store_module
 from trainyard_trainer.federated.server.store import RoundStore
 from trainyard_trainer.runtime import checkpoint
-from trainyard_trainer.runtime.exits import Fenced
+from trainyard_trainer.runtime.exits import Fenced, StateUnusable
 
 
 def add_round(store: RoundStore, number: int) -> None:
@@ -198,3 +199,31 @@ def test_a_stored_history_is_loaded_unchanged(tmp_path: Path) -> None:
     store.aggregate(updates, history)
     assert open_store(tmp_path, 2).history == history
     assert history.samples_trained == 14
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_history_of_any_figures_is_readable(tmp_path: Path, value: float) -> None:
+    store = open_store(tmp_path)
+    metrics = {"eval/loss": value, "eval/accuracy": 0.5}
+    for number in (1, 2):
+        record = RoundRecord(round=number, loss=value, seconds=value, metrics=metrics)
+        history = replace(store.history.with_round(record, {}, 1), best=Best(round=1, value=value))
+        store.aggregate([Update(party="a", weight=1.0, data=random_model(FLAT, 1))], history)
+    found = open_store(tmp_path, 2).history
+    assert found == store.history
+    assert found.last_round == RoundRecord(round=2, metrics={"eval/accuracy": 0.5})
+
+
+def test_rounds_that_are_all_damaged_are_no_new_beginning(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    add_round(store, 1)
+    for folder in (tmp_path / "checkpoints").iterdir():
+        (folder / "history.json").write_text("{")
+    with pytest.raises(StateUnusable, match=r"none of the 2 checkpoints .*delete them all"):
+        RoundStore(tmp_path, 2, FedAvg())
+
+
+def test_a_result_is_strict_json(tmp_path: Path) -> None:
+    open_store(tmp_path).finish(0, {"loss": math.nan, "history": [{"loss": math.inf}]})
+    result = json.loads((tmp_path / RESULT_FILE).read_text(), parse_constant=pytest.fail)
+    assert (result["loss"], result["history"]) == (None, [{"loss": None}])
