@@ -89,7 +89,10 @@ def showing(epochs: int) -> Iterator[Display]:
 
 def summary(result: dict[str, Any]) -> str:
     """The result of a training in a few lines."""
-    metrics = [f"{name} = {value:.4f}" for name, value in sorted(result["metrics"].items())]
+    metrics = [
+        f"{name} = not finite" if value is None else f"{name} = {value:.4f}"
+        for name, value in sorted(result["metrics"].items())
+    ]
     counts = f"{result['steps']} steps, {result['samples']} samples, {result['epochs']:g} epochs"
     audit = f"{result['epochs_audited']} epochs audited, {result['samples_wrong']} samples wrong"
     return "\n".join([*metrics, f"{counts} in {result['seconds']:.1f} s; {audit}"])
