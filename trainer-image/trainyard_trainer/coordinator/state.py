@@ -94,7 +94,7 @@ class StateStore:
         except OSError as error:
             raise StateUnusable(
                 f"the state directory {self.store.directory} cannot be written: {error}. Make its "
-                "claim (spec.state.claim) larger, or remove what it does not need"
+                "claim (spec.state.claimName) larger, or remove what it does not need"
             ) from error
 
     def keep_checkpoint(self, upload: SpooledUpload) -> int:

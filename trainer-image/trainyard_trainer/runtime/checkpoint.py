@@ -93,6 +93,16 @@ class CheckpointStore:
         found = (path.name.removeprefix(TERM) for path in self.directory.glob(f"{TERM}*"))
         return [int(number) for number in found if number.isdecimal()]
 
+    def check_space(self, needed: int) -> None:
+        """Raise StateUnusable unless `needed` bytes are free."""
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise StateUnusable(
+                f"the state directory {self.directory} needs {needed:,} bytes, and its volume has "
+                f"{free:,} free: make its claim (spec.state.claimName) larger, or remove "
+                "what it does not need"
+            )
+
     def open_spool(self) -> Path:
         """An empty folder to write a state file into."""
         spool = self.directory / "checkpoints" / f".tmp-{os.getpid()}-{os.urandom(4).hex()}"

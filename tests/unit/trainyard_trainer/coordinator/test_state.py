@@ -81,5 +81,5 @@ async def test_a_full_claim_is_reported_and_ends_a_job_that_needs_it(
     assert not list((tmp_path / "state" / "checkpoints").iterdir())
     assert coordinator.ended.done() == (kind != "snapshot")
     if coordinator.ended.done():
-        with pytest.raises(StateUnusable, match=r"spec\.state\.claim.* larger"):
+        with pytest.raises(StateUnusable, match=r"spec\.state\.claimName.* larger"):
             await coordinator.ended

@@ -56,9 +56,11 @@ def termination_message(
 ) -> TerminationMessage:
     """The state of a federation as its process ends; `result` is empty before it is complete."""
     metrics = history.last_round.metrics if history.rounds else {}
+    if result:
+        metrics = {k: v for k, v in (result.get("metrics") or {}).items() if v is not None}
     return TerminationMessage(
         result=outcome or Result.LEFT,
         step=max(0, history.round),
         samples=history.samples_trained,
-        metrics=(result.get("metrics") or {}) if result else metrics,
+        metrics=metrics,
     )

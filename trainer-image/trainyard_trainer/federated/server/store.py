@@ -49,6 +49,11 @@ from trainyard_trainer.runtime.checkpoint import (
 )
 from trainyard_trainer.runtime.exits import TaskInvalid
 
+KEPT_ROUNDS: Final = 2
+CHECKPOINTS: Final = KEPT_ROUNDS + 1
+"""Rounds on disk at once: the next is written before the oldest is removed."""
+MODELS: Final = CHECKPOINTS + 1
+"""Their models and the best one."""
 HISTORY_FILE: Final = "history.json"
 SLOTS_FILE: Final = "slots.safetensors"
 BEST_FILE: Final = "best.json"
@@ -90,7 +95,7 @@ class RoundStore:
 
     def __init__(self, directory: Path, term: int, strategy: Strategy) -> None:
         """Take over `directory` and load the newest round; raises Fenced or StateUnusable."""
-        self.checkpoints = CheckpointStore(directory, term, keep=2)
+        self.checkpoints = CheckpointStore(directory, term, keep=KEPT_ROUNDS)
         self.directory, self._strategy = directory, strategy
         self.model: StoredModel | None = None
         """The global model."""
@@ -133,10 +138,14 @@ class RoundStore:
     # --- rounds ---------------------------------------------------------------------------------
 
     def initialize(self, layout: Layout, data: Bytes, history: FederationHistory) -> None:
-        """Store a party's upload as the model of round 0."""
+        """Store a party's upload as the model of round 0.
+
+        Raises StateUnusable when the rounds to come would not fit.
+        """
+        slots = slot_layout(layout, self._strategy)
+        self.checkpoints.check_space(MODELS * layout.size + CHECKPOINTS * slots.size)
         folder = self.checkpoints.open_spool()
         self._create(folder / STATE, layout, {"round": 0})[:] = data
-        slots = slot_layout(layout, self._strategy)
         if slots.entries:
             data = self._create(folder / SLOTS_FILE, slots, {})
             initialize_slots(layout, self._strategy, data)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -227,3 +228,14 @@ def test_a_result_is_strict_json(tmp_path: Path) -> None:
     open_store(tmp_path).finish(0, {"loss": math.nan, "history": [{"loss": math.inf}]})
     result = json.loads((tmp_path / RESULT_FILE).read_text(), parse_constant=pytest.fail)
     assert (result["loss"], result["history"]) == (None, [{"loss": None}])
+
+
+def test_free_space_is_checked_before_the_first_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 4 * FLAT.size + 3 * 2 * FLAT.size  # Four models, and two slots of three rounds.
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    with pytest.raises(StateUnusable, match=rf"needs {needed:,} bytes, .* {needed - 1:,} free"):
+        open_store(tmp_path, strategy=FedAdam())
+    assert not list((tmp_path / "checkpoints").iterdir())
