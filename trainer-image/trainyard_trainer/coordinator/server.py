@@ -60,7 +60,7 @@ class Coordinator(JobServer[Plan]):
         return (
             web.get(PATH_MEMBER, self.members.serve),
             web.put(PATH_STATE, self._put_state),
-            web.get(PATH_STATE, self.store.send),
+            web.get(PATH_STATE, self._get_state),
         )
 
     def background(self) -> Iterable[Coroutine[Any, Any, None]]:
@@ -125,6 +125,14 @@ class Coordinator(JobServer[Plan]):
         return {**await super().plan_response(plan), "effectiveStep": step}
 
     # --- state ----------------------------------------------------------------------------------
+
+    async def _get_state(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self.store.send(request)
+        except StateUnusable as error:
+            if not self.members.ended.done():
+                self.members.ended.set_exception(error)
+            raise web.HTTPInternalServerError(text=str(error)) from None
 
     async def _put_state(self, request: web.Request) -> web.Response:
         kind = request.query.get("kind", "")

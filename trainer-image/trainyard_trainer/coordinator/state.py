@@ -130,11 +130,14 @@ class StateStore:
         return result
 
     async def send(self, request: web.Request) -> web.StreamResponse:
-        """Stream the newest complete checkpoint, or the starting model (`?kind=init`)."""
+        """Stream the newest complete checkpoint, or the starting model (`?kind=init`).
+
+        Raises StateUnusable when all checkpoints are damaged.
+        """
         if request.query.get("kind") == "init":
             path = await asyncio.to_thread(self._find_init)
             return _file(path, await asyncio.to_thread(checkpoint.checksum, path))
-        newest = await asyncio.to_thread(self.store.newest)
+        newest = await asyncio.to_thread(self.store.resume)
         if newest is None:
             raise web.HTTPNotFound
         return _file(newest[0], newest[1].sha256)

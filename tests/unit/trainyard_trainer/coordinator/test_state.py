@@ -83,3 +83,16 @@ async def test_a_full_claim_is_reported_and_ends_a_job_that_needs_it(
     if coordinator.ended.done():
         with pytest.raises(StateUnusable, match=r"spec\.state\.claimName.* larger"):
             await coordinator.ended
+
+
+async def test_checkpoints_that_are_all_damaged_end_the_coordinator(tmp_path: Path) -> None:
+    coordinator = make_coordinator(tmp_path)
+    async with coordinator.serving("127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{port}"
+        assert (await upload(session, url, "snapshot"))[0] == 200
+        for folder in (tmp_path / "state" / "checkpoints").iterdir():
+            (folder / checkpoint.STATE).write_bytes(b"bit rot")
+        async with session.get(url + PATH_STATE) as response:
+            assert response.status == 500
+    with pytest.raises(StateUnusable, match="none of the 1 checkpoints"):
+        await coordinator.ended
