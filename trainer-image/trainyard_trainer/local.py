@@ -28,7 +28,7 @@ from trainyard_trainer.contract.exits import Exit
 from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.display import Display, TrainingState, showing, summary
 from trainyard_trainer.runtime.checkpoint import write_atomically
-from trainyard_trainer.runtime.exits import describe
+from trainyard_trainer.runtime.exits import describe, divergence
 from trainyard_trainer.runtime.subprocesses import Processes, run_until_signalled
 
 NAMESPACE, JOB = "local", "run"
@@ -48,6 +48,8 @@ def run(config: JobConfig, workers: int, output: Path | None) -> Exit:
         print(message.error, message.traceback, sep="\n", file=sys.stderr)
         return code
     print(summary(result))
+    if sentence := divergence(result):
+        print(sentence, file=sys.stderr)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / MODEL_FILE, model)

@@ -32,6 +32,8 @@ class Metric:
     """Samples that audits found missing or repeated within an epoch; 0 is guaranteed."""
     LOSS: Final = "trainyard_training_loss"
     """Mean training loss of the last reported step."""
+    NON_FINITE_STEPS: Final = "trainyard_training_non_finite_steps"
+    """Consecutive steps, up to the last reported, whose loss was not finite; 0 if it was."""
     EVAL: Final = "trainyard_training_eval"
     """Last evaluation by label `metric`, for example `eval/accuracy`."""
     LAST_STEP_AT: Final = "trainyard_training_last_step_timestamp_seconds"

@@ -55,6 +55,8 @@ class CoordinatorMetrics(Exposition):
         yield _gauge(Metric.SAMPLES_WRONG, "Samples missing or repeated.", report.samples_wrong)
         if report.loss is not None:
             yield _gauge(Metric.LOSS, "Mean loss of the last reported step.", report.loss)
+        text = "Latest steps in a row whose loss is not finite."
+        yield _gauge(Metric.NON_FINITE_STEPS, text, report.non_finite_steps)
         yield evaluation(report.metrics)
         if progress.last_step_at is not None:
             yield _gauge(Metric.LAST_STEP_AT, "When the last step was seen.", progress.last_step_at)

@@ -107,6 +107,11 @@ class StateStore:
         manifest = CheckpointManifest(
             term=self.store.term, step=step, sha256=upload.sha256, size=upload.size
         )
+        newest = None if document.get("finite", True) else self.store.newest()
+        if newest is not None:
+            log.warning("the state of step %d is not finite: step %d is kept", step, newest[1].step)
+            shutil.rmtree(upload.spool)
+            return newest[1].step
         path = self.store.keep_checkpoint(upload.spool, manifest)
         log.info("checkpoint %s, %d bytes", path.name, upload.size)
         return step
@@ -175,6 +180,7 @@ def final_report(result: dict[str, Any]) -> ProgressReport:
         samples=int(result.get("samples", 0)),
         epoch=float(result.get("epochs", 0.0)),
         loss=result.get("loss"),
+        non_finite_steps=int(result.get("non_finite_steps", 0)),
         metrics=dict(result.get("metrics", {})),
         epochs_audited=int(result.get("epochs_audited", 0)),
         samples_wrong=int(result.get("samples_wrong", 0)),

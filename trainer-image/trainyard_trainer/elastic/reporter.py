@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import asdict
@@ -16,6 +17,8 @@ from trainyard_trainer.membership.messages import (
 from trainyard_trainer.membership.views import View
 from trainyard_trainer.training.replica import Replica
 from trainyard_trainer.training.throughput import Configuration, Meter
+
+log = logging.getLogger(__name__)
 
 REPORT_SECONDS: Final = 1.0
 HISTORY: Final = 1000
@@ -57,7 +60,10 @@ class Reporter:
         self._latest_commit = now
         if self._session.wants_snapshot:
             self._session.wants_snapshot = False
-            self._session.connection.upload("snapshot", replica.encode())
+            if replica.is_finite:
+                self._session.connection.upload("snapshot", replica.encode())
+            else:
+                log.warning("the state is not finite: the last checkpoint is kept instead")
         if cost is not None or self._is_due(now, replica):
             self._send(replica, cost, now)
 
@@ -117,6 +123,7 @@ def _progress(replica: Replica) -> dict[str, Any]:
         "epoch": replica.cursor.epochs,
         "samples": replica.samples,
         "loss": _finite(replica.loss),
+        "non_finite_steps": replica.non_finite_steps,
         "metrics": {name: _finite(value) for name, value in replica.metrics.items()},
         "epochs_audited": replica.audit.epochs,
         "samples_wrong": replica.audit.wrong,

@@ -31,6 +31,7 @@ from trainyard_trainer.runtime.exits import (
     TrainerError,
     check_wire,
     describe,
+    divergence,
     write_termination_message,
 )
 from trainyard_trainer.task import load
@@ -38,6 +39,7 @@ from trainyard_trainer.training.device import choose_device
 from trainyard_trainer.training.loop import train
 from trainyard_trainer.training.replica import build
 from trainyard_trainer.training.result import final_model
+from trainyard_trainer.training.result import result as training_result
 from trainyard_trainer.transport.connection import CoordinatorConnection
 from trainyard_trainer.transport.tls import Credentials
 
@@ -111,8 +113,13 @@ def _run(env: WorkerEnv, started: float, termination_log: str) -> tuple[Exit, Te
     replica = peers.replica_or_none
     if replica is None or replica.iteration == 0:
         return Exit.OK, TerminationMessage(result=result)
+    ended = training_result(replica)
     return Exit.OK, TerminationMessage(
-        result=result, step=replica.step, samples=replica.samples, metrics=replica.metrics
+        result=result,
+        error=divergence(ended),
+        step=replica.step,
+        samples=replica.samples,
+        metrics={name: v for name, v in ended["metrics"].items() if v is not None},
     )
 
 

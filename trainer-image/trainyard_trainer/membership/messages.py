@@ -59,6 +59,8 @@ class ProgressReport(Message, frozen=True, kw_only=True):
     epoch: float = 0.0
     samples: Count = 0
     loss: float | None = None
+    non_finite_steps: Count = 0
+    """Consecutive steps, up to the last, whose loss was not finite."""
     metrics: dict[Name, float | None] = {}
     epochs_audited: Count = 0
     samples_wrong: Count = 0

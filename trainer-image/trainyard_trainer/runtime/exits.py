@@ -74,6 +74,17 @@ def describe(error: BaseException) -> tuple[Exit, TerminationMessage]:
     return code, TerminationMessage(result=Result.FAILED, error=sentence, traceback=trace)
 
 
+def divergence(result: Mapping[str, object]) -> str:
+    """What a person must know of a result whose model is not finite; empty for any other."""
+    if result.get("finite", True):
+        return ""
+    steps = result.get("non_finite_steps", 0)
+    return (
+        f"training has diverged: the loss of the last {steps} steps or the model is not finite, "
+        "so that the model cannot be used; try a lower learning rate, or clip_norm"
+    )
+
+
 def write_termination_message(path: str, message: TerminationMessage) -> None:
     """Write the termination message; a path that cannot be written to is ignored."""
     with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ replicas share, so replicas stay equal bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.encoding import finite
 from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.contract.text import encodable
 from trainyard_trainer.runtime.exits import TaskFailed, TaskInvalid
@@ -67,6 +69,8 @@ class Replica:
         self.audit = Audit()
         self.iteration = self.step = self.samples = 0
         self.loss = float("nan")
+        self.non_finite_steps = 0
+        """Consecutive steps, up to the last, whose loss was not finite."""
         self.metrics: dict[str, float] = {}
         self.is_evaluating = False
         self.is_over = False
@@ -188,6 +192,7 @@ class Replica:
         self.step += 1
         self.samples += int(samples)
         self.loss = loss / weight
+        self.non_finite_steps = 0 if math.isfinite(self.loss) else self.non_finite_steps + 1
         self.audit = self.audit.add(int(samples), int(low), int(high))
         epoch = self.cursor.epoch
         self.cursor = self.cursor.advance(self.batch_size)
@@ -245,11 +250,12 @@ class Replica:
     def encode(self) -> bytes:
         """The whole state as a safetensors file."""
         tensors, skeletons = self.tensors()
-        counts = {name: getattr(self, name) for name in COUNTS}
+        counts = finite({name: getattr(self, name) for name in COUNTS})
         plan = None if self.plan is None else self.plan.encode()
         document = {
             **skeletons,
             "counts": counts,
+            "finite": self.is_finite,
             "cursor": asdict(self.cursor),
             "audit": asdict(self.audit),
             "plan": plan,
@@ -268,12 +274,24 @@ class Replica:
         cursor = document["cursor"]
         self.cursor = Cursor(**{**cursor, "debt": tuple(cursor["debt"])})
         self.audit = Audit(**document["audit"])
-        for name in COUNTS:
-            setattr(self, name, document["counts"][name])
+        self._restore_counts(document["counts"])
         self.plan = None if document["plan"] is None else Plan.decode(document["plan"])
         self.notes = document["notes"]
         self._buffers_before = []
         self.gradients.renew()
+
+    def _restore_counts(self, counts: Mapping[str, Any]) -> None:
+        for name in COUNTS:
+            setattr(self, name, counts.get(name, 0))
+        self.loss = _number(counts["loss"])
+        self.metrics = {name: _number(value) for name, value in counts["metrics"].items()}
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the last loss and all parameters are finite; reads every parameter."""
+        return self.non_finite_steps == 0 and all(
+            bool(torch.isfinite(param).all()) for param in self.gradients.params
+        )
 
     def start_from(self, data: bytes, source: str) -> None:
         """Take over the model of a safetensors file; raises TaskInvalid when it does not fit."""
@@ -288,8 +306,15 @@ class Replica:
         return f"{self.iteration}-{snapshot.digest(tensors)}"
 
 
-COUNTS: Final = ("iteration", "step", "samples", "loss", "metrics", "is_evaluating", "is_over")
+COUNTS: Final = (
+    *("iteration", "step", "samples", "loss", "non_finite_steps"),
+    *("metrics", "is_evaluating", "is_over"),
+)
 """The attributes of a Replica that are plain JSON."""
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _weigh(loss: Tensor, weights: Tensor | None, samples: int) -> tuple[Tensor, float]:

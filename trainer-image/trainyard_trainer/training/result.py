@@ -24,6 +24,8 @@ def result(replica: Replica) -> dict[str, Any]:
         "seed": replica.config.seed,
         "metrics": replica.metrics,
         "loss": replica.loss,
+        "finite": replica.is_finite,
+        "non_finite_steps": replica.non_finite_steps,
         "steps": replica.step,
         "samples": replica.samples,
         "epochs": replica.cursor.epochs,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -24,7 +25,8 @@ HEADER_BYTES: Final = 8
 def encode(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> bytes:
     """The safetensors file of `tensors` (any shapes and dtypes, copied to the CPU) and JSON."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(held, metadata={DOCUMENT: json.dumps(document)})
+    text = json.dumps(document, allow_nan=False)
+    return safetensors.torch.save(held, metadata={DOCUMENT: text})
 
 
 def decode(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -53,6 +55,8 @@ def flatten(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
         case list() | tuple():
             values = [flatten(v, f"{prefix}.{i}", tensors) for i, v in enumerate(tree)]
             return values if isinstance(tree, list) else {"$tuple": values}
+        case float() if not math.isfinite(tree):
+            return {"$float": repr(float(tree))}  # JSON has no such numbers.
         case None | bool() | int() | float() | str():
             return tree
         case _:
@@ -64,6 +68,8 @@ def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     match value:
         case {"$tensor": name}:
             return tensors[name]
+        case {"$float": text}:
+            return float(text)
         case {"$items": items}:
             return {k: unflatten(v, tensors) for k, v in items}
         case {"$tuple": values}:
