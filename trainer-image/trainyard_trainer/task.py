@@ -121,9 +121,16 @@ class Task:
         return None
 
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor | float]:
-        """Means over the batch by name; the default is the accuracy of `(inputs, classes)`."""
+        """Means over the batch by name, weighted if `weights` gives weights; default: accuracy.
+
+        A name may be left out for a batch that has no such mean, unless it is the first.
+        """
         inputs, classes = batch
-        return {"accuracy": (model(inputs).argmax(dim=-1) == classes).double().mean()}
+        hits = (model(inputs).argmax(dim=-1) == classes).double()
+        weights = self.weights(batch)
+        if weights is None:
+            return {"accuracy": hits.mean()}
+        return {"accuracy": (hits * weights).sum() / weights.sum()}
 
     def summary(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """The metrics reported, from the means of `metrics` and `loss` over all held-out samples.

@@ -8,6 +8,7 @@ replicas share, so replicas stay equal bit for bit.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -45,7 +46,7 @@ class Contribution:
     """One worker's contribution to an iteration, to be summed over all workers."""
 
     totals: Tensor
-    """float64 vector: `TRAIN_SUMS`, or the samples and the metrics' sums of an evaluation."""
+    """float64 vector: `TRAIN_SUMS`, or of each metric the weighted sum and the weight."""
     gradients: list[Tensor] = field(default_factory=list)
     """Flat buffers, reduced in place."""
     buffers: list[Tensor] = field(default_factory=list)
@@ -100,7 +101,10 @@ class Replica:
         self.gradients.check()
         if self.eval_data is not None:
             few = np.arange(min(len(self.eval_data), 8), dtype=np.int64)
-            means = self._evaluate(few)
+            weight, means = self._evaluate(few)
+            if not weight:
+                # Weights decide what counts, not which metrics there are.
+                means = self._metrics_of_nothing(few)
             self.metric_names = sorted(means)
             self.metrics = self._summarize(means)
         self._check_target()
@@ -135,6 +139,8 @@ class Replica:
                 with self._autocast():
                     loss = self.task.loss(self.model, batch)
                 weighted, weight = _weigh(loss, self.task.weights(batch), len(piece))
+                if weight == 0.0:
+                    continue
                 (weighted * scale).backward()  # type: ignore[no-untyped-call]
                 weights += weight
                 losses += float(weighted.detach())
@@ -143,22 +149,39 @@ class Replica:
     def _compute_evaluation(self, rank: int, size: int) -> Contribution:
         assert self.eval_data is not None  # noqa: S101 -- set where evaluations are scheduled
         ids = share(np.arange(len(self.eval_data), dtype=np.int64), rank, size)
-        sums = dict.fromkeys(self.metric_names, 0.0)
+        sums = {name: [0.0, 0.0] for name in self.metric_names}
         for start in range(0, len(ids), self.batch_size):
-            piece = ids[start : start + self.batch_size]
-            means = self._evaluate(piece)
-            sums = {name: sums[name] + means[name] * len(piece) for name in sums}
-        totals = torch.tensor([len(ids), *sums.values()], dtype=torch.float64)
-        return Contribution(totals=totals)
+            weight, means = self._evaluate(ids[start : start + self.batch_size])
+            for name, value in means.items():
+                if name not in sums:
+                    raise TaskInvalid(
+                        f"metrics returned {name!r} for some batches only, and not for the first "
+                        "samples of eval_data: return it there as well, as all workers must know it"
+                    )
+                sums[name][0] += value * weight
+                sums[name][1] += weight
+        flat = [number for pair in sums.values() for number in pair]
+        return Contribution(totals=torch.tensor(flat, dtype=torch.float64))
 
-    def _evaluate(self, ids: Positions) -> dict[str, float]:
+    def _evaluate(self, ids: Positions) -> tuple[float, dict[str, float]]:
+        """The weight of the samples `ids` and their means; no means where they weigh nothing."""
         self.model.eval()
         with torch.no_grad(), self._autocast():
             batch = self._fetch(self.eval_data, ids)
             loss = self.task.loss(self.model, batch)
             weighted, weight = _weigh(loss, self.task.weights(batch), len(ids))
+            if weight == 0.0:
+                return 0.0, {}
             metrics = self.task.metrics(self.model, batch)
-        return {"loss": float(weighted) / weight, **{k: float(v) for k, v in metrics.items()}}
+        means = {name: float(value) for name, value in metrics.items()}
+        return weight, {"loss": float(weighted) / weight, **means}
+
+    def _metrics_of_nothing(self, ids: Positions) -> dict[str, float]:
+        """The means' names where the samples `ids` weigh nothing."""
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            metrics = self.task.metrics(self.model, self._fetch(self.eval_data, ids))
+        return {"loss": math.nan, **dict.fromkeys(metrics, math.nan)}
 
     def _fetch(self, data: Any, ids: Positions) -> Batch:
         return move(fetch(self.task, data, ids.tolist()), self.device)
@@ -181,18 +204,18 @@ class Replica:
 
     def _commit_step(self, sums: list[float], work: Contribution) -> None:
         samples, low, high, weight, loss = sums
-        # `_backward` has scaled by the batch already, to keep half precision in its range.
-        self.gradients.divide(weight / len(self.cursor.batch(self.batch_size)))
-        if self.task.clip_norm is not None:
-            self.gradients.clip(self.task.clip_norm)
         self._set_buffers(work.buffers)
-        self.optimizer.step()
+        if weight != 0.0:  # All workers have the same sum, so all of them pass the batch over.
+            self._apply_gradients(weight)
+            self.loss = loss / weight
+            self.non_finite_steps = 0 if math.isfinite(self.loss) else self.non_finite_steps + 1
         if self.scheduler is not None:
-            self.scheduler.step()
+            with warnings.catch_warnings():
+                # It counts batches; the first ones may have been passed over.
+                warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+                self.scheduler.step()
         self.step += 1
         self.samples += int(samples)
-        self.loss = loss / weight
-        self.non_finite_steps = 0 if math.isfinite(self.loss) else self.non_finite_steps + 1
         self.audit = self.audit.add(int(samples), int(low), int(high))
         epoch = self.cursor.epoch
         self.cursor = self.cursor.advance(self.batch_size)
@@ -201,9 +224,17 @@ class Replica:
             self.is_evaluating = self.eval_data is not None
             self.is_over = not self.is_evaluating and self.cursor.epoch >= self.config.epochs
 
+    def _apply_gradients(self, weight: float) -> None:
+        # `_backward` has scaled by the batch already, to keep half precision in its range.
+        self.gradients.divide(weight / len(self.cursor.batch(self.batch_size)))
+        if self.task.clip_norm is not None:
+            self.gradients.clip(self.task.clip_norm)
+        self.optimizer.step()
+
     def _commit_evaluation(self, sums: list[float]) -> None:
-        samples, *values = sums
-        means = {name: v / samples for name, v in zip(self.metric_names, values, strict=True)}
+        pairs = zip(self.metric_names, sums[::2], sums[1::2], strict=True)
+        # A metric that no batch had is not a number, so that no target is reached by it.
+        means = {name: v / weight if weight else math.nan for name, v, weight in pairs}
         self.metrics = self._summarize(means)
         self.is_evaluating = False
         target = self.config.target
@@ -319,7 +350,7 @@ def _number(value: float | None) -> float:
 
 def _weigh(loss: Tensor, weights: Tensor | None, samples: int) -> tuple[Tensor, float]:
     """The weighted sum of the batch's losses (a scalar tensor), and the sum of its weights."""
-    total = float(samples) if weights is None else float(weights.sum())
+    total = float(samples) if weights is None else float(weights.double().sum())
     if loss.ndim == 0:
         return loss * total, total
     if loss.shape != (samples,):

@@ -99,15 +99,15 @@ class LocalTrainer:
         self._start_round(number)
         params = replica.gradients.params
         global_params = [p.detach().clone() for p in params] if self._mu else []
-        losses = samples = 0.0
+        losses = weights = 0.0
         while replica.cursor.epoch < self.config.local_epochs:
             work = replica.compute(0, 1)
             self._add_proximal_term(global_params, float(work.totals[3] / work.totals[0]))
             replica.commit(work.totals, work)
             replica.is_evaluating = False  # The aggregator decides when to evaluate.
-            losses += replica.loss * float(work.totals[0])
-            samples += float(work.totals[0])
-        loss = losses / samples
+            losses += float(work.totals[4])
+            weights += float(work.totals[3])
+        loss = losses / weights if weights else math.nan
         return TrainingOutcome(
             samples=len(replica.train_data), loss=loss if math.isfinite(loss) else None
         )
