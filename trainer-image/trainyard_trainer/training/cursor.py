@@ -20,6 +20,8 @@ Positions = NDArray[np.int64]
 ROUNDS: Final = 6
 """Feistel rounds; four already look random (Luby and Rackoff 1988), two more cost little."""
 HALF_BITS: Final = 32
+CHUNK: Final = 1 << 18
+"""Sample ids that are mixed at a time, 2 MiB."""
 
 
 def mix(words: Words) -> Words:
@@ -71,12 +73,19 @@ class Cursor:
     """Positions of this epoch's permutation that have been handed out."""
     debt: tuple[int, ...] = ()
     """Positions handed out but not trained on; they come first in the next batch."""
+    least: int = 1
+    """Samples that a batch needs at the least; a smaller rest of an epoch joins the last batch."""
 
     def batch(self, batch_size: int) -> Positions:
         """The next step's positions (int64): debt first, then new ones, never past the epoch."""
         owed = np.array(self.debt[:batch_size], dtype=np.int64)
-        end = min(self.size, self.position + batch_size - len(owed))
+        end = self._end(batch_size - len(owed))
         return np.concatenate([owed, np.arange(self.position, end, dtype=np.int64)])
+
+    def _end(self, count: int) -> int:
+        """Where the next `count` new positions end."""
+        end = self.position + count
+        return end if end + self.least <= self.size else self.size
 
     def ids(self, positions: Positions) -> Positions:
         """The sample ids at `positions` of this epoch."""
@@ -89,7 +98,7 @@ class Cursor:
         epoch ends only when the debt is worked off. (A step that is retried whole loses none.)
         """
         owed = min(batch_size, len(self.debt))
-        end = min(self.size, self.position + batch_size - owed)
+        end = self._end(batch_size - owed)
         debt = (*self.debt[owed:], *(int(position) for position in lost))
         if end == self.size and not debt:
             return replace(self, epoch=self.epoch + 1, position=0, debt=())
@@ -101,20 +110,38 @@ class Cursor:
         return self.epoch + (self.position - len(self.debt)) / self.size
 
 
-def share(positions: Positions, rank: int, size: int) -> Positions:
+def bounds(count: int, rank: int, size: int, least: int = 1) -> tuple[int, int]:
+    """Where the share of `rank` of `size` workers in `count` positions begins and ends.
+
+    Where `least` samples for each worker are not there, fewer workers have all of them.
+    """
+    sharing = max(1, min(size, count // least))
+    base, extra = divmod(count, sharing)
+    start = min(count, rank * base + min(rank, extra))
+    return start, min(count, start + base + (rank < extra))
+
+
+def share(positions: Positions, rank: int, size: int, least: int = 1) -> Positions:
     """The contiguous part of `positions` that `rank` of `size` workers trains on.
 
     Shares differ by at most one sample, the lower ranks have the larger ones, and the union over
-    the ranks is `positions`; a short batch may leave the higher ranks nothing.
+    the ranks is `positions`; a short batch may leave the higher ranks nothing. No share is smaller
+    than `least` unless the batch is.
     """
-    base, extra = divmod(len(positions), size)
-    start = rank * base + min(rank, extra)
-    return positions[start : start + base + (rank < extra)]
+    start, end = bounds(len(positions), rank, size, least)
+    return positions[start:end]
 
 
 def fingerprint(ids: Positions) -> int:
     """A sum modulo 2**64 of mixed sample ids: equal for equal multisets, whatever their order."""
     return int(mix(ids.astype(np.uint64)).sum(dtype=np.uint64))
+
+
+def fingerprint_of_all(size: int) -> int:
+    """The fingerprint of a whole data set, in memory that does not depend on its `size`."""
+    starts = range(0, size, CHUNK)
+    parts = (np.arange(start, min(size, start + CHUNK), dtype=np.int64) for start in starts)
+    return sum(fingerprint(part) for part in parts) % 2**64
 
 
 def halves(word: int) -> tuple[int, int]:

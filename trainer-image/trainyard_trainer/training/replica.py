@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -26,11 +26,15 @@ from trainyard_trainer.contract.text import encodable
 from trainyard_trainer.runtime.exits import TaskFailed, TaskInvalid
 from trainyard_trainer.task import Batch, Task, fetch
 from trainyard_trainer.training import snapshot
+from trainyard_trainer.training.batches import move, weigh
+from trainyard_trainer.training.checks import refuse_unsupported, refuse_unsupported_data
 from trainyard_trainer.training.cursor import (
     Audit,
     Cursor,
     Positions,
+    bounds,
     fingerprint,
+    fingerprint_of_all,
     halves,
     mix,
     share,
@@ -65,7 +69,8 @@ class Replica:
         self.optimizer = task.optimizer([p for p in self.model.parameters() if p.requires_grad])
         self.scheduler = task.scheduler(self.optimizer)
         self.train_data, self.eval_data = task.train_data(), task.eval_data()
-        refuse_unsupported(self)
+        refuse_unsupported(self.model, self.optimizer, self.scheduler)
+        refuse_unsupported_data(task, self.train_data, self.eval_data)
         self.cursor = Cursor(seed=config.seed, size=len(self.train_data))
         self.audit = Audit()
         self.iteration = self.step = self.samples = 0
@@ -80,13 +85,13 @@ class Replica:
         """Each worker's own measurements: saved with the state, but not part of its digest."""
         self.metric_names: list[str] = []
         self._buffers_before: list[Tensor] = []
-        everything = np.arange(self.cursor.size, dtype=np.int64)
-        self._fingerprint = fingerprint(everything)
+        self._fingerprint = fingerprint_of_all(self.cursor.size)
 
     @property
     def batch_size(self) -> int:
         """The global batch in force, in samples."""
-        return (self.plan and self.plan.batch_size) or self.config.batch_size
+        planned = (self.plan and self.plan.batch_size) or self.config.batch_size
+        return max(planned, self.cursor.least)
 
     # --- compute -----------------------------------------------------------------------------
 
@@ -96,6 +101,7 @@ class Replica:
         Changes no state. Raises TaskInvalid for gradients that cannot be reduced.
         """
         self._buffers_before = self._copy_buffers()
+        self._find_least_share()
         ids = np.arange(min(self.cursor.size, 8), dtype=np.int64)
         self._backward(ids, 1.0)
         self.gradients.check()
@@ -111,12 +117,28 @@ class Replica:
         self.metrics = {}
         self.undo()
 
+    def _find_least_share(self) -> None:
+        """Whether the model can train on one sample; BatchNorm, for one, needs two.
+
+        Raises TaskInvalid where there are never two.
+        """
+        try:
+            self._backward(np.zeros(1, dtype=np.int64), 1.0)
+        except Exception as error:
+            self.cursor = replace(self.cursor, least=2)
+            if self.config.batch_size < 2 or self.cursor.size < 2:
+                self._backward(np.zeros(2, dtype=np.int64), 1.0)  # Any other error raises here.
+                raise TaskInvalid(
+                    f"the model cannot train on a single sample ({error}): training.batchSize and "
+                    "the number of samples must be 2 or more"
+                ) from error
+
     def compute(self, rank: int, size: int) -> Contribution:
         """This worker's contribution to the next iteration."""
         if self.is_evaluating:
             return self._compute_evaluation(rank, size)
         positions = self.cursor.batch(self.batch_size)
-        ids = self.cursor.ids(share(positions, rank, size))
+        ids = self.cursor.ids(share(positions, rank, size, self.cursor.least))
         self._buffers_before = self._copy_buffers()
         # A function of shared state, so that a retried iteration draws the same numbers.
         words = np.array([self.config.seed & (2**63 - 1), self.iteration, rank], dtype=np.uint64)
@@ -133,12 +155,13 @@ class Replica:
         self.model.train()
         self.gradients.zero()
         weights = losses = 0.0
-        for piece in np.array_split(ids, min(self.task.accumulate, max(len(ids), 1))):
+        pieces = min(self.task.accumulate, max(len(ids) // self.cursor.least, 1))
+        for piece in np.array_split(ids, pieces):
             if len(piece):
                 batch = self._fetch(self.train_data, piece)
                 with self._autocast():
                     loss = self.task.loss(self.model, batch)
-                weighted, weight = _weigh(loss, self.task.weights(batch), len(piece))
+                weighted, weight = weigh(loss, self.task.weights(batch), len(piece))
                 if weight == 0.0:
                     continue
                 (weighted * scale).backward()  # type: ignore[no-untyped-call]
@@ -148,10 +171,11 @@ class Replica:
 
     def _compute_evaluation(self, rank: int, size: int) -> Contribution:
         assert self.eval_data is not None  # noqa: S101 -- set where evaluations are scheduled
-        ids = share(np.arange(len(self.eval_data), dtype=np.int64), rank, size)
+        begin, end = bounds(len(self.eval_data), rank, size)
         sums = {name: [0.0, 0.0] for name in self.metric_names}
-        for start in range(0, len(ids), self.batch_size):
-            weight, means = self._evaluate(ids[start : start + self.batch_size])
+        for start in range(begin, end, self.batch_size):
+            stop = min(end, start + self.batch_size)
+            weight, means = self._evaluate(np.arange(start, stop, dtype=np.int64))
             for name, value in means.items():
                 if name not in sums:
                     raise TaskInvalid(
@@ -169,7 +193,7 @@ class Replica:
         with torch.no_grad(), self._autocast():
             batch = self._fetch(self.eval_data, ids)
             loss = self.task.loss(self.model, batch)
-            weighted, weight = _weigh(loss, self.task.weights(batch), len(ids))
+            weighted, weight = weigh(loss, self.task.weights(batch), len(ids))
             if weight == 0.0:
                 return 0.0, {}
             metrics = self.task.metrics(self.model, batch)
@@ -303,7 +327,8 @@ class Replica:
         if self.scheduler is not None:
             self.scheduler.load_state_dict(snapshot.unflatten(document["scheduler"], tensors))
         cursor = document["cursor"]
-        self.cursor = Cursor(**{**cursor, "debt": tuple(cursor["debt"])})
+        own = {"debt": tuple(cursor["debt"]), "least": self.cursor.least}
+        self.cursor = Cursor(**{**cursor, **own})
         self.audit = Audit(**document["audit"])
         self._restore_counts(document["counts"])
         self.plan = None if document["plan"] is None else Plan.decode(document["plan"])
@@ -346,50 +371,6 @@ COUNTS: Final = (
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-def _weigh(loss: Tensor, weights: Tensor | None, samples: int) -> tuple[Tensor, float]:
-    """The weighted sum of the batch's losses (a scalar tensor), and the sum of its weights."""
-    total = float(samples) if weights is None else float(weights.double().sum())
-    if loss.ndim == 0:
-        return loss * total, total
-    if loss.shape != (samples,):
-        shape = tuple(loss.shape)
-        raise TaskInvalid(f"loss returned shape {shape}; return a scalar or ({samples},)")
-    return (loss if weights is None else loss * weights).sum(), total
-
-
-def move(batch: Any, device: torch.device) -> Any:
-    """The batch with all its tensors on `device`."""
-    match batch:
-        case Tensor():
-            return batch.to(device, non_blocking=True)
-        case Mapping():
-            return {k: move(v, device) for k, v in batch.items()}
-        case tuple() if hasattr(batch, "_fields"):
-            return type(batch)(*(move(v, device) for v in batch))
-        case tuple() | list():
-            return type(batch)(move(v, device) for v in batch)
-        case _:
-            return batch
-
-
-def refuse_unsupported(replica: Replica) -> None:
-    """Raise TaskInvalid for what elastic training cannot do, each with its reason."""
-    if isinstance(replica.optimizer, torch.optim.LBFGS):
-        raise TaskInvalid("LBFGS evaluates the loss several times a step: use another optimizer")
-    if isinstance(replica.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise TaskInvalid("ReduceLROnPlateau needs a metric each step: use another scheduler")
-    if replica.task.autocast is torch.float16:
-        raise TaskInvalid("float16 needs a gradient scaler: set autocast to torch.bfloat16")
-    for name, module in replica.model.named_modules():
-        if getattr(module, "sparse", False):
-            raise TaskInvalid(f"{name} makes sparse gradients: build it with sparse=False")
-    for name, data in (("train_data", replica.train_data), ("eval_data", replica.eval_data)):
-        if data is not None and not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-            raise TaskInvalid(f"{name} is not map-style: it needs __len__ and __getitem__")
-    if len(replica.train_data) == 0:
-        raise TaskInvalid("train_data is empty")
 
 
 def build(task: Task, config: JobConfig, device: torch.device) -> Replica:

@@ -40,9 +40,9 @@ class Weighted(Task):
         return self.data
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        losses: Tensor = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
         if self.scalar:
-            return (losses * batch[2]).sum() / batch[2].sum()
+            losses = (losses * batch[2]).sum() / batch[2].sum()
         return losses
 
     def weights(self, batch: Any) -> Tensor:

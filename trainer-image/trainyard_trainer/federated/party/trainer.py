@@ -23,9 +23,10 @@ from trainyard_trainer.federated.party.state import ModelState
 from trainyard_trainer.federated.protocol.messages import TrainConfig
 from trainyard_trainer.runtime.exits import TaskInvalid
 from trainyard_trainer.task import Party, load
+from trainyard_trainer.training.checks import refuse_unsupported
 from trainyard_trainer.training.cursor import Cursor
 from trainyard_trainer.training.loop import task_failures
-from trainyard_trainer.training.replica import Replica, build, refuse_unsupported
+from trainyard_trainer.training.replica import Replica, build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +117,12 @@ class LocalTrainer:
         """Reset the seed, the cursor, the optimizer and the scheduler for a round."""
         replica, seed = self._replica, derive_seed(self.config.seed, number, self._party.name)
         replica.config = replace(self._job_config, seed=seed)
-        replica.cursor = Cursor(seed=seed, size=len(replica.train_data))
+        least = replica.cursor.least
+        replica.cursor = Cursor(seed=seed, size=len(replica.train_data), least=least)
         replica.iteration = replica.step = 0
         replica.optimizer = self._new_optimizer()
         replica.scheduler = replica.task.scheduler(replica.optimizer)
-        refuse_unsupported(replica)
+        refuse_unsupported(replica.model, replica.optimizer, replica.scheduler)
         self._advance_scheduler(number)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
