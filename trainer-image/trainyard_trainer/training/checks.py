@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainyard_trainer.runtime.exits import TaskInvalid
 from trainyard_trainer.task import Data, Task
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Raise TaskInvalid for parameters whose shape is not known when the model is built."""
+    for name, param in model.named_parameters():
+        if is_lazy(param):
+            raise TaskInvalid(f"{name} is lazy: give its module the number of input features")
 
 
 def refuse_unsupported(

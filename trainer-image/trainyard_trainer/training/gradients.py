@@ -31,7 +31,9 @@ class Gradients:
         for dtype in dict.fromkeys(p.dtype for p in self.params):
             group = [p for p in self.params if p.dtype == dtype]
             flat = torch.zeros(sum(p.numel() for p in group), dtype=dtype, device=group[0].device)
-            self.flat.append(flat)
+            # No collective knows complex numbers; their sums are those of their parts.
+            real = torch.view_as_real(flat).view(-1) if dtype.is_complex else flat
+            self.flat.append(real)
             parts = torch.split(flat, [p.numel() for p in group])
             views.update(zip(group, parts, strict=True))
         self._views = [views[p].view_as(p) for p in self.params]

@@ -25,9 +25,13 @@ from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.contract.text import encodable
 from trainyard_trainer.runtime.exits import TaskFailed, TaskInvalid
 from trainyard_trainer.task import Batch, Task, fetch
-from trainyard_trainer.training import snapshot
+from trainyard_trainer.training import buffers, snapshot
 from trainyard_trainer.training.batches import move, weigh
-from trainyard_trainer.training.checks import refuse_unsupported, refuse_unsupported_data
+from trainyard_trainer.training.checks import (
+    refuse_lazy,
+    refuse_unsupported,
+    refuse_unsupported_data,
+)
 from trainyard_trainer.training.cursor import (
     Audit,
     Cursor,
@@ -54,7 +58,7 @@ class Contribution:
     gradients: list[Tensor] = field(default_factory=list)
     """Flat buffers, reduced in place."""
     buffers: list[Tensor] = field(default_factory=list)
-    """Copies of the model's buffers; rank 0, which always has samples, broadcasts its own."""
+    """Copies of the model's buffers as bytes; rank 0, which always has samples, broadcasts its."""
 
 
 class Replica:
@@ -65,6 +69,7 @@ class Replica:
         self.task, self.config, self.device = task, config, device
         torch.manual_seed(config.seed)
         self.model = task.model().to(device)
+        refuse_lazy(self.model)
         self.gradients = Gradients(self.model.parameters())
         self.optimizer = task.optimizer([p for p in self.model.parameters() if p.requires_grad])
         self.scheduler = task.scheduler(self.optimizer)
@@ -100,7 +105,7 @@ class Replica:
 
         Changes no state. Raises TaskInvalid for gradients that cannot be reduced.
         """
-        self._buffers_before = self._copy_buffers()
+        names, self._buffers_before = buffers.names(self.model), buffers.copies(self.model)
         self._find_least_share()
         ids = np.arange(min(self.cursor.size, 8), dtype=np.int64)
         self._backward(ids, 1.0)
@@ -115,7 +120,11 @@ class Replica:
             self.metrics = self._summarize(means)
         self._check_target()
         self.metrics = {}
+        buffers.check(self.model, names)
+        buffers.load_unchanged(self.model, self._buffers_before)
+        self._buffers_before = []
         self.undo()
+        self._check_storable()
 
     def _find_least_share(self) -> None:
         """Whether the model can train on one sample; BatchNorm, for one, needs two.
@@ -139,16 +148,17 @@ class Replica:
             return self._compute_evaluation(rank, size)
         positions = self.cursor.batch(self.batch_size)
         ids = self.cursor.ids(share(positions, rank, size, self.cursor.least))
-        self._buffers_before = self._copy_buffers()
+        self._buffers_before = buffers.copies(self.model)
         # A function of shared state, so that a retried iteration draws the same numbers.
         words = np.array([self.config.seed & (2**63 - 1), self.iteration, rank], dtype=np.uint64)
         torch.manual_seed(int(mix(mix(mix(words[:1]) ^ words[1:2]) ^ words[2:])[0] >> np.uint64(1)))
         weight, loss = self._backward(ids, 1.0 / len(positions))
         low, high = halves(fingerprint(ids))
         totals = torch.tensor([len(ids), low, high, weight, loss], dtype=torch.float64)
-        return Contribution(
-            totals=totals, gradients=self.gradients.flat, buffers=self._copy_buffers()
-        )
+        self.gradients.check()
+        own = buffers.copies(self.model)
+        buffers.check_sizes(self.model, self._buffers_before, own)
+        return Contribution(totals=totals, gradients=self.gradients.flat, buffers=own)
 
     def _backward(self, ids: Positions, scale: float) -> tuple[float, float]:
         """Add the gradients of Σ scale·weight·loss over `ids`; the sums of weight and of loss."""
@@ -228,7 +238,7 @@ class Replica:
 
     def _commit_step(self, sums: list[float], work: Contribution) -> None:
         samples, low, high, weight, loss = sums
-        self._set_buffers(work.buffers)
+        buffers.load(self.model, work.buffers)
         if weight != 0.0:  # All workers have the same sum, so all of them pass the batch over.
             self._apply_gradients(weight)
             self.loss = loss / weight
@@ -239,6 +249,8 @@ class Replica:
                 warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
                 self.scheduler.step()
         self.step += 1
+        if self.step == 1:
+            self._check_storable()  # Most optimizers have no state before their first step.
         self.samples += int(samples)
         self.audit = self.audit.add(int(samples), int(low), int(high))
         epoch = self.cursor.epoch
@@ -280,17 +292,10 @@ class Replica:
 
     def undo(self) -> None:
         """Undo the effects of an iteration that was computed but not committed."""
-        self._set_buffers(self._buffers_before)
+        if self._buffers_before:
+            buffers.load(self.model, self._buffers_before)
         self._buffers_before = []
         self.gradients.renew()
-
-    def _copy_buffers(self) -> list[Tensor]:
-        return [buffer.detach().clone() for buffer in self.model.buffers()]
-
-    def _set_buffers(self, values: list[Tensor]) -> None:
-        with torch.no_grad():
-            for buffer, value in zip(self.model.buffers(), values, strict=bool(values)):
-                buffer.copy_(value)
 
     # --- state -------------------------------------------------------------------------------
 
@@ -301,6 +306,16 @@ class Replica:
         state = None if self.scheduler is None else self.scheduler.state_dict()
         scheduler = snapshot.flatten(state, "scheduler", tensors)
         return tensors, {"optimizer": optimizer, "scheduler": scheduler}
+
+    def _check_storable(self) -> None:
+        """Raise TaskInvalid when the state of optimizer or scheduler cannot be stored."""
+        try:
+            self.tensors()
+        except TypeError as error:
+            raise TaskInvalid(
+                f"{error}: the state of optimizer and scheduler must be made of tensors, numbers, "
+                "text, lists, tuples and dictionaries (for a schedule of schedules, SequentialLR)"
+            ) from None
 
     def encode(self) -> bytes:
         """The whole state as a safetensors file."""
@@ -323,7 +338,7 @@ class Replica:
         tensors, document = snapshot.decode(data)
         model = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
         snapshot.load_model(self.model, model, "the state")
-        self.optimizer.load_state_dict(snapshot.unflatten(document["optimizer"], tensors))
+        snapshot.load_optimizer(self.optimizer, snapshot.unflatten(document["optimizer"], tensors))
         if self.scheduler is not None:
             self.scheduler.load_state_dict(snapshot.unflatten(document["scheduler"], tensors))
         cursor = document["cursor"]

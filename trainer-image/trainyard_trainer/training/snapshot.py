@@ -18,25 +18,59 @@ from torch import Tensor, nn
 
 DOCUMENT: Final = "trainyard"
 """The key of the file's metadata under which the JSON document stands."""
+PAIRS: Final = "complex128"
+"""The key of the names of tensors that are stored as pairs of reals."""
 HEADER_BYTES: Final = 8
 """A safetensors file begins with its header's length, an unsigned little-endian integer."""
 
 
 def encode(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> bytes:
-    """The safetensors file of `tensors` (any shapes and dtypes, copied to the CPU) and JSON."""
+    """The safetensors file of `tensors` (any shapes and dtypes, copied to the CPU) and JSON.
+
+    complex128, which the format lacks, is stored as pairs of reals, and named in the metadata.
+    """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(document, allow_nan=False)
-    return safetensors.torch.save(held, metadata={DOCUMENT: text})
+    pairs = [name for name, tensor in held.items() if tensor.dtype is torch.complex128]
+    held |= {name: torch.view_as_real(held[name].resolve_conj()).contiguous() for name in pairs}
+    metadata = {DOCUMENT: json.dumps(document, allow_nan=False)}
+    if pairs:
+        metadata[PAIRS] = json.dumps(pairs)
+    return safetensors.torch.save(_unshared(held), metadata=metadata)
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with memory of their own each, which the format demands."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer in seen:
+            tensors[name] = tensor.clone()
+        seen.add(pointer)
+    return tensors
+
+
+def load_tensors(data: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, pairs of reals as complex128 again."""
+    tensors = safetensors.torch.load(data)
+    for name in json.loads(_metadata(data).get(PAIRS, "[]")):
+        tensors[name] = torch.view_as_complex(tensors[name])
+    return tensors
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    length = int.from_bytes(data[:HEADER_BYTES], "little")
+    found: dict[str, str] = json.loads(data[HEADER_BYTES : HEADER_BYTES + length]).get(
+        "__metadata__", {}
+    )
+    return found
 
 
 def decode(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the document; raises ValueError for a file without one."""
-    length = int.from_bytes(data[:HEADER_BYTES], "little")
-    header = json.loads(data[HEADER_BYTES : HEADER_BYTES + length])
-    text = header.get("__metadata__", {}).get(DOCUMENT)
+    text = _metadata(data).get(DOCUMENT)
     if text is None:
         raise ValueError("the safetensors file holds no training state")
-    return safetensors.torch.load(data), json.loads(text)
+    return load_tensors(data), json.loads(text)
 
 
 def flatten(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
@@ -50,6 +84,8 @@ def flatten(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
             tensors[prefix] = tree
             return {"$tensor": prefix}
         case dict():
+            if unfit := [k for k in tree if not isinstance(k, None | bool | int | float | str)]:
+                raise TypeError(f"{prefix} has a key {unfit[0]!r}, which cannot be stored")
             items = [[k, flatten(v, f"{prefix}.{k}", tensors)] for k, v in tree.items()]
             return {"$items": items}
         case list() | tuple():
@@ -83,6 +119,20 @@ def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name; tied ones once, under their first name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`Optimizer.load_state_dict` without its casts, so that state keeps the dtypes it had.
+
+    PyTorch casts floating-point state to the dtype of its parameter.
+    """
+    optimizer.load_state_dict(state)
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for index, stored in state["state"].items():
+        held = optimizer.state[params[index]]
+        for key, value in stored.items():
+            if isinstance(value, Tensor) and held[key].dtype != value.dtype:
+                held[key] = value.to(held[key].device)
 
 
 def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
