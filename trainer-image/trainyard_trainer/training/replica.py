@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
-import safetensors.torch
+import safetensors
 import torch
 from torch import Tensor
 
@@ -367,8 +367,8 @@ class Replica:
     def start_from(self, data: bytes, source: str) -> None:
         """Take over the model of a safetensors file; raises TaskInvalid when it does not fit."""
         try:
-            snapshot.load_model(self.model, safetensors.torch.load(data), source)
-        except (ValueError, safetensors.SafetensorError) as error:
+            snapshot.load_model(self.model, snapshot.load_model_file(data, source), source)
+        except (ValueError, AttributeError, safetensors.SafetensorError) as error:
             raise TaskInvalid(f"training.init: {error}") from None
 
     def digest(self) -> str:

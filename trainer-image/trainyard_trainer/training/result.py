@@ -12,7 +12,7 @@ from trainyard_trainer.training.replica import Replica
 
 def final_model(replica: Replica) -> bytes:
     """The trained model as a safetensors file, the result in its metadata."""
-    return snapshot.encode(snapshot.model_tensors(replica.model), result(replica))
+    return snapshot.encode(snapshot.file_tensors(replica.model), result(replica))
 
 
 def result(replica: Replica) -> dict[str, Any]:

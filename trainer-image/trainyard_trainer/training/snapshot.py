@@ -18,6 +18,17 @@ from torch import Tensor, nn
 
 DOCUMENT: Final = "trainyard"
 """The key of the file's metadata under which the JSON document stands."""
+PICKLES: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+"""How files of `torch.save` begin."""
+CONVERT: Final = (
+    'python -c "import torch; from safetensors.torch import save_file; '
+    "save_file({k: v.clone() for k, v in torch.load('model.bin', weights_only=True).items()}, "
+    "'model.safetensors')\""
+)
+COMPILED: Final = "_orig_mod."
+"""What `torch.compile` puts into names."""
+PARALLEL: Final = "module."
+"""What DistributedDataParallel puts before names."""
 PAIRS: Final = "complex128"
 """The key of the names of tensors that are stored as pairs of reals."""
 HEADER_BYTES: Final = 8
@@ -55,6 +66,13 @@ def load_tensors(data: bytes) -> dict[str, Tensor]:
     for name in json.loads(_metadata(data).get(PAIRS, "[]")):
         tensors[name] = torch.view_as_complex(tensors[name])
     return tensors
+
+
+def load_model_file(data: bytes, source: str) -> dict[str, Tensor]:
+    """The tensors of a starting model; raises ValueError for a pickled one, with a mend."""
+    if data.startswith(PICKLES):
+        raise ValueError(f"{source} is pickled; convert it with: {CONVERT}")
+    return load_tensors(data)
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -135,19 +153,54 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
                 held[key] = value.to(held[key].device)
 
 
+def file_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What `load_state_dict` expects: tied tensors under each name, persistent buffers alone."""
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
 def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy `tensors` into the model; raises ValueError naming what does not fit."""
-    mine = model_tensors(model)
-    if missing := sorted(mine.keys() - tensors.keys()):
-        raise ValueError(f"{source} lacks {', '.join(missing[:5])}, which the model has")
-    if unknown := sorted(tensors.keys() - mine.keys()):
+    """Copy `tensors` into the model; raises ValueError naming what does not fit.
+
+    Of tied tensors one name is enough, buffers that are not persistent may be missing, and the
+    prefixes of `torch.compile` and DistributedDataParallel do not count.
+    """
+    mine, aliases = model_tensors(model), _aliases(model)
+    given = _rename(tensors, aliases)
+    found: dict[str, Tensor] = {}
+    if unknown := sorted(given.keys() - aliases.keys()):
         raise ValueError(f"{source} has {', '.join(unknown[:5])}, which the model lacks")
+    for name, tensor in sorted(given.items(), key=lambda item: item[0]):
+        first = found.setdefault(aliases[name], tensor)
+        if first is not tensor and not torch.equal(first, tensor):
+            raise ValueError(f"{source} has other values for {name} than for what it is tied to")
+    optional = mine.keys() - file_tensors(model).keys()
+    if missing := sorted(mine.keys() - found.keys() - optional):
+        raise ValueError(f"{source} lacks {', '.join(missing[:5])}, which the model has")
     with torch.no_grad():
-        for name, target in mine.items():
-            if target.shape != tensors[name].shape:
-                shapes = f"{tuple(tensors[name].shape)}, not {tuple(target.shape)}"
+        for name, tensor in found.items():
+            if mine[name].shape != tensor.shape:
+                shapes = f"{tuple(tensor.shape)}, not {tuple(mine[name].shape)}"
                 raise ValueError(f"{source} has {name} in shape {shapes}")
-            target.copy_(tensors[name])
+            mine[name].copy_(tensor)
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """The first name of the tensor behind each name."""
+    first: dict[int, str] = {id(tensor): name for name, tensor in model_tensors(model).items()}
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {name: first[id(tensor)] for name, tensor in named}
+
+
+def _rename(tensors: Mapping[str, Tensor], known: Mapping[str, str]) -> dict[str, Tensor]:
+    """`tensors` by the model's own names, whatever wrapped the model that was stored."""
+    bare = {name.replace(COMPILED, ""): name for name in known}
+    given = {name.replace(COMPILED, ""): tensor for name, tensor in tensors.items()}
+    if not given.keys() & bare.keys():
+        given = {name.removeprefix(PARALLEL): tensor for name, tensor in given.items()}
+    return {bare.get(name, name): tensor for name, tensor in given.items()}
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
