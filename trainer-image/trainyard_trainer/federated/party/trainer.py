@@ -61,6 +61,7 @@ class LocalTrainer:
         self.state = ModelState(self._replica.model)
         with task_failures():
             self._start_round(1)  # Invalid optimizer settings fail before the first round.
+            self._advance_scheduler(self.config.rounds + 1)  # So does a schedule that ends early.
 
     @property
     def eval_samples(self) -> int:
@@ -147,7 +148,13 @@ class LocalTrainer:
             # The optimizer is new and has made no step, but those of previous rounds have.
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
             for _ in range((number - 1) * steps * self.config.local_epochs):
-                scheduler.step()
+                try:
+                    scheduler.step()
+                except ValueError as error:
+                    raise TaskInvalid(
+                        f"the scheduler does not last for {self.config.rounds} rounds of "
+                        f"{steps * self.config.local_epochs} steps: {error}"
+                    ) from error
 
     @property
     def _mu(self) -> float:

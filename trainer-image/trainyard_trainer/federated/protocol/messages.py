@@ -32,6 +32,8 @@ class TrainConfig(Struct, frozen=True, kw_only=True):
     seed: int
     batch_size: Count
     local_epochs: Count
+    rounds: Count = 1
+    """Rounds at the most, which the Task's scheduler must last for."""
     lr: float | None = None
     """The party's own learning rate; overrides the optimizer's."""
     optimizer: dict[str, Any] | None = None

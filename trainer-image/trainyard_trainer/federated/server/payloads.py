@@ -22,6 +22,7 @@ def train_config_of(
         seed=config.seed,
         batch_size=config.batch_size,
         local_epochs=config.local_epochs,
+        rounds=config.rounds.max,
         lr=party.lr,
         optimizer=asdict(config.optimizer) if config.optimizer is not None else None,
         local=local,
