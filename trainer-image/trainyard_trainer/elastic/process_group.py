@@ -8,6 +8,7 @@ destructor waits for pending operations.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+from trainyard_trainer.runtime.exits import TaskInvalid, TrainerError
 from trainyard_trainer.training.loop import CollectiveError
 
 SLICE: Final = timedelta(milliseconds=50)
@@ -33,7 +35,53 @@ REAPER: Final = "pg-reaper"
 MAX_REAPERS: Final = 100
 """Each holds its group's sockets, one for each other member, for as long as `OPERATION_TIMEOUT`."""
 
+_GLOO_WIRE: Final = re.compile(
+    r"^\[\S*gloo/(transport|rendezvous)/|connect(ion|FullMesh)|timed ?out|timeout|broken pipe"
+    r"|socket|network|host is unreachable|application terminated|aborted",
+    re.IGNORECASE,
+)
+"""What gloo says when a peer or the network has failed; it raises plain RuntimeErrors."""
+_NCCL_LASTING: Final = re.compile(
+    r"invalid usage|ncclInvalid|unhandled cuda error|out of memory|not supported|Unconvertible",
+    re.IGNORECASE,
+)
+"""What NCCL says of this process' own faults; it raises one class for all."""
+_UNSUPPORTED: Final = re.compile(
+    r"invalid scalar type|dense tensors|not supported|unconvertible|must be contiguous",
+    re.IGNORECASE,
+)
+"""What both say of tensors that they cannot send."""
+
 log = logging.getLogger(__name__)
+
+
+def is_wire_failure(error: Exception) -> bool:
+    """Whether a collective or a rendezvous has failed by a peer or the network: worth a retry.
+
+    Everything else would fail in the same way again. NCCL, stores and sockets have classes of
+    their own (`torch.distributed.DistError`); gloo is told by its texts.
+    """
+    if isinstance(error, (CollectiveError, OSError)):
+        return True
+    if isinstance(error, dist.DistBackendError):
+        return _NCCL_LASTING.search(str(error)) is None
+    if isinstance(error, dist.DistError):
+        return True
+    is_plain = type(error) is RuntimeError
+    return is_plain and _GLOO_WIRE.search(str(error)) is not None
+
+
+def collective_failure(error: Exception, operation: str, tensor: Tensor) -> Exception:
+    """What a failed collective raises: CollectiveError for the wire, else what ends the process."""
+    if is_wire_failure(error):
+        return CollectiveError(str(error))
+    message = (
+        f"the workers cannot exchange a tensor of {tensor.dtype} in shape {tuple(tensor.shape)} "
+        f"({operation}): {error}"
+    )
+    if _UNSUPPORTED.search(str(error)):
+        return TaskInvalid(f"{message}; give that parameter or buffer another dtype")
+    return TrainerError(message)
 
 
 class ProcessGroup(Protocol):
@@ -84,17 +132,20 @@ class TorchProcessGroup:
         """Operations that may still write to their tensors."""
 
     def all_reduce_(self, *tensors: Tensor) -> None:
-        """Sum each tensor over all members, in place; raises CollectiveError."""
+        """Sum each tensor over all members, in place.
+
+        Raises CollectiveError when the wire fails, and TrainerError for all else.
+        """
         start = time.perf_counter()
-        works = [(self._try(self._group.allreduce, [tensor]), tensor) for tensor in tensors]
+        works = [(self._start("all-reduce", tensor), tensor) for tensor in tensors]
         for work, tensor in works:
-            self._wait(work, tensor)
+            self._wait(work, "all-reduce", tensor)
         self.seconds += time.perf_counter() - start
 
     def broadcast_(self, tensor: Tensor, source: int) -> None:
-        """Copy the tensor of rank `source` to all members, in place; raises CollectiveError."""
+        """Copy the tensor of rank `source` to all members, in place; raises as `all_reduce_`."""
         start = time.perf_counter()
-        self._wait(self._try(self._group.broadcast, tensor, root=source), tensor)
+        self._wait(self._start("broadcast", tensor, source), "broadcast", tensor)
         self.seconds += time.perf_counter() - start
 
     def abort(self) -> None:
@@ -110,19 +161,21 @@ class TorchProcessGroup:
         threading.Thread(target=_destroy, args=(doomed,), name=REAPER, daemon=True).start()
         _check_reapers()
 
-    def _try(self, operation: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def _start(self, operation: str, tensor: Tensor, source: int = 0) -> Any:
         try:
-            return operation(*args, **options)
+            if operation == "broadcast":
+                return self._group.broadcast(tensor, root=source)
+            return self._group.allreduce([tensor])
         except RuntimeError as error:
-            raise CollectiveError(str(error)) from error
+            raise collective_failure(error, operation, tensor) from error
 
-    def _wait(self, work: Any, tensor: Tensor) -> None:
+    def _wait(self, work: Any, operation: str, tensor: Tensor) -> None:
         try:
             while not self._wait_slice(work):
                 self._check()
         except (CollectiveError, RuntimeError) as error:
             self._pending_ops.append((work, tensor))
-            raise CollectiveError(str(error)) from error
+            raise collective_failure(error, operation, tensor) from error
 
 
 def _check_reapers() -> None:

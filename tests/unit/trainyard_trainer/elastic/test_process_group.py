@@ -5,12 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from trainyard_trainer.contract.exits import Exit
 from trainyard_trainer.elastic import process_group
-from trainyard_trainer.elastic.process_group import TorchProcessGroup
+from trainyard_trainer.elastic.process_group import (
+    Rendezvous,
+    TorchProcessGroup,
+    collective_failure,
+    is_wire_failure,
+)
+from trainyard_trainer.runtime.exits import TaskInvalid, TrainerError, describe
+from trainyard_trainer.training.loop import CollectiveError
 
 ENOUGH = 3
 
@@ -66,3 +76,67 @@ def test_groups_that_are_destroyed_at_once_are_not_counted(finished: threading.E
         for thread in threading.enumerate():
             if thread.name == process_group.REAPER:
                 thread.join(10)
+
+
+WIRE = [
+    RuntimeError(
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer "
+        "[127.0.0.1]:48777. This is typically caused by a remote worker crashing."
+    ),
+    RuntimeError(
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting "
+        "1000ms for recv operation to complete"
+    ),
+    RuntimeError("Application timeout caused pair closure"),
+    RuntimeError("Gloo connectFullMesh failed with: no error"),
+    dist.DistStoreError("wait timeout after 2000ms, keys: /y/0/1"),
+    dist.DistNetworkError("The client socket has timed out after 2000ms"),
+    dist.DistBackendError(
+        "NCCL error in: NCCLUtils.cpp:77, remote process exited or there was a network error\n"
+        "ncclRemoteError: A call failed possibly due to a network error or a remote process"
+    ),
+    dist.DistBackendError("NCCL communicator was aborted on rank 0."),
+]
+LASTING = [
+    RuntimeError("Invalid scalar type"),
+    RuntimeError("ProcessGroupGloo::broadcast: only supports dense tensors"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB, connection or not"),
+    dist.DistBackendError("NCCL error in: x.cpp:1, invalid usage (run with NCCL_DEBUG=WARN)"),
+    dist.DistBackendError("NCCL error in: x.cpp:1, unhandled cuda error\nncclUnhandledCudaError"),
+    RuntimeError("[enforce fail at gloo/allreduce.cc:35] elements > 0"),
+]
+
+
+@pytest.mark.parametrize("error", WIRE, ids=str)
+def test_a_failure_of_the_wire_is_retried(error: Exception) -> None:
+    assert is_wire_failure(error)
+    raised = collective_failure(error, "all-reduce", torch.zeros(2))
+    assert isinstance(raised, CollectiveError)
+
+
+@pytest.mark.parametrize("error", LASTING, ids=str)
+def test_any_other_failure_of_a_collective_ends_the_process_with_its_sentence(
+    error: Exception,
+) -> None:
+    raised = collective_failure(error, "all-reduce", torch.zeros(2, dtype=torch.int16))
+    assert isinstance(raised, TrainerError)
+    _, message = describe(raised)
+    assert "a tensor of torch.int16 in shape (2,) (all-reduce)" in message.error
+    assert str(error) in message.error
+
+
+def test_gloo_refuses_a_dtype_that_it_lacks_by_name_and_without_a_retry() -> None:
+    stores = [Rendezvous("127.0.0.1") for _ in range(2)]
+    cpu = torch.device("cpu")
+
+    def member(rank: int) -> TorchProcessGroup:
+        group = stores[rank].create_group(stores[0].address, "dtype", rank, 2, cpu)
+        return TorchProcessGroup(group, cpu, lambda: None)
+
+    with ThreadPoolExecutor(2) as pool:
+        groups = list(pool.map(member, range(2)))
+    for group in groups:
+        with pytest.raises(TaskInvalid, match=r"torch\.int16") as raised:
+            group.all_reduce_(torch.zeros(3, dtype=torch.int16))
+        assert describe(raised.value)[0] is Exit.TASK_INVALID
+        group.abort()
