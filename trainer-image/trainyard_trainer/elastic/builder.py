@@ -12,8 +12,18 @@ from trainyard_trainer.elastic.process_group import (
     ProcessGroup,
     Rendezvous,
     TorchProcessGroup,
+    is_wire_failure,
 )
 from trainyard_trainer.membership.views import View
+from trainyard_trainer.runtime.exits import TrainerError
+from trainyard_trainer.training.loop import CollectiveError
+
+
+def build_failure(error: Exception) -> Exception:
+    """What a failed build raises: CollectiveError for the wire, else what ends the process."""
+    if is_wire_failure(error):
+        return CollectiveError(str(error))
+    return TrainerError(f"the process group cannot be built: {type(error).__name__}: {error}")
 
 
 class GroupBuilder:
@@ -57,7 +67,7 @@ class GroupBuilder:
         try:
             group = self._rendezvous.create_group(address, prefix, rank, size, self._device)
             self.group = TorchProcessGroup(group, self._device, lambda: check(view))
-        except RuntimeError as error:
+        except Exception as error:  # Else nobody would learn that this thread has ended.
             self.error = error
         if self._is_abandoned:
             self.abandon()

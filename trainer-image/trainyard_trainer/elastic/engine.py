@@ -8,6 +8,7 @@ connection to the coordinator have threads of their own.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, assert_never
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.plan import Plan
-from trainyard_trainer.elastic.builder import GroupBuilder
+from trainyard_trainer.elastic.builder import GroupBuilder, build_failure
 from trainyard_trainer.elastic.process_group import LocalProcessGroup, ProcessGroup, Rendezvous
 from trainyard_trainer.elastic.session import POLL_SECONDS, Dismissed, MembershipSession
 from trainyard_trainer.elastic.transfer import broadcast_state, initialize_state
@@ -37,6 +38,8 @@ from trainyard_trainer.transport.connection import CoordinatorConnection
 
 log = logging.getLogger(__name__)
 
+UPLOAD_RETRY_SECONDS: Final = (1.0, 30.0)
+"""The first and the longest pause after an upload that was not stored."""
 VOTE_FIELDS: Final = tuple(Votes.__dataclass_fields__)
 """The votes stand at the front of the control vector, in this order."""
 
@@ -59,6 +62,9 @@ class ElasticReplicaGroup:
         """The sum of all members' votes in the last collective."""
         self._voted_plan: Plan | None = None
         self._upload: Future[bool] | None = None
+        self._next_upload = 0.0
+        """Not before this time, on `time.monotonic`'s clock."""
+        self._upload_pause = UPLOAD_RETRY_SECONDS[0]
 
     @property
     def replica(self) -> Replica:
@@ -75,6 +81,12 @@ class ElasticReplicaGroup:
     def view(self) -> View | None:
         """The view that this worker is in."""
         return self._me.view
+
+    @property
+    def is_last_holder(self) -> bool:
+        """Whether this worker has the state and no other is in its view."""
+        me = self._me
+        return me.progress >= 0 and me.view is not None and len(me.view.members) == 1
 
     @property
     def _me(self) -> Participant:
@@ -176,15 +188,24 @@ class ElasticReplicaGroup:
         if collecting is None:
             return
         if self._upload is None:
-            is_model = collecting is Result.COMPLETE and final is not None
-            data = final() if is_model and final is not None else self.replica.encode()
-            kind = "model" if is_model else "checkpoint"
-            self._upload = self.session.connection.upload(kind, data)
+            if time.monotonic() < self._next_upload:
+                return
+            self._upload = self._start_upload(collecting, final)
         elif self._upload.done():
-            if self._upload.result():
+            is_stored, self._upload = self._upload.result(), None
+            if is_stored:
                 self.session.collecting = None
-            # Otherwise the coordinator is gone or could not store it: try again.
-            self._upload = None
+                self._upload_pause = UPLOAD_RETRY_SECONDS[0]
+                return
+            # The coordinator is gone or could not store it: try again, but not in a tight loop.
+            log.warning("trying again in %.0f s to hand over the state", self._upload_pause)
+            self._next_upload = time.monotonic() + self._upload_pause
+            self._upload_pause = min(2 * self._upload_pause, UPLOAD_RETRY_SECONDS[1])
+
+    def _start_upload(self, collecting: Result, final: Callable[[], bytes] | None) -> Future[bool]:
+        if collecting is Result.COMPLETE and final is not None:
+            return self.session.connection.upload("model", final())
+        return self.session.connection.upload("checkpoint", self.replica.encode())
 
     # --- votes ----------------------------------------------------------------------------------
 
@@ -282,7 +303,8 @@ class ElasticReplicaGroup:
             self.session.receive(POLL_SECONDS / 5)
             self.session.check(view)
         if builder.group is None:
-            raise CollectiveError(str(builder.error)) from builder.error
+            assert builder.error is not None  # noqa: S101 -- what `is_done` means without a group
+            raise build_failure(builder.error) from builder.error
         return builder.group
 
     def _abandon_before(self, view: ViewId) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
 from typing import Final, assert_never
@@ -35,6 +36,8 @@ from trainyard_trainer.runtime.exits import Fenced, WireMismatch
 from trainyard_trainer.training.loop import CollectiveError
 from trainyard_trainer.transport import codec
 from trainyard_trainer.transport.connection import CoordinatorConnection
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.05
 
@@ -167,9 +170,7 @@ class MembershipSession:
             case Fence():
                 self._on_fence(message)
             case PlanUpdate():
-                plan = Plan.decode(message.plan)
-                if self.newest_plan is None or plan.generation >= self.newest_plan.generation:
-                    self.newest_plan = plan
+                self._on_plan(message)
             case CollectState():
                 self.collecting = message.result
             case SnapshotRequest():
@@ -190,6 +191,15 @@ class MembershipSession:
             )
         self._config = self._config or codec.decode_config(message.config)
         self.update(protocol.receive_term(self.participant, message.term))
+
+    def _on_plan(self, message: PlanUpdate) -> None:
+        try:
+            plan = Plan.decode(message.plan)
+        except ValueError as error:
+            log.warning("ignoring a plan that this worker cannot read: %s", error)
+            return
+        if self.newest_plan is None or plan.generation >= self.newest_plan.generation:
+            self.newest_plan = plan
 
     def _on_fence(self, message: Fence) -> None:
         if message.replaced:

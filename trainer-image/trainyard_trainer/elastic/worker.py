@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS: Final = 45.0
 """How long a terminating worker waits for a coordinator; a new one takes ten seconds."""
+LAST_HOLDER_SECONDS: Final = 100.0
+"""The same for the only one with the state, which is lost with it; its pod has 120 seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,7 @@ def _run(env: WorkerEnv, started: float, termination_log: str) -> tuple[Exit, Te
     credentials = Credentials(namespace=env.namespace, job=env.job, directory=env.tls)
     connection = CoordinatorConnection(env.coordinator, credentials)
     peers = ElasticReplicaGroup(connection, Rendezvous(env.address), env.pod, env.node)
-    _leave_on_sigterm(connection, termination_log)
+    _leave_on_sigterm(connection, peers, termination_log)
     connection.start(peers.session.hello)
     try:
         result = _train(peers, started)
@@ -123,25 +126,41 @@ def _run(env: WorkerEnv, started: float, termination_log: str) -> tuple[Exit, Te
     )
 
 
-def _leave_on_sigterm(connection: CoordinatorConnection, termination_log: str) -> None:
+def _leave_on_sigterm(
+    connection: CoordinatorConnection, peers: ElasticReplicaGroup, termination_log: str
+) -> None:
+    # A signal handler may interrupt any line of the main thread, so that it takes no lock.
+    requests: queue.SimpleQueue[None] = queue.SimpleQueue()
+
     def leave(_signal: int, _frame: FrameType | None) -> None:
         connection.inject(LeaveRequest())
-        args = (connection, termination_log)
-        threading.Thread(target=_exit_without_coordinator, args=args, daemon=True).start()
+        requests.put(None)
 
+    def watch() -> None:
+        requests.get()
+        _exit_without_coordinator(connection, peers, termination_log)
+
+    threading.Thread(target=watch, name="leave", daemon=True).start()
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
 
 
-def _exit_without_coordinator(connection: CoordinatorConnection, termination_log: str) -> None:
-    """Exit, well before the pod is killed, when no coordinator can dismiss this worker."""
+def _exit_without_coordinator(
+    connection: CoordinatorConnection, peers: ElasticReplicaGroup, termination_log: str
+) -> None:
+    """Exit, before the pod is killed, when no coordinator can dismiss this worker."""
     disconnected_seconds = 0.0
-    while disconnected_seconds < RECONNECT_SECONDS:
+    while disconnected_seconds < patience_seconds(peers.is_last_holder):
         time.sleep(1.0)
         disconnected_seconds = 0.0 if connection.is_connected else disconnected_seconds + 1.0
     log.warning("no coordinator for %.0f s: leaving without a goodbye", disconnected_seconds)
     write_termination_message(termination_log, TerminationMessage(result=Result.LEFT))
     os._exit(Exit.OK)
+
+
+def patience_seconds(is_last_holder: bool) -> float:
+    """How long a terminating worker waits for a coordinator to reconnect to."""
+    return LAST_HOLDER_SECONDS if is_last_holder else RECONNECT_SECONDS
 
 
 def _train(peers: ElasticReplicaGroup, started: float) -> Result:

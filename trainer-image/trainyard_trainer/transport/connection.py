@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -33,9 +35,18 @@ from trainyard_trainer.runtime.exits import TrainerError
 from trainyard_trainer.transport import codec
 from trainyard_trainer.transport.tls import Credentials, is_loopback
 
+log = logging.getLogger(__name__)
+
 CHUNK_BYTES: Final = 1 << 20
+ERROR_BYTES: Final = 1000
+"""Of a refusal's body, for the log."""
 RETRY_SECONDS: Final = (0.05, 2.0)
 """The first and the longest pause between attempts to connect."""
+CONNECT_SECONDS: Final = 10.0
+"""How long a connection may take to be made, the handshakes included."""
+TRANSFER_IDLE_SECONDS: Final = 60.0
+"""How long a transfer may stand still, whatever its length: the coordinator is gone, or its disk
+hangs. The answer to an upload comes once it is stored."""
 HEADER_TERM: Final = "X-Trainyard-Term"
 HEADER_DIGEST: Final = "X-Trainyard-SHA256"
 
@@ -63,6 +74,7 @@ class CoordinatorConnection:
             target=self._run, name="coordinator-connection", daemon=True
         )
         self._closing = False
+        self._uploads: set[asyncio.Task[str]] = set()
         self.term = 0
         """Of the newest coordinator connected to; uploads carry it."""
 
@@ -109,7 +121,8 @@ class CoordinatorConnection:
     def download(self, kind: str) -> bytes | None:
         """The coordinator's newest checkpoint, or the `init` model; None when there is none.
 
-        Raises OSError or aiohttp.ClientError when the coordinator cannot be reached.
+        Raises OSError or aiohttp.ClientError when the coordinator cannot be reached, and
+        TimeoutError, an OSError, when it stands still for `TRANSFER_IDLE_SECONDS`.
         """
         return asyncio.run_coroutine_threadsafe(self._download(kind), self._loop).result()
 
@@ -130,8 +143,14 @@ class CoordinatorConnection:
     async def _keep_connected(self) -> None:
         pause = RETRY_SECONDS[0]
         while not self._closing:
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            started = time.monotonic()
+            try:
                 await self._connect_once()
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                pass
+            except Exception:
+                log.exception("the connection to the coordinator has failed")
+            if time.monotonic() - started > RETRY_SECONDS[1]:
                 pause = RETRY_SECONDS[0]
             # Jitter, so that the workers of a large job do not reconnect all at once.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
@@ -153,26 +172,29 @@ class CoordinatorConnection:
 
     async def _connect_once(self) -> None:
         """Serve one connection, from `Hello` to its end; raises when it cannot be made."""
-        async with (
-            self._session() as session,
-            session.ws_connect(
-                self._url + PATH_MEMBER,
-                ssl=self._tls(),
-                heartbeat=5.0,
-                max_msg_size=codec.MESSAGE_BYTES,
-            ) as socket,
-        ):
-            outbox = self._open()
-            sender = asyncio.create_task(self._send_all(socket, outbox))
-            try:
-                await self._receive_all(socket)
-            finally:
-                with self._lock:
-                    self._outbox = None
-                if not self._closing:
-                    sender.cancel()
-                with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-                    await sender
+        async with self._session() as session:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                socket = await session.ws_connect(
+                    self._url + PATH_MEMBER,
+                    ssl=self._tls(),
+                    heartbeat=5.0,
+                    max_msg_size=codec.MESSAGE_BYTES,
+                )
+            async with socket:
+                await self._serve(socket)
+
+    async def _serve(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        outbox = self._open()
+        sender = asyncio.create_task(self._send_all(socket, outbox))
+        try:
+            await self._receive_all(socket)
+        finally:
+            with self._lock:
+                self._outbox = None
+            if not self._closing:
+                sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await sender
 
     def _open(self) -> asyncio.Queue[Message | None]:
         outbox: asyncio.Queue[Message | None] = asyncio.Queue()
@@ -193,32 +215,63 @@ class CoordinatorConnection:
         async for frame in socket:
             if frame.type is not WSMsgType.TEXT:
                 continue
-            message = codec.decode_from_coordinator(frame.data)
+            try:
+                message = codec.decode_from_coordinator(frame.data)
+            except ValueError as error:
+                log.warning("ignoring a message of the coordinator: %s", error)
+                continue
             if isinstance(message, Welcome):
-                self.term = message.term
+                self._met(message.term)
             self._inbox.put(message)
 
-    async def _upload(self, kind: str, data: bytes) -> bool:
-        async def chunks() -> Any:
-            view = memoryview(data)
-            for start in range(0, len(view), CHUNK_BYTES):
-                yield bytes(view[start : start + CHUNK_BYTES])
+    def _met(self, term: int) -> None:
+        """Cut short what goes to an earlier coordinator: this one would not learn of it."""
+        if term > self.term:
+            for transfer in self._uploads:
+                transfer.cancel()
+        self.term = term
 
+    async def _upload(self, kind: str, data: bytes) -> bool:
+        """Upload once; an upload to a coordinator that has been replaced is cut short."""
+        transfer = asyncio.create_task(self._put(kind, data))
+        self._uploads.add(transfer)
+        try:
+            await asyncio.wait([transfer])
+            failure = "the coordinator has been replaced"
+            if not transfer.cancelled():
+                failure = transfer.result()
+        finally:
+            self._uploads.discard(transfer)
+        if failure:
+            log.warning("the %s (%d bytes) is not stored: %s", kind, len(data), failure)
+        return not failure
+
+    async def _put(self, kind: str, data: bytes) -> str:
+        """What went wrong with an upload; empty when it is stored."""
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         headers = {HEADER_TERM: str(self.term), HEADER_DIGEST: digest}
         url = f"{self._url}{PATH_STATE}?kind={kind}"
         try:
             async with (
+                _progressing() as progressed,
                 self._session() as session,
-                session.put(url, data=chunks(), headers=headers, ssl=self._tls()) as response,
+                session.put(
+                    url, data=_chunks(data, progressed), headers=headers, ssl=self._tls()
+                ) as response,
             ):
-                return response.status == 200
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return False
+                if response.status == 200:
+                    return ""
+                text = (await response.content.read(ERROR_BYTES)).decode(errors="replace")
+                return f"HTTP {response.status} {text}".strip()
+        except TimeoutError:
+            return f"the coordinator did not answer for {TRANSFER_IDLE_SECONDS:.0f} s"
+        except (aiohttp.ClientError, OSError) as error:
+            return f"{type(error).__name__}: {error}"
 
     async def _download(self, kind: str) -> bytes | None:
         url = f"{self._url}{PATH_STATE}?kind={kind}"
         async with (
+            _progressing() as progressed,
             self._session() as session,
             session.get(url, ssl=self._tls()) as response,
         ):
@@ -226,10 +279,33 @@ class CoordinatorConnection:
                 return None
             if response.status != 200:
                 raise aiohttp.ClientPayloadError(f"{PATH_STATE}: HTTP {response.status}")
-            data = await response.read()
+            data = bytearray()
+            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+                data += chunk
+                progressed()
         if hashlib.sha256(data).hexdigest() != response.headers.get(HEADER_DIGEST):
             raise aiohttp.ClientPayloadError("the checkpoint does not match its checksum")
-        return data
+        return bytes(data)
+
+
+@contextlib.asynccontextmanager
+async def _progressing() -> AsyncIterator[Callable[[], None]]:
+    """Raise TimeoutError once what is yielded was not called for `TRANSFER_IDLE_SECONDS`."""
+    async with asyncio.timeout(TRANSFER_IDLE_SECONDS) as deadline:
+        loop = asyncio.get_running_loop()
+
+        def progressed() -> None:
+            if not deadline.expired():
+                deadline.reschedule(loop.time() + TRANSFER_IDLE_SECONDS)
+
+        yield progressed
+
+
+async def _chunks(data: bytes, progressed: Callable[[], None]) -> AsyncIterator[bytes]:
+    view = memoryview(data)
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield bytes(view[start : start + CHUNK_BYTES])
+        progressed()
 
 
 async def _refuse_redirects(

@@ -1,13 +1,16 @@
 """A replica group whose members change."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 import torch
 
 from trainyard_trainer.contract.config import JobConfig
+from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.elastic.engine import ElasticReplicaGroup
 from trainyard_trainer.elastic.process_group import Rendezvous
 from trainyard_trainer.membership import participant as protocol
@@ -66,3 +69,38 @@ def test_no_iteration_is_committed_after_the_progress_was_reported() -> None:
     with pytest.raises(CollectiveError, match="the view has ended"):
         peers.synchronize(work)
     assert [m.progress for m in connection.sent if isinstance(m, Stopped)] == [4]
+
+
+class RefusingConnection(ScriptedConnection):
+    """Stores no upload until the given number of them was refused."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__()
+        self.refusals, self.uploads = refusals, 0
+
+    def upload(self, kind: str, data: bytes) -> Future[bool]:  # noqa: ARG002
+        self.uploads += 1
+        result: Future[bool] = Future()
+        result.set_result(self.uploads > self.refusals)
+        return result
+
+
+def test_a_refused_final_upload_is_retried_with_longer_and_longer_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection: Any = RefusingConnection(refusals=3)
+    peers = ElasticReplicaGroup(connection, Rendezvous("127.0.0.1"), "a", "node")
+    now, starts = 0.0, []
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    peers.session.collecting = Result.COMPLETE
+    while peers.session.collecting is not None and now < 100:
+        before = connection.uploads
+        peers._wait(lambda: b"model")
+        if connection.uploads > before:
+            starts.append(now)
+        now += 0.5
+    gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert connection.uploads == 4
+    assert gaps == sorted(gaps)
+    assert gaps[0] >= 1.0
+    assert gaps[-1] >= 4.0

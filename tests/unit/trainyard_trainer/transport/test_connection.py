@@ -6,17 +6,22 @@ import asyncio
 import contextlib
 import gzip
 import hashlib
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
+from aiohttp import WSMessage, WSMsgType, web
 
 from trainyard_trainer.contract.env import PATH_MEMBER, PATH_STATE
-from trainyard_trainer.membership.messages import Hello
+from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.membership.messages import Dismiss, Hello
 from trainyard_trainer.membership.views import MemberAddress
+from trainyard_trainer.transport import codec, connection
 from trainyard_trainer.transport.connection import HEADER_DIGEST, CoordinatorConnection
 from trainyard_trainer.transport.tls import Credentials
 
@@ -86,10 +91,10 @@ def test_a_worker_follows_no_redirect(status: int, tmp_path: Path) -> None:
     other, peer = Peer(), Peer(status)
     with other.serving(), peer.serving():
         peer.headers = {"Location": f"http://127.0.0.1:{other.port}/"}
-        with connection_to(peer, tmp_path) as connection:
-            assert connection.upload("checkpoint", b"state").result(10) is False
+        with connection_to(peer, tmp_path) as made:
+            assert made.upload("checkpoint", b"state").result(10) is False
             with pytest.raises(aiohttp.ClientError, match=f"HTTP {status}"):
-                connection.download("checkpoint")
+                made.download("checkpoint")
             assert peer.asked.wait(10)
     assert {PATH_MEMBER, PATH_STATE} <= peer.paths
     assert other.requests == []
@@ -100,11 +105,11 @@ def test_a_worker_unpacks_no_checkpoint(tmp_path: Path) -> None:
     peer = Peer(body=packed)
     digest = hashlib.sha256(b"state").hexdigest()
     peer.headers = {"Content-Encoding": "gzip", HEADER_DIGEST: digest, "Set-Cookie": "a=b"}
-    with peer.serving(), connection_to(peer, tmp_path) as connection:
+    with peer.serving(), connection_to(peer, tmp_path) as made:
         with pytest.raises(aiohttp.ClientPayloadError, match="does not match its checksum"):
-            connection.download("checkpoint")
+            made.download("checkpoint")
         peer.headers[HEADER_DIGEST] = hashlib.sha256(packed).hexdigest()
-        assert connection.download("checkpoint") == packed
+        assert made.download("checkpoint") == packed
     [first, *_] = [r for r in peer.requests if r.path == PATH_STATE]
     assert first.headers["Accept-Encoding"] == "identity"
     assert all("Cookie" not in request.headers for request in peer.requests)
@@ -112,8 +117,102 @@ def test_a_worker_unpacks_no_checkpoint(tmp_path: Path) -> None:
 
 def test_any_other_status_is_no_checkpoint(tmp_path: Path) -> None:
     peer = Peer(status=206, body=b"state")
-    with peer.serving(), connection_to(peer, tmp_path) as connection:
+    with peer.serving(), connection_to(peer, tmp_path) as made:
         with pytest.raises(aiohttp.ClientError, match="HTTP 206"):
-            connection.download("checkpoint")
+            made.download("checkpoint")
         peer.status = 404
-        assert connection.download("checkpoint") is None
+        assert made.download("checkpoint") is None
+
+
+@contextlib.contextmanager
+def silent_peer() -> Iterator[Peer]:
+    """A coordinator that takes all bytes and never answers, as a lost node looks."""
+    taken: list[socket.socket] = []
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def swallow(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while client.recv(1 << 16):
+                pass
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                taken.append(client)
+                threading.Thread(target=swallow, args=(client,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    peer = Peer()
+    peer.port = server.getsockname()[1]
+    try:
+        yield peer
+    finally:
+        peer._loop.close()
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        for client in taken:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+            client.close()
+
+
+def test_transfers_with_a_silent_coordinator_have_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "TRANSFER_IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.5)
+    with silent_peer() as peer, connection_to(peer, tmp_path) as made:
+        assert made.upload("model", b"x" * 1000).result(10) is False
+        with pytest.raises(TimeoutError):
+            made.download("checkpoint")
+    assert "the model (1000 bytes) is not stored: the coordinator did not answer" in caplog.text
+
+
+def test_an_upload_to_a_coordinator_that_was_replaced_is_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.5)
+    with silent_peer() as peer, connection_to(peer, tmp_path) as made:
+        upload = made.upload("model", b"x" * 1000)
+        while not made._uploads:
+            time.sleep(0.01)
+        made._loop.call_soon_threadsafe(made._met, 2)
+        assert upload.result(10) is False
+
+
+def test_a_slow_transfer_that_goes_on_is_not_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "TRANSFER_IDLE_SECONDS", 0.5)
+
+    class Slow(Peer):
+        async def _handle(self, request: web.Request) -> web.Response:
+            if request.path != PATH_STATE:
+                return web.Response(status=503)
+            response = web.StreamResponse()
+            response.headers[HEADER_DIGEST] = hashlib.sha256(b"x" * 8).hexdigest()
+            await response.prepare(request)
+            for _ in range(8):
+                await asyncio.sleep(0.2)
+                await response.write(b"x")
+            return response  # type: ignore[return-value]
+
+    peer = Slow()
+    with peer.serving(), connection_to(peer, tmp_path) as made:
+        assert made.download("checkpoint") == b"x" * 8
+
+
+async def test_a_message_that_cannot_be_decoded_does_not_end_the_connection(
+    tmp_path: Path,
+) -> None:
+    async def frames() -> AsyncIterator[WSMessage]:
+        for text in ("{", '{"kind": "Riddle"}', codec.encode(Dismiss(result=Result.LEFT))):
+            yield WSMessage(WSMsgType.TEXT, text, None)
+
+    credentials = Credentials(namespace="team", job="digits", directory=str(tmp_path / "none"))
+    made = CoordinatorConnection("127.0.0.1:1", credentials)
+    made._loop.close()
+    socket_of_frames: Any = frames()
+    await made._receive_all(socket_of_frames)
+    assert made.receive() == Dismiss(result=Result.LEFT)
