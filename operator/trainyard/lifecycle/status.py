@@ -38,6 +38,9 @@ from trainyard_trainer.contract.text import printable
 EVALUATIONS = 64
 """Metrics that the schema of the status allows."""
 
+MAX_COUNT = 2**63 - 1
+"""The API server takes no integer beyond, and refuses the whole status with it."""
+
 THROTTLED_CONDITIONS = (ConditionType.ADMITTED, ConditionType.RUNNING, ConditionType.RESCALING)
 """Conditions whose messages contain counts (pods that run, jobs ahead in the queue): a changed
 message is written with the next metrics, a changed status or reason at once."""
@@ -158,11 +161,16 @@ def _training(old: TrainingStatus | None, inputs: StatusInputs) -> TrainingStatu
     status = status or TrainingStatus()
     return msgspec.structs.replace(
         status,
-        step=status.step if final.step is None else final.step,
-        samples=status.samples if final.samples is None else final.samples,
+        step=status.step if final.step is None else _count(final.step),
+        samples=status.samples if final.samples is None else _count(final.samples),
         evaluation=_rounded(final.metrics) or status.evaluation,
         report_time=whole_seconds(inputs.now),
     )
+
+
+def _count(value: int) -> int:
+    """A count of a termination message, which anyone may write, within what the schema allows."""
+    return max(0, min(value, MAX_COUNT))
 
 
 def _rounds(job: FederatedJob, inputs: StatusInputs) -> FederatedTrainingStatus | None:
@@ -177,8 +185,8 @@ def _rounds(job: FederatedJob, inputs: StatusInputs) -> FederatedTrainingStatus 
     status = status or FederatedTrainingStatus()
     return msgspec.structs.replace(
         status,
-        round=status.round if final.step is None else final.step,
-        samples=status.samples if final.samples is None else final.samples,
+        round=status.round if final.step is None else _count(final.step),
+        samples=status.samples if final.samples is None else _count(final.samples),
         evaluation=_rounded(final.metrics) or status.evaluation,
         report_time=whole_seconds(inputs.now),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import msgspec
+import pytest
 
 from tests.support.federations import (
     PARTIES,
@@ -15,7 +16,7 @@ from tests.support.federations import (
     party,
     reported,
 )
-from tests.support.jobs import NOW, has_run, observe
+from tests.support.jobs import NOW, ending, has_run, observe
 from trainyard.api.federation import AdmissionStatus, FederatedJobStatus, PartyStatus
 from trainyard.api.jobs import FederatedJob
 from trainyard.api.pods import Pod
@@ -23,6 +24,7 @@ from trainyard.api.report import CoordinatorReport, PartyReport
 from trainyard.lifecycle.stages import evaluate
 from trainyard.lifecycle.status import StatusInputs, is_urgent, status_of
 from trainyard.render.events import events_for
+from trainyard_trainer.contract.exits import Result
 
 
 def status(
@@ -139,3 +141,11 @@ def test_the_status_is_read_back_as_it_was_written() -> None:
     assert again == first
     assert again.admission is not None
     assert again.admission.assigned == PARTIES
+
+
+@pytest.mark.parametrize(("written", "kept"), [(2**63, 2**63 - 1), (2**80, 2**63 - 1), (-1, 0)])
+def test_counts_of_a_termination_message_stay_within_the_schema(written: int, kept: int) -> None:
+    end = aggregator(**ending(Result.COMPLETE, step=written, samples=written))
+    training = status(make_federation(status=has_run()), end).training
+    assert training is not None
+    assert (training.round, training.samples) == (kept, kept)
