@@ -28,6 +28,7 @@ from trainyard_trainer.contract.plan import Plan
 def _run_worker(environ: dict[str, str], folder: str, name: str) -> None:
     log_to(folder, name)
     started = time.monotonic()
+    os.environ[ENV_POD] = name
     import torch
 
     from trainyard_trainer import cli

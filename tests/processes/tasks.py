@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainyard_trainer.contract.env import ENV_POD
+from trainyard_trainer.runtime.exits import TaskInvalid
 from trainyard_trainer.task import Data, Task, Tensors
 
 SAMPLES = 203
@@ -114,3 +116,20 @@ class FailingParty(Share):
         if self.calls > 3:
             raise ZeroDivisionError("the user's own mistake")
         return super().optimizer(params)
+
+
+class Unlike(Line):
+    """A task that is another one on the workers whose name is in its arguments."""
+
+    def __init__(self, fault: str, pods: str, **args: Any) -> None:
+        """`fault` is `invalid`, `memory` or `model`; `pods` the names, one letter each."""
+        super().__init__(**args)
+        self.fault = fault if os.environ.get(ENV_POD, "-") in pods else ""
+        if self.fault == "invalid":
+            raise TaskInvalid("no data on this node")
+
+    def model(self) -> nn.Module:
+        if self.fault == "memory":
+            raise MemoryError("out of memory")
+        size = 9 if self.fault == "model" else 8
+        return nn.Sequential(nn.Linear(6, size), nn.Tanh(), nn.Linear(size, 1)).double()

@@ -21,6 +21,9 @@ class Exit(IntEnum):
     """An exception in the user's code; retried up to `failure.maxRestarts`."""
     TASK_INVALID = 64
     """The task cannot be loaded or refuses its arguments; a retry would fail the same way."""
+    MEMBER_UNFIT = 69
+    """This worker alone cannot take part while others train: another image, other data, out of
+    memory, no device, no way to reach the others. Its own fault and not the job's."""
     INTERNAL = 70
     """A bug in Trainyard; retried."""
     STATE_UNUSABLE = 74

@@ -19,6 +19,7 @@ from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.membership import decisions
 from trainyard_trainer.membership.events import Disconnected, Event, Tick
 from trainyard_trainer.membership.messages import (
+    Exclude,
     Fence,
     Finished,
     Hello,
@@ -111,6 +112,8 @@ class MembershipService:
         if before.pending is not None and self.registry.pending is None and self.registry.view:
             self.progress.view_entered(self.registry.view)
         for to, message in commands:
+            if isinstance(message, Exclude):
+                log.warning("leaving out %s: %s", to, message.reason)
             self._send(to, message)
         if self.registry.pending not in (None, before.pending):
             log.info("announcing %s", self.registry.pending)

@@ -32,6 +32,7 @@ from trainyard_trainer.membership.participant import (
     Votes,
 )
 from trainyard_trainer.membership.views import View, ViewId
+from trainyard_trainer.training.layout import layout
 from trainyard_trainer.training.loop import CollectiveError, outcome
 from trainyard_trainer.training.replica import Contribution, Replica
 from trainyard_trainer.transport.connection import CoordinatorConnection
@@ -83,10 +84,15 @@ class ElasticReplicaGroup:
         return self._me.view
 
     @property
+    def has_state(self) -> bool:
+        """Whether this worker holds training state."""
+        return self._me.progress >= 0
+
+    @property
     def is_last_holder(self) -> bool:
         """Whether this worker has the state and no other is in its view."""
         me = self._me
-        return me.progress >= 0 and me.view is not None and len(me.view.members) == 1
+        return self.has_state and me.view is not None and len(me.view.members) == 1
 
     @property
     def _me(self) -> Participant:
@@ -95,7 +101,7 @@ class ElasticReplicaGroup:
     def register(self, replica: Replica) -> None:
         """Offer a warmed-up replica: from now on the worker can be called into a view."""
         self._replica = replica
-        self.session.send_ready()
+        self.session.send_ready(layout(replica))
 
     # --- what the loop calls --------------------------------------------------------------------
 

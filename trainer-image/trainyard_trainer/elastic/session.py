@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from typing import Final, assert_never
 
@@ -16,6 +17,7 @@ from trainyard_trainer.membership.messages import (
     CollectState,
     CoordinatorMessage,
     Dismiss,
+    Exclude,
     Fence,
     Finished,
     Goodbye,
@@ -27,12 +29,13 @@ from trainyard_trainer.membership.messages import (
     Ready,
     SnapshotRequest,
     StopRequest,
+    Unfit,
     ViewAnnouncement,
     Welcome,
 )
 from trainyard_trainer.membership.participant import Participant, ParticipantPhase, Step
 from trainyard_trainer.membership.views import MemberAddress, View, ViewId
-from trainyard_trainer.runtime.exits import Fenced, WireMismatch
+from trainyard_trainer.runtime.exits import Fenced, MemberUnfit, WireMismatch
 from trainyard_trainer.training.loop import CollectiveError
 from trainyard_trainer.transport import codec
 from trainyard_trainer.transport.connection import CoordinatorConnection
@@ -40,6 +43,9 @@ from trainyard_trainer.transport.connection import CoordinatorConnection
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.05
+UNFIT_SECONDS: Final = 5.0
+"""How long a worker that cannot take part waits to learn whether others train."""
+REASON_CHARACTERS: Final = 2000
 
 
 class Dismissed(Exception):
@@ -82,6 +88,7 @@ class MembershipSession:
         self._node, self._rendezvous, self._act = node, rendezvous, act
         self._config: JobConfig | None = None
         self._is_ready = self._is_leaving = False
+        self._layout: tuple[str, ...] = ()
         self._finished: Result | None = None
 
     def hello(self) -> Hello:
@@ -93,6 +100,7 @@ class MembershipSession:
             ),
             term=me.term,
             ready=self._is_ready,
+            layout=self._layout,
             announced=me.announced,
             state_view=me.state_view,
             progress=me.progress,
@@ -112,11 +120,27 @@ class MembershipSession:
             if message is not None:
                 self.connection.send(message)
 
-    def send_ready(self) -> None:
-        """Have the coordinator call this worker into a view from now on."""
+    def send_ready(self, layout: tuple[str, ...]) -> None:
+        """Have the coordinator call this worker into a view from now on.
+
+        `layout` is what it must have like all others.
+        """
         with self.connection.locked():
-            self._is_ready = True
-            self.connection.send(Ready())
+            self._is_ready, self._layout = True, layout
+            self.connection.send(Ready(layout=layout))
+
+    def is_own_fault(self, reason: str) -> bool:
+        """Report that this worker cannot take part; whether others train without it.
+
+        False as well when no coordinator answers within `UNFIT_SECONDS`.
+        """
+        self.connection.send(Unfit(reason=reason[:REASON_CHARACTERS]))
+        deadline = time.monotonic() + UNFIT_SECONDS
+        while time.monotonic() < deadline:
+            message = self.connection.receive(POLL_SECONDS)
+            if isinstance(message, Exclude):
+                return message.is_own_fault
+        return False
 
     def send_report(self, report: ProgressReport, *, only_next_hello: bool) -> None:
         """Report progress, at once or only with the next connection."""
@@ -145,7 +169,7 @@ class MembershipSession:
         return self._config
 
     def receive(self, timeout: float = 0.0) -> None:
-        """Handle all messages that have come; raises Dismissed, Fenced or WireMismatch."""
+        """Handle all messages that have come; raises Dismissed, or what ends the process."""
         message = self.connection.receive(timeout)
         while message is not None:
             self._dispatch(message)
@@ -169,6 +193,8 @@ class MembershipSession:
                 self._act(protocol.receive_stop(self.participant))
             case Fence():
                 self._on_fence(message)
+            case Exclude():
+                raise MemberUnfit(message.reason)
             case PlanUpdate():
                 self._on_plan(message)
             case CollectState():

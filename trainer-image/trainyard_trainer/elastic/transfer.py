@@ -10,7 +10,8 @@ import torch
 
 from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.elastic.process_group import ProcessGroup
-from trainyard_trainer.runtime.exits import TaskInvalid
+from trainyard_trainer.runtime.exits import MemberUnfit, TaskInvalid
+from trainyard_trainer.training import snapshot
 from trainyard_trainer.training.loop import CollectiveError
 from trainyard_trainer.training.replica import Replica
 from trainyard_trainer.transport.connection import CoordinatorConnection
@@ -30,7 +31,28 @@ def broadcast_state(replica: Replica, group: ProcessGroup, root: int, *, adopts:
     flat = torch.frombuffer(payload, dtype=torch.uint8).to(replica.device)
     group.broadcast_(flat, root)
     if adopts and not is_source:
-        replica.restore(flat.cpu().numpy().tobytes())
+        received = flat.cpu().numpy().tobytes()
+        replica.restore(received)
+        check_restored(replica, received)
+
+
+def check_restored(replica: Replica, received: bytes) -> None:
+    """Raise MemberUnfit when the restored tensors are not those received, bit for bit."""
+    expected, _ = snapshot.decode(received)
+    restored, _ = replica.tensors()
+    if snapshot.digest(expected) == snapshot.digest(restored):
+        return
+    names = [
+        name
+        for name in sorted(expected.keys() | restored.keys())
+        if name not in expected
+        or name not in restored
+        or snapshot.digest({name: expected[name]}) != snapshot.digest({name: restored[name]})
+    ]
+    raise MemberUnfit(
+        f"{len(names)} tensors are not as the other workers sent them once they are restored here, "
+        f"{names[0]} the first: use the same image, arguments and data for all workers"
+    )
 
 
 def initialize_state(

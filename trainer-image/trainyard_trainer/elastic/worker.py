@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Final, NoReturn
@@ -29,7 +30,10 @@ from trainyard_trainer.elastic.reporter import Reporter
 from trainyard_trainer.elastic.session import Dismissed
 from trainyard_trainer.membership.messages import LeaveRequest
 from trainyard_trainer.runtime.exits import (
+    Fenced,
+    MemberUnfit,
     TrainerError,
+    WireMismatch,
     check_wire,
     describe,
     divergence,
@@ -165,8 +169,23 @@ def patience_seconds(is_last_holder: bool) -> float:
 
 def _train(peers: ElasticReplicaGroup, started: float) -> Result:
     config = peers.session.await_config()
-    device = choose_device()
-    replica = build(load(config.task, config.args), config, device)
-    peers.register(replica)
-    train(replica, peers, Reporter(peers, started))
+    with _own_faults(peers):
+        device = choose_device()
+        replica = build(load(config.task, config.args), config, device)
+        peers.register(replica)
+        train(replica, peers, Reporter(peers, started))
     return peers.finish(lambda: final_model(replica))
+
+
+@contextlib.contextmanager
+def _own_faults(peers: ElasticReplicaGroup) -> Iterator[None]:
+    """Raise MemberUnfit for what fails on a worker without state while others train."""
+    try:
+        yield
+    except (Dismissed, Fenced, WireMismatch, MemberUnfit):
+        raise
+    except Exception as error:
+        reason = describe(error)[1].error
+        if peers.has_state or not peers.session.is_own_fault(reason):
+            raise
+        raise MemberUnfit(f"this worker alone cannot take part: {reason}") from error

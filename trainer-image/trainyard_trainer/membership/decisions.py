@@ -12,6 +12,11 @@ from typing import Final
 
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership.events import Command, Event
+from trainyard_trainer.membership.exclusion import (
+    different_from_most,
+    different_from_state,
+    exclude,
+)
 from trainyard_trainer.membership.messages import (
     CollectState,
     Dismiss,
@@ -45,6 +50,8 @@ def decide(registry: Registry, now: float) -> Transition:
         return _finish(registry)
     idle = [m for m in registry.members.values() if m.leaving and m.progress < 0]
     registry, commands = _dismiss(registry, idle, Result.LEFT)
+    registry, more = exclude(registry, different_from_state(registry))
+    commands += more
     if not registry.has_state:
         registry, more = _start(registry, now)
         return registry, commands + more
@@ -116,6 +123,9 @@ def _start(registry: Registry, now: float) -> Transition:
     is_over = _is_window_over(ready, now, START_WINDOW_SECONDS)
     if not ready or len(ready) < quorum or (len(ready) < registry.desired and not is_over):
         return registry, []
+    registry, excluded = exclude(registry, different_from_most(ready))
+    if excluded:
+        return registry, excluded
     members = tuple(m.address for m in ready[: registry.desired])
     return _announce(registry, members, source=members[0].member_id, transfer=True, initial=True)
 

@@ -8,6 +8,7 @@ from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.membership.messages import (
     CollectState,
     Dismiss,
+    Exclude,
     Fence,
     MembershipMessage,
     StopRequest,
@@ -34,5 +35,5 @@ class Tick(Struct, frozen=True):
 Event = tuple[str, MembershipMessage] | Disconnected | StateStored | Plan | Tick
 """A message from a worker, paired with its member id; a new Plan; or what happened otherwise."""
 
-Command = tuple[str, ViewAnnouncement | StopRequest | Fence | CollectState | Dismiss]
+Command = tuple[str, ViewAnnouncement | StopRequest | Fence | Exclude | CollectState | Dismiss]
 """A message to a worker, paired with its member id."""

@@ -16,6 +16,9 @@ from trainyard_trainer.membership.views import MemberAddress, View, ViewId
 
 Name = Annotated[str, Meta(max_length=300)]
 Count = Annotated[int, Meta(ge=0, le=1 << 62)]
+Reason = Annotated[str, Meta(max_length=2000)]
+Layout = Annotated[tuple[Name, ...], Meta(max_length=1000)]
+"""What all members must have alike, a readable line for each; empty where it is not known."""
 
 
 class Message(Struct, frozen=True, kw_only=True, tag_field="kind", tag=True):
@@ -81,6 +84,7 @@ class Hello(Message, frozen=True, kw_only=True):
     term: Count = 0
     """The highest term of a coordinator that it has met."""
     ready: bool = False
+    layout: Layout = ()
     announced: ViewId | None = None
     """The newest view announced to it."""
     state_view: View | None = None
@@ -96,6 +100,14 @@ class Hello(Message, frozen=True, kw_only=True):
 
 class Ready(Message, frozen=True, kw_only=True):
     """The worker has warmed up and can be given a view."""
+
+    layout: Layout = ()
+
+
+class Unfit(Message, frozen=True, kw_only=True):
+    """The worker, which has no state, cannot take part and is about to exit."""
+
+    reason: Reason
 
 
 class ViewEntered(Message, frozen=True, kw_only=True):
@@ -161,6 +173,14 @@ class Fence(Message, frozen=True, kw_only=True):
     """A newer worker of the same pod name has connected: exit."""
 
 
+class Exclude(Message, frozen=True, kw_only=True):
+    """The worker cannot take part: exit."""
+
+    reason: Reason
+    is_own_fault: bool = True
+    """Whether the others train, or are about to, without this worker."""
+
+
 class PlanUpdate(Message, frozen=True, kw_only=True):
     """The newest plan, as JSON of `contract.plan.Plan`."""
 
@@ -183,7 +203,9 @@ class Dismiss(Message, frozen=True, kw_only=True):
     result: Result
 
 
-MembershipMessage = Hello | Ready | ViewEntered | Stopped | Finished | LeaveRequest | Goodbye
+MembershipMessage = (
+    Hello | Ready | Unfit | ViewEntered | Stopped | Finished | LeaveRequest | Goodbye
+)
 """The worker's messages that the coordinator's state machine handles."""
 WorkerMessage = MembershipMessage | ProgressReport
 CoordinatorMessage = (
@@ -191,6 +213,7 @@ CoordinatorMessage = (
     | ViewAnnouncement
     | StopRequest
     | Fence
+    | Exclude
     | PlanUpdate
     | CollectState
     | SnapshotRequest

@@ -30,6 +30,8 @@ class Member:
     address: MemberAddress
     ready_at: float | None = None
     """When it had warmed up, on the coordinator's clock; None before."""
+    layout: tuple[str, ...] = ()
+    """What all members must have alike; empty where it is not known."""
     state_view: ViewId | None = None
     """The last view it entered with state."""
     announced: ViewId | None = None

@@ -9,6 +9,7 @@ from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.membership.events import Disconnected, Event, StateStored, Tick
 from trainyard_trainer.membership.messages import (
+    Exclude,
     Fence,
     Finished,
     Goodbye,
@@ -17,6 +18,7 @@ from trainyard_trainer.membership.messages import (
     MembershipMessage,
     Ready,
     Stopped,
+    Unfit,
     ViewEntered,
 )
 from trainyard_trainer.membership.registry import Member, Registry, Transition
@@ -59,7 +61,9 @@ def _receive(
         return registry, []
     match message:
         case Ready():
-            return registry.put(replace(member, ready_at=now)), []
+            return registry.put(replace(member, ready_at=now, layout=message.layout)), []
+        case Unfit():
+            return _leave_out(registry, member, message)
         case LeaveRequest():
             return registry.put(replace(member, leaving=True)), []
         case ViewEntered():
@@ -88,6 +92,7 @@ def _join(registry: Registry, hello: Hello, now: float) -> Transition:
     member = Member(
         address=hello.address,
         ready_at=now if hello.ready else None,
+        layout=hello.layout,
         state_view=view.id if view is not None else None,
         announced=hello.announced,
         progress=hello.progress,
@@ -101,6 +106,12 @@ def _join(registry: Registry, hello: Hello, now: float) -> Transition:
     if view is not None and member.progress >= 0:
         registry = _in_force(registry, view)
     return registry, []
+
+
+def _leave_out(registry: Registry, member: Member, unfit: Unfit) -> Transition:
+    registry = _disconnect(registry, member.member_id)
+    answer = Exclude(reason=unfit.reason, is_own_fault=registry.has_state)
+    return registry, [(member.member_id, answer)]
 
 
 def _is_given_up(registry: Registry, member_id: str) -> bool:

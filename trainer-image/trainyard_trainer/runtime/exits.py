@@ -35,6 +35,12 @@ class TaskFailed(TrainerError):
     code = Exit.TASK_FAILED
 
 
+class MemberUnfit(TrainerError):
+    """This worker alone cannot take part, while others train."""
+
+    code = Exit.MEMBER_UNFIT
+
+
 class StateUnusable(TrainerError):
     """The state directory cannot be read or written."""
 

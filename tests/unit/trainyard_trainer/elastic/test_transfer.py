@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
 import torch
 
 from trainyard_trainer.contract.config import JobConfig
 from trainyard_trainer.contract.plan import Plan
-from trainyard_trainer.elastic.transfer import initialize_state
+from trainyard_trainer.elastic.transfer import check_restored, initialize_state
+from trainyard_trainer.runtime.exits import MemberUnfit
 from trainyard_trainer.tasks.digits import Digits
 from trainyard_trainer.training.replica import Replica
 from trainyard_trainer.transport.connection import CoordinatorConnection
@@ -50,3 +52,15 @@ def test_the_coordinators_plan_takes_precedence_over_the_checkpoints() -> None:
 
 def test_without_a_plan_of_the_coordinator_the_checkpoints_applies() -> None:
     assert plan_after_resuming(Plan(generation=2, workers=1), None) == Plan(generation=2, workers=1)
+
+
+def test_a_joiner_whose_restored_state_differs_cannot_take_part() -> None:
+    source, joiner = replica(), replica()
+    received = source.encode()
+    joiner.restore(received)
+    check_restored(joiner, received)
+    name, parameter = next(joiner.model.named_parameters())
+    with torch.no_grad():
+        parameter[0] += 1.0
+    with pytest.raises(MemberUnfit, match=f"1 tensors are not .* model.{name} the first"):
+        check_restored(joiner, received)

@@ -1,0 +1,39 @@
+"""Workers that cannot take part, beside others that train."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.processes.job import Job
+from trainyard_trainer.contract.exits import Exit
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("invalid", "no data on this node"),
+        ("memory", "out of memory"),
+        ("model", "b differs from the other workers"),
+    ],
+)
+def test_a_joiners_own_fault_leaves_it_out_and_costs_the_others_nothing(
+    tmp_path: Path, fault: str, sentence: str
+) -> None:
+    with Job(tmp_path, task="Unlike", args={"fault": fault, "pods": "b"}) as job:
+        job.start("a", workers=2)
+        job.wait_for_active(1)
+        job.start_worker("b")
+        code, message = job.wait_for_exit("b")
+        assert code == Exit.MEMBER_UNFIT
+        assert sentence in message.error
+        job.start_worker("c")
+        job.wait_for_active(2)
+        job.finish()
+
+
+def test_a_fault_that_all_have_is_the_jobs(tmp_path: Path) -> None:
+    with Job(tmp_path, task="Unlike", args={"fault": "invalid", "pods": "ab"}) as job:
+        job.start("a", "b")
+        for name in ("a", "b"):
+            code, _ = job.wait_for_exit(name)
+            assert code == Exit.TASK_INVALID

@@ -1,0 +1,86 @@
+"""Workers that cannot take part are left out by name, and cost the others nothing."""
+
+from tests.unit.trainyard_trainer.membership.test_membership import Coordinator, running
+from trainyard_trainer.membership.decisions import JOIN_WINDOW_SECONDS
+from trainyard_trainer.membership.events import Command, Tick
+from trainyard_trainer.membership.messages import (
+    Exclude,
+    Hello,
+    Ready,
+    StopRequest,
+    Unfit,
+)
+from trainyard_trainer.membership.views import MemberAddress
+
+SMALL = ("203 samples in train_data", "the tensor weight (float32 [2, 3])")
+LARGE = ("203 samples in train_data", "the tensor weight (float32 [2, 4])")
+
+
+def join(coordinator: Coordinator, name: str, layout: tuple[str, ...]) -> list[Command]:
+    hello = Hello(address=MemberAddress(member_id=name))
+    return coordinator.handle((name, hello), (name, Ready(layout=layout)))
+
+
+def training(layout: tuple[str, ...], desired: int) -> Coordinator:
+    coordinator = Coordinator(desired)
+    join(coordinator, "a/0", layout)
+    coordinator.handle(Tick(), after=10.0)
+    coordinator.enter()
+    return coordinator
+
+
+def excluded(commands: list[Command]) -> dict[str, str]:
+    return {to: message.reason for to, message in commands if isinstance(message, Exclude)}
+
+
+def test_a_joiner_of_another_layout_is_left_out_by_name_before_a_view_with_it() -> None:
+    coordinator = training(SMALL, desired=2)
+    reasons = excluded(join(coordinator, "b/0", LARGE))
+    assert list(reasons) == ["b/0"]
+    assert "b differs from the other workers" in reasons["b/0"]
+    assert "it has the tensor weight (float32 [2, 4])" in reasons["b/0"]
+    assert "they have the tensor weight (float32 [2, 3])" in reasons["b/0"]
+    assert not coordinator.handle(Tick(), after=2 * JOIN_WINDOW_SECONDS)
+    assert coordinator.members() == ("a/0",)
+
+
+def test_a_joiner_of_the_same_layout_is_admitted() -> None:
+    coordinator = training(SMALL, desired=2)
+    assert not excluded(join(coordinator, "b/0", SMALL))
+    assert coordinator.members() == ("a/0", "b/0")
+
+
+def test_the_layout_of_most_workers_counts_where_nobody_trains_yet() -> None:
+    coordinator = Coordinator(3, minimum=2)
+    join(coordinator, "a/0", LARGE)
+    join(coordinator, "b/0", SMALL)
+    assert list(excluded(join(coordinator, "c/0", SMALL))) == ["a/0"]
+    coordinator.handle(Tick(), after=10.0)
+    assert coordinator.members() == ("b/0", "c/0")
+
+
+def test_a_joiner_that_cannot_take_part_is_at_fault_alone_while_others_train() -> None:
+    coordinator = running("a/0", desired=2)
+    coordinator.handle(("b/0", Hello(address=MemberAddress(member_id="b/0"))))
+    commands = coordinator.handle(("b/0", Unfit(reason="out of memory")))
+    assert commands == [("b/0", Exclude(reason="out of memory", is_own_fault=True))]
+    assert list(coordinator.registry.members) == ["a/0"]
+
+
+def test_a_worker_that_cannot_take_part_is_not_alone_at_fault_while_nobody_trains() -> None:
+    coordinator = Coordinator(2)
+    coordinator.handle(("a/0", Hello(address=MemberAddress(member_id="a/0"))))
+    commands = coordinator.handle(("a/0", Unfit(reason="no such task")))
+    assert commands == [("a/0", Exclude(reason="no such task", is_own_fault=False))]
+
+
+def test_a_joiner_that_cannot_take_part_does_not_stop_those_it_would_have_joined() -> None:
+    coordinator = running("a/0", desired=3)
+    for name in ("b/0", "c/0"):
+        coordinator.join(name)
+    assert coordinator.members() == ("a/0", "b/0", "c/0")
+    commands = coordinator.handle(("b/0", Unfit(reason="out of memory")))
+    assert not [message for _, message in commands if isinstance(message, StopRequest)]
+    coordinator.enter(1)
+    coordinator.handle(Tick(), after=2 * JOIN_WINDOW_SECONDS)
+    assert coordinator.members() == ("a/0", "c/0")

@@ -1,0 +1,49 @@
+"""Which workers are left out, because a view with them would fail all its members."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from trainyard_trainer.membership.events import Command
+from trainyard_trainer.membership.messages import Exclude
+from trainyard_trainer.membership.registry import Member, Registry, Transition
+
+ADVICE: Final = "use the same image, arguments and data for all workers"
+
+
+def exclude(registry: Registry, reasons: Mapping[str, str]) -> Transition:
+    """Leave out the members with these ids, each for its reason."""
+    members = {k: m for k, m in registry.members.items() if k not in reasons}
+    commands: list[Command] = [(k, Exclude(reason=reason)) for k, reason in reasons.items()]
+    return replace(registry, members=members), commands
+
+
+def different_from_state(registry: Registry) -> dict[str, str]:
+    """Why workers without state cannot adopt that of the others, by member id."""
+    layouts = [m.layout for m in registry.members.values() if m.progress >= 0 and m.layout]
+    joiners = [m for m in registry.members.values() if m.progress < 0]
+    return _different(joiners, layouts[0]) if layouts else {}
+
+
+def different_from_most(ready: list[Member]) -> dict[str, str]:
+    """Why some of the workers that are to begin together cannot, by member id.
+
+    Where no layout is more frequent than another, that of the first ready worker counts.
+    """
+    layouts = Counter(m.layout for m in ready if m.layout)
+    return _different(ready, layouts.most_common(1)[0][0]) if layouts else {}
+
+
+def _different(members: list[Member], layout: tuple[str, ...]) -> dict[str, str]:
+    return {m.member_id: _difference(m, layout) for m in members if m.layout and m.layout != layout}
+
+
+def _difference(member: Member, layout: tuple[str, ...]) -> str:
+    """The first difference between a member's layout and the others', in a sentence."""
+    pod = member.member_id.rpartition("/")[0] or member.member_id
+    own = next((line for line in member.layout if line not in layout), "nothing more")
+    theirs = next((line for line in layout if line not in member.layout), "nothing more")
+    return f"{pod} differs from the other workers: it has {own}, they have {theirs}; {ADVICE}"
