@@ -13,13 +13,16 @@ from typing import Final
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership.events import Command, Event
 from trainyard_trainer.membership.exclusion import (
+    MAX_FAILED_BUILDS,
     different_from_most,
     different_from_state,
     exclude,
+    unreachable,
 )
 from trainyard_trainer.membership.messages import (
     CollectState,
     Dismiss,
+    Fence,
     StopRequest,
     ViewAnnouncement,
 )
@@ -50,7 +53,7 @@ def decide(registry: Registry, now: float) -> Transition:
         return _finish(registry)
     idle = [m for m in registry.members.values() if m.leaving and m.progress < 0]
     registry, commands = _dismiss(registry, idle, Result.LEFT)
-    registry, more = exclude(registry, different_from_state(registry))
+    registry, more = exclude(registry, different_from_state(registry) | unreachable(registry))
     commands += more
     if not registry.has_state:
         registry, more = _start(registry, now)
@@ -126,7 +129,9 @@ def _start(registry: Registry, now: float) -> Transition:
     registry, excluded = exclude(registry, different_from_most(ready))
     if excluded:
         return registry, excluded
-    members = tuple(m.address for m in ready[: registry.desired])
+    # Workers that cannot connect to each other join one that can train.
+    count = 1 if registry.failed_starts >= MAX_FAILED_BUILDS else registry.desired
+    members = tuple(m.address for m in ready[:count])
     return _announce(registry, members, source=members[0].member_id, transfer=True, initial=True)
 
 
@@ -136,29 +141,46 @@ def _recover(registry: Registry) -> Transition:
     engaged = registry.engaged
     if not all(m.stopped for m in engaged):
         return registry, commands
-    members, furthest = _survivors(engaged)
+    members, furthest = _survivors(registry)
     if not members:
         return _collect(registry, furthest.member_id, Result.LEFT)
-    registry, commands = _dismiss(
-        registry, [m for m in engaged if m.address not in members], Result.LEFT
+    # Who has no state joins later, by a view that is prepared beside this one.
+    registry = registry.put(
+        *(replace(m, announced=None, stopped=False) for m in engaged if m.progress < 0)
     )
+    engaged = registry.engaged
+    if registry.failed_starts >= MAX_FAILED_BUILDS:
+        members = (furthest.address,)
+        registry, commands = _fence(registry, [m for m in engaged if m is not furthest])
+    else:
+        registry, commands = _dismiss(
+            registry, [m for m in engaged if m.address not in members], Result.LEFT
+        )
     states = {(m.progress, m.digest) for m in engaged if m.address in members}
     source = furthest.member_id
     registry, more = _announce(registry, members, source=source, transfer=len(states) > 1)
     return registry, commands + more
 
 
-def _survivors(engaged: list[Member]) -> tuple[tuple[MemberAddress, ...], Member]:
+def _fence(registry: Registry, fenced: Iterable[Member]) -> Transition:
+    """Give members up: their state is void, and they come back as joiners."""
+    ids = [m.member_id for m in fenced]
+    members = {k: m for k, m in registry.members.items() if k not in ids}
+    commands: list[Command] = [(member_id, Fence()) for member_id in ids]
+    return replace(registry, members=members), commands
+
+
+def _survivors(registry: Registry) -> tuple[tuple[MemberAddress, ...], Member]:
     """The next view's members, empty when all are leaving, and the one with the newest state.
 
-    A leaving worker is kept only where nobody else has state to hand over.
+    A leaving worker is kept only where nobody else has state, but somebody can take it over.
     """
-    staying = [m for m in engaged if not m.leaving]
-    if staying and not any(m.progress >= 0 for m in staying):
-        staying = engaged
-    with_state = [m for m in (staying or engaged) if m.progress >= 0]
-    furthest = max(with_state, key=lambda m: (m.state_view or ViewId(term=0, number=0), m.progress))
-    return tuple(m.address for m in staying), furthest
+    with_state = [m for m in registry.engaged if m.progress >= 0]
+    staying = [m for m in with_state if not m.leaving]
+    has_heir = registry.desired > 0 and bool(_trusted_candidates(registry))
+    members = staying or (with_state if has_heir else [])
+    key = lambda m: (m.state_view or ViewId(term=0, number=0), m.progress)  # noqa: E731
+    return tuple(m.address for m in members), max(members or with_state, key=key)
 
 
 def _rescale(registry: Registry, now: float) -> Transition:
@@ -193,13 +215,23 @@ def _candidates(registry: Registry) -> list[Member]:
     return sorted(ready, key=lambda m: (m.ready_at or 0.0, m.member_id))
 
 
+def _trusted_candidates(registry: Registry) -> list[Member]:
+    """The candidates that have not failed to join; the others are tried alone."""
+    return [m for m in _candidates(registry) if m.pod not in registry.failed_joins]
+
+
 def _is_window_over(ready: list[Member], now: float, seconds: float) -> bool:
     return all(now - (m.ready_at or 0.0) >= seconds for m in ready)
 
 
 def _joiners(registry: Registry, view: View, staying: int, now: float) -> list[str]:
-    ready = [m for m in _candidates(registry) if m.member_id not in view.member_ids]
+    ready = [m for m in _trusted_candidates(registry) if m.member_id not in view.member_ids]
     vacancies = max(0, registry.desired - staying)
+    if not staying:
+        return [m.member_id for m in ready[:vacancies]]  # Nobody leaves before it has an heir.
+    if not ready:
+        others = [m for m in _candidates(registry) if m.member_id not in view.member_ids]
+        return [m.member_id for m in others[: min(1, vacancies)]]
     if len(ready) < vacancies and not _is_window_over(ready, now, JOIN_WINDOW_SECONDS):
         return []
     return [m.member_id for m in ready[:vacancies]]

@@ -54,6 +54,11 @@ class Member:
         return self.address.member_id
 
     @property
+    def pod(self) -> str:
+        """The name that all incarnations of this worker have."""
+        return self.member_id.rpartition("/")[0] or self.member_id
+
+    @property
     def is_engaged(self) -> bool:
         """Whether it holds state or was called into a view."""
         return self.progress >= 0 or self.announced is not None
@@ -80,6 +85,10 @@ class Registry:
     """How long workers with state may reconnect before training starts without them."""
     rejoin_deadline: float | None = None
     """Until when they are awaited; set at once in a coordinator after the first one."""
+    failed_joins: dict[str, int] = field(default_factory=dict)
+    """By pod: planned views with it as a joiner that could not be built, since its last one."""
+    failed_starts: int = 0
+    """Views without a predecessor that could not be built, since the last that was."""
     collecting_from: str | None = None
     """The member that was asked to upload the final state."""
     collected: bool = False

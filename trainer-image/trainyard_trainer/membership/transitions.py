@@ -101,7 +101,9 @@ def _join(registry: Registry, hello: Hello, now: float) -> Transition:
         leaving=hello.leaving,
         finished=hello.finished,
     )
-    numbers = [v.number for v in (member.state_view, member.announced) if v is not None]
+    if member.stopped and member.progress < 0 and not _is_called_at_once(registry, member_id):
+        member = replace(member, announced=None, stopped=False)
+    numbers = [v.number for v in (member.state_view, hello.announced) if v is not None]
     registry = replace(registry, last_number=max([registry.last_number, *numbers])).put(member)
     if view is not None and member.progress >= 0:
         registry = _in_force(registry, view)
@@ -147,6 +149,10 @@ def _enter(registry: Registry, member: Member, message: ViewEntered) -> Registry
 def _stop(registry: Registry, member: Member, message: Stopped) -> Registry:
     if message.announced != member.announced:
         return registry  # Sent before it received the newest view: it will stop again.
+    registry = _count_failure(registry, member)
+    if message.progress < 0 and not _is_called_at_once(registry, member.member_id):
+        # A joiner that stops stops nobody: it is as ready as it was before it was called.
+        return registry.put(replace(member, announced=None, stop_requested=False))
     stopped = replace(
         member,
         stopped=True,
@@ -156,6 +162,26 @@ def _stop(registry: Registry, member: Member, message: Stopped) -> Registry:
         digest=message.digest,
     )
     return registry.put(stopped)
+
+
+def _is_called_at_once(registry: Registry, member_id: str) -> bool:
+    """Whether a member is in the view in force, or in a pending one without a predecessor."""
+    view, pending = registry.view, registry.pending
+    is_pending = pending is not None and pending.after is None and member_id in pending.member_ids
+    return is_pending or (view is not None and member_id in view.member_ids)
+
+
+def _count_failure(registry: Registry, member: Member) -> Registry:
+    """Count a pending view that `member` is the first to stop in, although nobody is missing."""
+    pending, view = registry.pending, registry.view
+    if pending is None or member.announced != pending.id or not registry.can_begin(pending):
+        return registry
+    if pending.after is None:
+        return replace(registry, failed_starts=registry.failed_starts + 1)
+    current = view.member_ids if view is not None else ()
+    pods = [registry.members[i].pod for i in pending.member_ids if i not in current]
+    failed = {pod: registry.failed_joins.get(pod, 0) + 1 for pod in pods}
+    return replace(registry, failed_joins={**registry.failed_joins, **failed})
 
 
 def _in_force(registry: Registry, view: View) -> Registry:
@@ -172,4 +198,8 @@ def _complete_pending(registry: Registry) -> Registry:
         return registry
     members = [registry.members.get(member_id) for member_id in pending.member_ids]
     done = all(m is not None and m.state_view == pending.id and m.progress >= 0 for m in members)
-    return replace(registry, pending=None) if done else registry
+    if not done:
+        return registry
+    pods = {m.pod for m in members if m is not None}
+    failed = {pod: count for pod, count in registry.failed_joins.items() if pod not in pods}
+    return replace(registry, pending=None, failed_joins=failed, failed_starts=0)

@@ -126,6 +126,8 @@ def faults(world: World) -> Iterator[tuple[str, World]]:
         if worker.connected:
             cut_off = replace(worker, connected=False, welcomed=False, inbox=(), outbox=lost)
             yield f"{name} is cut off", put(left, index, cut_off)
+        if not worker.unreachable and all(member_id != name for _, member_id in world.built):
+            yield f"{name} is unreachable", put(left, index, replace(worker, unreachable=True))
         if worker.connected and not worker.leaving:
             leaving = send(replace(worker, leaving=True), LeaveRequest())
             yield f"{name} leaves", put(left, index, leaving)

@@ -9,6 +9,7 @@ from tests.unit.trainyard_trainer.membership.world import (
     World,
     act,
     digest,
+    is_blocked,
     is_built,
     put,
     send,
@@ -112,4 +113,4 @@ def can_fail(world: World, worker: Worker) -> bool:
     view = worker.participant.view
     assert view is not None
     alive = {w.member_id for w in world.workers if w.alive}
-    return not alive >= set(view.member_ids)
+    return not alive >= set(view.member_ids) or is_blocked(world, view)

@@ -17,6 +17,7 @@ from trainyard_trainer.membership.events import Command, Disconnected, Event, St
 from trainyard_trainer.membership.messages import (
     CollectState,
     Dismiss,
+    Exclude,
     Fence,
     Goodbye,
     Hello,
@@ -52,6 +53,8 @@ class Worker:
     outbox: tuple[Event, ...] = ()
     """What the coordinator has yet to take from it, the end of its connection included."""
     dismissed: Result | None = None
+    unreachable: bool = False
+    """Nobody but the coordinator can connect to it."""
 
     @property
     def member_id(self) -> str:
@@ -218,7 +221,14 @@ def _enter(world: World, index: int, worker: Worker) -> World:
 
 
 def is_built(world: World, view: View) -> bool:
-    return all((view.id, member_id) in world.built for member_id in view.member_ids)
+    built = all((view.id, member_id) in world.built for member_id in view.member_ids)
+    return built and not is_blocked(world, view)
+
+
+def is_blocked(world: World, view: View) -> bool:
+    """Whether members of a view cannot connect to each other."""
+    members = [w for w in world.workers if w.member_id in view.member_ids]
+    return len(view.member_ids) > 1 and any(w.unreachable for w in members)
 
 
 def hello(worker: Worker) -> Hello:
@@ -253,7 +263,16 @@ def receive(world: World, index: int) -> World:
         case Fence():
             name, _, number = worker.member_id.partition("/")
             me = protocol.reset(worker.participant, f"{name}/{int(number) + 1}")
-            return put(world, index, Worker(participant=me, ready=True, leaving=worker.leaving))
+            again = Worker(
+                participant=me,
+                ready=True,
+                leaving=worker.leaving,
+                unreachable=worker.unreachable,
+            )
+            return put(world, index, again)
+        case Exclude():
+            gone = replace(_disconnected(worker), alive=False)
+            return put(world, index, replace(gone, waiting=None))
         case CollectState():
             stored = (worker.participant.progress, worker.lineage)
             worker = queue(worker, StateStored(member_id=worker.member_id))
