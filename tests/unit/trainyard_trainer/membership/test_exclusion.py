@@ -5,6 +5,7 @@ from trainyard_trainer.membership.decisions import JOIN_WINDOW_SECONDS
 from trainyard_trainer.membership.events import Command, Tick
 from trainyard_trainer.membership.messages import (
     Exclude,
+    Fence,
     Hello,
     Ready,
     StopRequest,
@@ -84,3 +85,35 @@ def test_a_joiner_that_cannot_take_part_does_not_stop_those_it_would_have_joined
     coordinator.enter(1)
     coordinator.handle(Tick(), after=2 * JOIN_WINDOW_SECONDS)
     assert coordinator.members() == ("a/0", "c/0")
+
+
+def test_an_unreachable_joiner_stops_nobody_and_is_left_out_after_two_attempts() -> None:
+    coordinator = running("a/0", desired=2)
+    coordinator.join("b/0")
+    commands = coordinator.handle(coordinator.stopped("b/0", -1))
+    assert coordinator.members() == ("a/0", "b/0")
+    commands += coordinator.handle(coordinator.stopped("b/0", -1))
+    assert "cannot connect to each other" in excluded(commands)["b/0"]
+    assert not [message for _, message in commands if isinstance(message, StopRequest)]
+    assert coordinator.members() == ("a/0",)
+
+
+def test_a_joiner_that_was_called_with_an_unreachable_one_is_admitted() -> None:
+    coordinator = running("a/0", desired=3)
+    coordinator.join("b/0")
+    coordinator.join("c/0")
+    coordinator.handle(coordinator.stopped("b/0", -1))
+    assert coordinator.members() == ("a/0", "b/0")
+    assert list(excluded(coordinator.handle(coordinator.stopped("b/0", -1)))) == ["b/0"]
+    assert coordinator.members() == ("a/0", "c/0")
+    coordinator.enter(1)
+    assert not coordinator.registry.failed_joins
+
+
+def test_survivors_that_cannot_connect_to_each_other_join_the_furthest() -> None:
+    coordinator = running("a/0", "b/0")
+    for _ in range(3):
+        coordinator.handle(coordinator.stopped("a/0", 4))
+        commands = coordinator.handle(coordinator.stopped("b/0", 5))
+    assert [to for to, message in commands if isinstance(message, Fence)] == ["a/0"]
+    assert coordinator.members() == ("b/0",)
