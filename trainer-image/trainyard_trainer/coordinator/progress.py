@@ -34,6 +34,8 @@ class Progress:
     """Checkpoints and models that could not be written to the state directory."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by each report; a waiter clears it first."""
+    _has_restarted: bool = False
+    """The next report may have a lower step than the last one."""
 
     def record(self, report: ProgressReport) -> None:
         """Record a worker's report; its progress counts unless a later one is known."""
@@ -43,10 +45,11 @@ class Progress:
             key = (measured.nodes, measured.workers, measured.local_batch)
             if key not in self.throughput or self.throughput[key].steps <= measured.steps:
                 self.throughput[key] = measured
-        if report.step > self.report.step:
+        if report.step > self.report.step or self._has_restarted:
             self.last_step_at = time.time()
-        if report.step >= self.report.step:
+        if report.step >= self.report.step or self._has_restarted:
             self.report = report
+            self._has_restarted = False
         self.changed.set()
 
     def _record_cost(self, cost: RescaleCost) -> None:
@@ -55,8 +58,14 @@ class Progress:
         self.costs.setdefault(cost.view, []).append(cost)
 
     def view_entered(self, view: View) -> None:
-        """Count a view that all its members have entered as a rescale, unless it is initial."""
-        if not view.initial:
+        """Count a view that all its members have entered as a rescale.
+
+        An initial one starts from a checkpoint or from nothing: the next report then counts,
+        whatever its step.
+        """
+        if view.initial:
+            self._has_restarted = True
+        else:
             self.rescales += 1
 
     @property

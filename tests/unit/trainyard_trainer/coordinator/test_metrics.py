@@ -10,6 +10,7 @@ from trainyard_trainer.coordinator.members import MembershipService
 from trainyard_trainer.coordinator.metrics import CoordinatorMetrics
 from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.membership.messages import ConfigurationThroughput, ProgressReport
+from trainyard_trainer.membership.views import View, ViewId
 
 
 def throughput(workers: int, **spread: float) -> ConfigurationThroughput:
@@ -47,3 +48,15 @@ async def test_the_operator_parses_what_the_workers_measured() -> None:
         measurement(1, None),
         measurement(2, SampleTimes(blocks=12, mean=0.002, deviation=0.0001)),
     )
+
+
+async def test_after_a_rollback_the_next_report_counts() -> None:
+    progress = Progress()
+    progress.record(ProgressReport(step=500, loss=0.1))
+    view = View(id=ViewId(term=1, number=2), members=(), source="a", transfer=True, initial=True)
+    progress.view_entered(view)
+    before = progress.last_step_at
+    progress.record(ProgressReport(step=20, loss=0.4))
+    assert (progress.report.step, progress.report.loss) == (20, 0.4)
+    assert progress.last_step_at is not None
+    assert progress.last_step_at >= (before or 0.0)
