@@ -33,5 +33,5 @@ def test_it_is_bounded_and_still_tells_large_models_apart() -> None:
     lines = layout(one)
     assert len(lines) == MAX_LINES
     assert max(len(line) for line in lines) <= MAX_LINE
-    list(one.model.parameters())[-1].requires_grad_(requires_grad=False)
+    list(one.model.parameters())[-1].requires_grad = False
     assert layout(one) != lines
