@@ -203,7 +203,7 @@ class FederatedMetric:
 
 
 class RefusalReason(StrEnum):
-    """Why an update was refused."""
+    """Why what a party sent was refused."""
 
     HEADER = "HeaderInvalid"
     """Its header cannot be parsed, or exceeds the limits."""
@@ -212,9 +212,12 @@ class RefusalReason(StrEnum):
     SHAPE = "ShapeMismatch"
     """Names, shapes or dtypes differ from the model's."""
     WEIGHT = "WeightInvalid"
-    """Its weight is zero, negative or not finite."""
+    """Its weight or number of samples is zero, negative or not finite, or it weighs more than its
+    samples."""
     CHECKSUM = "ChecksumMismatch"
     SIZE = "SizeMismatch"
     """More or fewer bytes than announced."""
     ROUND = "WrongRound"
     """It belongs to a closed round, or to another term of the aggregator."""
+    EVALUATION = "EvaluationInvalid"
+    """An evaluation has counts, values or names beyond the limits."""

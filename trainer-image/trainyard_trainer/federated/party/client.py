@@ -128,13 +128,16 @@ class AggregatorClient:
         with self._request("PUT", PATH_UPDATE, params, size=size, send=send) as response:
             return msgspec.json.decode(response.read(MESSAGE_BYTES), type=UploadResult)
 
-    def send_evaluation(self, report: EvaluationReport) -> None:
-        """Send an evaluation of the global model."""
+    def send_evaluation(self, report: EvaluationReport) -> UploadResult:
+        """Send an evaluation of the global model; returns whether the aggregator accepted it."""
         body = msgspec.json.encode(report)
         with self._request(
             "POST", PATH_EVALUATION, size=len(body), send=lambda c: c.send(body)
         ) as response:
-            response.read(MESSAGE_BYTES)
+            text = response.read(MESSAGE_BYTES)
+            if response.status != 422:
+                return UploadResult()
+            return msgspec.json.decode(text, type=UploadResult)
 
     def leave(self) -> None:
         """Leave the round, so that it does not wait for this party."""

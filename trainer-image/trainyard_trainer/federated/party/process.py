@@ -29,7 +29,7 @@ from trainyard_trainer.federated.protocol.messages import (
     RoundAnnouncement,
     TrainConfig,
     UpdateMetadata,
-    finite_or_none,
+    bounded_or_none,
 )
 from trainyard_trainer.federated.rounds.events import Instruction
 from trainyard_trainer.runtime.exits import (
@@ -215,7 +215,7 @@ class PartyRunner:
             round=announcement.round,
             samples=outcome.samples,
             weight=float(outcome.samples),
-            loss=outcome.loss,
+            loss=bounded_or_none(outcome.loss),
         )
         return TrainedUpdate(
             model=announcement.model, config=announcement.config, metadata=metadata
@@ -236,9 +236,11 @@ class PartyRunner:
             term=announcement.term,
             round=announcement.round - 1,  # The model that the announced round starts from.
             samples=trainer.eval_samples,
-            metrics={name: finite_or_none(value) for name, value in self.metrics.items()},
+            metrics={name: bounded_or_none(value) for name, value in self.metrics.items()},
         )
-        self._client.send_evaluation(report)
+        result = self._client.send_evaluation(report)
+        if result.refusal is not None:
+            log.warning("the evaluation was refused (%s): %s", result.refusal, result.message)
 
     def _upload(self, trainer: LocalTrainer, metadata: UpdateMetadata) -> None:
         result = self._client.upload(trainer.state.layout, trainer.state.data, metadata)

@@ -17,10 +17,17 @@ from trainyard_trainer.federated.rounds.events import Instruction
 MESSAGE_BYTES: Final = 1 << 20
 """The longest message; most of it may be a Task's arguments."""
 MAX_METRICS: Final = 100
+MAX_SAMPLES: Final = 1 << 40
+"""Of one party; more is a mistake, or an attack."""
+MAX_MAGNITUDE: Final = 1e100
+"""Of a metric or loss: sums over all parties' samples stay finite."""
 
 Name = Annotated[str, Meta(max_length=300)]
+MetricName = Annotated[str, Meta(max_length=128)]
 Count = Annotated[int, Meta(ge=0, le=1 << 62)]
-Metrics = Annotated[dict[Name, float | None], Meta(max_length=MAX_METRICS)]
+Samples = Annotated[int, Meta(ge=0, le=MAX_SAMPLES)]
+Magnitude = Annotated[float, Meta(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE)]
+Metrics = Annotated[dict[MetricName, Magnitude | None], Meta(max_length=MAX_METRICS)]
 
 
 class TrainConfig(Struct, frozen=True, kw_only=True):
@@ -68,11 +75,11 @@ class UpdateMetadata(Struct, frozen=True, kw_only=True):
 
     term: Count
     round: Count
-    samples: Count
+    samples: Samples
     """Training samples of the party."""
     weight: float
-    """The weight of the update; by default its samples."""
-    loss: float | None = None
+    """The weight of the update: its samples, or less."""
+    loss: Magnitude | None = None
     """Mean training loss over the round."""
 
 
@@ -88,7 +95,7 @@ class EvaluationReport(Struct, frozen=True, kw_only=True):
 
     term: Count
     round: Count
-    samples: Count
+    samples: Samples
     """Held-out samples; 0 for a party without any."""
     metrics: Metrics = {}
 
@@ -101,12 +108,23 @@ def parse_metadata(document: dict[str, Any]) -> UpdateMetadata:
         text = f"its header's document is invalid: {error}"
         raise UpdateRefused(RefusalReason.HEADER, text) from None
     weight, samples = metadata.weight, metadata.samples
-    if not (math.isfinite(weight) and weight > 0 and samples > 0):
-        text = f"its weight is {weight} for {samples} samples; both must be above 0"
+    if not 0 < weight <= samples:  # Which is false for NaN as well.
+        text = f"its weight is {weight} for {samples} samples"
+        text = f"{text}; both must be above 0, and the weight at most the samples"
         raise UpdateRefused(RefusalReason.WEIGHT, text)
+    if metadata.loss is not None and math.isnan(metadata.loss):
+        raise UpdateRefused(RefusalReason.HEADER, "its loss is NaN; leave it out instead")
     return metadata
 
 
-def finite_or_none(value: float | None) -> float | None:
-    """`value`, or None for NaN and infinities, which JSON does not have."""
-    return value if value is not None and math.isfinite(value) else None
+def parse_evaluation(body: bytes) -> EvaluationReport:
+    """A party's evaluation; raises UpdateRefused that names the field."""
+    try:
+        return msgspec.json.decode(body, type=EvaluationReport)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UpdateRefused(RefusalReason.EVALUATION, f"invalid evaluation: {error}") from None
+
+
+def bounded_or_none(value: float | None) -> float | None:
+    """`value`, or None for NaN and for what is beyond `MAX_MAGNITUDE`."""
+    return value if value is not None and abs(value) <= MAX_MAGNITUDE else None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.federated import FederatedConfig, FederatedPlan, RoundsConfig
+
+MAX_METRICS: Final = 32
+"""Metrics kept of a round: what the operator reads."""
 
 
 class RoundPhase(StrEnum):
@@ -150,14 +154,28 @@ def shuffled(parties: Collection[str], seed: int, round_: int) -> Sequence[str]:
     return sorted(parties, key=key)
 
 
-def mean_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
-    """The mean of each metric over the parties that have it, weighted by held-out samples."""
+def mean_metrics(evaluations: Sequence[Evaluation], target: str = "") -> dict[str, float]:
+    """The mean of each metric over the parties that have it, weighted by held-out samples.
+
+    Of more than `MAX_METRICS` those are kept that most parties have, the target's metric first,
+    so that no party's names displace everybody's.
+    """
     weighted: dict[str, list[tuple[int, float]]] = {}
     for evaluation in evaluations:
         for name, value in evaluation.metrics.items():
             if evaluation.samples > 0:
                 weighted.setdefault(name, []).append((evaluation.samples, value))
-    return {name: _weighted_mean(pairs) for name, pairs in sorted(weighted.items())}
+
+    def rank(name: str) -> tuple[bool, int, bool, str]:
+        return name != target, -len(weighted[name]), not name.startswith("eval/"), name
+
+    kept = sorted(weighted, key=rank)[:MAX_METRICS]
+    return {name: _weighted_mean(weighted[name]) for name in sorted(kept)}
+
+
+def measured_by(evaluations: Iterable[Evaluation], metric: str) -> list[float]:
+    """The values of a metric by the parties that have measured it."""
+    return [e.metrics[metric] for e in evaluations if e.samples > 0 and metric in e.metrics]
 
 
 def mean_loss(updates: Sequence[AcceptedUpdate]) -> float | None:

@@ -12,6 +12,9 @@ from trainyard_trainer.contract.config import Direction, Target
 MAX_ROUNDS: Final = 1_000
 """Round records kept; older ones are dropped, but not the counts or the best round."""
 
+MAX_COUNT: Final = (1 << 63) - 1
+"""The largest integer that the API server and JSON parsers keep."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRecord:
@@ -46,6 +49,8 @@ class FederationHistory:
     """The last one whose model is stored; -1 before the initial model."""
     rounds: tuple[RoundRecord, ...] = ()
     best: Best | None = None
+    scored_since_best: int = 0
+    """Rounds that were scored after the best one; those that nobody measured say nothing."""
     contributors: tuple[str, ...] = ()
     """Whose updates are in the last model."""
     contributions: dict[str, int] = field(default_factory=dict)
@@ -76,7 +81,9 @@ class FederationHistory:
             contributors=tuple(sorted(samples)),
             contributions={**counts, **{name: counts.get(name, 0) + 1 for name in samples}},
             samples={**self.samples, **samples},
-            samples_trained=self.samples_trained + local_epochs * sum(samples.values()),
+            samples_trained=min(
+                self.samples_trained + local_epochs * sum(samples.values()), MAX_COUNT
+            ),
         )
 
     def with_metrics(self, metrics: Mapping[str, float]) -> FederationHistory:
@@ -93,15 +100,12 @@ class FederationHistory:
             return self
         best = self.best if self.best is None or self.best.round != self.round else None
         if best is not None and not _is_better(value, best.value, direction):
-            return self
-        return replace(self, best=Best(round=self.round, value=value))
+            return replace(self, scored_since_best=self.scored_since_best + 1)
+        return replace(self, best=Best(round=self.round, value=value), scored_since_best=0)
 
     def is_patience_exhausted(self, patience: int | None) -> bool:
-        """Whether the last `patience` rounds brought no improvement."""
-        if patience is None or self.round < 0:
-            return False
-        since = self.best.round if self.best is not None else 0
-        return self.round - since >= patience
+        """Whether the last `patience` rounds that were scored brought no improvement."""
+        return patience is not None and self.scored_since_best >= patience
 
 
 def _is_better(value: float, than: float, direction: Direction) -> bool:

@@ -27,6 +27,7 @@ from trainyard_trainer.federated.rounds.events import (
     RoundPhase,
     RoundSettings,
     mean_metrics,
+    measured_by,
 )
 from trainyard_trainer.federated.rounds.history import FederationHistory, is_target_reached
 from trainyard_trainer.federated.rounds.state import RoundState
@@ -213,10 +214,12 @@ class RoundMachine(RoundState):
     def _close_evaluation(self) -> KeepBest | None:
         """Average the evaluations of the global model; the command if it is the best so far."""
         self.is_evaluated = True
-        metrics = mean_metrics(list(self.evaluations.values()))
-        before = self.history.best
+        evaluations, before = list(self.evaluations.values()), self.history.best
+        metrics = mean_metrics(evaluations, self.target.metric if self.target else "")
         self.history = self.history.with_metrics(metrics)
         if self.target is None:
+            return None
+        if len(measured_by(evaluations, self.target.metric)) < self.quorum:
             return None
         score = metrics.get(self.target.metric)
         self.history = self.history.with_score(score, self.target.direction)
@@ -226,8 +229,21 @@ class RoundMachine(RoundState):
         """Whether the target metric of the global model ends the federation."""
         if self.target is None or not self.is_evaluated:
             return False
-        is_reached = is_target_reached(self.target, self.history.last_round.metrics)
-        return is_reached or self._is_patience_exhausted
+        return self._is_target_reached or self._is_patience_exhausted
+
+    @property
+    def _is_target_reached(self) -> bool:
+        """Whether the mean of a quorum reaches the target and no single party decides that.
+
+        Where the federation has several parties, a second one must have reached it on its own.
+        """
+        target = self.target
+        if target is None or not is_target_reached(target, self.history.last_round.metrics):
+            return False
+        values = measured_by(self.evaluations.values(), target.metric)
+        reached = sum(target.reached(value) for value in values)
+        needed = min(2, len(self.settings.parties))
+        return len(values) >= self.quorum and reached >= needed
 
     def _has_no_next_round(self) -> bool:
         if self.history.round < 0:

@@ -308,9 +308,17 @@ class Aggregator:
         """Take a party's evaluation of the model in force; one of another term is ignored."""
         if report.term != self.term:
             return
-        metrics = {k: v for k, v in report.metrics.items() if v is not None and math.isfinite(v)}
+        metrics = {name: value for name, value in report.metrics.items() if value is not None}
         evaluation = Evaluation(samples=report.samples, metrics=metrics)
         self._apply(self.machine.evaluated(party, report.round, evaluation, self.now))
+
+    def refuse_evaluation(self, party: str) -> None:
+        """An evaluation was refused: no round waits for another one of this party."""
+        self.refusals[party, RefusalReason.EVALUATION.value] += 1
+        machine = self.machine
+        nothing = Evaluation(samples=0, metrics={})
+        if party not in machine.evaluations:
+            self._apply(machine.evaluated(party, machine.history.round, nothing, self.now))
 
     # --- the operator ---------------------------------------------------------------------------
 

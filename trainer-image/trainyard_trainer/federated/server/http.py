@@ -22,7 +22,7 @@ from trainyard_trainer.contract.federated import (
     RefusalReason,
 )
 from trainyard_trainer.contract.plan import AcceptPlan, StalePlan
-from trainyard_trainer.federated.protocol.messages import EvaluationReport, UploadResult
+from trainyard_trainer.federated.protocol.messages import UploadResult, parse_evaluation
 from trainyard_trainer.federated.protocol.wire import UpdateRefused, trailer
 from trainyard_trainer.federated.server.aggregator import Aggregator
 from trainyard_trainer.federated.server.metrics import AggregatorMetrics
@@ -193,9 +193,7 @@ class AggregatorServer(JobServer[FederatedPlan]):
             await self._discard_body(request)
             log.warning("an update of %s is refused (%s): %s", party, refused.reason, refused)
             self.aggregator.refuse(party, refused.reason)
-            return _upload_response(
-                UploadResult(refusal=refused.reason, message=str(refused)), status=422
-            )
+            return _refusal_response(refused)
         finally:
             if self._uploads.get(party) is task:
                 del self._uploads[party]
@@ -241,9 +239,11 @@ class AggregatorServer(JobServer[FederatedPlan]):
     async def _post_evaluation(self, request: web.Request) -> web.Response:
         party = self._identify(request)
         try:
-            report = msgspec.json.decode(await read_body(request), type=EvaluationReport)
-        except msgspec.MsgspecError as error:
-            raise web.HTTPBadRequest(text=f"invalid evaluation: {error}") from None
+            report = parse_evaluation(await read_body(request))
+        except UpdateRefused as refused:
+            log.warning("an evaluation of %s is refused: %s", party, refused)
+            self.aggregator.refuse_evaluation(party)
+            return _refusal_response(refused)
         self.aggregator.evaluate(party, report)
         return web.Response(text="ok")
 
@@ -258,6 +258,11 @@ async def _feed(request: web.Request, upload: UpdateUpload) -> None:
 
 def _upload_response(result: UploadResult, status: int = 200) -> web.Response:
     return web.json_response(body=msgspec.json.encode(result), status=status)
+
+
+def _refusal_response(refused: UpdateRefused) -> web.Response:
+    result = UploadResult(refusal=refused.reason, message=str(refused))
+    return _upload_response(result, status=422)
 
 
 def _integer(request: web.Request, name: str) -> int:

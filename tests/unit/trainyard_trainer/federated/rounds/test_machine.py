@@ -4,11 +4,15 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainyard_trainer.contract.config import Direction, Target
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.federated import PartyState, RoundsConfig
+from trainyard_trainer.federated.protocol.messages import MAX_MAGNITUDE, MAX_SAMPLES
 from trainyard_trainer.federated.rounds.events import (
+    MAX_METRICS,
     AbandonRound,
     AcceptedUpdate,
     Aggregate,
@@ -23,6 +27,11 @@ from trainyard_trainer.federated.rounds.events import (
     RoundSettings,
     mean_metrics,
     shuffled,
+)
+from trainyard_trainer.federated.rounds.history import (
+    MAX_COUNT,
+    FederationHistory,
+    RoundRecord,
 )
 from trainyard_trainer.federated.rounds.machine import JOIN_WINDOW_SECONDS, RoundMachine
 
@@ -248,9 +257,9 @@ def test_no_round_is_aggregated_once_the_target_is_reached() -> None:
 
 
 def test_evaluations_present_at_the_close_decide_before_the_aggregation() -> None:
-    machine = started("ab", target=TARGET)
-    evaluate(machine, "a", 0.95)
-    assert deliver(machine, "ab", 5.0) == [KeepBest(round=0), Finish(round=0)]
+    machine = started("abc", target=TARGET)
+    evaluate(machine, "ab", 0.95)
+    assert deliver(machine, "abc", 5.0) == [KeepBest(round=0), Finish(round=0)]
 
 
 def test_the_best_model_is_the_result() -> None:
@@ -368,3 +377,61 @@ def test_the_loss_is_the_mean_over_updates_that_have_one() -> None:
     assert machine.history.last_round.loss == 3.5
     assert machine.history.last_round.samples == 13
     assert not math.isinf(machine.history.last_round.seconds)
+
+
+def test_no_single_party_reaches_the_target() -> None:
+    machine = started("abc", target=TARGET)
+    forged = Evaluation(samples=1 << 40, metrics={"eval/accuracy": 1e100})
+    machine.evaluated("a", 0, forged, 1.0)
+    assert evaluate(machine, "bc", 0.5) == [KeepBest(round=0)]
+    assert machine.phase is RoundPhase.OPEN
+    assert deliver(machine, "abc", 5.0) == [Aggregate(round=1, parties=("a", "b", "c"))]
+
+
+def test_the_target_needs_evaluations_of_a_quorum() -> None:
+    machine = started("abc", target=TARGET, min_parties=2)
+    evaluate(machine, "a", 0.95)
+    assert deliver(machine, "abc", 5.0) == [Aggregate(round=1, parties=("a", "b", "c"))]
+    assert machine.history.best is None
+
+
+def test_patience_does_not_count_rounds_that_nobody_measured() -> None:
+    machine = started("ab", target=TARGET, patience=2, max=50)
+    for _ in range(5):
+        assert deliver(machine, "ab", 5.0)[-1] == Aggregate(round=machine.round, parties=("a", "b"))
+        store(machine, 6.0)
+
+
+def test_a_partys_names_do_not_displace_the_metrics_of_others() -> None:
+    names = {f"a{number:03}": 1.0 for number in range(100)}
+    evaluations = [
+        Evaluation(samples=5, metrics=names),
+        Evaluation(samples=5, metrics={"eval/accuracy": 0.5, "loss": 1.0}),
+        Evaluation(samples=5, metrics={"eval/accuracy": 0.7, "loss": 1.0}),
+    ]
+    metrics = mean_metrics(evaluations, "z")
+    assert len(metrics) == MAX_METRICS
+    assert metrics["eval/accuracy"] == pytest.approx(0.6)
+    assert "loss" in metrics
+    alone = [Evaluation(samples=5, metrics={**names, "z": 0.5})]
+    assert mean_metrics(alone, "z")["z"] == 0.5
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, MAX_SAMPLES),
+            st.floats(-MAX_MAGNITUDE, MAX_MAGNITUDE, allow_nan=False),
+        ),
+        max_size=8,
+    )
+)
+def test_the_mean_of_all_accepted_evaluations_is_finite(found: list[tuple[int, float]]) -> None:
+    evaluations = [Evaluation(samples=count, metrics={"m": value}) for count, value in found]
+    assert all(math.isfinite(value) for value in mean_metrics(evaluations).values())
+
+
+def test_the_samples_trained_stay_a_number_that_the_api_keeps() -> None:
+    history = FederationHistory(samples_trained=MAX_COUNT - 1)
+    record = RoundRecord(round=1)
+    assert history.with_round(record, {"a": MAX_SAMPLES}, 1000).samples_trained == MAX_COUNT

@@ -140,3 +140,16 @@ async def test_a_single_party_cannot_fence_an_aggregator(tmp_path: Path) -> None
         aggregator.seen("b", 2)
         assert aggregator.ended.done()
         assert "2 parties know of term 1000000000" in str(aggregator.ended.exception())
+
+
+async def test_a_refused_evaluation_is_counted_and_not_awaited(tmp_path: Path) -> None:
+    async with running(tmp_path) as aggregator:
+        await run_rounds(aggregator, 0)
+        await wait_for(aggregator, "a", Instruction.TRAIN)
+        aggregator.refuse_evaluation("a")
+        assert aggregator.refusals == {("a", "EvaluationInvalid"): 1}
+        assert not aggregator.announcement("a").evaluate
+        assert aggregator.announcement("b").evaluate
+        await run_rounds(aggregator, 1)
+        await wait_for(aggregator, "a", Instruction.TRAIN)
+        assert aggregator.machine.history.round == 1
