@@ -219,5 +219,7 @@ class RefusalReason(StrEnum):
     """More or fewer bytes than announced."""
     ROUND = "WrongRound"
     """It belongs to a closed round, or to another term of the aggregator."""
+    TERM = "TermInvalid"
+    """A request names a term that no aggregator of this job can have."""
     EVALUATION = "EvaluationInvalid"
     """An evaluation has counts, values or names beyond the limits."""

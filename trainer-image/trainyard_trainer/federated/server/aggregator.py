@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 
 SILENCE_SECONDS: Final = 10.0
 """An idle party that has not polled for this long is absent."""
+MAX_TERMS_AHEAD: Final = 1_000
+"""No federation has as many restarts while one of its aggregators lives."""
 DRAIN_SECONDS: Final = 10.0
 """How long an aggregator that is done waits for its parties to learn of the end."""
 
@@ -144,13 +146,19 @@ class Aggregator:
     def seen(self, party: str, term: int) -> None:
         """A request of `party` has arrived, which has seen `term`.
 
-        A single party could stop a federation with a made-up higher term, so only as many parties
-        as make a quorum fence this aggregator.
+        Where the state directory outlives the pod, its term file alone fences this aggregator.
+        Elsewhere the parties do, but a single one could stop a federation with a made-up term, so
+        it takes a majority of them, and at least two. Raises UpdateRefused for a term that cannot
+        be true.
         """
+        if not 0 <= term <= self.term + MAX_TERMS_AHEAD:
+            self.refusals[party, RefusalReason.TERM.value] += 1
+            text = f"it claims to know of term {term}; this aggregator has {self.term}"
+            raise UpdateRefused(RefusalReason.TERM, text)
         connection = self.connections[party]
         connection.seen_at, connection.term = self.now, term
         higher = self.connections.terms_above(self.term)
-        if len(higher) >= self.machine.settings.rounds.min_parties:
+        if not self.config.durable and len(higher) >= max(2, len(self.parties) // 2 + 1):
             text = f"{len(higher)} parties know of term {max(higher)}; this one has {self.term}"
             self.fail(Fenced(text))
 

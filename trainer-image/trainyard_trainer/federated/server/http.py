@@ -141,7 +141,11 @@ class AggregatorServer(JobServer[FederatedPlan]):
         if party not in self.aggregator.parties:
             # It may be one soon: a party's pod can start before the Plan that adds it arrives.
             raise web.HTTPNotFound(text=f"{party[:100]!r} is not a party of this federation")
-        self.aggregator.seen(party, _integer(request, "term"))
+        try:
+            self.aggregator.seen(party, _integer(request, "term"))
+        except UpdateRefused as refused:
+            log.warning("a request of %s is refused (%s): %s", party, refused.reason, refused)
+            raise web.HTTPBadRequest(text=str(refused)) from None
         return party
 
     async def _get_round(self, request: web.Request) -> web.Response:

@@ -18,6 +18,7 @@ from trainyard_trainer.contract.federated import (
     RefusalReason,
     RoundsConfig,
 )
+from trainyard_trainer.federated.protocol.wire import UpdateRefused
 from trainyard_trainer.federated.rounds.events import Instruction
 from trainyard_trainer.federated.server.aggregator import Aggregator
 from trainyard_trainer.federated.server.connections import MAX_CORRUPT_UPLOADS
@@ -30,8 +31,10 @@ CONFIG = FederatedConfig(
 
 
 @asynccontextmanager
-async def running(folder: Path, term: int = 1) -> AsyncIterator[Aggregator]:
-    aggregator = Aggregator(CONFIG, term, folder)
+async def running(
+    folder: Path, term: int = 1, config: FederatedConfig = CONFIG
+) -> AsyncIterator[Aggregator]:
+    aggregator = Aggregator(config, term, folder)
     task = asyncio.create_task(aggregator.run())
     try:
         yield aggregator
@@ -134,12 +137,39 @@ async def test_a_corrupt_update_may_be_resent_a_limited_number_of_times(tmp_path
 
 
 async def test_a_single_party_cannot_fence_an_aggregator(tmp_path: Path) -> None:
-    async with running(tmp_path) as aggregator:
-        aggregator.seen("a", 10**9)
+    config = replace(CONFIG, durable=False, rounds=replace(CONFIG.rounds, min_parties=1))
+    async with running(tmp_path, config=config) as aggregator:
+        aggregator.seen("a", 1000)
         assert not aggregator.ended.done()
         aggregator.seen("b", 2)
         assert aggregator.ended.done()
-        assert "2 parties know of term 1000000000" in str(aggregator.ended.exception())
+        assert "2 parties know of term 1000" in str(aggregator.ended.exception())
+
+
+async def test_less_than_a_majority_cannot_fence_an_aggregator(tmp_path: Path) -> None:
+    parties = tuple(PartyConfig(name=name) for name in "abcde")
+    async with running(tmp_path, config=replace(CONFIG, parties=parties, durable=False)) as among:
+        among.seen("a", 2)
+        among.seen("b", 2)
+        assert not among.ended.done()
+        among.seen("c", 2)
+        assert among.ended.done()
+
+
+async def test_with_a_claim_no_party_fences_an_aggregator(tmp_path: Path) -> None:
+    async with running(tmp_path) as aggregator:
+        for party in "ab":
+            aggregator.seen(party, 2)
+        assert not aggregator.ended.done()
+
+
+@pytest.mark.parametrize("term", [10**9, -1])
+async def test_an_impossible_term_is_refused_by_name(tmp_path: Path, term: int) -> None:
+    async with running(tmp_path) as aggregator:
+        with pytest.raises(UpdateRefused, match=f"it claims to know of term {term}"):
+            aggregator.seen("a", term)
+        assert aggregator.refusals == {("a", "TermInvalid"): 1}
+        assert not aggregator.ended.done()
 
 
 async def test_a_refused_evaluation_is_counted_and_not_awaited(tmp_path: Path) -> None:
