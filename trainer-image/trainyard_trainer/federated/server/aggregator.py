@@ -107,6 +107,7 @@ class Aggregator:
     async def run(self) -> None:
         """Carry out commands until cancelled; an error ends the process."""
         sweep = asyncio.create_task(self._sweep_absent())
+        sweep.add_done_callback(self._fail_with_task)
         try:
             while True:
                 command = await self._commands.get()
@@ -120,6 +121,10 @@ class Aggregator:
             self.fail(error)
         finally:
             sweep.cancel()
+
+    def _fail_with_task(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """End the process with this error."""
@@ -139,7 +144,13 @@ class Aggregator:
             self._timer.cancel()
         if (at := self.machine.next_tick_at(self.now)) < math.inf:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(at, lambda: self._apply(self.machine.tick(self.now)))
+            self._timer = loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        try:
+            self._apply(self.machine.tick(self.now))
+        except Exception as error:  # The event loop would log it, and no timer be set again.
+            self.fail(error)
 
     # --- parties --------------------------------------------------------------------------------
 

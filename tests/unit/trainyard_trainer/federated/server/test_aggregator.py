@@ -20,6 +20,7 @@ from trainyard_trainer.contract.federated import (
 )
 from trainyard_trainer.federated.protocol.wire import UpdateRefused
 from trainyard_trainer.federated.rounds.events import Instruction
+from trainyard_trainer.federated.rounds.machine import RoundMachine
 from trainyard_trainer.federated.server.aggregator import Aggregator
 from trainyard_trainer.federated.server.connections import MAX_CORRUPT_UPLOADS
 from trainyard_trainer.runtime.exits import StateUnusable
@@ -183,3 +184,21 @@ async def test_a_refused_evaluation_is_counted_and_not_awaited(tmp_path: Path) -
         await run_rounds(aggregator, 1)
         await wait_for(aggregator, "a", Instruction.TRAIN)
         assert aggregator.machine.history.round == 1
+
+
+@pytest.mark.parametrize("event", ["tick", "left"])
+async def test_an_error_of_a_timer_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    monkeypatch.setattr("trainyard_trainer.federated.server.aggregator.SILENCE_SECONDS", 0.1)
+    rounds = replace(CONFIG.rounds, deadline_seconds=0.2)
+    async with running(tmp_path, config=replace(CONFIG, rounds=rounds)) as aggregator:
+        join(aggregator)
+
+        def fail(*_: Any) -> None:
+            raise ArithmeticError("of a transition")
+
+        monkeypatch.setattr(RoundMachine, event, fail)
+        async with asyncio.timeout(30):
+            with pytest.raises(ArithmeticError):
+                await aggregator.ended
