@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,16 +91,20 @@ class Spool:
         """The caller empties `directory`."""
         self.directory = directory
         self._free = memory_bytes
+        self._lock = threading.Lock()
+        """Uploads are fed in threads."""
 
     def reserve(self, size: int) -> bool:
         """Take `size` bytes of the memory budget, if it has them; whether it has."""
-        fits = size <= self._free
-        self._free -= size if fits else 0
-        return fits
+        with self._lock:
+            fits = size <= self._free
+            self._free -= size if fits else 0
+            return fits
 
     def release(self, size: int) -> None:
         """Return `size` bytes to the memory budget."""
-        self._free += size
+        with self._lock:
+            self._free += size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +126,9 @@ class UpdateUpload:
         self._block = bytearray()
         self._validator: UpdateValidator | None = None
         self._tensors: SpooledTensors | None = None
+        self._lock = threading.Lock()
+        """Held while bytes are taken: an upload may be discarded while a thread feeds it."""
+        self._is_discarded = False
         self.metadata: UpdateMetadata | None = None
         """None until the header is complete."""
 
@@ -131,6 +139,11 @@ class UpdateUpload:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes; raises UpdateRefused or StateUnusable."""
+        with self._lock:
+            if not self._is_discarded:
+                self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         for piece in self._parser.feed(memoryview(data)):
             self._start()
             self._block += piece
@@ -147,10 +160,12 @@ class UpdateUpload:
         return ReceivedUpdate(metadata=self.metadata, layout=layout, tensors=self._tensors)
 
     def discard(self) -> None:
-        """Delete what was received."""
-        if self._tensors is not None:
-            self._tensors.discard()
-            self._tensors = None
+        """Delete what was received; bytes that still arrive are dropped."""
+        with self._lock:
+            self._is_discarded = True
+            if self._tensors is not None:
+                self._tensors.discard()
+                self._tensors = None
 
     def _start(self) -> Layout:
         """Check the complete header, once; the layout that it describes."""

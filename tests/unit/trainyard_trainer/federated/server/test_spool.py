@@ -1,5 +1,6 @@
 """Uploads are validated while they stream; a refused or broken one leaves nothing."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,27 @@ def test_finite_numbers_with_infinite_squares_are_accepted() -> None:
     validator = UpdateValidator(FLAT, BASE)
     validator.feed(huge)
     assert validator.norm == pytest.approx(3e38 * 24**0.5)
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20], ids=["disk", "memory"])
+def test_an_upload_discarded_while_a_thread_feeds_it_leaves_nothing(
+    tmp_path: Path, memory: int
+) -> None:
+    spool = Spool(tmp_path, memory)
+    upload = UpdateUpload(spool, FLAT, BASE)
+    whole = body(FLAT, BASE, metadata())
+    upload.feed(whole[:-40])
+    upload.discard()
+    upload.feed(whole[-40:])
+    late = UpdateUpload(spool, FLAT, BASE)
+    late.discard()
+    late.feed(whole)
+    assert list(tmp_path.iterdir()) == []
+    assert spool.reserve(memory), "its memory is free again"
+
+
+def test_the_memory_budget_is_not_exceeded_by_threads(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1000)
+    with ThreadPoolExecutor(8) as pool:
+        taken = sum(pool.map(spool.reserve, [10] * 500))
+    assert taken == 100
