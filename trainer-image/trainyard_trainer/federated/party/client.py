@@ -28,6 +28,7 @@ from trainyard_trainer.federated.protocol.layout import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
     Layout,
+    MalformedLayout,
     parse_header,
 )
 from trainyard_trainer.federated.protocol.messages import (
@@ -38,7 +39,7 @@ from trainyard_trainer.federated.protocol.messages import (
     UploadResult,
 )
 from trainyard_trainer.federated.protocol.wire import CHECKSUM_BYTES, trailer
-from trainyard_trainer.runtime.exits import TrainerError, WireMismatch
+from trainyard_trainer.runtime.exits import TaskInvalid, TrainerError, WireMismatch
 from trainyard_trainer.transport.tls import Credentials, is_loopback
 
 CHUNK_BYTES: Final = 4 << 20
@@ -102,10 +103,18 @@ class AggregatorClient:
             if response.read(CHECKSUM_BYTES + 1) != trailer(checksum):
                 raise AggregatorUnavailable("the model was corrupted in transit")
 
-    def download_file(self) -> bytes:
-        """The job's starting model: any safetensors file."""
+    def download_file(self, max_bytes: int) -> bytes:
+        """The job's starting model: any safetensors file of at most `max_bytes`.
+
+        Raises TaskInvalid for a larger one, of which nothing is read.
+        """
         with self._request("GET", PATH_MODEL) as response:
-            body = response.read()
+            size = int(response.headers.get("Content-Length") or 0) - CHECKSUM_BYTES
+            if size > max_bytes:
+                raise TaskInvalid(
+                    f"training.init has {size} bytes; a model of this task has at most {max_bytes}"
+                )
+            body = response.read(max_bytes + CHECKSUM_BYTES)
         if len(body) < CHECKSUM_BYTES or body[-4:] != trailer(zlib.crc32(body[:-4])):
             raise AggregatorUnavailable("the model was corrupted in transit")
         return body[:-CHECKSUM_BYTES]
@@ -196,16 +205,27 @@ class AggregatorClient:
         return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=context)
 
     def _receive_header(self, response: http.client.HTTPResponse, layout: Layout) -> int:
-        """Read the header; its checksum. Raises TrainerError if the model is not this party's."""
-        start = response.read(LENGTH_BYTES)
+        """Read the header; its checksum. Raises TaskInvalid if the model is not this party's."""
+        start = _read_exactly(response, LENGTH_BYTES)
         length = int.from_bytes(start, "little")
-        if len(start) < LENGTH_BYTES or length > MAX_HEADER_BYTES:
+        if length > MAX_HEADER_BYTES:
             raise AggregatorUnavailable("the model's header is invalid")
-        text = response.read(length)
-        found, _ = parse_header(text)
+        text = _read_exactly(response, length)
+        try:
+            found, _ = parse_header(text)
+        except MalformedLayout as error:
+            raise AggregatorUnavailable(f"the model's header is invalid: {error}") from None
         if difference := layout.difference(found):
-            raise TrainerError(f"the global model does not fit this party's: it {difference}")
+            raise TaskInvalid(f"the global model does not fit this party's: it {difference}")
         return zlib.crc32(text, zlib.crc32(start))
+
+
+def _read_exactly(response: http.client.HTTPResponse, size: int) -> bytes:
+    """The next `size` bytes of a body; raises AggregatorUnavailable if it ends before."""
+    data = response.read(size)
+    if len(data) < size:
+        raise AggregatorUnavailable("the model ended early")
+    return data
 
 
 def _read_into(response: http.client.HTTPResponse, into: memoryview) -> None:

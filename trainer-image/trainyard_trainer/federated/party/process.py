@@ -184,7 +184,7 @@ class PartyRunner:
     def _initialize(self, trainer: LocalTrainer, announcement: RoundAnnouncement) -> None:
         self._loaded_model, self._update = "", None
         if announcement.model:
-            trainer.start_from(self._client.download_file())
+            trainer.start_from(self._client.download_file(trainer.max_init_bytes))
         trainer.state.pack()
         metadata = UpdateMetadata(
             term=announcement.term, round=announcement.round, samples=1, weight=1.0

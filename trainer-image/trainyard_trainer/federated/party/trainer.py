@@ -12,7 +12,7 @@ import hashlib
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from trainyard_trainer.contract.config import JobConfig, Target
 from trainyard_trainer.federated.party.state import ModelState
+from trainyard_trainer.federated.protocol.layout import MAX_HEADER_BYTES
 from trainyard_trainer.federated.protocol.messages import TrainConfig
 from trainyard_trainer.runtime.exits import TaskInvalid
 from trainyard_trainer.task import Party, load
@@ -27,6 +28,9 @@ from trainyard_trainer.training.checks import refuse_unsupported
 from trainyard_trainer.training.cursor import Cursor
 from trainyard_trainer.training.loop import task_failures
 from trainyard_trainer.training.replica import Replica, build
+
+WIDEST_BYTES: Final = 16
+"""Of one number in any dtype that a model file may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,12 @@ class LocalTrainer:
     def update_config(self, config: TrainConfig) -> None:
         """Take the settings that may change between rounds: the party's learning rate."""
         self.config = msgspec.structs.replace(self.config, lr=config.lr)
+
+    @property
+    def max_init_bytes(self) -> int:
+        """More than any file has that fits the model: every number in the widest dtype."""
+        elements = sum(entry.elements for entry in self.state.layout.entries)
+        return MAX_HEADER_BYTES + elements * WIDEST_BYTES
 
     def start_from(self, data: bytes) -> None:
         """Load the job's starting model; raises TaskInvalid if it does not fit."""
