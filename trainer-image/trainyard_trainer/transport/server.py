@@ -141,6 +141,9 @@ class JobServer(ABC, Generic[P]):
             found = names(transport.get_extra_info("peercert") if transport else None)
             if self._required_name(request) not in found:
                 raise web.HTTPForbidden(text=f"{request.path} is not for this certificate")
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            # Nothing of ours compresses, and a small body can decompress to a very large one.
+            raise web.HTTPUnsupportedMediaType(text="send the body without Content-Encoding")
         return await handler(request)
 
     def _required_name(self, request: web.Request) -> str | None:

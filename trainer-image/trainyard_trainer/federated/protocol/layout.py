@@ -41,7 +41,11 @@ LENGTH_BYTES: Final = 8
 """Of the header's length, an unsigned little-endian integer at the start of a file."""
 MAX_HEADER_BYTES: Final = 16 << 20
 """A header of 10,000 tensors is about 1 MB."""
+DOCUMENT_BYTES: Final = 64 << 10
+"""Beyond the header of a model of a known layout: for the document, and for tensors that differ."""
 MAX_TENSORS: Final = 100_000
+MAX_HEADER_VALUES: Final = 16 * MAX_TENSORS
+"""JSON values, by their separators: parsing allocates for each of them."""
 MAX_MODEL_BYTES: Final = 1 << 40
 MAX_DIMENSIONS: Final = 16
 MAX_NAME_LENGTH: Final = 1_000
@@ -142,6 +146,11 @@ class Layout:
                 return f"has {name} as {_describe(found)}, not {_describe(entry)}"
         return "" if self.entries == other.entries else "has the tensors in another order"
 
+    @cached_property
+    def max_header_bytes(self) -> int:
+        """More than the header of any update of a model of this layout has."""
+        return min(MAX_HEADER_BYTES, len(self.header({})) + DOCUMENT_BYTES)
+
     def header(self, document: Mapping[str, Any]) -> bytes:
         """The start of a file: length and JSON, padded so that the tensors are aligned."""
         averaged = [entry.name for entry in self.entries if not entry.trainable]
@@ -160,6 +169,11 @@ class Layout:
 
 def parse_header(text: bytes) -> tuple[Layout, dict[str, Any]]:
     """The layout and the document of a header, without its length; raises MalformedLayout."""
+    values = sum(text.count(mark) for mark in (b",", b"[", b"{"))
+    if values > MAX_HEADER_VALUES:
+        raise MalformedLayout(
+            f"the header holds {values} values; at most {MAX_HEADER_VALUES} are allowed"
+        )
     try:
         fields = json.loads(text)
         metadata = fields.pop("__metadata__")

@@ -43,8 +43,9 @@ def trailer(checksum: int) -> bytes:
 class TransferParser:
     """An incremental parser of one body."""
 
-    def __init__(self) -> None:
-        """Expect the length of the header."""
+    def __init__(self, max_header_bytes: int = MAX_HEADER_BYTES) -> None:
+        """Expect the length of the header, which must not be above `max_header_bytes`."""
+        self._max_header_bytes = max_header_bytes
         self.layout: Layout | None = None
         """None until the header is complete."""
         self.document: dict[str, Any] = {}
@@ -95,8 +96,8 @@ class TransferParser:
         if len(self._head) < LENGTH_BYTES:
             return data
         length = int.from_bytes(self._head[:LENGTH_BYTES], "little")
-        if length > MAX_HEADER_BYTES:
-            text = f"its header has {length} bytes; at most {MAX_HEADER_BYTES} are allowed"
+        if length > self._max_header_bytes:
+            text = f"its header has {length} bytes; at most {self._max_header_bytes} are allowed"
             raise UpdateRefused(RefusalReason.HEADER, text)
         data = self._buffer(data, LENGTH_BYTES + length)
         if len(self._head) == LENGTH_BYTES + length:

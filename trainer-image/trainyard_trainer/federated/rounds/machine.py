@@ -196,7 +196,7 @@ class RoundMachine(RoundState):
     def _abandon(self) -> AbandonRound:
         self._drop_unresponsive()
         self.rounds_lost += 1
-        self.phase, self.instructed = RoundPhase.WAITING, set()
+        self.phase, self.instructed, self.deadline = RoundPhase.WAITING, set(), math.inf
         return AbandonRound(round=self.round, updates=len(self.updates))
 
     def _drop_unresponsive(self) -> None:

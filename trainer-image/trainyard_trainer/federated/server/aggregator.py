@@ -246,9 +246,11 @@ class Aggregator:
         return self.machine.deadline if self.machine.deadline < math.inf else None
 
     @property
-    def round_seconds(self) -> float:
-        """The longest that a round lasts."""
-        return self.machine.settings.rounds.deadline_seconds
+    def transfer_deadline(self) -> float:
+        """When a transfer that begins now is cut off: with the round, and always at some time."""
+        if self.deadline is not None:
+            return self.deadline
+        return self.now + self.machine.settings.rounds.deadline_seconds
 
     # --- models and updates ---------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -39,7 +39,10 @@ POLL_SECONDS: Final = 20.0
 MAX_POLLS: Final = 4
 """Open polls per party; more are a mistake, or an attack."""
 THREAD_BYTES: Final = 256 << 10
-"""Chunks above this size are validated in a thread, to keep the event loop responsive."""
+"""Chunks above this size are validated in a thread, to keep the event loop responsive; so is the
+header, whatever its size."""
+DISCARD_SECONDS: Final = 30.0
+"""How long the rest of a refused body is read; then the connection is closed."""
 FINAL_SCRAPE_SECONDS: Final = 15.0
 """How long the last metrics wait to be scraped: three of the operator's usual intervals."""
 
@@ -61,6 +64,7 @@ class AggregatorServer(JobServer[FederatedPlan]):
         super().__init__(credentials, AggregatorMetrics(aggregator))
         self.aggregator = aggregator
         self._uploads: dict[str, asyncio.Task[object]] = {}
+        self._downloads: dict[str, asyncio.Task[object]] = {}
         self._is_scraped = False
         self._final_scrape = asyncio.Event()
         """Set when the metrics have been scraped after the end."""
@@ -171,37 +175,52 @@ class AggregatorServer(JobServer[FederatedPlan]):
         model = await self.aggregator.model_to_send()
         if model is None:
             raise web.HTTPNotFound(text="there is no model yet")
-        with model.path.open("rb") as file:
+        with self._only_one(self._downloads, party), model.path.open("rb") as file:
             end = trailer(model.checksum)
             size = model.size + len(end)
             response = web.StreamResponse(headers={"Content-Length": str(size)})
             await response.prepare(request)
-            # A party that reads too slowly for the round is cut off at its end.
-            async with asyncio.timeout_at(self.aggregator.deadline):
-                while chunk := await asyncio.to_thread(file.read, checkpoint.CHUNK_BYTES):
-                    await response.write(chunk)
-                await response.write_eof(end)
+            try:
+                async with asyncio.timeout_at(self.aggregator.transfer_deadline):
+                    while chunk := await asyncio.to_thread(file.read, checkpoint.CHUNK_BYTES):
+                        await response.write(chunk)
+                    await response.write_eof(end)
+            except TimeoutError:
+                log.warning("%s reads the model too slowly for its round", party)
+                if request.transport is not None:
+                    request.transport.abort()
+                return response
         self.aggregator.sent(party, size)
         return response
 
     async def _put_update(self, request: web.Request) -> web.Response:
         party = self._identify(request)
+        with self._only_one(self._uploads, party):
+            try:
+                await self._receive(request, party)
+            except UpdateRefused as refused:
+                await self._discard_body(request)
+                log.warning("an update of %s is refused (%s): %s", party, refused.reason, refused)
+                self.aggregator.refuse(party, refused.reason)
+                return _refusal_response(refused)
+        return _upload_response(UploadResult())
+
+    @contextlib.contextmanager
+    def _only_one(self, transfers: dict[str, asyncio.Task[object]], party: str) -> Iterator[None]:
+        """Register the current task as the party's transfer, and cancel an older one.
+
+        The party has started again, and its old connection may never end.
+        """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 -- a handler runs in one
-        if (older := self._uploads.get(party)) is not None:
-            older.cancel()  # The party has started again; its old connection may never end.
-        self._uploads[party] = task
+        if (older := transfers.get(party)) is not None:
+            older.cancel()
+        transfers[party] = task
         try:
-            await self._receive(request, party)
-        except UpdateRefused as refused:
-            await self._discard_body(request)
-            log.warning("an update of %s is refused (%s): %s", party, refused.reason, refused)
-            self.aggregator.refuse(party, refused.reason)
-            return _refusal_response(refused)
+            yield
         finally:
-            if self._uploads.get(party) is task:
-                del self._uploads[party]
-        return _upload_response(UploadResult())
+            if transfers.get(party) is task:
+                del transfers[party]
 
     async def _receive(self, request: web.Request, party: str) -> None:
         """Stream an update into the spool; raises UpdateRefused, and then leaves nothing there."""
@@ -212,7 +231,7 @@ class AggregatorServer(JobServer[FederatedPlan]):
             return  # The response to it was lost in transit.
         upload = aggregator.open_upload()
         try:
-            async with asyncio.timeout_at(aggregator.deadline):
+            async with asyncio.timeout_at(aggregator.transfer_deadline):
                 await _feed(request, upload)
             aggregator.accept(party, upload, number)
         except TimeoutError:
@@ -230,11 +249,11 @@ class AggregatorServer(JobServer[FederatedPlan]):
     async def _discard_body(self, request: web.Request) -> None:
         """Read the rest of the body, so that the party receives the response.
 
-        Gives up on a body that is larger than an update.
+        Gives up on a body that is larger than an update, or slow.
         """
         left = self.aggregator.max_update_bytes
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.aggregator.round_seconds):
+            async with asyncio.timeout(DISCARD_SECONDS):
                 async for chunk in request.content.iter_chunked(checkpoint.CHUNK_BYTES):
                     left -= len(chunk)
                     if left < 0:
@@ -254,7 +273,7 @@ class AggregatorServer(JobServer[FederatedPlan]):
 
 async def _feed(request: web.Request, upload: UpdateUpload) -> None:
     async for chunk in request.content.iter_chunked(checkpoint.CHUNK_BYTES):
-        if len(chunk) > THREAD_BYTES:
+        if len(chunk) > THREAD_BYTES or upload.metadata is None:
             await asyncio.to_thread(upload.feed, chunk)
         else:
             upload.feed(chunk)

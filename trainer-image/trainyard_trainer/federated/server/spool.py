@@ -19,7 +19,7 @@ import numpy as np
 
 from trainyard_trainer.contract.federated import RefusalReason
 from trainyard_trainer.federated.aggregation.validation import BLOCK_BYTES, UpdateValidator
-from trainyard_trainer.federated.protocol.layout import Bytes, Layout
+from trainyard_trainer.federated.protocol.layout import MAX_HEADER_BYTES, Bytes, Layout
 from trainyard_trainer.federated.protocol.messages import UpdateMetadata, parse_metadata
 from trainyard_trainer.federated.protocol.wire import TransferParser, UpdateRefused
 from trainyard_trainer.runtime.exits import StateUnusable
@@ -122,7 +122,9 @@ class UpdateUpload:
     def __init__(self, spool: Spool, expected: Layout | None, base: Bytes | None) -> None:
         """`expected` is the model's layout and `base` the model; None for the initial model."""
         self._spool, self._expected, self._base = spool, expected, base
-        self._parser = TransferParser()
+        self._parser = TransferParser(
+            expected.max_header_bytes if expected is not None else MAX_HEADER_BYTES
+        )
         self._block = bytearray()
         self._validator: UpdateValidator | None = None
         self._tensors: SpooledTensors | None = None

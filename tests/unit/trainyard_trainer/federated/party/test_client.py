@@ -64,7 +64,7 @@ def test_a_model_of_another_layout_is_the_partys_own_fault() -> None:
 
 
 def test_a_starting_model_larger_than_the_tasks_is_not_read() -> None:
-    with client_of(WHOLE) as client, pytest.raises(TaskInvalid, match="training.init has"):
+    with client_of(WHOLE) as client, pytest.raises(TaskInvalid, match=r"training\.init has"):
         client.download_file(len(MODEL) - 1)
     with client_of(WHOLE) as client:
         assert client.download_file(len(MODEL)) == MODEL

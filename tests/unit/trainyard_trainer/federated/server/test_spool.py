@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from tests.unit.trainyard_trainer.federated.models import EVERY, FLAT, body, metadata, random_model
 from trainyard_trainer.contract.federated import RefusalReason
 from trainyard_trainer.federated.aggregation.validation import UpdateValidator
-from trainyard_trainer.federated.protocol.layout import Bytes, Entry, Layout, to_numbers
+from trainyard_trainer.federated.protocol.layout import (
+    Bytes,
+    Entry,
+    Layout,
+    parse_header,
+    to_numbers,
+)
 from trainyard_trainer.federated.protocol.wire import UpdateRefused
 from trainyard_trainer.federated.server.spool import Spool, UpdateUpload
 from trainyard_trainer.runtime.exits import StateUnusable
@@ -206,3 +212,26 @@ def test_the_memory_budget_is_not_exceeded_by_threads(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         taken = sum(pool.map(spool.reserve, [10] * 500))
     assert taken == 100
+
+
+def test_a_header_larger_than_the_models_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    upload = UpdateUpload(Spool(tmp_path), FLAT, BASE)
+    with pytest.raises(UpdateRefused, match="its header has 16777216 bytes; at most") as refused:
+        upload.feed((16 << 20).to_bytes(8, "little"))
+    assert refused.value.reason is RefusalReason.HEADER
+
+
+def test_a_header_of_an_initial_model_holds_a_bounded_number_of_values(tmp_path: Path) -> None:
+    text = b"[" + b"[]," * (5 << 20) + b"[]]"
+    upload = UpdateUpload(Spool(tmp_path), None, None)
+    with pytest.raises(UpdateRefused, match="the header holds") as refused:
+        upload.feed(len(text).to_bytes(8, "little") + text)
+    assert refused.value.reason is RefusalReason.HEADER
+
+
+def test_a_header_of_the_most_tensors_is_accepted() -> None:
+    layout = Layout.of(
+        Entry(name=f"layers.{number}.weight", dtype="F32", shape=(2, 2, 2, 2))
+        for number in range(50_000)
+    )
+    assert parse_header(layout.header(metadata())[8:])[0] == layout
