@@ -219,6 +219,8 @@ class RefusalReason(StrEnum):
     """More or fewer bytes than announced."""
     ROUND = "WrongRound"
     """It belongs to a closed round, or to another term of the aggregator."""
+    DIVERGED = "Diverged"
+    """With it the next model would hold NaN or an infinity, and its norm was the largest."""
     TERM = "TermInvalid"
     """A request names a term that no aggregator of this job can have."""
     EVALUATION = "EvaluationInvalid"

@@ -41,6 +41,12 @@ class MemberUnfit(TrainerError):
     code = Exit.MEMBER_UNFIT
 
 
+class Diverged(TrainerError):
+    """Training goes nowhere any more; the last good model is kept."""
+
+    code = Exit.TASK_FAILED
+
+
 class StateUnusable(TrainerError):
     """The state directory cannot be read or written."""
 

@@ -29,6 +29,10 @@ CHUNK_ELEMENTS: Final = 1 << 17
 """A megabyte of float64, which stays in a core's cache."""
 
 
+class AggregateNotFinite(Exception):
+    """The next model, or the strategy's state, would hold NaN or an infinity in this tensor."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
     """A party's verified update."""
@@ -91,7 +95,22 @@ def aggregate(
                 for slot, by_segment in arrays.items()
                 if segment.key in by_segment
             }
-            out[span] = _aggregate_chunk(strategy, segment, weighted, base, span, views)
+            with np.errstate(all="ignore"):
+                out[span] = _aggregate_chunk(strategy, segment, weighted, base, span, views)
+                _check_finite(layout, segment, span, out, views)
+
+
+def _check_finite(
+    layout: Layout, segment: Segment, span: slice, out: Bytes, views: Mapping[str, Floats]
+) -> None:
+    """Check a chunk as it is stored, as a finite number may overflow a narrower dtype."""
+    if segment.dtype not in FLOATS:
+        return
+    for numbers in (to_numbers(out[span], segment.dtype), *views.values()):
+        finite = np.isfinite(numbers)
+        if not finite.all():
+            offset = span.start + int(finite.argmin()) * DTYPES[segment.dtype].itemsize
+            raise AggregateNotFinite(layout.entry_at(offset).name[:100])
 
 
 def _aggregate_chunk(

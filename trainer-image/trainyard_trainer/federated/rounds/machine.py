@@ -76,6 +76,14 @@ class RoundMachine(RoundState):
             self.refused.add(party)
         return self._advance(now)
 
+    def update_left_out(self, party: str, now: float) -> list[Command]:
+        """The round in flight could not be aggregated with this party's update."""
+        if self.phase is RoundPhase.STORING and self.updates.pop(party, None) is not None:
+            self.refused.add(party)
+            self.diverged.add(party)
+            self.phase = RoundPhase.OPEN
+        return self._advance(now)
+
     def evaluated(
         self, party: str, round_: int, evaluation: Evaluation, now: float
     ) -> list[Command]:
@@ -90,7 +98,7 @@ class RoundMachine(RoundState):
         if self.phase is RoundPhase.STORING:
             self.round_seconds = now - self.opened_at
             self.history = history
-            self.instructed, self.refused = set(), set()
+            self.instructed, self.refused, self.diverged = set(), set(), set()
             self.updates, self.evaluations = {}, {}
             self.is_evaluated = False
             self.deadline = math.inf

@@ -40,6 +40,8 @@ class RoundState:
     """Of the round in flight."""
     refused: set[str] = field(default_factory=set)
     """The parties whose update of the round in flight was refused."""
+    diverged: set[str] = field(default_factory=set)
+    """The parties whose updates were left out since the last stored round, as too large."""
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     """Of the global model."""
     is_evaluated: bool = False

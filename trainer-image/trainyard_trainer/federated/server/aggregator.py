@@ -85,7 +85,7 @@ class Aggregator:
         self.init = self.store.find_init(config.init) if self.store.model is None else None
         self.refusals: Counter[tuple[str, str]] = Counter()
         """By party and reason."""
-        self._executor = CommandExecutor(config, self.machine, self.store)
+        self._executor = CommandExecutor(config, self.machine, self.store, self.refusals)
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None

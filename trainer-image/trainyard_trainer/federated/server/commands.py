@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from typing import assert_never
 
-from trainyard_trainer.contract.federated import FederatedConfig
-from trainyard_trainer.federated.aggregation.aggregate import Update
+from trainyard_trainer.contract.federated import FederatedConfig, RefusalReason
+from trainyard_trainer.federated.aggregation.aggregate import AggregateNotFinite, Update
 from trainyard_trainer.federated.rounds.events import (
     AbandonRound,
     Aggregate,
@@ -24,6 +25,7 @@ from trainyard_trainer.federated.rounds.machine import RoundMachine
 from trainyard_trainer.federated.server.payloads import result_of
 from trainyard_trainer.federated.server.spool import ReceivedUpdate
 from trainyard_trainer.federated.server.store import RoundStore
+from trainyard_trainer.runtime.exits import Diverged
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +33,15 @@ log = logging.getLogger(__name__)
 class CommandExecutor:
     """Executes the commands of one `RoundMachine`, one at a time; disk work runs in a thread."""
 
-    def __init__(self, config: FederatedConfig, machine: RoundMachine, store: RoundStore) -> None:
-        """`store` is marked as in progress."""
+    def __init__(
+        self,
+        config: FederatedConfig,
+        machine: RoundMachine,
+        store: RoundStore,
+        refusals: Counter[tuple[str, str]],
+    ) -> None:
+        """`store` is marked as in progress; `refusals` are counted by party and reason."""
+        self._refusals = refusals
         self._config, self._machine, self._store = config, machine, store
         self._updates: dict[str, ReceivedUpdate] = {}
         self._is_in_progress = True
@@ -91,10 +100,34 @@ class CommandExecutor:
     async def _aggregate(self, parties: tuple[str, ...]) -> list[Command]:
         history = self._machine.next_history(_now())
         updates = [_update_of(name, self._updates[name]) for name in parties]
-        await asyncio.to_thread(self._store.aggregate, updates, history)
+        try:
+            await asyncio.to_thread(self._store.aggregate, updates, history)
+        except AggregateNotFinite as error:
+            return self._leave_out_largest(parties, tensor=str(error))
         last = history.last_round
         log.info("round %d: %d parties, loss %s", last.round, last.parties, last.loss)
         return self._close_round(history)
+
+    def _leave_out_largest(self, parties: tuple[str, ...], tensor: str) -> list[Command]:
+        """Have the round go on without the update of the largest norm, naming its party.
+
+        Raises Diverged once too few parties are left whose updates could be aggregated.
+        """
+        machine = self._machine
+        party = max(parties, key=lambda name: (self._updates[name].norm, name))
+        norm = self._updates[party].norm
+        what = f"round {machine.round}: {tensor} would hold NaN or an infinity with the updates"
+        log.warning("%s; left out is that of %s, of norm %.4g", what, party, norm)
+        self._refusals[party, RefusalReason.DIVERGED.value] += 1
+        self._discard(party)
+        following = machine.update_left_out(party, _now())
+        if len(set(machine.settings.parties) - machine.diverged) < machine.quorum:
+            raise Diverged(
+                f"{what} of {', '.join(sorted(machine.diverged))}, and too few other parties are "
+                f"left; the model of round {machine.history.round} is kept: try a lower learning "
+                "rate or another strategy"
+            )
+        return following
 
     def _close_round(self, history: FederationHistory) -> list[Command]:
         for party in list(self._updates):

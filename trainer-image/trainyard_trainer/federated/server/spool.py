@@ -114,6 +114,8 @@ class ReceivedUpdate:
     metadata: UpdateMetadata
     layout: Layout
     tensors: SpooledTensors
+    norm: float
+    """The distance from the model that it was trained from."""
 
 
 class UpdateUpload:
@@ -159,7 +161,9 @@ class UpdateUpload:
         self._flush(len(self._block))
         assert self.metadata is not None  # noqa: S101 -- set by `_start`
         assert self._tensors is not None  # noqa: S101 -- set by `_start`
-        return ReceivedUpdate(metadata=self.metadata, layout=layout, tensors=self._tensors)
+        return ReceivedUpdate(
+            metadata=self.metadata, layout=layout, tensors=self._tensors, norm=self.norm
+        )
 
     def discard(self) -> None:
         """Delete what was received; bytes that still arrive are dropped."""

@@ -26,6 +26,7 @@ from trainyard_trainer.contract.encoding import finite
 from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE
 from trainyard_trainer.coordinator.state import init_root, read_result
 from trainyard_trainer.federated.aggregation.aggregate import (
+    AggregateNotFinite,
     Update,
     aggregate,
     initialize_slots,
@@ -109,10 +110,16 @@ class RoundStore:
         return self.checkpoints.open_spool()
 
     def find_init(self, init: str) -> Path | None:
-        """The job's starting model, if it has one; raises TaskInvalid for a missing file."""
+        """The job's starting model, if it has one.
+
+        Raises TaskInvalid for a missing file, or one outside the state directory.
+        """
         if not init:
             return None
-        path = init_root(self.directory) / init
+        root = init_root(self.directory).resolve()
+        path = (root / init).resolve()
+        if not path.is_relative_to(root):
+            raise TaskInvalid(f"training.init is {init!r}, which is outside the state directory")
         if not _is_safetensors(path):
             raise TaskInvalid(f"training.init is {init!r}, which is not a safetensors file here")
         return path
@@ -152,7 +159,10 @@ class RoundStore:
         self._commit(folder, layout, history)
 
     def aggregate(self, updates: Sequence[Update], history: FederationHistory) -> None:
-        """Aggregate `updates` into the global model, and store the next one with `history`."""
+        """Aggregate `updates` into the global model, and store the next one with `history`.
+
+        Raises AggregateNotFinite, and then stores nothing.
+        """
         assert self.model is not None  # noqa: S101 -- no round opens before there is one
         layout, folder = self.model.layout, self.checkpoints.open_spool()
         out = self._create(folder / STATE, layout, {"round": history.round})
@@ -160,7 +170,11 @@ class RoundStore:
         if slot_layout(layout, self._strategy).entries:
             shutil.copyfile(self.model.path.parent / SLOTS_FILE, folder / SLOTS_FILE)
             slots = _map(folder / SLOTS_FILE, "r+")[1]
-        aggregate(layout, self._strategy, updates, base=self.model.data, slots=slots, out=out)
+        try:
+            aggregate(layout, self._strategy, updates, base=self.model.data, slots=slots, out=out)
+        except AggregateNotFinite:
+            shutil.rmtree(folder)
+            raise
         self._commit(folder, layout, history)
 
     def _create(self, path: Path, layout: Layout, document: dict[str, Any]) -> Bytes:

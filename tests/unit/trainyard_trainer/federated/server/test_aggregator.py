@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.unit.trainyard_trainer.federated.models import FLAT, body, metadata, random_model
@@ -17,13 +18,14 @@ from trainyard_trainer.contract.federated import (
     PartyConfig,
     RefusalReason,
     RoundsConfig,
+    StrategyConfig,
 )
 from trainyard_trainer.federated.protocol.wire import UpdateRefused
 from trainyard_trainer.federated.rounds.events import Instruction
 from trainyard_trainer.federated.rounds.machine import RoundMachine
 from trainyard_trainer.federated.server.aggregator import Aggregator
 from trainyard_trainer.federated.server.connections import MAX_CORRUPT_UPLOADS
-from trainyard_trainer.runtime.exits import StateUnusable
+from trainyard_trainer.runtime.exits import Diverged, StateUnusable
 
 PARTIES = (PartyConfig(name="a"), PartyConfig(name="b"))
 CONFIG = FederatedConfig(
@@ -57,11 +59,13 @@ async def wait_for(aggregator: Aggregator, party: str, instruction: Instruction)
             await aggregator.wait_for_change(0.05)
 
 
-def deliver(aggregator: Aggregator, party: str) -> None:
+def deliver(aggregator: Aggregator, party: str, largest: float = 1.0) -> None:
     upload = aggregator.open_upload()
     number = aggregator.machine.round
     document = metadata(term=aggregator.term, round=number)
-    upload.feed(body(FLAT, random_model(FLAT, number), document))
+    data = random_model(FLAT, number)
+    data.view("<f4")[4] = largest
+    upload.feed(body(FLAT, data, document))
     aggregator.accept(party, upload, number)
 
 
@@ -202,3 +206,38 @@ async def test_an_error_of_a_timer_ends_the_process(
         async with asyncio.timeout(30):
             with pytest.raises(ArithmeticError):
                 await aggregator.ended
+
+
+ADAM = replace(CONFIG, strategy=StrategyConfig(name="FedAdam"))
+
+
+async def test_an_update_that_would_spoil_the_model_is_left_out_by_name(tmp_path: Path) -> None:
+    parties = tuple(PartyConfig(name=name) for name in "abc")
+    async with running(tmp_path, config=replace(ADAM, parties=parties)) as aggregator:
+        aggregator.joined("c")
+        await run_rounds(aggregator, 0)
+        await wait_for(aggregator, "a", Instruction.TRAIN)
+        for party, largest in {"a": 1.0, "b": 1e21, "c": 1.0}.items():
+            deliver(aggregator, party, largest)
+        async with asyncio.timeout(30):
+            while aggregator.machine.history.round < 1:
+                await aggregator.wait_for_change(0.05)
+        assert aggregator.machine.history.contributors == ("a", "c")
+        assert aggregator.refusals == {("b", "Diverged"): 1}
+        assert aggregator.store.model is not None
+        assert np.isfinite(aggregator.store.model.data.view("<f4")).all()
+
+
+async def test_a_federation_that_diverges_ends_with_its_last_good_model(tmp_path: Path) -> None:
+    async with running(tmp_path, config=ADAM) as aggregator:
+        await run_rounds(aggregator, 1)
+        await wait_for(aggregator, "a", Instruction.TRAIN)
+        for party in "ab":
+            deliver(aggregator, party, 1e21)
+        async with asyncio.timeout(30):
+            with pytest.raises(
+                Diverged, match=r"round 2: w would .*; the model of round 1 is kept"
+            ):
+                await aggregator.ended
+    async with running(tmp_path, 2, config=ADAM) as successor:
+        assert successor.machine.history.round == 1

@@ -14,13 +14,13 @@ import safetensors.numpy
 
 from tests.unit.trainyard_trainer.federated.models import FLAT, random_model
 from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE
-from trainyard_trainer.federated.aggregation.aggregate import Update
+from trainyard_trainer.federated.aggregation.aggregate import AggregateNotFinite, Update
 from trainyard_trainer.federated.aggregation.strategies import FedAdam, FedAvg, Strategy
 from trainyard_trainer.federated.rounds.history import Best, FederationHistory, RoundRecord
 from trainyard_trainer.federated.server import store as store_module
 from trainyard_trainer.federated.server.store import RoundStore
 from trainyard_trainer.runtime import checkpoint
-from trainyard_trainer.runtime.exits import Fenced, StateUnusable
+from trainyard_trainer.runtime.exits import Fenced, StateUnusable, TaskInvalid
 
 
 def add_round(store: RoundStore, number: int) -> None:
@@ -239,3 +239,38 @@ def test_free_space_is_checked_before_the_first_round(
     with pytest.raises(StateUnusable, match=rf"needs {needed:,} bytes, .* {needed - 1:,} free"):
         open_store(tmp_path, strategy=FedAdam())
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("init", ["../outside.safetensors", "link.safetensors", "ABSOLUTE"])
+def test_a_starting_model_outside_the_state_directory_is_refused(tmp_path: Path, init: str) -> None:
+    outside = tmp_path / "outside.safetensors"
+    outside.write_bytes(FLAT.header({}) + random_model(FLAT, 1).tobytes())
+    folder = tmp_path / "state"
+    store = RoundStore(folder, 1, FedAvg())
+    (folder / "link.safetensors").symlink_to(outside)
+    init = str(outside) if init == "ABSOLUTE" else init
+    with pytest.raises(TaskInvalid, match=r"training\.init is .* outside the state directory"):
+        store.find_init(init)
+    (folder / "inside.safetensors").write_bytes(outside.read_bytes())
+    assert store.find_init("inside.safetensors") == folder / "inside.safetensors"
+
+
+@pytest.mark.parametrize(("strategy", "value"), [(FedAdam(), 1e21), (FedAdam(), 3e38)])
+def test_an_aggregate_that_is_not_finite_is_not_stored(
+    tmp_path: Path, strategy: Strategy, value: float
+) -> None:
+    """A change of 1e21 is finite, and its square overflows the second moment."""
+    store = open_store(tmp_path, strategy=strategy)
+    before = model_of(store)
+    data = random_model(FLAT, 1)
+    data.view("<f4")[4] = value
+    history = store.history.with_round(RoundRecord(round=1), {"a": 3}, 1)
+    for _ in range(3):
+        with pytest.raises(AggregateNotFinite, match="w"):
+            store.aggregate([Update(party="a", weight=1.0, data=data)], history)
+    assert model_of(store) == before
+    successor = RoundStore(tmp_path, 2, strategy)
+    assert (successor.history.round, model_of(successor)) == (0, before)
+    add_round(successor, 1)
+    assert np.isfinite(model_of(successor)).all()
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
