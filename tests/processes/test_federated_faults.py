@@ -1,6 +1,7 @@
 """An aggregator killed in any phase, and parties that are killed, stall and rejoin."""
 
 import hashlib
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,7 +80,25 @@ def test_an_aggregator_killed_in_every_phase_reaches_the_same_model(
         assert [entry["round"] for entry in result["history"]] == list(range(ROUNDS + 1))
 
 
-def test_a_dead_party_stalls_a_round_no_longer_than_its_deadline(tmp_path: Path) -> None:
+def test_a_party_that_dies_while_it_trains_closes_its_round_within_seconds(tmp_path: Path) -> None:
+    with Federation(tmp_path, "abc", rounds={"max": 2, "min_parties": 2}) as federation:
+        hold, together = federation.hold("c"), federation.hold("a")
+        federation.start()
+        federation.wait_for_state("c", "Training")
+        together.unlink()
+        federation.wait_for_state("a", "Delivered")
+        federation.wait_for_state("b", "Delivered")
+        federation.signal("c", 9)
+        federation.members.pop("c").join()
+        # Without waiting for the deadline, which is a minute away.
+        result = federation.result()
+        assert (result["rounds"], result["rounds_lost"]) == (2, 0)
+        assert result["contributions"] == {"a": 2, "b": 2}
+        assert result["history"][1]["seconds"] < 40.0
+        hold.unlink()
+
+
+def test_a_stopped_party_stalls_a_round_no_longer_than_its_deadline(tmp_path: Path) -> None:
     rounds = {"max": 2, "min_parties": 2, "deadline_seconds": 8.0}
     with Federation(tmp_path, "abc", rounds=rounds) as federation:
         holds, together = [federation.hold("c")], federation.hold("a")
@@ -89,14 +108,15 @@ def test_a_dead_party_stalls_a_round_no_longer_than_its_deadline(tmp_path: Path)
         federation.wait_for_state("a", "Delivered")
         federation.wait_for_state("b", "Delivered")
         holds.append(federation.hold("a"))
-        federation.signal("c", 9)
-        federation.members.pop("c").join()
+        federation.signal("c", signal.SIGSTOP)  # Its connection stays open.
         later = replace(federation.config.rounds, deadline_seconds=60.0)
         plan = FederatedPlan(generation=1, parties=federation.config.parties, rounds=later)
         assert federation.put(plan) == 200
         holds.pop(0).unlink()
         federation.wait_for_round(1)
         federation.wait_for_state("a", "Training")
+        federation.signal("c", signal.SIGKILL)
+        federation.members.pop("c").join()
         federation.start_party("c")
         federation.wait_for_state("c", "Delivered")
         holds.pop().unlink()

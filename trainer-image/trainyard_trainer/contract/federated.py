@@ -162,6 +162,8 @@ class PartyState(StrEnum):
     """Connected, and not selected for the round in flight."""
     TRAINING = "Training"
     """Selected; its update has not arrived."""
+    LAGGING = "Lagging"
+    """Selected, but not waited for: it was refused or silent in the last three rounds."""
     DELIVERED = "Delivered"
     """Its update of the round in flight is validated and stored."""
     REFUSED = "Refused"

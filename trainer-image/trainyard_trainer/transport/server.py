@@ -44,6 +44,8 @@ class JobServer(ABC, Generic[P]):
     """The role that each path requires; health is open to every role of the job."""
     cancels_handlers: ClassVar[bool] = False
     """Whether a handler is cancelled when its client disconnects."""
+    idle_seconds: ClassVar[float] = 75.0
+    """How long a connection may be silent between two requests."""
 
     def __init__(self, credentials: Credentials, metrics: Exposition) -> None:
         """Without certificates it serves loopback alone."""
@@ -118,6 +120,7 @@ class JobServer(ABC, Generic[P]):
             access_log=None,
             shutdown_timeout=1.0,
             handler_cancellation=self.cancels_handlers,
+            keepalive_timeout=self.idle_seconds,
             max_line_size=HEADER_BYTES,
             max_field_size=HEADER_BYTES,
         )

@@ -32,6 +32,8 @@ from trainyard_trainer.federated.rounds.events import (
 from trainyard_trainer.federated.rounds.history import FederationHistory, is_target_reached
 from trainyard_trainer.federated.rounds.state import RoundState
 
+PAUSE_SECONDS: Final = (1.0, 30.0)
+"""Before a round that ended early below its quorum is announced again: doubled up to the second."""
 JOIN_WINDOW_SECONDS: Final = 3.0
 """A term's first round opens with a quorum once no party has joined for this long."""
 
@@ -46,6 +48,7 @@ class RoundMachine(RoundState):
         """A party is present and ready, perhaps again; one that was instructed is so again."""
         if party not in self.settings.parties:
             return []
+        self.gone.discard(party)
         if party not in self.present:
             self.present.add(party)
             if self.join_window_end is not None:
@@ -64,11 +67,30 @@ class RoundMachine(RoundState):
             self.instructed |= self.sample()  # With a fraction, another party replaces it.
         return self._advance(now)
 
+    def lost(self, party: str, now: float) -> list[Command]:
+        """A party's connections broke while it was to train: it has died, or comes back soon."""
+        self.present.discard(party)
+        if party in self.instructed - self.updates.keys() - self.refused:
+            self.gone.add(party)
+        if self.phase is RoundPhase.OPEN:
+            self.instructed |= self.sample()
+        return self._advance(now)
+
     def update_accepted(self, party: str, update: AcceptedUpdate, now: float) -> list[Command]:
         """A party's update of the round in flight is verified and spooled."""
         if self.awaits_update(party):
             self.updates[party] = update
+            self.gone.discard(party)
+            del self.missed[party]
         return self._advance(now)
+
+    def answered_late(self, party: str, round_: int, now: float) -> None:
+        """A party has an update of a closed round; within its deadline it lags no more.
+
+        The others were not waiting for it, and may have been faster by a little.
+        """
+        if round_ == self.closed[0] and now < self.closed[1]:
+            del self.missed[party]
 
     def update_refused(self, party: str, now: float) -> list[Command]:
         """A party's update of the round in flight was refused."""
@@ -101,7 +123,9 @@ class RoundMachine(RoundState):
             self.instructed, self.refused, self.diverged = set(), set(), set()
             self.updates, self.evaluations = {}, {}
             self.is_evaluated = False
-            self.deadline = math.inf
+            self.closed = (history.round, self.deadline)
+            self.deadline, self.abandoned = math.inf, 0
+            self.gone.clear()
             self.phase = RoundPhase.WAITING
         return self._advance(now)
 
@@ -169,13 +193,13 @@ class RoundMachine(RoundState):
         if self.updates:
             self.phase = RoundPhase.STORING
             return Initialize(party=next(iter(self.updates)))
-        if self.instructed - self.refused and now < self.deadline:
+        if self.instructed - self.refused - self.gone and now < self.deadline:
             return None
-        return self._abandon() if now >= self.deadline else self._instruct_another(now)
+        return self._abandon(now) if now >= self.deadline else self._instruct_another(now)
 
     def _instruct_another(self, now: float) -> Command | None:
         """Ask another party for the initial model: every party has the same."""
-        others = self.present - self.refused
+        others = self.present - self.refused - self.gone
         if not others:
             return None
         deadline = self.deadline
@@ -187,32 +211,41 @@ class RoundMachine(RoundState):
         if self._stops_early():
             return self._finish()
         evaluated = self.evaluations.keys()
-        if evaluated and evaluated >= self.instructed - self.refused and not self.is_evaluated:
+        if evaluated and evaluated >= self.awaited - self.refused and not self.is_evaluated:
             return self._close_evaluation() or self._next_open(now)
-        has_all_answers = self.updates.keys() | self.refused >= self.instructed
-        has_quorum = len(self.updates) >= self.quorum
-        if now < self.deadline and not (has_all_answers and has_quorum):
+        answered, has_quorum = self.updates.keys() | self.refused, len(self.updates) >= self.quorum
+        # Without a refusal the parties that are missing have left, and may be on their way back.
+        is_hopeless = bool(self.refused) and answered >= self.instructed
+        has_all_answers = answered >= self.awaited if has_quorum else is_hopeless
+        if now < self.deadline and not has_all_answers:
             return None
         if not has_quorum:
-            return self._abandon()
+            return self._abandon(now)
         if not self.is_evaluated:
             return self._close_evaluation() or self._next_open(now)
         self._drop_unresponsive()
         self.phase = RoundPhase.STORING
         return Aggregate(round=self.round, parties=tuple(sorted(self.updates)))
 
-    def _abandon(self) -> AbandonRound:
+    def _abandon(self, now: float) -> AbandonRound:
         self._drop_unresponsive()
         self.rounds_lost += 1
+        if now < self.deadline:
+            pause = PAUSE_SECONDS[0] * 2.0 ** min(self.abandoned, 10)
+            self.reopens_at = min(now + min(pause, PAUSE_SECONDS[1]), self.deadline)
+        self.abandoned += 1
+        self.gone.clear()
         self.phase, self.instructed, self.deadline = RoundPhase.WAITING, set(), math.inf
         return AbandonRound(round=self.round, updates=len(self.updates))
 
     def _drop_unresponsive(self) -> None:
         """Count instructed parties that did not answer as absent until they poll again."""
-        self.present -= self.instructed - self.updates.keys() - self.refused
+        silent = self.instructed - self.updates.keys() - self.refused
+        self.present -= silent
+        self.missed.update((silent - self.gone) | (self.refused & self.instructed))
 
     def _next_final(self, now: float) -> Command | None:
-        has_all = bool(self.instructed) and self.evaluations.keys() >= self.instructed
+        has_all = bool(self.evaluations) and self.evaluations.keys() >= self.awaited
         if not (has_all and self.can_open(now)) and now < self.deadline:
             return None
         if not self.is_evaluated and (command := self._close_evaluation()) is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from trainyard_trainer.contract.config import Direction, Target
 from trainyard_trainer.contract.exits import Result
@@ -18,6 +20,9 @@ from trainyard_trainer.federated.rounds.events import (
     shuffled,
 )
 from trainyard_trainer.federated.rounds.history import FederationHistory, RoundRecord
+
+MAX_MISSED: Final = 3
+"""A party that was refused or silent in as many rounds in a row is not waited for."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +47,16 @@ class RoundState:
     """The parties whose update of the round in flight was refused."""
     diverged: set[str] = field(default_factory=set)
     """The parties whose updates were left out since the last stored round, as too large."""
+    missed: Counter[str] = field(default_factory=Counter)
+    """Rounds in a row in which a party that was instructed was refused or silent."""
+    gone: set[str] = field(default_factory=set)
+    """Instructed parties whose connections broke; an update of theirs is still accepted."""
+    closed: tuple[int, float] = (-1, 0.0)
+    """The last aggregated round, and when it would have closed at the latest."""
+    abandoned: int = 0
+    """Rounds abandoned in a row."""
+    reopens_at: float = 0.0
+    """When the next round may open, after one that was abandoned before its deadline."""
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     """Of the global model."""
     is_evaluated: bool = False
@@ -66,6 +81,8 @@ class RoundState:
             times.append(self.deadline)
         if self.join_window_end is not None and self.join_window_end > now:
             times.append(self.join_window_end)
+        if self.phase is RoundPhase.WAITING and self.reopens_at > now:
+            times.append(self.reopens_at)
         return min(times)
 
     def instruction(self, party: str) -> Instruction:
@@ -83,6 +100,15 @@ class RoundState:
                 return Instruction.EVALUATE
         return Instruction.WAIT
 
+    def is_lagging(self, party: str) -> bool:
+        """Whether `party` is asked, but not waited for, as it failed several rounds in a row."""
+        return self.missed[party] >= MAX_MISSED
+
+    @property
+    def awaited(self) -> set[str]:
+        """The instructed parties that a round with a quorum waits for."""
+        return {name for name in self.instructed - self.gone if not self.is_lagging(name)}
+
     def awaits_update(self, party: str) -> bool:
         """Whether an update of `party` would be accepted."""
         return self.instruction(party) in (Instruction.INITIAL, Instruction.TRAIN)
@@ -94,7 +120,9 @@ class RoundState:
         if party in self.refused:
             return PartyState.REFUSED
         if self.instruction(party) not in (Instruction.WAIT, Instruction.END):
-            return PartyState.TRAINING
+            if party in self.gone:
+                return PartyState.ABSENT
+            return PartyState.LAGGING if self.is_lagging(party) else PartyState.TRAINING
         return PartyState.IDLE if party in self.present else PartyState.ABSENT
 
     def next_history(self, now: float) -> FederationHistory:
@@ -127,12 +155,19 @@ class RoundState:
         """Whether a quorum is present and, in a term's first round, nobody else is awaited."""
         if not self.present or len(self.present | self.updates.keys()) < self.quorum:
             return False
+        if now < self.reopens_at:
+            return False
         if self.join_window_end is None or self.settings.expected <= self.present:
             return True
         return now >= self.join_window_end
 
     def sample(self) -> set[str]:
-        """The parties selected among those present: a function of (seed, round) and their names."""
+        """The parties selected among those present: a function of (seed, round) and their names.
+
+        Lagging parties are selected in addition, so that they can show that they are back.
+        """
+        lagging = {name for name in self.present if self.is_lagging(name)}
         share = math.ceil(self.settings.rounds.fraction * len(self.present) - 1e-9)
         count = max(share, self.settings.rounds.min_parties)
-        return set(shuffled(self.present, self.seed, self.round)[:count])
+        chosen = shuffled(self.present - lagging, self.seed, self.round)[:count]
+        return lagging.union(chosen)

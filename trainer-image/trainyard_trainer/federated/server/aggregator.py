@@ -40,7 +40,7 @@ from trainyard_trainer.federated.rounds.events import (
 )
 from trainyard_trainer.federated.rounds.machine import RoundMachine
 from trainyard_trainer.federated.server.commands import CommandExecutor
-from trainyard_trainer.federated.server.connections import Connections
+from trainyard_trainer.federated.server.connections import Connections, OpenConnection
 from trainyard_trainer.federated.server.payloads import termination_message, train_config_of
 from trainyard_trainer.federated.server.spool import Spool, UpdateUpload
 from trainyard_trainer.federated.server.store import ModelFile, RoundStore, model_file
@@ -52,6 +52,8 @@ SILENCE_SECONDS: Final = 10.0
 """An idle party that has not polled for this long is absent."""
 MAX_TERMS_AHEAD: Final = 1_000
 """No federation has as many restarts while one of its aggregators lives."""
+GONE_SECONDS: Final = 3.0
+"""A party without any connection for this long has died, or is cut off."""
 DRAIN_SECONDS: Final = 10.0
 """How long an aggregator that is done waits for its parties to learn of the end."""
 
@@ -214,10 +216,17 @@ class Aggregator:
             async with asyncio.timeout(seconds):
                 await changed.wait()
 
+    def connected(self, party: str, connection: OpenConnection) -> None:
+        """A request of `party` has arrived on this connection."""
+        self.connections[party].opened(connection)
+
     async def _sweep_absent(self) -> None:
-        """Mark idle parties that have stopped polling as absent."""
+        """Mark parties as absent whose connections broke, or that are idle and do not poll."""
         while True:
-            await asyncio.sleep(SILENCE_SECONDS / 4)
+            await asyncio.sleep(min(GONE_SECONDS, SILENCE_SECONDS) / 4)
+            for party in self.connections.broken(self.now, GONE_SECONDS):
+                log.warning("the connection of %s broke", party)
+                self._apply(self.machine.lost(party, self.now))
             silent = self.connections.silent_since(self.now - SILENCE_SECONDS)
             for party in silent & self.machine.present:
                 if self._is_waiting(party):
@@ -275,6 +284,7 @@ class Aggregator:
             return False
         is_awaited = machine.awaits_update(party)
         if not (is_current and is_awaited):
+            self._note_late(party, term, number)
             awaited = machine.round if is_awaited else "none"
             text = f"it is of round {number} of term {term}; awaited is {awaited}"
             raise UpdateRefused(RefusalReason.ROUND, f"{text} of term {self.term}")
@@ -293,7 +303,7 @@ class Aggregator:
 
     def accept(self, party: str, upload: UpdateUpload, number: int) -> None:
         """Accept a fully received update for round `number`; raises UpdateRefused."""
-        self._check_round(upload.metadata, number)
+        self._check_round(party, upload.metadata, number)
         update = upload.close()
         metadata, connection = update.metadata, self.connections[party]
         connection.response_seconds = self.now - self.machine.opened_at
@@ -303,12 +313,17 @@ class Aggregator:
         accepted = AcceptedUpdate(samples=metadata.samples, loss=metadata.loss)
         self._apply(self.machine.update_accepted(party, accepted, self.now))
 
-    def _check_round(self, metadata: UpdateMetadata | None, number: int) -> None:
+    def _note_late(self, party: str, term: int, number: int) -> None:
+        if term == self.term:
+            self.machine.answered_late(party, number, self.now)
+
+    def _check_round(self, party: str, metadata: UpdateMetadata | None, number: int) -> None:
         """Raise UpdateRefused if the round has closed, or the header names another one."""
         if metadata is not None and (metadata.term, metadata.round) != (self.term, number):
             text = f"its header is of round {metadata.round}, term {metadata.term}"
             raise UpdateRefused(RefusalReason.ROUND, text)
         if self.machine.round != number:
+            self._note_late(party, self.term, number)
             raise UpdateRefused(RefusalReason.ROUND, f"round {number} has closed")
 
     def refuse(self, party: str, reason: RefusalReason) -> None:

@@ -58,6 +58,7 @@ class AggregatorServer(JobServer[FederatedPlan]):
         PATH_EVALUATION: Role.PARTY,
     }
     cancels_handlers: ClassVar = True  # A party that disconnects while it waits has left.
+    idle_seconds: ClassVar = 86_400.0  # A party's connection is silent while it trains.
 
     def __init__(self, aggregator: Aggregator, credentials: Credentials) -> None:
         """Without certificates it serves loopback alone."""
@@ -150,6 +151,7 @@ class AggregatorServer(JobServer[FederatedPlan]):
         except UpdateRefused as refused:
             log.warning("a request of %s is refused (%s): %s", party, refused.reason, refused)
             raise web.HTTPBadRequest(text=str(refused)) from None
+        self.aggregator.connected(party, request.protocol)
         return party
 
     async def _get_round(self, request: web.Request) -> web.Response:

@@ -33,7 +33,11 @@ from trainyard_trainer.federated.rounds.history import (
     FederationHistory,
     RoundRecord,
 )
-from trainyard_trainer.federated.rounds.machine import JOIN_WINDOW_SECONDS, RoundMachine
+from trainyard_trainer.federated.rounds.machine import (
+    JOIN_WINDOW_SECONDS,
+    PAUSE_SECONDS,
+    RoundMachine,
+)
 
 TARGET = Target(metric="eval/accuracy", value=0.9)
 
@@ -181,12 +185,132 @@ def test_a_party_that_rejoins_within_a_round_is_instructed_again() -> None:
     assert deliver(machine, "c", 9.0) == [Aggregate(round=1, parties=("a", "b", "c"))]
 
 
-def test_a_refusal_does_not_close_a_round_below_its_quorum() -> None:
+def test_a_round_below_its_quorum_ends_once_all_have_answered() -> None:
     machine = started("ab")
     deliver(machine, "a", 5.0)
-    assert machine.update_refused("b", 6.0) == []
-    assert machine.tick(100.0)[0] == AbandonRound(round=1, updates=1)
+    assert machine.update_refused("b", 6.0)[0] == AbandonRound(round=1, updates=1)
+    assert machine.instruction("b") is Instruction.WAIT
+    assert machine.next_tick_at(6.0) == 6.0 + PAUSE_SECONDS[0]
+    assert machine.tick(6.0 + PAUSE_SECONDS[0]) == [OpenRound(round=1)]
     assert machine.instruction("b") is Instruction.TRAIN, "and it may try again"
+
+
+def test_rounds_that_end_at_once_are_announced_more_and_more_slowly() -> None:
+    machine, now, pauses = started("ab"), 0.0, []
+    for _ in range(8):
+        assert machine.update_refused("a", now) == []
+        assert machine.update_refused("b", now)[0] == AbandonRound(round=1, updates=0)
+        pauses.append(machine.next_tick_at(now) - now)
+        now = machine.next_tick_at(now)
+        assert machine.tick(now) == [OpenRound(round=1)]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    deliver(machine, "ab", now)
+    store(machine, now)
+    machine.update_refused("a", now)
+    machine.update_refused("b", now)
+    assert machine.next_tick_at(now) == now + PAUSE_SECONDS[0]
+
+
+def refuse_rounds(machine: RoundMachine, name: str, others: str, rounds: int) -> None:
+    for _ in range(rounds):
+        machine.update_refused(name, 1.0)
+        deliver(machine, others, 2.0)
+        store(machine, 2.0)
+
+
+def test_a_party_refused_three_times_in_a_row_is_asked_but_not_waited_for() -> None:
+    machine = started("abc")
+    refuse_rounds(machine, "c", "ab", 2)
+    assert machine.party_state("c") is PartyState.TRAINING
+    refuse_rounds(machine, "c", "ab", 1)
+    assert machine.party_state("c") is PartyState.LAGGING
+    assert machine.instruction("c") is Instruction.TRAIN
+    assert deliver(machine, "ab", 3.0) == [Aggregate(round=4, parties=("a", "b"))]
+
+
+def test_a_party_silent_three_times_in_a_row_is_asked_but_not_waited_for() -> None:
+    machine, now = started("abc"), 0.0
+    for number in range(1, 4):
+        deliver(machine, "ab", now)
+        now = machine.deadline
+        assert machine.tick(now) == [Aggregate(round=number, parties=("a", "b"))]
+        store(machine, now)
+        machine.joined("c", now)
+    assert machine.party_state("c") is PartyState.LAGGING
+    assert deliver(machine, "ab", now) == [Aggregate(round=4, parties=("a", "b"))]
+
+
+def test_one_answer_brings_a_lagging_party_back() -> None:
+    machine = started("abc")
+    refuse_rounds(machine, "c", "ab", 3)
+    deliver(machine, "cab", 3.0)
+    store(machine, 3.0)
+    assert machine.party_state("c") is PartyState.TRAINING
+    assert deliver(machine, "ab", 4.0) == []
+
+
+def test_a_lagging_party_that_is_late_by_less_than_the_deadline_is_back() -> None:
+    machine = started("abc")
+    refuse_rounds(machine, "c", "ab", 3)
+    deliver(machine, "ab", 3.0)
+    store(machine, 3.0)
+    machine.answered_late("c", 2, 4.0)
+    machine.answered_late("c", 4, 500.0)
+    assert machine.is_lagging("c")
+    machine.answered_late("c", 4, 4.0)
+    assert not machine.is_lagging("c")
+
+
+def test_a_quorum_waits_for_lagging_parties() -> None:
+    machine = started("ab", min_parties=1)
+    refuse_rounds(machine, "b", "a", 3)
+    machine.plan_changed(settings("ab", min_parties=2, max=9), False, 3.0)
+    assert deliver(machine, "a", 4.0) == []
+    assert deliver(machine, "b", 5.0) == [Aggregate(round=4, parties=("a", "b"))]
+
+
+def test_lagging_parties_take_no_place_in_a_sample() -> None:
+    machine = started("abcdefgh", fraction=0.5, max=50)
+    for _ in range(20):
+        for name in "ab":
+            machine.update_refused(name, 1.0)
+        deliver(machine, "cdefgh", 2.0)
+        store(machine, 2.0)
+    assert machine.is_lagging("a")
+    assert machine.is_lagging("b")
+    asked = {name for name in "abcdefgh" if machine.instruction(name) is Instruction.TRAIN}
+    assert asked >= {"a", "b"}
+    assert len(asked) == 6
+
+
+def test_a_round_does_not_wait_for_a_party_whose_connection_broke() -> None:
+    machine = started("abc")
+    deliver(machine, "ab", 5.0)
+    assert machine.lost("c", 6.0) == [Aggregate(round=1, parties=("a", "b"))]
+
+
+def test_a_party_whose_connection_broke_may_still_deliver() -> None:
+    machine = started("abc")
+    deliver(machine, "a", 5.0)
+    assert machine.lost("c", 6.0) == []
+    assert machine.party_state("c") is PartyState.ABSENT
+    assert deliver(machine, "cb", 7.0) == [Aggregate(round=1, parties=("a", "b", "c"))]
+
+
+def test_another_party_initializes_when_the_first_ones_connection_breaks() -> None:
+    machine = RoundMachine(settings=settings("abc"))
+    for name in "abc":
+        machine.joined(name, 0.0)
+    assert machine.lost("a", 1.0) == [OpenRound(round=0)]
+    assert machine.instruction("b") is Instruction.INITIAL
+
+
+def test_the_last_evaluation_does_not_wait_for_a_broken_connection() -> None:
+    machine = started("abc", max=1)
+    deliver(machine, "abc", 5.0)
+    store(machine, 6.0)
+    assert evaluate(machine, "ab", 0.5, 7.0) == []
+    assert machine.lost("c", 8.0) == [Finish(round=1)]
 
 
 def test_an_update_counts_once() -> None:

@@ -21,6 +21,7 @@ from trainyard_trainer.contract.federated import (
     PATH_ROUND,
     PATH_UPDATE,
     FederatedConfig,
+    PartyState,
 )
 from trainyard_trainer.federated.protocol.layout import Entry, Layout
 from trainyard_trainer.federated.server import http
@@ -159,3 +160,27 @@ async def test_the_rest_of_a_refused_body_is_read_for_a_bounded_time(
                 )
                 assert status == 422
         assert aggregator.aggregator.refusals == {("a", "HeaderInvalid"): 1}
+
+
+async def test_a_party_whose_connections_broke_is_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainyard_trainer.federated.server.aggregator.GONE_SECONDS", 0.2)
+    async with served(tmp_path) as aggregator:
+        machine = aggregator.aggregator.machine
+        await aggregator.initialize(LARGE)
+        async with aiohttp.ClientSession() as dying:
+            url = aggregator.url + PATH_ROUND
+            params = {"party": "b", "wire": "1", "term": "1", "ready": "0"}
+            async with dying.get(url, params=params) as response:
+                assert response.status == 200
+            await asyncio.sleep(0.6)
+            assert "b" in machine.present, "an open connection is enough, however silent"
+            # Its other connections, as those of `aggregator`, are open still.
+            await aggregator.session.close()
+            await asyncio.sleep(0.6)
+            assert machine.present == {"b"}
+        async with asyncio.timeout(30):
+            while machine.present:
+                await asyncio.sleep(0.05)
+        assert machine.party_state("b") is PartyState.ABSENT
