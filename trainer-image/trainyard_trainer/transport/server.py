@@ -19,6 +19,7 @@ from trainyard_trainer.contract.exits import TerminationMessage
 from trainyard_trainer.contract.plan import AcceptPlan, AnyPlan, StalePlan
 from trainyard_trainer.runtime.exits import TrainerError
 from trainyard_trainer.runtime.exposition import CONTENT_TYPE, Exposition
+from trainyard_trainer.transport.listener import Listener
 from trainyard_trainer.transport.tls import Credentials, names
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class JobServer(ABC, Generic[P]):
     """Whether a handler is cancelled when its client disconnects."""
     idle_seconds: ClassVar[float] = 75.0
     """How long a connection may be silent between two requests."""
+    max_connections_per_peer: ClassVar[int | None] = None
+    """Of one certificate's name; None where many processes share a name."""
 
     def __init__(self, credentials: Credentials, metrics: Exposition) -> None:
         """Without certificates it serves loopback alone."""
@@ -126,10 +129,13 @@ class JobServer(ABC, Generic[P]):
         )
         await runner.setup()
         context = self._credentials.server() if is_secure else None
-        await web.TCPSite(runner, host, port, ssl_context=context).start()
-        background = [asyncio.create_task(work) for work in self.background()]
+        assert runner.server is not None  # noqa: S101 -- set by `setup`
+        listener = Listener(runner.server, context, self.max_connections_per_peer)
+        background: list[asyncio.Task[None]] = []
         try:
-            yield runner.addresses[0][1]
+            async with listener.listening(host, port) as found:
+                background += [asyncio.create_task(work) for work in self.background()]
+                yield found
         finally:
             for task in background:
                 task.cancel()

@@ -58,6 +58,7 @@ class AggregatorServer(JobServer[FederatedPlan]):
         PATH_EVALUATION: Role.PARTY,
     }
     cancels_handlers: ClassVar = True  # A party that disconnects while it waits has left.
+    max_connections_per_peer: ClassVar = 16
     idle_seconds: ClassVar = 86_400.0  # A party's connection is silent while it trains.
 
     def __init__(self, aggregator: Aggregator, credentials: Credentials) -> None:

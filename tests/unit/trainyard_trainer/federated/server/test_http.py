@@ -103,10 +103,9 @@ async def test_a_forged_evaluation_is_refused_by_name_and_the_round_goes_on(
             assert (await response.json())["refusal"] == "EvaluationInvalid"
         whole = body(LARGE, random_model(LARGE, 1), metadata(round=1))
         for party in "ab":
-            params, data = {"round": "1"}, io.BytesIO(whole)
-            assert (
-                await aggregator.status("PUT", PATH_UPDATE, party, params=params, data=data) == 200
-            )
+            update, number = io.BytesIO(whole), {"round": "1"}
+            status = await aggregator.status("PUT", PATH_UPDATE, party, params=number, data=update)
+            assert status == 200
         async with asyncio.timeout(30):
             while aggregator.aggregator.machine.history.round < 1:
                 await aggregator.aggregator.wait_for_change(0.05)
