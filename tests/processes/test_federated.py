@@ -130,8 +130,12 @@ BAD: Final = {
 
 
 def test_no_invalid_update_affects_the_model(tmp_path: Path) -> None:
-    names = "axy" + "".join(BAD)
-    with Federation(tmp_path, names, rounds={"max": 9, "min_parties": 2}) as federation:
+    names, init = "axy" + "".join(BAD), "start.safetensors"
+    rounds = {"max": 9, "min_parties": 2}
+    with Federation(tmp_path, names, init=init, rounds=rounds) as federation:
+        zeros = {name: torch.zeros_like(t) for name, t in Line().model().state_dict().items()}
+        federation.state.mkdir()
+        safetensors.torch.save_file(zeros, federation.state / init)
         federation.start_aggregator()
         parties = {name: RawParty(federation, name) for name in names}
         layout = ModelState(Line().model()).layout

@@ -52,6 +52,8 @@ class AcceptedUpdate:
     """Training samples of the party."""
     loss: float | None = None
     """Mean training loss."""
+    digest: str = ""
+    """Of an initial model that another party has to confirm; empty for one that needs no other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,8 @@ class AbandonRound:
     round: int
     updates: int
     """How many had arrived; they are kept, as they are of the same round and model."""
+    mismatched: tuple[str, ...] = ()
+    """Parties whose initial models nobody else has; these are not kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

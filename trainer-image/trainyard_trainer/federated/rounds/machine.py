@@ -8,6 +8,7 @@ carries out the commands in order and calls back once a model is stored; until t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
@@ -178,8 +179,10 @@ class RoundMachine(RoundState):
             return None
         self.join_window_end = None
         if self.history.round < 0:
-            first = min(self.present - self.refused, default=None) or min(self.present)
-            self.refused.discard(first)
+            if self.present <= self.refused | self.updates.keys():
+                self.refused.clear()
+            candidates = self.present - self.refused
+            first = min(candidates - self.updates.keys() or candidates)
             return self._open(RoundPhase.INITIAL, {first}, now)
         self.refused.clear()
         return self._open(RoundPhase.OPEN, {*self.sample(), *self.updates}, now)
@@ -190,16 +193,33 @@ class RoundMachine(RoundState):
         return OpenRound(round=self.round)
 
     def _next_initial(self, now: float) -> Command | None:
-        if self.updates:
+        if (party := self._initial_party()) is not None:
             self.phase = RoundPhase.STORING
-            return Initialize(party=next(iter(self.updates)))
-        if self.instructed - self.refused - self.gone and now < self.deadline:
+            return Initialize(party=party)
+        answered = self.updates.keys() | self.refused
+        if now >= self.deadline or answered >= set(self.settings.parties):
+            return self._abandon(now)
+        if self.instructed - answered - self.gone:
             return None
-        return self._abandon(now) if now >= self.deadline else self._instruct_another(now)
+        return self._instruct_another(now)
+
+    def _initial_party(self) -> str | None:
+        """The party whose initial model is taken: one that needs no other, or that another has.
+
+        Where the quorum is one party and nobody else is present, there is nobody to ask.
+        """
+        digests = Counter(update.digest for update in self.updates.values())
+        for party in sorted(self.updates):
+            digest = self.updates[party].digest
+            if not digest or digests[digest] > 1:
+                return party
+        others = {name for name in self.present - self.refused if not self.is_lagging(name)}
+        is_alone = len(self.updates) == 1 and others <= self.updates.keys()
+        return min(self.updates) if is_alone and self.quorum == 1 else None
 
     def _instruct_another(self, now: float) -> Command | None:
         """Ask another party for the initial model: every party has the same."""
-        others = self.present - self.refused - self.gone
+        others = self.present - self.refused - self.gone - self.updates.keys()
         if not others:
             return None
         deadline = self.deadline
@@ -236,7 +256,17 @@ class RoundMachine(RoundState):
         self.abandoned += 1
         self.gone.clear()
         self.phase, self.instructed, self.deadline = RoundPhase.WAITING, set(), math.inf
-        return AbandonRound(round=self.round, updates=len(self.updates))
+        return AbandonRound(
+            round=self.round, updates=len(self.updates), mismatched=self._drop_mismatched()
+        )
+
+    def _drop_mismatched(self) -> tuple[str, ...]:
+        """Drop initial models of which no two are the same; whose they are."""
+        if self.round > 0 or len(self.updates) < 2:
+            return ()
+        parties = tuple(sorted(self.updates))
+        self.updates.clear()
+        return parties
 
     def _drop_unresponsive(self) -> None:
         """Count instructed parties that did not answer as absent until they poll again."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -20,8 +21,9 @@ from trainyard_trainer.contract.federated import (
     RefusalReason,
 )
 from trainyard_trainer.contract.plan import AcceptPlan, StalePlan, plan_precedence
+from trainyard_trainer.federated.aggregation.aggregate import slot_layout
 from trainyard_trainer.federated.aggregation.strategies import make_strategy
-from trainyard_trainer.federated.protocol.layout import MAX_HEADER_BYTES
+from trainyard_trainer.federated.protocol.layout import MAX_HEADER_BYTES, Layout
 from trainyard_trainer.federated.protocol.messages import (
     EvaluationReport,
     RoundAnnouncement,
@@ -41,8 +43,9 @@ from trainyard_trainer.federated.rounds.events import (
 from trainyard_trainer.federated.rounds.machine import RoundMachine
 from trainyard_trainer.federated.server.commands import CommandExecutor
 from trainyard_trainer.federated.server.connections import Connections, OpenConnection
+from trainyard_trainer.federated.server.initial import InitialRules, StartingModel
 from trainyard_trainer.federated.server.payloads import termination_message, train_config_of
-from trainyard_trainer.federated.server.spool import Spool, UpdateUpload
+from trainyard_trainer.federated.server.spool import MEMORY_BYTES, Spool, UpdateUpload
 from trainyard_trainer.federated.server.store import ModelFile, RoundStore, model_file
 from trainyard_trainer.runtime.exits import Fenced, StateUnusable
 
@@ -298,8 +301,21 @@ class Aggregator:
     def open_upload(self) -> UpdateUpload:
         """A receiver for one update."""
         model = self.store.model
-        layout, base = (model.layout, model.data) if model is not None else (None, None)
-        return UpdateUpload(self._spool, layout, base)
+        if model is not None:
+            return UpdateUpload(self._spool, model.layout, model.data)
+        start = StartingModel(self.init) if self.init is not None else None
+        rules = InitialRules(
+            start=start,
+            required_bytes=self._required_bytes,
+            free_bytes=lambda: shutil.disk_usage(self._spool.directory).free,
+        )
+        return UpdateUpload(self._spool, None, None, rules)
+
+    def _required_bytes(self, layout: Layout) -> int:
+        """Two rounds with the strategy's state, the best model and the updates of a round."""
+        slots = slot_layout(layout, self.strategy).size
+        spooled = max(0, len(self.parties) * layout.size - MEMORY_BYTES)
+        return 3 * layout.size + 2 * slots + spooled
 
     def accept(self, party: str, upload: UpdateUpload, number: int) -> None:
         """Accept a fully received update for round `number`; raises UpdateRefused."""
@@ -310,7 +326,9 @@ class Aggregator:
         connection.received_bytes += update.tensors.size
         self._executor.add(party, update)
         log.info("update of %s for round %d: norm %.4g", party, number, upload.norm)
-        accepted = AcceptedUpdate(samples=metadata.samples, loss=metadata.loss)
+        # A single party has nobody to agree with.
+        digest = update.digest if len(self.parties) > 1 else ""
+        accepted = AcceptedUpdate(samples=metadata.samples, loss=metadata.loss, digest=digest)
         self._apply(self.machine.update_accepted(party, accepted, self.now))
 
     def _note_late(self, party: str, term: int, number: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import assert_never
 
 from trainyard_trainer.contract.federated import FederatedConfig, RefusalReason
@@ -66,8 +67,9 @@ class CommandExecutor:
                 return await self._initialize(party)
             case Aggregate(parties=parties):
                 return await self._aggregate(parties)
-            case AbandonRound(round=number, updates=count):
-                log.warning("round %d abandoned at its deadline with %d updates", number, count)
+            case AbandonRound(round=number, updates=count, mismatched=mismatched):
+                log.warning("round %d abandoned with %d updates", number, count)
+                self._refuse_initial(mismatched)
                 await self._mark(in_progress=True)
             case KeepBest():
                 best = self._machine.history.best
@@ -91,11 +93,20 @@ class CommandExecutor:
 
     async def _initialize(self, party: str) -> list[Command]:
         update = self._updates[party]
+        updates = self._machine.updates
+        differing = [name for name in updates if updates[name].digest != updates[party].digest]
+        self._refuse_initial(differing)
         history = self._machine.next_history(_now())
         await asyncio.to_thread(
             self._store.initialize, update.layout, update.tensors.read(), history
         )
         return self._close_round(history)
+
+    def _refuse_initial(self, parties: Iterable[str]) -> None:
+        for party in parties:
+            log.warning("the initial model of %s is not that of another party", party)
+            self._refusals[party, RefusalReason.INITIAL.value] += 1
+            self._discard(party)
 
     async def _aggregate(self, parties: tuple[str, ...]) -> list[Command]:
         history = self._machine.next_history(_now())

@@ -22,6 +22,7 @@ from trainyard_trainer.federated.aggregation.validation import BLOCK_BYTES, Upda
 from trainyard_trainer.federated.protocol.layout import MAX_HEADER_BYTES, Bytes, Layout
 from trainyard_trainer.federated.protocol.messages import UpdateMetadata, parse_metadata
 from trainyard_trainer.federated.protocol.wire import TransferParser, UpdateRefused
+from trainyard_trainer.federated.server.initial import InitialCheck, InitialRules
 from trainyard_trainer.runtime.exits import StateUnusable
 
 MEMORY_BYTES: Final = 64 << 20
@@ -116,13 +117,23 @@ class ReceivedUpdate:
     tensors: SpooledTensors
     norm: float
     """The distance from the model that it was trained from."""
+    digest: str = ""
+    """Of an initial model that another party has to confirm."""
 
 
 class UpdateUpload:
     """The upload of one update, from its first byte to its verification."""
 
-    def __init__(self, spool: Spool, expected: Layout | None, base: Bytes | None) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        expected: Layout | None,
+        base: Bytes | None,
+        initial: InitialRules | None = None,
+    ) -> None:
         """`expected` is the model's layout and `base` the model; None for the initial model."""
+        self._rules = initial
+        self._initial: InitialCheck | None = None
         self._spool, self._expected, self._base = spool, expected, base
         self._parser = TransferParser(
             expected.max_header_bytes if expected is not None else MAX_HEADER_BYTES
@@ -162,7 +173,11 @@ class UpdateUpload:
         assert self.metadata is not None  # noqa: S101 -- set by `_start`
         assert self._tensors is not None  # noqa: S101 -- set by `_start`
         return ReceivedUpdate(
-            metadata=self.metadata, layout=layout, tensors=self._tensors, norm=self.norm
+            metadata=self.metadata,
+            layout=layout,
+            tensors=self._tensors,
+            norm=self.norm,
+            digest=self._initial.digest if self._initial is not None else "",
         )
 
     def discard(self) -> None:
@@ -182,6 +197,8 @@ class UpdateUpload:
         self.metadata = parse_metadata(self._parser.document)
         if self._expected is not None and (difference := self._expected.difference(layout)):
             raise UpdateRefused(RefusalReason.SHAPE, f"it {difference}")
+        if self._rules is not None:
+            self._initial = InitialCheck(layout, self._rules)
         self._validator = UpdateValidator(layout, self._base)
         self._tensors = SpooledTensors(self._spool, layout.size)
         return layout
@@ -191,5 +208,8 @@ class UpdateUpload:
         del self._block[:size]
         assert self._validator is not None  # noqa: S101 -- set by `_start`
         assert self._tensors is not None  # noqa: S101 -- set by `_start`
-        self._validator.feed(np.frombuffer(block, np.uint8))
+        numbers = np.frombuffer(block, np.uint8)
+        self._validator.feed(numbers)
+        if self._initial is not None:
+            self._initial.feed(numbers)
         self._tensors.write(block)

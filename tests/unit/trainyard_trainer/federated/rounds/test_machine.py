@@ -559,3 +559,57 @@ def test_the_samples_trained_stay_a_number_that_the_api_keeps() -> None:
     history = FederationHistory(samples_trained=MAX_COUNT - 1)
     record = RoundRecord(round=1)
     assert history.with_round(record, {"a": MAX_SAMPLES}, 1000).samples_trained == MAX_COUNT
+
+
+def started_without_model(names: str = "abc", **rounds: Any) -> RoundMachine:
+    machine = RoundMachine(settings=settings(names, **rounds))
+    for name in names:
+        machine.joined(name, 0.0)
+    return machine
+
+
+def test_two_parties_confirm_the_initial_model() -> None:
+    machine = started_without_model()
+    assert machine.update_accepted("a", update(digest="x"), 1.0) == [OpenRound(round=0)]
+    assert machine.instruction("b") is Instruction.INITIAL
+    assert machine.update_accepted("b", update(digest="y"), 2.0) == [OpenRound(round=0)]
+    assert machine.update_accepted("c", update(digest="y"), 3.0) == [Initialize(party="b")]
+
+
+def test_a_round_in_which_no_two_initial_models_agree_is_abandoned() -> None:
+    machine = started_without_model("ab")
+    machine.update_accepted("a", update(digest="x"), 1.0)
+    assert machine.update_accepted("b", update(digest="y"), 2.0) == [
+        AbandonRound(round=0, updates=2, mismatched=("a", "b"))
+    ]
+    assert machine.tick(2.0 + PAUSE_SECONDS[0]) == [OpenRound(round=0)]
+    machine.update_accepted("a", update(digest="x"), 5.0)
+    assert machine.update_accepted("b", update(digest="x"), 6.0) == [Initialize(party="a")]
+
+
+def test_a_disagreement_waits_for_parties_that_are_absent() -> None:
+    machine = RoundMachine(settings=settings("abc"))
+    machine.joined("a", 0.0)
+    machine.joined("b", 0.0)
+    machine.tick(JOIN_WINDOW_SECONDS)
+    machine.update_accepted("a", update(digest="x"), 4.0)
+    assert machine.update_accepted("b", update(digest="y"), 5.0) == []
+    assert machine.joined("c", 6.0) == [OpenRound(round=0)]
+    assert machine.update_accepted("c", update(digest="x"), 7.0) == [Initialize(party="a")]
+
+
+def test_a_quorum_of_one_that_is_alone_chooses_the_initial_model() -> None:
+    machine = RoundMachine(settings=settings("ab", min_parties=1))
+    machine.joined("a", 0.0)
+    machine.tick(JOIN_WINDOW_SECONDS)
+    assert machine.update_accepted("a", update(digest="x"), 4.0) == [Initialize(party="a")]
+
+
+def test_an_initial_model_is_kept_until_another_party_joins() -> None:
+    machine = started_without_model("ab")
+    machine.update_accepted("a", update(digest="x"), 1.0)
+    machine.left("b", 2.0)
+    assert machine.tick(100.0) == [AbandonRound(round=0, updates=1)]
+    assert machine.joined("b", 200.0) == [OpenRound(round=0)]
+    assert machine.instruction("b") is Instruction.INITIAL
+    assert machine.update_accepted("b", update(digest="x"), 201.0) == [Initialize(party="a")]

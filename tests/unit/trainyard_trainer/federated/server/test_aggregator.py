@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from tests.unit.trainyard_trainer.federated.models import FLAT, body, metadata, random_model
 from trainyard_trainer.contract.exits import Result
@@ -20,6 +21,7 @@ from trainyard_trainer.contract.federated import (
     RoundsConfig,
     StrategyConfig,
 )
+from trainyard_trainer.federated.protocol.layout import Bytes, Entry, Layout
 from trainyard_trainer.federated.protocol.wire import UpdateRefused
 from trainyard_trainer.federated.rounds.events import Instruction
 from trainyard_trainer.federated.rounds.machine import RoundMachine
@@ -59,13 +61,15 @@ async def wait_for(aggregator: Aggregator, party: str, instruction: Instruction)
             await aggregator.wait_for_change(0.05)
 
 
-def deliver(aggregator: Aggregator, party: str, largest: float = 1.0) -> None:
+def deliver(
+    aggregator: Aggregator, party: str, largest: float = 1.0, layout: Layout = FLAT
+) -> None:
     upload = aggregator.open_upload()
     number = aggregator.machine.round
     document = metadata(term=aggregator.term, round=number)
-    data = random_model(FLAT, number)
+    data = random_model(layout, number)
     data.view("<f4")[4] = largest
-    upload.feed(body(FLAT, data, document))
+    upload.feed(body(layout, data, document))
     aggregator.accept(party, upload, number)
 
 
@@ -73,7 +77,8 @@ async def run_rounds(aggregator: Aggregator, rounds: int) -> None:
     """Have the parties deliver to this many rounds after the initial model."""
     join(aggregator)
     if aggregator.machine.history.round < 0:
-        deliver(aggregator, "a")
+        for party in "ab":
+            deliver(aggregator, party)
     for _ in range(rounds):
         for party in "ab":
             await wait_for(aggregator, party, Instruction.TRAIN)
@@ -214,6 +219,7 @@ ADAM = replace(CONFIG, strategy=StrategyConfig(name="FedAdam"))
 async def test_an_update_that_would_spoil_the_model_is_left_out_by_name(tmp_path: Path) -> None:
     parties = tuple(PartyConfig(name=name) for name in "abc")
     async with running(tmp_path, config=replace(ADAM, parties=parties)) as aggregator:
+        aggregator.seen("c", 1)
         aggregator.joined("c")
         await run_rounds(aggregator, 0)
         await wait_for(aggregator, "a", Instruction.TRAIN)
@@ -241,3 +247,77 @@ async def test_a_federation_that_diverges_ends_with_its_last_good_model(tmp_path
                 await aggregator.ended
     async with running(tmp_path, 2, config=ADAM) as successor:
         assert successor.machine.history.round == 1
+
+
+OTHER = Layout.of([Entry(name="other", dtype="F32", shape=(100,))])
+
+
+@pytest.mark.parametrize("layout", [FLAT, OTHER], ids=["other numbers", "another layout"])
+async def test_no_party_alone_chooses_the_initial_model(tmp_path: Path, layout: Layout) -> None:
+    parties = tuple(PartyConfig(name=name) for name in "abc")
+    async with running(tmp_path, config=replace(CONFIG, parties=parties)) as aggregator:
+        for party in "abc":
+            aggregator.seen(party, 1)
+            aggregator.joined(party)
+        deliver(aggregator, "a", 5.0, layout)
+        deliver(aggregator, "b")
+        deliver(aggregator, "c")
+        await wait_for(aggregator, "a", Instruction.TRAIN)
+        assert aggregator.refusals == {("a", "InitialModelDiffers"): 1}
+        assert aggregator.store.model is not None
+        assert aggregator.store.model.layout == FLAT
+        assert aggregator.store.model.data.view("<f4")[4] == 1.0
+
+
+def send(aggregator: Aggregator, layout: Layout, data: Bytes) -> None:
+    upload = aggregator.open_upload()
+    try:
+        upload.feed(body(layout, data, metadata(round=0)))
+        aggregator.accept("a", upload, 0)
+    finally:
+        upload.discard()
+
+
+def with_init(folder: Path) -> FederatedConfig:
+    (folder / "start.safetensors").write_bytes(
+        safetensors.numpy.save(
+            {
+                "_orig_mod.w": random_model(FLAT, 0).view("<f4")[:21].reshape(7, 3).copy(),
+                "b": random_model(FLAT, 0).view("<f4")[21:].copy(),
+            }
+        )
+    )
+    return replace(CONFIG, init="start.safetensors")
+
+
+async def test_the_starting_model_needs_no_second_party(tmp_path: Path) -> None:
+    async with running(tmp_path, config=with_init(tmp_path)) as aggregator:
+        join(aggregator)
+        send(aggregator, FLAT, random_model(FLAT, 0))
+        await wait_for(aggregator, "a", Instruction.TRAIN)
+        assert aggregator.refusals == {}
+
+
+async def test_another_model_than_the_starting_one_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path, config=with_init(tmp_path)) as aggregator:
+        join(aggregator)
+        with pytest.raises(UpdateRefused, match=r"its w is not that of training\.init") as refused:
+            send(aggregator, FLAT, random_model(FLAT, 1))
+        assert refused.value.reason is RefusalReason.INITIAL
+
+
+async def test_what_the_starting_model_lacks_needs_a_second_party(tmp_path: Path) -> None:
+    async with running(tmp_path, config=with_init(tmp_path)) as aggregator:
+        join(aggregator)
+        send(aggregator, OTHER, random_model(OTHER, 1))
+        assert aggregator.machine.instruction("b") is Instruction.INITIAL
+
+
+async def test_an_initial_model_too_large_for_the_volume_is_refused(tmp_path: Path) -> None:
+    layout = Layout.of([Entry(name="w", dtype="F32", shape=(1 << 37,))])
+    header = layout.header(metadata(round=0))
+    async with running(tmp_path) as aggregator:
+        join(aggregator)
+        with pytest.raises(UpdateRefused, match="use a larger volume") as refused:
+            aggregator.open_upload().feed(header + b"x")
+        assert refused.value.reason is RefusalReason.VOLUME

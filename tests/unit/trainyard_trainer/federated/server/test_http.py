@@ -52,6 +52,7 @@ class Served:
         """Have the parties join and send the same initial model."""
         whole = body(layout, random_model(layout, 0), metadata(round=0))
         for party in self.aggregator.parties:
+            self.aggregator.seen(party, 1)
             self.aggregator.joined(party)
         for party in self.aggregator.parties:
             await self.status(
