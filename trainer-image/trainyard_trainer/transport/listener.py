@@ -15,7 +15,7 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from typing import Final
 
 from trainyard_trainer.transport.tls import names
 
@@ -46,7 +46,7 @@ class Listener:
         self._max_per_peer = max_per_peer
         self._handshakes: dict[asyncio.Task[None], None] = {}
         """The oldest first."""
-        self._peers: dict[str, set[asyncio.Transport]] = {}
+        self._peers: dict[str, set[socket.socket]] = {}
 
     @contextlib.asynccontextmanager
     async def listening(self, host: str | None, port: int) -> AsyncIterator[int]:
@@ -95,26 +95,20 @@ class Listener:
             )
         except (OSError, asyncio.CancelledError):  # TLS errors are among them.
             return
-        self._limit(transport)
+        self._limit(transport, connection)
 
-    def _limit(self, transport: asyncio.Transport) -> None:
+    def _limit(self, transport: asyncio.Transport, connection: socket.socket) -> None:
         """Close a connection of a peer that has too many."""
         if self._max_per_peer is None:
             return
         for name in names(transport.get_extra_info("peercert")):
-            mine = {each for each in self._peers.get(name, ()) if not _is_closed(each)}
+            mine = {each for each in self._peers.get(name, ()) if each.fileno() >= 0}
             self._peers[name] = mine
             if len(mine) >= self._max_per_peer:
                 log.warning("%s has %d connections already", name, len(mine))
                 transport.abort()
                 return
-            mine.add(transport)
-
-
-def _is_closed(transport: asyncio.Transport) -> bool:
-    """Whether a connection is closed; that of a lost one is not `is_closing` under TLS."""
-    connection: Any = transport.get_extra_info("socket")
-    return transport.is_closing() or connection is None or connection.fileno() < 0
+            mine.add(connection)
 
 
 def _listen(host: str | None, port: int) -> socket.socket:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -307,7 +306,7 @@ class Aggregator:
         rules = InitialRules(
             start=start,
             required_bytes=self._required_bytes,
-            free_bytes=lambda: shutil.disk_usage(self._spool.directory).free,
+            free_bytes=self._spool.free_bytes,
         )
         return UpdateUpload(self._spool, None, None, rules)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,6 +102,11 @@ class Spool:
             fits = size <= self._free
             self._free -= size if fits else 0
             return fits
+
+    def free_bytes(self) -> int:
+        """The free space of the directory's volume; raises StateUnusable for a lost one."""
+        with _state_errors():
+            return shutil.disk_usage(self.directory).free
 
     def release(self, size: int) -> None:
         """Return `size` bytes to the memory budget."""
