@@ -76,6 +76,13 @@ def metadata(federation: Federation, number: int, **changes: Any) -> dict[str, A
     return {**common, "loss": 1.0, **changes}
 
 
+def save_zeros(federation: Federation, init: str) -> None:
+    """Give the federation a starting model, which needs no second party."""
+    zeros = {name: torch.zeros_like(t) for name, t in Line().model().state_dict().items()}
+    federation.state.mkdir()
+    safetensors.torch.save_file(zeros, federation.state / init)
+
+
 def invalid_updates(
     federation: Federation, number: int, layout: Layout, data: Bytes
 ) -> dict[str, bytes]:
@@ -97,7 +104,9 @@ def invalid_updates(
 def test_an_invalid_update_is_refused_with_its_reason_and_the_round_continues(
     tmp_path: Path,
 ) -> None:
-    with Federation(tmp_path, "ac", rounds={"max": 2, "min_parties": 1}) as federation:
+    rounds, init = {"max": 2, "min_parties": 1}, "start.safetensors"
+    with Federation(tmp_path, "ac", init=init, rounds=rounds) as federation:
+        save_zeros(federation, init)
         federation.start_aggregator()
         federation.start_party("a")
         raw = RawParty(federation, "c")
@@ -133,9 +142,7 @@ def test_no_invalid_update_affects_the_model(tmp_path: Path) -> None:
     names, init = "axy" + "".join(BAD), "start.safetensors"
     rounds = {"max": 9, "min_parties": 2}
     with Federation(tmp_path, names, init=init, rounds=rounds) as federation:
-        zeros = {name: torch.zeros_like(t) for name, t in Line().model().state_dict().items()}
-        federation.state.mkdir()
-        safetensors.torch.save_file(zeros, federation.state / init)
+        save_zeros(federation, init)
         federation.start_aggregator()
         parties = {name: RawParty(federation, name) for name in names}
         layout = ModelState(Line().model()).layout

@@ -20,7 +20,6 @@ from trainyard_trainer.contract.federated import (
     RefusalReason,
 )
 from trainyard_trainer.contract.plan import AcceptPlan, StalePlan, plan_precedence
-from trainyard_trainer.federated.aggregation.aggregate import slot_layout
 from trainyard_trainer.federated.aggregation.strategies import make_strategy
 from trainyard_trainer.federated.protocol.layout import MAX_HEADER_BYTES, Layout
 from trainyard_trainer.federated.protocol.messages import (
@@ -41,10 +40,10 @@ from trainyard_trainer.federated.rounds.events import (
 )
 from trainyard_trainer.federated.rounds.machine import RoundMachine
 from trainyard_trainer.federated.server.commands import CommandExecutor
-from trainyard_trainer.federated.server.connections import Connections, OpenConnection
+from trainyard_trainer.federated.server.connections import Connections
 from trainyard_trainer.federated.server.initial import InitialRules, StartingModel
 from trainyard_trainer.federated.server.payloads import termination_message, train_config_of
-from trainyard_trainer.federated.server.spool import MEMORY_BYTES, Spool, UpdateUpload
+from trainyard_trainer.federated.server.spool import Spool, UpdateUpload, spooled_bytes
 from trainyard_trainer.federated.server.store import ModelFile, RoundStore, model_file
 from trainyard_trainer.runtime.exits import Fenced, StateUnusable
 
@@ -163,7 +162,7 @@ class Aggregator:
 
         Where the state directory outlives the pod, its term file alone fences this aggregator.
         Elsewhere the parties do, but a single one could stop a federation with a made-up term, so
-        it takes a majority of them, and at least two. Raises UpdateRefused for a term that cannot
+        it takes a majority of them, and two of several. Raises UpdateRefused for a term that cannot
         be true.
         """
         if not 0 <= term <= self.term + MAX_TERMS_AHEAD:
@@ -173,7 +172,9 @@ class Aggregator:
         connection = self.connections[party]
         connection.seen_at, connection.term = self.now, term
         higher = self.connections.terms_above(self.term)
-        if not self.config.durable and len(higher) >= max(2, len(self.parties) // 2 + 1):
+        count = len(self.parties)
+        needed = min(count, max(2, count // 2 + 1))
+        if not self.config.durable and len(higher) >= needed:
             text = f"{len(higher)} parties know of term {max(higher)}; this one has {self.term}"
             self.fail(Fenced(text))
 
@@ -184,10 +185,6 @@ class Aggregator:
     def left(self, party: str) -> None:
         """`party` has left, or its connection broke."""
         self._apply(self.machine.left(party, self.now))
-
-    def open_polls(self, party: str) -> int:
-        """How many long polls of `party` are open."""
-        return self.connections[party].polls
 
     async def wait_for_instruction(self, party: str, seconds: float) -> bool:
         """Wait for at most `seconds` until `party` has something to do; whether it has.
@@ -217,10 +214,6 @@ class Aggregator:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await changed.wait()
-
-    def connected(self, party: str, connection: OpenConnection) -> None:
-        """A request of `party` has arrived on this connection."""
-        self.connections[party].opened(connection)
 
     async def _sweep_absent(self) -> None:
         """Mark parties as absent whose connections broke, or that are idle and do not poll."""
@@ -311,10 +304,7 @@ class Aggregator:
         return UpdateUpload(self._spool, None, None, rules)
 
     def _required_bytes(self, layout: Layout) -> int:
-        """Two rounds with the strategy's state, the best model and the updates of a round."""
-        slots = slot_layout(layout, self.strategy).size
-        spooled = max(0, len(self.parties) * layout.size - MEMORY_BYTES)
-        return 3 * layout.size + 2 * slots + spooled
+        return self.store.required_bytes(layout) + spooled_bytes(len(self.parties) * layout.size)
 
     def accept(self, party: str, upload: UpdateUpload, number: int) -> None:
         """Accept a fully received update for round `number`; raises UpdateRefused."""

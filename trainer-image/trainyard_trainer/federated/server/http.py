@@ -152,14 +152,14 @@ class AggregatorServer(JobServer[FederatedPlan]):
         except UpdateRefused as refused:
             log.warning("a request of %s is refused (%s): %s", party, refused.reason, refused)
             raise web.HTTPBadRequest(text=str(refused)) from None
-        self.aggregator.connected(party, request.protocol)
+        self.aggregator.connections[party].opened(request.protocol)
         return party
 
     async def _get_round(self, request: web.Request) -> web.Response:
         aggregator, party = self.aggregator, self._identify(request)
         if request.query.get("ready") == "1":
             aggregator.joined(party)
-            if aggregator.open_polls(party) >= MAX_POLLS:
+            if aggregator.connections[party].polls >= MAX_POLLS:
                 text = f"{party} waits on {MAX_POLLS} connections already"
                 raise web.HTTPTooManyRequests(text=text)
             if not await aggregator.wait_for_instruction(party, POLL_SECONDS):

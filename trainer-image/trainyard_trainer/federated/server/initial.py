@@ -80,7 +80,7 @@ class InitialCheck:
 
     def feed(self, block: Bytes) -> None:
         """Take the next bytes; raises UpdateRefused if they are not the starting model's."""
-        self._digest.update(block)
+        self._digest.update(block.data)
         start, stop = self._offset, self._offset + len(block)
         for entry, at, given in self._tensors:
             first, last = max(start, at), min(stop, at + entry.size)

@@ -30,6 +30,11 @@ MEMORY_BYTES: Final = 64 << 20
 """Budget of all updates in memory; a round of 16 small models fits, a large model goes to disk."""
 
 
+def spooled_bytes(size: int) -> int:
+    """How much of the disk updates of `size` bytes together need."""
+    return max(0, size - MEMORY_BYTES)
+
+
 class SpooledTensors:
     """The tensors of one update, in memory or on disk."""
 

@@ -158,6 +158,10 @@ class RoundStore:
             initialize_slots(layout, self._strategy, data)
         self._commit(folder, layout, history)
 
+    def required_bytes(self, layout: Layout) -> int:
+        """What a model needs here: two rounds with the strategy's state, and the best model."""
+        return 3 * layout.size + 2 * slot_layout(layout, self._strategy).size
+
     def aggregate(self, updates: Sequence[Update], history: FederationHistory) -> None:
         """Aggregate `updates` into the global model, and store the next one with `history`.
 
