@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from trainyard.api.spec import JobSpec, Part, PodTemplate, TargetSpec, WithArguments
-from trainyard.api.status import JobStatus
+from trainyard.api.status import JobStatus, PodFailure
 
 # --- Spec ---
 
@@ -190,6 +190,23 @@ class FederatedTrainingStatus(Part, frozen=True, kw_only=True, omit_defaults=Tru
         return self.round
 
 
+class PartyFailure(PodFailure, frozen=True, kw_only=True, omit_defaults=True):
+    """The last failure of one party, and those in a row that led to it."""
+
+    count: int = 0
+    """Failures in a row that count against `failure.maxRestarts`."""
+    losses: int = 0
+    """Pods lost in a row, each soon after the other, through no fault of their own."""
+    left_out: int = 0
+    """How often in a row it was left out; 0 while it is replaced as usual."""
+    rounds: int = 0
+    """Rounds that it had contributed to: with one more, the failure is over."""
+    generation: int = 0
+    """The job's generation; another one gives the party a new budget."""
+    retry_time: datetime | None = None
+    """The party gets no pod before; None to replace it at once."""
+
+
 class PartyStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     """State of one party, from its pod and the aggregator's report."""
 
@@ -201,6 +218,8 @@ class PartyStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     seconds: float | None = None
     refused: int = 0
     last_refusal: str = ""
+    failure: PartyFailure | None = None
+    """None once it has contributed to a round since."""
 
 
 class FederatedJobStatus(JobStatus, frozen=True, kw_only=True, omit_defaults=True):
@@ -208,4 +227,6 @@ class FederatedJobStatus(JobStatus, frozen=True, kw_only=True, omit_defaults=Tru
 
     admission: AdmissionStatus | None = None
     training: FederatedTrainingStatus | None = None
+    coordinator_restarts: int = 0
+    """Failures of the aggregator; `restarts` has those of the parties too."""
     parties: list[PartyStatus] = []

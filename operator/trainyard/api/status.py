@@ -18,6 +18,9 @@ import msgspec
 from trainyard.api.conditions import Condition
 from trainyard.api.spec import Part
 
+MAX_COUNT = 2**63 - 1
+"""The API server takes no integer beyond, and refuses the whole status with it."""
+
 
 class PodFailure(Part, frozen=True, kw_only=True, omit_defaults=True):
     """A pod that failed."""

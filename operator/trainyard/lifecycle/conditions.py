@@ -108,8 +108,10 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
     waiting = "" if observed.is_provisioning else waiting_message(observed)
     last = failures[-1].message if failures else ""
     is_federation = not observed.job.can_rescale
-    if is_federation and phase is Phase.RUNNING and (absent := observed.absent_members):
-        message = messages.parties_missing(absent, waiting or last)
+    if is_federation and phase is Phase.RUNNING and (missing := observed.missing_parties):
+        left_out = observed.record.left_out
+        cause = next((failure.message for failure in left_out.values()), waiting or last)
+        message = messages.parties_missing(missing, tuple(left_out), cause)
         return condition(ConditionType.DEGRADED, "True", "PartiesMissing", message)
     if waiting:
         return condition(ConditionType.DEGRADED, "True", "PodTrouble", waiting)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from trainyard.api.conditions import Condition
+from trainyard.api.federation import PartyFailure
 from trainyard.api.names import MemberId
 from trainyard.api.status import PodFailure
 from trainyard_trainer.contract.env import Role
@@ -42,7 +43,9 @@ class DesiredPods:
     """The workers or parties that should have pods."""
     member_role: Role = Role.WORKER
     replace_at: datetime | None = None
-    """Failed pods are not replaced before."""
+    """Nothing is created before."""
+    retry_times: Mapping[MemberId, datetime] = field(default_factory=dict)
+    """Members that get no pod before a time of their own."""
     replace_coordinator: bool = False
     """The live coordinator is deleted, so that another one takes over."""
     keeps_live: bool = False
@@ -68,6 +71,8 @@ class DesiredState:
     """Whether the start succeeded, so that the failed ones before it are forgotten."""
     failures: list[PodFailure] = field(default_factory=list)
     restarts: int = 0
+    coordinator_restarts: int = 0
+    party_failures: Mapping[str, PartyFailure] = field(default_factory=dict)
     started: bool = False
     completed: bool = False
     termination_message: TerminationMessage | None = None

@@ -54,13 +54,17 @@ def pod_actions(
     # Nothing is created while the pause after a failure lasts: once the failed pod is deleted,
     # its replacement looks like any other.
     is_paused = desired.replace_at is not None and now < desired.replace_at
+    retry_at = desired.retry_times
+    postponed = {p.member for p in missing if p.member in retry_at and now < retry_at[p.member]}
+    due = tuple(p for p in missing if p.member not in postponed)
     unneeded = (*_undesired(desired, pods), *_finished(desired, pods, recorded))
     delete = tuple(p for p in unneeded if p.role != Role.COORDINATOR or p.attempt <= term)
     return PodActions(
-        create=() if is_paused else tuple(missing),
+        create=() if is_paused else due,
         delete=delete,
         requeue_at=earliest(
             desired.replace_at if is_paused and missing else None,
+            *(retry_at[member] for member in postponed),
             now + TERM_WAIT if len(delete) < len(unneeded) else None,
         ),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from trainyard.api.jobs import Job, whole_seconds
+from trainyard.api.federation import PartyFailure
+from trainyard.api.jobs import DistributedJob, whole_seconds
+from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod, is_disruption
 from trainyard.api.podset import JobPods
 from trainyard.api.status import PodFailure
@@ -37,34 +39,80 @@ class FailureRecord:
 
     failures: list[PodFailure]
     restarts: int
-    """Failures that count against `failure.maxRestarts`; those of one cause count once."""
+    """Failures that count; those of one cause count once."""
+    coordinator_restarts: int = 0
+    """In a federation, those of the aggregator."""
+    parties: Mapping[str, PartyFailure] = field(default_factory=dict)
+    """The failures of a federation's parties that have not contributed since."""
+    ending: Mapping[str, datetime] = field(default_factory=dict)
+    """Parties that report the end of the training, and until when the others may follow."""
     fatal_reason: str = ""
     """Why the job must fail now; empty while it may go on."""
     fatal_failure: PodFailure | None = None
     """The failure that the job fails with."""
     retry_at: datetime | None = None
-    """Failed pods are not replaced before."""
+    """No pod of the job is replaced before."""
     mismatch: PodFailure | None = None
     """The newest failure, if operator and image are of different releases."""
 
+    @property
+    def left_out(self) -> dict[str, PartyFailure]:
+        """The parties that rounds go on without, as they failed again and again."""
+        return {name: failure for name, failure in self.parties.items() if failure.left_out}
+
+    @property
+    def retry_times(self) -> dict[MemberId, datetime]:
+        """When parties are replaced that are not replaced at once."""
+        retried = {name: f.retry_time for name, f in self.parties.items() if f.retry_time}
+        return dict([*self.ending.items(), *retried.items()])
+
 
 def record_failures(
-    job: Job, pods: JobPods, timeouts: Timeouts, now: datetime, deleted: Collection[str] = ()
+    job: DistributedJob,
+    pods: JobPods,
+    timeouts: Timeouts,
+    now: datetime,
+    deleted: Collection[str] = (),
 ) -> FailureRecord:
     """Add the failed pods that the status does not have yet; each is counted once, by its uid.
 
     `deleted` are the uids of pods that the operator deleted: whatever they end with is its doing.
     """
-    old, present = job.status.failures, {p.uid for p in pods.finished}
+    budget = Budget(
+        failures=job.status.failures,
+        restarts=job.status.restarts,
+        max_restarts=job.spec.failure.max_restarts,
+    )
+    return record_against(budget, pods.finished, timeouts, now, deleted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The failures that some of a job's pods share, and how many may count."""
+
+    failures: list[PodFailure]
+    restarts: int
+    max_restarts: int
+
+
+def record_against(
+    budget: Budget,
+    finished: Sequence[Pod],
+    timeouts: Timeouts,
+    now: datetime,
+    deleted: Collection[str],
+) -> FailureRecord:
+    """Add those of the finished pods that failed and that the budget does not have yet."""
+    old, present = budget.failures, {p.uid for p in finished}
     recorded = {f.pod_uid for f in old}
     # A failure is not dropped while its pod is there: it would be counted again.
     space = MAX_FAILURES - sum(f.pod_uid in present for f in old)
     known = recorded.union(deleted)
-    new = [p for p in pods.finished if is_failure(p) and p.uid not in known][: max(space, 0)]
-    failures = _newest([*old, *(_pod_failure(p, now) for p in new)], present)
-    last = _last_counted(old)
-    restarts = job.status.restarts + any(_counts(p, last, now) for p in new)
-    reason, fatal = _fatal(failures, restarts, job.spec.failure.max_restarts)
+    new = [p for p in finished if is_failure(p) and p.uid not in known][: max(space, 0)]
+    failures = newest([*old, *(pod_failure(p, now) for p in new)], present)
+    last = last_counted(old)
+    restarts = budget.restarts + any(counts(p, last, now) for p in new)
+    reason, fatal = _fatal(failures, restarts, budget.max_restarts)
     return FailureRecord(
         failures=failures,
         restarts=restarts,
@@ -87,19 +135,20 @@ def _fatal(
     return "", None
 
 
-def _newest(failures: list[PodFailure], present: Collection[str]) -> list[PodFailure]:
-    """As many as the status keeps, without the oldest of those whose pods are gone."""
+def newest(failures: list[PodFailure], kept: Collection[str]) -> list[PodFailure]:
+    """As many as the status has room for, without the oldest of those whose uids are not `kept`."""
     excess = max(len(failures) - MAX_FAILURES, 0)
-    dropped = {f.pod_uid for f in [f for f in failures if f.pod_uid not in present][:excess]}
+    dropped = {f.pod_uid for f in [f for f in failures if f.pod_uid not in kept][:excess]}
     return [f for f in failures if f.pod_uid not in dropped]
 
 
-def _last_counted(failures: list[PodFailure]) -> PodFailure | None:
+def last_counted(failures: list[PodFailure]) -> PodFailure | None:
     """The last failure that counted against the job."""
-    return next((f for f in reversed(failures) if not _is_excused(f.reason, f.exit_code)), None)
+    return next((f for f in reversed(failures) if not is_excused(f.reason, f.exit_code)), None)
 
 
-def _is_excused(reason: str, exit_code: int | None) -> bool:
+def is_excused(reason: str, exit_code: int | None) -> bool:
+    """Whether a pod that ended like this did so through no fault of its own."""
     return is_disruption(reason) or reason == DISRUPTED or exit_code in UNCOUNTED
 
 
@@ -115,14 +164,15 @@ def _retry_at(failures: list[PodFailure], restarts: int, timeouts: Timeouts) -> 
     """
     if failures and _is_mismatch(failures[-1]):
         return failures[-1].failure_time + timeouts.retry_cap
-    last, excused_at = _last_counted(failures), _retry_excused_at(failures, timeouts)
+    last, excused_at = last_counted(failures), _retry_excused_at(failures, timeouts)
     if last is None or not restarts:
         return excused_at
-    retry_at = last.failure_time + _backoff(restarts, timeouts)
+    retry_at = last.failure_time + backoff(restarts, timeouts)
     return retry_at if excused_at is None else max(retry_at, excused_at)
 
 
-def _backoff(times: int, timeouts: Timeouts) -> timedelta:
+def backoff(times: int, timeouts: Timeouts) -> timedelta:
+    """The pause after so many failures: one second, doubled with each, up to the longest."""
     return min(timedelta(seconds=2 ** min(times - 1, 20)), timeouts.retry_cap)
 
 
@@ -131,13 +181,13 @@ def _retry_excused_at(failures: list[PodFailure], timeouts: Timeouts) -> datetim
 
     The first loss is replaced at once; a node short of memory also evicts whatever comes next.
     """
-    excused = [f for f in failures if _is_excused(f.reason, f.exit_code)]
+    excused = [f for f in failures if is_excused(f.reason, f.exit_code)]
     if not excused:
         return None
     last_at = excused[-1].failure_time
     recent = [f for f in excused if f.failure_time > last_at - timeouts.retry_cap]
     losses = max(Counter(_without_attempt(f.pod_name) for f in recent).values())
-    return last_at + _backoff(losses - 1, timeouts) if losses > 1 else None
+    return last_at + backoff(losses - 1, timeouts) if losses > 1 else None
 
 
 def _without_attempt(pod_name: str) -> str:
@@ -149,25 +199,27 @@ def _is_mismatch(failure: PodFailure) -> bool:
     return failure.exit_code == Exit.WIRE_MISMATCH
 
 
-def _counts(pod: Pod, last: PodFailure | None, now: datetime) -> bool:
+def counts(pod: Pod, last: PodFailure | None, now: datetime) -> bool:
     """Whether the pod failed by itself, and not of the same cause as `last`."""
-    if _is_excused(_reason(pod), pod.exit_code):
+    if is_excused(failure_reason(pod), pod.exit_code):
         return False
     if last is None or pod.created_at > last.failure_time:
         return True
     return (pod.ended_at or now) > last.failure_time + SAME_CAUSE_WINDOW
 
 
-def _reason(pod: Pod) -> str:
+def failure_reason(pod: Pod) -> str:
+    """Why the pod ended, in one word."""
     return DISRUPTED if pod.is_disrupted and not is_disruption(pod.reason) else pod.reason
 
 
-def _pod_failure(pod: Pod, now: datetime) -> PodFailure:
+def pod_failure(pod: Pod, now: datetime) -> PodFailure:
+    """The failure as the status has it."""
     return PodFailure(
         pod_name=pod.name,
         pod_uid=pod.uid,
         failure_time=whole_seconds(now),
         exit_code=pod.exit_code,
-        reason=printable(_reason(pod))[:MAX_REASON],
+        reason=printable(failure_reason(pod))[:MAX_REASON],
         message=printable(messages.pod_failure(pod))[:MAX_MESSAGE],
     )

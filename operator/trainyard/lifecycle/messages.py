@@ -75,6 +75,27 @@ def too_many_restarts(max_restarts: int, last: str) -> str:
     return f"Failed more often than spec.failure.maxRestarts={max_restarts}; last: {last}"
 
 
+def too_few_parties(left_out: Sequence[str], quorum: int, last: str) -> str:
+    """Why a federation cannot go on, from the parties that failed for good."""
+    return (
+        f"Left out after their failures: {_named(left_out)}; those that remain are fewer than "
+        f"spec.rounds.minParties={quorum}. Last: {last}"
+    )
+
+
+def party_left_out(party: str, retry_at: str, last: str) -> str:
+    """That rounds go on without a party, and until when."""
+    return f"Party {party} is left out and tried again at {retry_at}: {last}"
+
+
+def ended_early(pod: Pod) -> str:
+    """That a party ended as if training were complete."""
+    return (
+        f"party {pod.party} (pod {pod.name}) reports that training is complete, which neither the "
+        "aggregator nor most of the other parties do."
+    )
+
+
 # --- Pods that start, join or are missing ---
 
 
@@ -125,14 +146,19 @@ def joining(desired: int, workers_by_state: Mapping[str, int]) -> str:
     return f"On the way to {desired} workers: {states or 'none has reported yet'}."
 
 
-def parties_missing(absent: Sequence[MemberId], cause: str) -> str:
-    """Which parties do not run, and why, if it is known."""
-    named = ", ".join(str(member) for member in absent[:MAX_NAMES])
-    more = ", …" if len(absent) > MAX_NAMES else ""
-    noun = "party is" if len(absent) == 1 else "parties are"
+def parties_missing(missing: Sequence[MemberId], left_out: Sequence[MemberId], cause: str) -> str:
+    """Which parties do not take part, which of them are left out, and why, if it is known."""
+    noun = "party is" if len(missing) == 1 else "parties are"
+    after = f" Left out after their failures: {_named(left_out)}." if left_out else ""
     return (
-        f"{len(absent)} {noun} missing: {named}{more}; rounds continue with the others. {cause}"
+        f"{len(missing)} {noun} missing: {_named(missing)}; rounds continue with the others."
+        f"{after} {cause}"
     ).strip()
+
+
+def _named(members: Sequence[MemberId]) -> str:
+    more = ", …" if len(members) > MAX_NAMES else ""
+    return ", ".join(str(member) for member in members[:MAX_NAMES]) + more
 
 
 REPLACED_ONCE = "It was replaced once and is not again until it is reachable."

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from trainyard.api.conditions import Condition, ConditionType, is_true
-from trainyard.api.jobs import Assignment, Job
+from trainyard.api.jobs import Assignment, DistributedJob, FederatedJob, Job
 from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod
 from trainyard.api.podset import MEMBER_ROLES, JobPods
@@ -19,6 +19,7 @@ from trainyard.api.status import Provisioning, ScalingStatus
 from trainyard.lifecycle.causes import NODE_REASONS, is_hopeless
 from trainyard.lifecycle.desired import Phase
 from trainyard.lifecycle.failures import FailureRecord, record_failures
+from trainyard.lifecycle.party_failures import have_parties_completed, record_party_failures
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Result, TerminationMessage
@@ -68,7 +69,7 @@ class Observation:
             pods=pods,
             assignment=assignment,
             report=report,
-            record=record_failures(job, pods, timeouts, now, deleted),
+            record=_record(job, pods, report, timeouts, now, deleted),
             timeouts=timeouts,
             now=now,
             contact=contact,
@@ -85,14 +86,21 @@ class Observation:
 
     @property
     def running_members(self) -> list[MemberId]:
-        """The workers or parties whose pod runs."""
-        return [member for member, pod in self.pods.members.items() if pod.is_running]
+        """The workers or parties whose pod runs, or has ended just before the others."""
+        running = [member for member, pod in self.pods.members.items() if pod.is_running]
+        return [*running, *self.record.ending]
 
     @property
     def absent_members(self) -> list[MemberId]:
         """The desired workers or parties whose pod does not run."""
         running = frozenset(self.running_members)
         return [member for member in self.desired_members if member not in running]
+
+    @property
+    def missing_parties(self) -> list[MemberId]:
+        """The desired parties that do not run, or are left out though they may be tried again."""
+        missing = {*self.absent_members, *self.record.left_out}
+        return [member for member in self.desired_members if member in missing]
 
     @property
     def lacks_pods(self) -> bool:
@@ -267,6 +275,21 @@ class Observation:
         return since + self.timeouts.suspend_timeout + self.job.round_deadline
 
     @property
+    def is_completing(self) -> bool:
+        """Whether members report the end of the training, and only the result is to be stored.
+
+        A worker's word is enough, as all train in lockstep; of the parties most have to agree,
+        unless the aggregator does.
+        """
+        if not self.pods.ended(Result.COMPLETE, *MEMBER_ROLES):
+            return False
+        match self.job:
+            case FederatedJob() as job:
+                return is_over(self.report) or have_parties_completed(job, self.pods)
+            case _:
+                return True
+
+    @property
     def final_message(self) -> TerminationMessage | None:
         """What training reports once it is complete and its result is safe; None before."""
         by_coordinator = self.pods.ended(Result.COMPLETE, Role.COORDINATOR)
@@ -275,7 +298,7 @@ class Observation:
         if self.job.is_durable:
             return None  # the coordinator exits once the volume has everything
         report = self.report
-        if report is not None and report.outcome == Result.COMPLETE:
+        if report is not None and is_over(report):
             return TerminationMessage(
                 result=Result.COMPLETE,
                 step=report.federation.round if report.federation else report.step,
@@ -284,6 +307,8 @@ class Observation:
             )
         if self.job.state_role is Role.COORDINATOR and self.pods.coordinator is not None:
             return None  # a party knows its own metrics only; the aggregator has yet to report
+        if not self.is_completing:
+            return None
         by_member = self.pods.ended(Result.COMPLETE, *MEMBER_ROLES)
         return max((message for _, message in by_member), key=_metric_count, default=None)
 
@@ -307,6 +332,27 @@ class Observation:
     def condition(self, type_: ConditionType) -> Condition | None:
         """The condition as the status has it."""
         return next((c for c in self.job.status.conditions if c.type == type_), None)
+
+
+def is_over(report: CoordinatorReport | None) -> bool:
+    """Whether the coordinator reports the end of the training."""
+    return report is not None and report.outcome == Result.COMPLETE
+
+
+def _record(
+    job: Job,
+    pods: JobPods,
+    report: CoordinatorReport | None,
+    timeouts: Timeouts,
+    now: datetime,
+    deleted: Collection[str],
+) -> FailureRecord:
+    match job:
+        case DistributedJob():
+            return record_failures(job, pods, timeouts, now, deleted)
+        case FederatedJob():
+            over = is_over(report)
+            return record_party_failures(job, pods, timeouts, now, deleted, is_over=over)
 
 
 def _metric_count(message: TerminationMessage) -> int:

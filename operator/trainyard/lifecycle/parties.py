@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -10,6 +11,7 @@ import msgspec
 from trainyard.api.federation import (
     AdmissionStatus,
     FederatedTrainingStatus,
+    PartyFailure,
     PartySpec,
     PartyStatus,
 )
@@ -17,6 +19,7 @@ from trainyard.api.jobs import FederatedJob, whole_seconds
 from trainyard.api.pods import Pod
 from trainyard.api.podset import JobPods
 from trainyard.api.report import CoordinatorReport, FederationReport, PartyReport
+from trainyard.api.status import MAX_COUNT
 from trainyard_trainer.contract.federated import PartyState
 from trainyard_trainer.contract.text import printable
 
@@ -35,10 +38,16 @@ class PartyPodState(StrEnum):
     STARTING = "Starting"
     STOPPED = "Stopped"
     """It has no pod, as the job is suspended or has ended."""
+    LEFT_OUT = "LeftOut"
+    """It has failed too often, and has no pod until it is tried again."""
 
 
 def party_statuses(
-    job: FederatedJob, pods: JobPods, admission: AdmissionStatus, report: CoordinatorReport | None
+    job: FederatedJob,
+    pods: JobPods,
+    admission: AdmissionStatus,
+    report: CoordinatorReport | None,
+    failures: Mapping[str, PartyFailure],
 ) -> list[PartyStatus]:
     """Each party of the spec, by name; figures that are not reported now stay as they were."""
     before = {party.name: party for party in job.status.parties}
@@ -51,6 +60,7 @@ def party_statuses(
             party.name in admitted,
             reports.get(party.name),
             before.get(party.name),
+            failures.get(party.name),
         )
         for party in sorted(job.spec.parties, key=lambda party: party.name)
     ]
@@ -62,14 +72,21 @@ def _party_status(
     is_admitted: bool,
     report: PartyReport | None,
     old: PartyStatus | None,
+    failure: PartyFailure | None,
 ) -> PartyStatus:
     status = old or PartyStatus(name=party.name, state="")
     if report is not None:
         status = _with_report(status, report)
+    if failure is not None and pod is not None and pod.is_running:
+        # One more round, and whatever was wrong with the party is over.
+        failure = failure if status.rounds <= failure.rounds else None
+    state = _state(party, pod, is_admitted, report.state if report else "")
+    is_left_out = failure is not None and failure.left_out > 0 and pod is None
     return msgspec.structs.replace(
         status,
-        state=_state(party, pod, is_admitted, report.state if report else ""),
+        state=PartyPodState.LEFT_OUT if is_left_out else state,
         pod_name=pod.name if pod else "",
+        failure=failure,
     )
 
 
@@ -95,7 +112,7 @@ def without_pods(parties: list[PartyStatus]) -> list[PartyStatus]:
 
 def _with_report(status: PartyStatus, report: PartyReport) -> PartyStatus:
     """Newer figures; a restarted aggregator counts from zero, which lowers no counter."""
-    refused = sum(report.refused.values())
+    refused = min(sum(report.refused.values()), MAX_COUNT)
     return msgspec.structs.replace(
         status,
         rounds=max(status.rounds, report.rounds),

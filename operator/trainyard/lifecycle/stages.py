@@ -10,7 +10,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 from trainyard.api.conditions import ConditionType, is_true
-from trainyard.api.podset import MEMBER_ROLES
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.conditions import (
     accepted_condition,
@@ -24,10 +23,12 @@ from trainyard.lifecycle.conditions import (
     waiting_conditions,
 )
 from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase, earliest
+from trainyard.lifecycle.failures import FailureRecord
 from trainyard.lifecycle.observation import Observation
+from trainyard.lifecycle.party_failures import unchanged_record
 from trainyard.lifecycle.reachability import must_replace, next_check, reachable_condition
 from trainyard.lifecycle.state_loss import durability_condition, result_condition
-from trainyard_trainer.contract.exits import Result, TerminationMessage
+from trainyard_trainer.contract.exits import TerminationMessage
 
 STATUS_WAIT = timedelta(seconds=1)
 """Time for the status of a job's end: writing it may conflict and be retried."""
@@ -35,10 +36,9 @@ STATUS_WAIT = timedelta(seconds=1)
 
 def evaluate(observed: Observation) -> DesiredState:
     """The desired state by the first stage that applies."""
-    status, record = observed.job.status, observed.record
     if (settled := _finished(observed) or _rejected(observed)) is not None:
         # It records no further failures.
-        return replace(settled, failures=status.failures, restarts=status.restarts)
+        return _with_failures(settled, unchanged_record(observed.job))
     desired = (
         _ended(observed)
         or _past_deadline(observed)
@@ -51,7 +51,17 @@ def evaluate(observed: Observation) -> DesiredState:
             or _running(observed),
         )
     )
-    return replace(desired, failures=record.failures, restarts=record.restarts)
+    return _with_failures(desired, observed.record)
+
+
+def _with_failures(desired: DesiredState, record: FailureRecord) -> DesiredState:
+    return replace(
+        desired,
+        failures=record.failures,
+        restarts=record.restarts,
+        coordinator_restarts=record.coordinator_restarts,
+        party_failures=record.parties,
+    )
 
 
 def _with_deadline(observed: Observation, desired: DesiredState) -> DesiredState:
@@ -168,7 +178,7 @@ def _end(
 
 def _completing(observed: Observation) -> DesiredState | None:
     """Members have finished and the coordinator stores the result: only it is replaced."""
-    if not observed.pods.ended(Result.COMPLETE, *MEMBER_ROLES):
+    if not observed.is_completing:
         return None
     return DesiredState(
         phase=Phase.RUNNING,
@@ -286,5 +296,6 @@ def _all_pods(observed: Observation) -> DesiredPods:
         members=observed.desired_members,
         member_role=observed.job.member_role,
         replace_at=observed.record.retry_at,
+        retry_times=observed.record.retry_times,
         replace_coordinator=must_replace(observed),
     )

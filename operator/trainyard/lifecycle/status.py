@@ -15,6 +15,7 @@ from trainyard.api.federation import (
     AdmissionStatus,
     FederatedJobStatus,
     FederatedTrainingStatus,
+    PartyStatus,
 )
 from trainyard.api.jobs import (
     Assignment,
@@ -26,7 +27,12 @@ from trainyard.api.jobs import (
 )
 from trainyard.api.podset import JobPods
 from trainyard.api.report import CoordinatorReport
-from trainyard.api.status import DistributedJobStatus, ScalingStatus, TrainingStatus
+from trainyard.api.status import (
+    MAX_COUNT,
+    DistributedJobStatus,
+    ScalingStatus,
+    TrainingStatus,
+)
 from trainyard.api.validation import Rejection
 from trainyard.lifecycle.conditions import MAX_MESSAGE
 from trainyard.lifecycle.desired import DesiredState, Phase
@@ -37,9 +43,6 @@ from trainyard_trainer.contract.text import printable
 
 EVALUATIONS = 64
 """Metrics that the schema of the status allows."""
-
-MAX_COUNT = 2**63 - 1
-"""The API server takes no integer beyond, and refuses the whole status with it."""
 
 THROTTLED_CONDITIONS = (ConditionType.ADMITTED, ConditionType.RUNNING, ConditionType.RESCALING)
 """Conditions whose messages contain counts (pods that run, jobs ahead in the queue): a changed
@@ -107,10 +110,13 @@ def _federated(job: FederatedJob, inputs: StatusInputs) -> FederatedJobStatus:
     assert isinstance(inputs.assignment, AdmissionStatus)  # noqa: S101 - of this kind of job
     # What an earlier aggregator reported of the parties holds no longer.
     report = inputs.report if inputs.report and inputs.report.term == inputs.term else None
-    parties = party_statuses(job, inputs.pods, inputs.assignment, report)
+    parties = party_statuses(
+        job, inputs.pods, inputs.assignment, report, inputs.desired.party_failures
+    )
     is_stopped = inputs.desired.phase in (Phase.SUSPENDED, Phase.COMPLETE, Phase.FAILED)
     return FederatedJobStatus(
         **_common(job, inputs),
+        coordinator_restarts=inputs.desired.coordinator_restarts,
         admission=_bounded(inputs.assignment),
         training=job.status.training if job.is_finished else _rounds(job, inputs),
         parties=without_pods(parties) if is_stopped else parties,
@@ -244,9 +250,11 @@ def _without_metrics(status: Status, *, counting: bool) -> Status:
     ]
     status = msgspec.structs.replace(status, conditions=conditions, training=None)
     match status:
-        case FederatedJobStatus(admission=admission):
+        case FederatedJobStatus(admission=admission, parties=parties):
             return msgspec.structs.replace(
-                status, admission=admission and _without_message(admission), parties=[]
+                status,
+                admission=admission and _without_message(admission),
+                parties=[PartyStatus(name=p.name, state="", failure=p.failure) for p in parties],
             )
         case DistributedJobStatus(scaling=scaling, replicas=replicas):
             return msgspec.structs.replace(

@@ -24,6 +24,7 @@ from trainyard.lifecycle.conditions import with_refusal, with_scheduling_failure
 from trainyard.lifecycle.desired import DesiredState, earliest
 from trainyard.lifecycle.diff import PodActions, pod_actions
 from trainyard.lifecycle.observation import Observation
+from trainyard.lifecycle.party_failures import recorded_uids
 from trainyard.lifecycle.stages import evaluate
 from trainyard.reconcile.children import create_pod, delete_pod, ensure_children
 from trainyard.reconcile.dependencies import Dependencies
@@ -180,7 +181,7 @@ def _children_at(
 
 
 def _actions(job: Job, pods: JobPods, desired: DesiredState, now: datetime) -> PodActions:
-    recorded = frozenset(failure.pod_uid for failure in job.status.failures)
+    recorded = recorded_uids(job.status, pods)
     return pod_actions(desired.pods, pods, recorded, job.status.term, now)
 
 

@@ -12,6 +12,7 @@ from trainyard.api.validation import Rejection
 from trainyard.cluster.client import collection
 from trainyard.cluster.errors import ApiError
 from trainyard.lifecycle.desired import DesiredState
+from trainyard.lifecycle.party_failures import failed_uids
 from trainyard.lifecycle.status import StatusInputs, is_urgent, rejected_status, status_of
 from trainyard.logs import job_fields
 from trainyard.reconcile.dependencies import Dependencies
@@ -106,13 +107,11 @@ def _due_at(
 
 
 def _count_failures(deps: Dependencies, job: Job, status: Status) -> None:
-    recorded = {failure.pod_uid for failure in job.status.failures}
     hostname = names.coordinator_hostname(job.key.name)
-    for failure in status.failures:
-        if failure.pod_uid not in recorded:
-            is_coordinator = failure.pod_name.startswith(f"{hostname}-")
-            role = Role.COORDINATOR if is_coordinator else job.member_role
-            deps.metrics.failures.labels(role).inc()
+    coordinators = {f.pod_uid for f in status.failures if f.pod_name.startswith(f"{hostname}-")}
+    for uid in failed_uids(status) - failed_uids(job.status):
+        role = Role.COORDINATOR if uid in coordinators else job.member_role
+        deps.metrics.failures.labels(role).inc()
 
 
 def _log_phase(job: Job, status: Status) -> None:

@@ -14,8 +14,9 @@ from typing import Any, Final, Literal
 from trainyard.api import names
 from trainyard.api.conditions import Condition
 from trainyard.api.federation import FederatedJobStatus, PartyStatus
-from trainyard.api.jobs import Assignment, Job, Status
+from trainyard.api.jobs import Assignment, Job, Status, format_time
 from trainyard.api.status import DistributedJobStatus, ScalingStatus
+from trainyard.lifecycle.messages import party_left_out
 from trainyard.lifecycle.state_loss import STATE_LOST, stored_state_lost
 from trainyard.scheduling.decision import Decision
 from trainyard_trainer.contract.text import printable
@@ -59,6 +60,7 @@ def events_for(before: Status, after: Status) -> Iterator[EventSpec]:
             yield from _speedup_events(before.scaling or empty, after.scaling or empty)
         case FederatedJobStatus(), FederatedJobStatus():
             yield from _refusal_events(before.parties, after.parties)
+            yield from _left_out_events(before.parties, after.parties)
 
 
 def decision_event(before: Assignment, decision: Decision) -> EventSpec | None:
@@ -95,6 +97,17 @@ def _refusal_events(old: list[PartyStatus], new: list[PartyStatus]) -> Iterator[
                 f"{party.refused} in all; the round goes on without it."
             )
             yield EventSpec(type="Warning", reason="UpdateRefused", message=message)
+
+
+def _left_out_events(old: list[PartyStatus], new: list[PartyStatus]) -> Iterator[EventSpec]:
+    """Parties that are left out from now on; trying them again in vain repeats no Event."""
+    known = {party.name for party in old if party.failure and party.failure.left_out}
+    for party in new:
+        failure = party.failure
+        if failure and failure.left_out and party.name not in known:
+            retry_at = format_time(failure.retry_time or failure.failure_time)
+            message = party_left_out(party.name, retry_at, failure.message)
+            yield EventSpec(type="Warning", reason="PartyLeftOut", message=message)
 
 
 def _speedup_events(old: ScalingStatus, new: ScalingStatus) -> Iterator[EventSpec]:
