@@ -108,7 +108,8 @@ def test_a_failed_party_is_replaced_after_a_pause_under_a_new_name() -> None:
     desired = evaluate(failed)
     assert desired.phase is Phase.RUNNING
     assert desired.restarts == 1
-    assert desired.pods.replace_at == NOW + timedelta(seconds=1)
+    assert desired.pods.retry_times == {"bob": NOW + timedelta(seconds=1)}
+    assert desired.pods.replace_at is None
     recorded = frozenset(failure.pod_uid for failure in desired.failures)
     assert not pod_actions(desired.pods, failed.pods, recorded, 1, NOW).create
     [missing] = pod_actions(
@@ -137,8 +138,8 @@ def test_the_aggregator_completes_a_federation() -> None:
 
 
 def test_parties_that_are_done_wait_for_the_aggregator_to_store_the_model() -> None:
-    done = party("ann", **ending(Result.COMPLETE))
-    desired = evaluated(aggregator(), done, *parties("bob"), spec=CLAIM, status=has_run())
+    done = [party(name, **ending(Result.COMPLETE)) for name in ("ann", "cid")]
+    desired = evaluated(aggregator(), *done, *parties("bob"), spec=CLAIM, status=has_run())
     assert desired.pods == DesiredPods(coordinator=True, keeps_live=True, keeps_finished=True)
 
 
@@ -157,7 +158,8 @@ def test_without_a_claim_the_aggregators_report_completes_the_job_not_a_partys_m
 
 
 def test_a_federation_whose_aggregator_is_lost_after_the_end_is_complete() -> None:
-    desired = evaluated(party("ann", **ending(Result.COMPLETE)), status=has_run())
+    done = [party(name, **ending(Result.COMPLETE)) for name in ("ann", "bob")]
+    desired = evaluated(*done, status=has_run())
     assert desired.phase is Phase.COMPLETE
 
 

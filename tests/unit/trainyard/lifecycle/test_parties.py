@@ -104,6 +104,12 @@ def test_a_restarted_aggregator_lowers_no_counter() -> None:
     assert (ann.rounds, ann.refused, ann.last_refusal) == (5, 2, "NotFinite")
 
 
+def test_refusals_of_all_reasons_together_stay_within_the_schema() -> None:
+    report = reported_parties(ann=PartyReport(state="Idle", refused=dict.fromkeys("abc", 2**62)))
+    [ann, *_] = status(make_federation(), aggregator(), *parties(), report=report).parties
+    assert ann.refused == 2**63 - 1
+
+
 def test_the_rounds_are_those_of_the_report() -> None:
     report = replace(reported(7, samples=2100, loss=0.123456789), evaluation={"eval/accuracy": 0.9})
     training = status(make_federation(), aggregator(), *parties(), report=report).training
