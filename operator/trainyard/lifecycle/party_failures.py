@@ -197,9 +197,7 @@ def _party_records(
     rounds = {party.name: party.rounds for party in job.status.parties}
     for each in sorted(ended, key=lambda each: each.pod.attempt):
         name = each.pod.party
-        before = records.get(name) or PartyFailure(
-            pod_name="", failure_time=each.failure.failure_time, generation=job.generation
-        )
+        before = records.get(name)
         records[name] = _following(job, before, each, rounds.get(name, 0), timeouts)
     return {name: records[name] for name in sorted(job.party_names & records.keys())}
 
@@ -214,10 +212,15 @@ def _renewed(failure: PartyFailure, generation: int) -> PartyFailure:
 
 
 def _following(
-    job: FederatedJob, before: PartyFailure, ended: _Ended, rounds: int, timeouts: Timeouts
+    job: FederatedJob,
+    before: PartyFailure | None,
+    ended: _Ended,
+    rounds: int,
+    timeouts: Timeouts,
 ) -> PartyFailure:
     """The record of a party whose pod has ended, from the one before."""
     failure = ended.failure
+    before = before or _without_failures(failure)
     count = before.count + ended.is_counted
     is_beyond = ended.is_counted and (
         failure.exit_code == Exit.TASK_INVALID or count > job.spec.failure.max_restarts
@@ -239,6 +242,13 @@ def _following(
         rounds=rounds,
         generation=job.generation,
         retry_time=whole_seconds(failure.failure_time + pause) if pause else None,
+    )
+
+
+def _without_failures(first: PodFailure) -> PartyFailure:
+    """The record of a party before its first failure."""
+    return PartyFailure(
+        pod_name=first.pod_name, pod_uid=first.pod_uid, failure_time=first.failure_time
     )
 
 
