@@ -88,8 +88,26 @@ STATUS: Manifest = {
             "refused": 1,
             "lastRefusal": "NotFinite",
         },
-        {"name": "bob", "state": "Delivered"},
+        {
+            "name": "bob",
+            "state": "LeftOut",
+            "failure": {
+                "podName": "heart-party-bob-4",
+                "podUID": "0c1d",
+                "exitCode": 64,
+                "reason": "Error",
+                "message": "party bob (pod heart-party-bob-4) failed with exit code 64",
+                "failureTime": "2026-01-01T00:00:05Z",
+                "count": 4,
+                "losses": 0,
+                "leftOut": 1,
+                "rounds": 3,
+                "generation": 2,
+                "retryTime": "2026-01-01T00:10:05Z",
+            },
+        },
     ],
+    "coordinatorRestarts": 1,
 }
 
 

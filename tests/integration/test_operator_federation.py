@@ -117,6 +117,55 @@ async def test_a_failed_party_is_named_and_replaced_while_the_others_train(
     assert event["message"].startswith("party bob (pod heart-party-bob-1) failed")
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "failures"),
+    [
+        pytest.param(Exit.TASK_INVALID, 1, id="invalid"),
+        pytest.param(Exit.TASK_FAILED, 2, id="fails"),
+    ],
+)
+async def test_rounds_go_on_without_a_party_that_is_broken_and_the_status_names_it(
+    testbed: Testbed, kubelet: Kubelet, exit_code: int, failures: int
+) -> None:
+    started = await start(testbed, failure={"maxRestarts": 1})
+    for attempt in range(1, failures + 1):
+        await testbed.wait_for("heart", lambda job, n=attempt: _has_pod(job, "bob", n))
+        [bob] = [pod for pod in await testbed.pods("heart", "party") if _is_bob(pod, attempt)]
+        await kubelet.fail(bob, "no column named age", exit_code)
+    job = await testbed.wait_for("heart", lambda job: party(job, "bob")["state"] == "LeftOut")
+    assert phase(job) == "Running"
+    assert condition(job, "Failed")["status"] == ""
+    message = condition(job, "Degraded")["message"]
+    assert message.startswith("1 party is missing: bob; rounds continue with the others.")
+    assert "no column named age" in message
+    assert party(job, "bob")["failure"]["count"] == failures
+    [event] = await testbed.wait_for_events("heart", "PartyLeftOut")
+    assert event["message"].startswith("Party bob is left out and tried again at ")
+    others = [pod["metadata"]["uid"] for pod in started if not _is_bob(pod, 1)]
+    live = await testbed.pods("heart", "party")
+    assert set(others) <= {pod["metadata"]["uid"] for pod in live}
+    [aggregator] = await testbed.pods("heart", "coordinator")
+    await kubelet.end(aggregator, 0, message=TerminationMessage(result=Result.COMPLETE, step=12))
+    await testbed.wait_for_phase("heart", "Complete")
+
+
+def _has_pod(job: Object, name: str, attempt: int) -> bool:
+    return bool(party(job, name).get("podName", "") == f"heart-party-{name}-{attempt}")
+
+
+def _is_bob(pod: Object, attempt: int) -> bool:
+    return bool(pod["metadata"]["name"] == f"heart-party-bob-{attempt}")
+
+
+async def test_one_partys_end_ends_nothing_but_its_pod(testbed: Testbed, kubelet: Kubelet) -> None:
+    ann, bob, _ = await start(testbed)
+    await kubelet.end(ann, 0, message=TerminationMessage(result=Result.COMPLETE, step=99))
+    await kubelet.disrupt(bob)
+    job = await testbed.wait_for("heart", lambda job: _has_pod(job, "bob", 2))
+    assert phase(job) == "Running"
+    assert condition(job, "Complete")["status"] == ""
+
+
 async def test_without_a_quorum_the_job_does_not_run(testbed: Testbed, kubelet: Kubelet) -> None:
     ann, bob, _ = await start(testbed)
     kubelet.starts = False

@@ -145,7 +145,7 @@ def test_parties_that_are_done_wait_for_the_aggregator_to_store_the_model() -> N
 
 def test_without_a_claim_the_aggregators_report_completes_the_job_not_a_partys_message() -> None:
     own = ending(Result.COMPLETE, step=5, metrics={"eval/accuracy": 0.5})
-    pods = (aggregator(), party("ann", **own), *parties("bob"))
+    pods = (aggregator(), party("ann", ended_at=NOW, **own), *parties("bob"))
     assert evaluated(*pods, status=has_run()).phase is Phase.RUNNING
     report = reported(9, outcome="Complete", samples=100, evaluation={"eval/accuracy": 0.9})
     desired = evaluated(*pods, status=has_run(), report=report)
