@@ -77,9 +77,7 @@ def _party_status(
     status = old or PartyStatus(name=party.name, state="")
     if report is not None:
         status = _with_report(status, report)
-    if failure is not None and pod is not None and pod.is_running:
-        # One more round, and whatever was wrong with the party is over.
-        failure = failure if status.rounds <= failure.rounds else None
+    failure = failure and _unless_over(failure, pod, report)
     state = _state(party, pod, is_admitted, report.state if report else "")
     is_left_out = failure is not None and failure.left_out > 0 and pod is None
     return msgspec.structs.replace(
@@ -88,6 +86,18 @@ def _party_status(
         pod_name=pod.name if pod else "",
         failure=failure,
     )
+
+
+def _unless_over(
+    failure: PartyFailure, pod: Pod | None, report: PartyReport | None
+) -> PartyFailure | None:
+    """The failure until the party contributes to one more round than it had when it failed."""
+    if report is None:
+        return failure
+    if report.rounds < failure.rounds:  # a restarted aggregator counts from zero
+        return msgspec.structs.replace(failure, rounds=report.rounds)
+    is_over = report.rounds > failure.rounds and pod is not None and pod.is_running
+    return None if is_over else failure
 
 
 def _state(party: PartySpec, pod: Pod | None, is_admitted: bool, reported: str) -> str:

@@ -201,6 +201,23 @@ def test_a_round_contributed_to_ends_a_failure() -> None:
     )
 
 
+def test_a_round_contributed_to_ends_a_failure_after_the_aggregators_restart_too() -> None:
+    found = federation(parties=[{"name": "bob", "state": "Idle", "rounds": 40}])
+    found.fail("bob", 1, **failing())
+    for rounds, is_over in ((0, False), (0, False), (1, True)):
+        found.report = bob_contributed(rounds)
+        found.reconcile(aggregator(), *parties())
+        assert all(party.failure is None for party in found.job.status.parties) is is_over
+
+
+def test_a_round_that_was_contributed_to_before_ends_no_failure_of_a_party_without_a_pod() -> None:
+    found = federation(parties=[{"name": "bob", "state": "Idle", "rounds": 4}])
+    found.fail("bob", 1, **INVALID)
+    found.report = bob_contributed(5)
+    found.reconcile(aggregator(), *parties("ann", "cid"))
+    assert found.states()["bob"] == "LeftOut"
+
+
 def bob_contributed(rounds: int) -> CoordinatorReport:
     report = reported(rounds)
     assert report.federation is not None
