@@ -129,8 +129,7 @@ async def test_rounds_go_on_without_a_party_that_is_broken_and_the_status_names_
 ) -> None:
     started = await start(testbed, failure={"maxRestarts": 1})
     for attempt in range(1, failures + 1):
-        await testbed.wait_for("heart", lambda job, n=attempt: _has_pod(job, "bob", n))
-        [bob] = [pod for pod in await testbed.pods("heart", "party") if _is_bob(pod, attempt)]
+        bob = await _running_bob(testbed, attempt)
         await kubelet.fail(bob, "no column named age", exit_code)
     job = await testbed.wait_for("heart", lambda job: party(job, "bob")["state"] == "LeftOut")
     assert phase(job) == "Running"
@@ -147,6 +146,15 @@ async def test_rounds_go_on_without_a_party_that_is_broken_and_the_status_names_
     [aggregator] = await testbed.pods("heart", "coordinator")
     await kubelet.end(aggregator, 0, message=TerminationMessage(result=Result.COMPLETE, step=12))
     await testbed.wait_for_phase("heart", "Complete")
+
+
+async def _running_bob(testbed: Testbed, attempt: int) -> Object:
+    async def running() -> Object:
+        [bob] = [pod for pod in await testbed.pods("heart", "party") if _is_bob(pod, attempt)]
+        assert bob["status"]["phase"] == "Running"
+        return bob
+
+    return await eventually(running)
 
 
 def _has_pod(job: Object, name: str, attempt: int) -> bool:

@@ -111,7 +111,7 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
     if is_federation and phase is Phase.RUNNING and (missing := observed.missing_parties):
         left_out = observed.record.left_out
         cause = next((failure.message for failure in left_out.values()), waiting or last)
-        message = messages.parties_missing(missing, tuple(left_out), cause)
+        message = messages.parties_missing(missing, cause, tuple(left_out))
         return condition(ConditionType.DEGRADED, "True", "PartiesMissing", message)
     if waiting:
         return condition(ConditionType.DEGRADED, "True", "PodTrouble", waiting)

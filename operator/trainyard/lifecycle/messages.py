@@ -146,7 +146,9 @@ def joining(desired: int, workers_by_state: Mapping[str, int]) -> str:
     return f"On the way to {desired} workers: {states or 'none has reported yet'}."
 
 
-def parties_missing(missing: Sequence[MemberId], left_out: Sequence[MemberId], cause: str) -> str:
+def parties_missing(
+    missing: Sequence[MemberId], cause: str, left_out: Sequence[MemberId] = ()
+) -> str:
     """Which parties do not take part, which of them are left out, and why, if it is known."""
     noun = "party is" if len(missing) == 1 else "parties are"
     after = f" Left out after their failures: {_named(left_out)}." if left_out else ""
