@@ -150,9 +150,9 @@ async def test_rounds_go_on_without_a_party_that_is_broken_and_the_status_names_
 
 async def _running_bob(testbed: Testbed, attempt: int) -> Object:
     async def running() -> Object:
-        [bob] = [pod for pod in await testbed.pods("heart", "party") if _is_bob(pod, attempt)]
-        assert bob["status"]["phase"] == "Running"
-        return bob
+        bobs = [pod for pod in await testbed.pods("heart", "party") if _is_bob(pod, attempt)]
+        assert [bob["status"]["phase"] for bob in bobs] == ["Running"]
+        return bobs[0]
 
     return await eventually(running)
 
