@@ -25,6 +25,7 @@ class ConditionType(StrEnum):
     STATE_DURABLE = "StateDurable"
     COORDINATOR_REACHABLE = "CoordinatorReachable"
     DEGRADED = "Degraded"
+    DIVERGED = "Diverged"
     COMPLETE = "Complete"
     FAILED = "Failed"
 

@@ -67,6 +67,7 @@ class CoordinatorReport:
     epoch: float = 0.0
     samples: int = 0
     loss: float | None = None
+    non_finite_steps: int = 0
     evaluation: Mapping[str, float] = field(default_factory=dict)
     members: Mapping[str, int] = field(default_factory=dict)
     """Workers by state."""

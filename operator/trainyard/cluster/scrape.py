@@ -79,6 +79,7 @@ def _report(found: dict[str, list[Sample]], at: datetime) -> CoordinatorReport:
         epoch=one.number(Metric.EPOCH) or 0.0,
         samples=one.count(f"{Metric.SAMPLES}_total"),
         loss=one.number(Metric.LOSS),
+        non_finite_steps=one.count(Metric.NON_FINITE_STEPS),
         evaluation=one.by_label(Metric.EVAL, "metric"),
         members={
             k: _whole(v, INT32 // MAX_EVALUATIONS)

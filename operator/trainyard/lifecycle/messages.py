@@ -272,6 +272,28 @@ def training_complete(evaluation: Mapping[str, float]) -> str:
     return f"Training is complete{figures and ': ' + figures}."
 
 
+def training_diverged(error: str) -> str:
+    """That training is complete and its model cannot be used, with the trainer's sentence."""
+    return f"Training is complete, but not a success: {error.rstrip('.')}."
+
+
+def diverging(steps: int) -> str:
+    """That the loss of the last `steps` steps is not finite, and what helps."""
+    return (
+        f"Training goes on, but {non_finite_loss(steps)}. No such state replaces a checkpoint that "
+        "is finite."
+    )
+
+
+def non_finite_loss(steps: int) -> str:
+    """That training has diverged, and what helps."""
+    last = "step" if steps == 1 else f"{steps} steps"
+    return (
+        f"it has diverged: the loss of the last {last} is not finite; try a lower learning rate, "
+        "or clip_norm"
+    )
+
+
 def deadline_exceeded(seconds: int | None) -> str:
     """That the job ran longer than its spec allows."""
     return f"The job ran longer than spec.activeDeadlineSeconds={seconds}."

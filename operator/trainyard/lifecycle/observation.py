@@ -16,6 +16,7 @@ from trainyard.api.reasons import Reason
 from trainyard.api.refusals import Refusal
 from trainyard.api.report import NO_CONTACT, Contact, CoordinatorReport
 from trainyard.api.status import Provisioning, ScalingStatus
+from trainyard.lifecycle import messages
 from trainyard.lifecycle.causes import NODE_REASONS, is_hopeless
 from trainyard.lifecycle.desired import Phase
 from trainyard.lifecycle.failures import FailureRecord, record_failures
@@ -304,6 +305,7 @@ class Observation:
                 step=report.federation.round if report.federation else report.step,
                 samples=report.samples,
                 metrics=dict(report.evaluation),
+                error=self._divergence(report.non_finite_steps),
             )
         if self.job.state_role is Role.COORDINATOR and self.pods.coordinator is not None:
             return None  # a party knows its own metrics only; the aggregator has yet to report
@@ -311,6 +313,12 @@ class Observation:
             return None
         by_member = self.pods.ended(Result.COMPLETE, *MEMBER_ROLES)
         return max((message for _, message in by_member), key=_metric_count, default=None)
+
+    def _divergence(self, non_finite_steps: int) -> str:
+        """What members say of a model that is not finite, else what its metrics show."""
+        by_member = self.pods.ended(Result.COMPLETE, *MEMBER_ROLES)
+        by_metrics = messages.non_finite_loss(non_finite_steps) if non_finite_steps else ""
+        return next((message.error for _, message in by_member if message.error), by_metrics)
 
     # --- Run policy ---
 

@@ -23,6 +23,11 @@ from trainyard.lifecycle.conditions import (
     waiting_conditions,
 )
 from trainyard.lifecycle.desired import DesiredPods, DesiredState, Phase, earliest
+from trainyard.lifecycle.divergence import (
+    TRAINING_DIVERGED,
+    diverged_condition,
+    ended_diverged_condition,
+)
 from trainyard.lifecycle.failures import FailureRecord
 from trainyard.lifecycle.observation import Observation
 from trainyard.lifecycle.party_failures import unchanged_record
@@ -122,8 +127,10 @@ def _rejected(observed: Observation) -> DesiredState | None:
 def _ended(observed: Observation) -> DesiredState | None:
     """Training is complete, or has failed for good."""
     if (final := observed.final_message) is not None:
-        message = messages.training_complete(final.metrics)
-        return _end(observed, ConditionType.COMPLETE, "TrainingComplete", message, final)
+        reason, message = "TrainingComplete", messages.training_complete(final.metrics)
+        if final.error:
+            reason, message = TRAINING_DIVERGED, messages.training_diverged(final.error)
+        return _end(observed, ConditionType.COMPLETE, reason, message, final)
     if reason := observed.record.fatal_reason:
         return _end(observed, ConditionType.FAILED, reason, _fatal_message(observed))
     return None
@@ -162,6 +169,7 @@ def _end(
             condition(type_, "True", reason, message),
             *idle_conditions(observed.job, reason),
             condition(ConditionType.DEGRADED, "False", reason),
+            *ended_diverged_condition(observed, final),
         ),
         release=message,
         completed=True,
@@ -282,6 +290,7 @@ def _running(observed: Observation) -> DesiredState:
             durability_condition(observed),
             reachable_condition(observed),
             degraded_condition(observed, phase),
+            *diverged_condition(observed),
         ),
         started=True,
         trains=observed.is_training,

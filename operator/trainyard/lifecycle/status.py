@@ -44,9 +44,14 @@ from trainyard_trainer.contract.text import printable
 EVALUATIONS = 64
 """Metrics that the schema of the status allows."""
 
-THROTTLED_CONDITIONS = (ConditionType.ADMITTED, ConditionType.RUNNING, ConditionType.RESCALING)
-"""Conditions whose messages contain counts (pods that run, jobs ahead in the queue): a changed
-message is written with the next metrics, a changed status or reason at once."""
+THROTTLED_CONDITIONS = (
+    ConditionType.ADMITTED,
+    ConditionType.RUNNING,
+    ConditionType.RESCALING,
+    ConditionType.DIVERGED,
+)
+"""Conditions whose messages contain counts (pods that run, jobs ahead in the queue, steps): a
+changed message is written with the next metrics, a changed status or reason at once."""
 
 _Assignment = TypeVar("_Assignment", ScalingStatus, AdmissionStatus)
 _WithMessage = TypeVar("_WithMessage", Condition, ScalingStatus, AdmissionStatus)

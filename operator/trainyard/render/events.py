@@ -16,6 +16,7 @@ from trainyard.api.conditions import Condition
 from trainyard.api.federation import FederatedJobStatus, PartyStatus
 from trainyard.api.jobs import Assignment, Job, Status, format_time
 from trainyard.api.status import DistributedJobStatus, ScalingStatus
+from trainyard.lifecycle.divergence import TRAINING_DIVERGED
 from trainyard.lifecycle.messages import party_left_out
 from trainyard.lifecycle.state_loss import STATE_LOST, stored_state_lost
 from trainyard.scheduling.decision import Decision
@@ -28,6 +29,7 @@ _CONDITION_EVENTS: Final[Mapping[tuple[str, str], EventType]] = {
     ("Admitted", "False"): "Normal",
     ("Suspended", "True"): "Normal",
     ("Degraded", "True"): "Warning",
+    ("Diverged", "True"): "Warning",
     ("Complete", "True"): "Normal",
     ("Failed", "True"): "Warning",
 }
@@ -78,7 +80,7 @@ def decision_event(before: Assignment, decision: Decision) -> EventSpec | None:
 
 def _condition_events(old: Condition | None, new: Condition) -> Iterator[EventSpec]:
     event_type = _CONDITION_EVENTS.get((new.type, new.status))
-    if new.reason == STATE_LOST:
+    if new.reason in (STATE_LOST, TRAINING_DIVERGED):
         event_type = "Warning"
     is_same = old is not None and (old.status, old.reason) == (new.status, new.reason)
     if event_type and not is_same and new.message:

@@ -38,6 +38,8 @@ trainyard_training_samples_total 307200.0
 trainyard_training_samples_created 1.7e9
 # TYPE trainyard_training_loss gauge
 trainyard_training_loss 0.25
+# TYPE trainyard_training_non_finite_steps gauge
+trainyard_training_non_finite_steps 3.0
 # TYPE trainyard_training_eval gauge
 trainyard_training_eval{metric="eval/accuracy"} 0.97
 # TYPE trainyard_training_samples_per_second gauge
@@ -80,6 +82,7 @@ def test_genuine_metrics_are_parsed_in_full() -> None:
         epoch=3.5,
         samples=307200,
         loss=0.25,
+        non_finite_steps=3,
         evaluation={"eval/accuracy": 0.97},
         members={"active": 3, "warming": 1},
         profile=(

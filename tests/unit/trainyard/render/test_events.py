@@ -47,6 +47,14 @@ def stored(type_: str, value: str, reason: str, message: str = "why") -> dict[st
             [("Normal", "TrainingComplete")],
             id="complete",
         ),
+        pytest.param(
+            stored("Complete", "True", "TrainingDiverged"),
+            [("Warning", "TrainingDiverged")],
+            id="complete, and diverged",
+        ),
+        pytest.param(
+            stored("Diverged", "True", "NonFiniteLoss"), [("Warning", "NonFiniteLoss")], id="nan"
+        ),
         pytest.param(stored("Degraded", "True", "PodTrouble", ""), [], id="without a message"),
     ],
 )
