@@ -56,6 +56,13 @@ UnreachableTimeout = Annotated[
 ReplaceTimeout = Annotated[
     str, typer.Option(help="How long a coordinator is not reached before it is replaced, once.")
 ]
+StalledAfter = Annotated[
+    str,
+    typer.Option(
+        help="How long a job that runs makes no step before it is Degraded; ten times its usual "
+        "step where that is longer."
+    ),
+]
 StartTimeout = Annotated[
     str, typer.Option(help="How long a gang may take to start before it releases its GPUs.")
 ]

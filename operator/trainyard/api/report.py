@@ -68,6 +68,8 @@ class CoordinatorReport:
     samples: int = 0
     loss: float | None = None
     non_finite_steps: int = 0
+    last_step_at: datetime | None = None
+    usual_step_seconds: float | None = None
     evaluation: Mapping[str, float] = field(default_factory=dict)
     members: Mapping[str, int] = field(default_factory=dict)
     """Workers by state."""

@@ -10,7 +10,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -38,6 +38,10 @@ MAX_RATE = 1e15
 """Samples per second; higher rates are no measurement, and their sums would not be finite."""
 MAX_SAMPLE_SECONDS = 1e9
 """Seconds per sample, a lifetime: more is no measurement, and its square would not be finite."""
+MAX_STEP_SECONDS = 1e9
+"""Seconds of a step, a lifetime: more is no measurement."""
+MAX_TIME = 2**37
+"""Unix time of a step; it is some centuries before the last year that dates can have."""
 
 _FAMILIES = frozenset(
     name
@@ -80,6 +84,8 @@ def _report(found: dict[str, list[Sample]], at: datetime) -> CoordinatorReport:
         samples=one.count(f"{Metric.SAMPLES}_total"),
         loss=one.number(Metric.LOSS),
         non_finite_steps=one.count(Metric.NON_FINITE_STEPS),
+        last_step_at=_time(one.number(Metric.LAST_STEP_AT)),
+        usual_step_seconds=_duration(one.number(Metric.USUAL_STEP)),
         evaluation=one.by_label(Metric.EVAL, "metric"),
         members={
             k: _whole(v, INT32 // MAX_EVALUATIONS)
@@ -244,6 +250,16 @@ def _is_short(labels: dict[str, str]) -> bool:
 def _whole(value: float, most: int = INT64) -> int:
     """A count, limited to what the status can hold."""
     return max(0, min(int(value), most))
+
+
+def _time(seconds: float | None) -> datetime | None:
+    """A Unix time; None for one that no calendar has."""
+    is_time = seconds is not None and 0 < seconds < MAX_TIME
+    return datetime.fromtimestamp(seconds, UTC) if seconds and is_time else None
+
+
+def _duration(seconds: float | None) -> float | None:
+    return seconds if seconds is not None and 0 < seconds < MAX_STEP_SECONDS else None
 
 
 def _or(value: float | None, default: float) -> float:

@@ -12,6 +12,7 @@ from trainyard.lifecycle.causes import is_hopeless
 from trainyard.lifecycle.desired import DesiredState, Phase
 from trainyard.lifecycle.observation import Observation
 from trainyard.lifecycle.reachability import is_degraded, trouble_of, unreachable_message
+from trainyard.lifecycle.stalling import stalled_message
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.text import printable
 
@@ -124,6 +125,8 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
     if trouble is not None and is_degraded(observed, trouble):
         message = unreachable_message(observed, trouble)
         return condition(ConditionType.DEGRADED, "True", "CoordinatorUnreachable", message)
+    if trouble is None and (message := stalled_message(observed)):
+        return condition(ConditionType.DEGRADED, "True", "Stalled", message)
     return condition(ConditionType.DEGRADED, "False", "Healthy")
 
 

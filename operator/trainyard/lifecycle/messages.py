@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod
@@ -187,6 +187,16 @@ def no_members(role: Role, remedy: str) -> str:
         f"The {members} run, and none is connected to the coordinator: check their logs, and that "
         f"network policies let them resolve its name and reach its port {COORDINATOR_PORT}. "
         f"{remedy}"
+    )
+
+
+def stalled(since: datetime, usual_seconds: float | None) -> str:
+    """That no step has been made since a time, and what helps."""
+    usual = "" if usual_seconds is None else f"; a step usually takes {usual_seconds:.3g} s"
+    return (
+        f"The workers run and have made no step since {since:%Y-%m-%dT%H:%M:%SZ}{usual}. Look at "
+        "their logs: a data loader, a collective or a long evaluation may block them all. Nothing "
+        "is replaced; deleting the pod of the worker that blocks replaces it."
     )
 
 

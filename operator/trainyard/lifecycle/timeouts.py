@@ -37,6 +37,8 @@ class Timeouts:
     """A job whose coordinator is not reached for so long is degraded."""
     replace_timeout: timedelta = timedelta(minutes=3)
     """A coordinator that is not reached for so long is replaced, once."""
+    stalled_after: timedelta = timedelta(minutes=5)
+    """A job that runs and makes no step for so long, or for ten usual steps, is degraded."""
     retry_cap: timedelta = timedelta(minutes=5)
     """Longest pause between two replacements of failing pods."""
 

@@ -59,6 +59,7 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
         *("--bind-timeout", "7s", "--volume-timeout", "8s", "--provision-timeout", "9s"),
         *("--not-placed-backoff", "6s", "--pool", POOL),
         *("--scrape-timeout", "3s", "--unreachable-timeout", "2s", "--replace-timeout", "4s"),
+        *("--stalled-after", "11m"),
     )
     assert code == 0
     [(process, reconciling)] = parsed
@@ -87,6 +88,7 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
     assert reconciling.scrape_timeout == timedelta(seconds=3)
     assert reconciling.timeouts.unreachable_timeout == timedelta(seconds=2)
     assert reconciling.timeouts.replace_timeout == timedelta(seconds=4)
+    assert reconciling.timeouts.stalled_after == timedelta(minutes=11)
     assert (process.lease, process.is_direct) == ("mine", True)
 
 

@@ -38,6 +38,8 @@ class Metric:
     """Last evaluation by label `metric`, for example `eval/accuracy`."""
     LAST_STEP_AT: Final = "trainyard_training_last_step_timestamp_seconds"
     """Unix time of the last committed step."""
+    USUAL_STEP: Final = "trainyard_training_usual_step_seconds"
+    """Median seconds of the recent steps, as reports show them; absent before the second."""
     SAMPLES_PER_SECOND: Final = "trainyard_training_samples_per_second"
     """Throughput by `CONFIGURATION`."""
     MEASURED_STEPS: Final = "trainyard_training_measured_steps"

@@ -60,6 +60,8 @@ class CoordinatorMetrics(Exposition):
         yield evaluation(report.metrics)
         if progress.last_step_at is not None:
             yield _gauge(Metric.LAST_STEP_AT, "When the last step was seen.", progress.last_step_at)
+        if (usual := progress.usual_step_seconds) is not None:
+            yield _gauge(Metric.USUAL_STEP, "Median duration of recent steps.", usual)
 
     def _profile(self) -> Iterator[Family]:
         measured = self._members.progress.throughput.values()

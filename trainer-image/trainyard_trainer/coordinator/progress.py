@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from trainyard_trainer.membership.messages import (
@@ -12,6 +14,9 @@ from trainyard_trainer.membership.messages import (
     RescaleCost,
 )
 from trainyard_trainer.membership.views import View
+
+RECENT_REPORTS = 33
+"""Reports of new steps whose median is the usual step; one pause among them hardly moves it."""
 
 
 @dataclass(slots=True)
@@ -23,6 +28,8 @@ class Progress:
     """By (nodes, workers, local batch)."""
     last_step_at: float | None = None
     """Unix time at which a report first had the newest step."""
+    step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_REPORTS))
+    """Seconds per step between two reports of new steps."""
     rescales: int = 0
     """Completed changes of view."""
     costs: dict[int, list[RescaleCost]] = field(default_factory=dict)
@@ -45,12 +52,24 @@ class Progress:
             key = (measured.nodes, measured.workers, measured.local_batch)
             if key not in self.throughput or self.throughput[key].steps <= measured.steps:
                 self.throughput[key] = measured
-        if report.step > self.report.step or self._has_restarted:
+        if self._has_restarted:
             self.last_step_at = time.time()
+        elif report.step > self.report.step:
+            self._record_step(report.step - self.report.step, time.time())
         if report.step >= self.report.step or self._has_restarted:
             self.report = report
             self._has_restarted = False
         self.changed.set()
+
+    def _record_step(self, steps: int, now: float) -> None:
+        if self.last_step_at is not None and now > self.last_step_at:
+            self.step_seconds.append((now - self.last_step_at) / steps)
+        self.last_step_at = now
+
+    @property
+    def usual_step_seconds(self) -> float | None:
+        """The median of the recent steps' durations; None before there are two reports."""
+        return statistics.median(self.step_seconds) if self.step_seconds else None
 
     def _record_cost(self, cost: RescaleCost) -> None:
         for view in [v for v in self.costs if v < cost.view]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -40,6 +41,10 @@ trainyard_training_samples_created 1.7e9
 trainyard_training_loss 0.25
 # TYPE trainyard_training_non_finite_steps gauge
 trainyard_training_non_finite_steps 3.0
+# TYPE trainyard_training_last_step_timestamp_seconds gauge
+trainyard_training_last_step_timestamp_seconds 1767225600.0
+# TYPE trainyard_training_usual_step_seconds gauge
+trainyard_training_usual_step_seconds 0.5
 # TYPE trainyard_training_eval gauge
 trainyard_training_eval{metric="eval/accuracy"} 0.97
 # TYPE trainyard_training_samples_per_second gauge
@@ -83,6 +88,8 @@ def test_genuine_metrics_are_parsed_in_full() -> None:
         samples=307200,
         loss=0.25,
         non_finite_steps=3,
+        last_step_at=datetime(2026, 1, 1, tzinfo=UTC),
+        usual_step_seconds=0.5,
         evaluation={"eval/accuracy": 0.97},
         members={"active": 3, "warming": 1},
         profile=(
@@ -96,6 +103,14 @@ def test_genuine_metrics_are_parsed_in_full() -> None:
         checkpoint_step=1000,
         outcome="Complete",
     )
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "1e300"])
+def test_an_impossible_time_or_duration_of_a_step_is_unknown(value: str) -> None:
+    for metric in ("last_step_timestamp_seconds", "usual_step_seconds"):
+        name = f"trainyard_training_{metric}"
+        report = report_of(f"# TYPE {name} gauge", f"{name} {value}")
+        assert (report.last_step_at, report.usual_step_seconds) == (None, None)
 
 
 def test_a_missing_metric_is_unknown() -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
+
+import pytest
+
 from tests.support.jobs import NOW
 from trainyard.api.status import Measurement, SampleTimes
 from trainyard.cluster.scrape import parse_report
@@ -35,6 +40,21 @@ def measurement(workers: int, times: SampleTimes | None) -> Measurement:
         steps=40,
         sample_times=times,
     )
+
+
+async def test_the_usual_step_is_the_median_of_recent_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    progress = Progress()
+    for step, now in ((40, 100.0), (44, 102.0), (45, 102.5), (46, 302.5), (50, 304.5)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        progress.record(ProgressReport(step=step))
+    assert progress.usual_step_seconds == 0.5  # neither the steps before the first nor the pause
+    config = JobConfig(task="digits:Digits", batch_size=64, epochs=1)
+    text = CoordinatorMetrics(MembershipService(config, 1, progress)).render().decode()
+    report = parse_report(text, NOW)
+    assert report.usual_step_seconds == 0.5
+    assert report.last_step_at == datetime.fromtimestamp(304.5, UTC)
 
 
 async def test_the_operator_parses_what_the_workers_measured() -> None:
