@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from trainyard.api.confinement import forbidden_mounts
 from trainyard.api.federation import FederatedJobSpec, Privacy
 from trainyard.api.spec import DistributedJobSpec, JobSpec, WithArguments
 
@@ -103,7 +104,18 @@ def validate(spec: JobSpec) -> Rejection | None:
         return Rejection("NotSupportedYet", message)
     if message := _oversized_arguments(spec):
         return Rejection("TooLarge", message)
+    if message := _forbidden_mounts(spec):
+        return Rejection("Forbidden", message)
     return None
+
+
+def _forbidden_mounts(spec: JobSpec) -> str:
+    match spec:
+        case DistributedJobSpec():
+            return forbidden_mounts(spec, spec.template, "workers.template")
+        case FederatedJobSpec():
+            return forbidden_mounts(spec, spec.template, "template")
+    return ""
 
 
 def oversized_spec(spec_bytes: int) -> Rejection | None:

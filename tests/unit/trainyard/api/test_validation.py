@@ -115,3 +115,64 @@ def test_characters_that_the_api_server_escapes_count_once() -> None:
     encoded = msgspec.json.encode(raw_job({"task": task})).replace(b"<", b"\\u003c")
     assert len(encoded) > ARGUMENT_BYTES
     assert read_job(encoded).parse().rejection is None
+
+
+def party(name: str, claim: str) -> dict[str, Any]:
+    return {"name": name, "data": {"claimName": claim}}
+
+
+def claim_volume(claim: str) -> dict[str, Any]:
+    return {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}
+
+
+PARTIES = [party("a", "claim-a"), party("b", "claim-b")]
+TLS_VOLUME = {"name": "v", "secret": {"secretName": "digits-trainyard-tls"}}
+TLS_PROJECTED = {
+    "name": "v",
+    "projected": {
+        "sources": [{"configMap": {"name": "c"}}, {"secret": {"name": "x-trainyard-tls"}}]
+    },
+}
+TLS_ENV = {
+    "name": "KEY",
+    "valueFrom": {"secretKeyRef": {"name": "digits-trainyard-tls", "key": "ca.crt"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"parties": [party("a", "one"), party("b", "one")]}, "spec.parties[b].data.claimName"),
+        (
+            {"parties": PARTIES, "state": {"claimName": "claim-a"}},
+            "spec.parties[a].data.claimName",
+        ),
+        ({"parties": PARTIES, "template": claim_volume("claim-b")}, "spec.template.volumes[v]"),
+        (
+            {"state": {"claimName": "state"}, "template": claim_volume("state")},
+            "spec.template.volumes[v]",
+        ),
+        ({"template": {"volumes": [TLS_VOLUME]}}, "spec.template.volumes[v]"),
+        ({"template": {"volumes": [TLS_PROJECTED]}}, "spec.template.volumes[v]"),
+        ({"template": {"env": [TLS_ENV]}}, "spec.template.env[KEY]"),
+    ],
+)
+def test_a_federation_whose_template_reaches_what_is_private_is_forbidden(
+    spec: dict[str, Any], field: str
+) -> None:
+    rejection = validate(make_federation(spec).spec)
+    assert rejection is not None
+    assert rejection.reason == "Forbidden"
+    assert rejection.message.startswith(field)
+
+
+def test_workers_may_not_mount_the_keys_of_a_job() -> None:
+    rejection = validate(make_job({"workers": {"template": {"env": [TLS_ENV]}}}).spec)
+    assert rejection is not None
+    assert rejection.message.startswith("spec.workers.template.env[KEY]")
+
+
+def test_claims_and_secrets_of_others_are_accepted() -> None:
+    secret = {"name": "s", "secret": {"secretName": "settings"}}
+    template = {"volumes": [*claim_volume("shared")["volumes"], secret]}
+    assert validate(make_federation({"parties": PARTIES, "template": template}).spec) is None
