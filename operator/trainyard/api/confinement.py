@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainyard.api.federation import FederatedJobSpec
-from trainyard.api.names import LEAF_SECRET_SUFFIX
+from trainyard.api.names import LEAF_SUFFIX
 from trainyard.api.spec import JobSpec, PodTemplate
 
 
@@ -19,7 +19,7 @@ def _violations(spec: JobSpec, template: PodTemplate, field: str) -> Iterator[st
     for kind, entries in (("volumes", template.volumes), ("env", template.env)):
         for entry in entries:
             for secret in _secrets(entry):
-                if secret.endswith(LEAF_SECRET_SUFFIX):
+                if secret.endswith(LEAF_SUFFIX):
                     yield (
                         f"spec.{field}.{kind}[{entry.get('name', '')}] names the Secret {secret}, "
                         "which has the keys of a job's pods: leave it out."

@@ -75,13 +75,13 @@ def party_name(job: str, party: str, attempt: int) -> str:
     return f"{job}-party-{party}-{attempt}"
 
 
-LEAF_SECRET_SUFFIX = "-trainyard-tls"
+LEAF_SUFFIX = "-trainyard-tls"
 """The end of the names of all Secrets with the certificates of a job's pods."""
 
 
 def leaf_secret_name(job: str) -> str:
     """The Secret with the pods' certificates; users are unlikely to give their own this name."""
-    return f"{job}{LEAF_SECRET_SUFFIX}"
+    return f"{job}{LEAF_SUFFIX}"
 
 
 def master_secret_name() -> str:
