@@ -50,6 +50,8 @@ class JobConfig:
     min_workers: int = 1
     silence_seconds: float = 5.0
     """A member that is silent for this long counts as dead."""
+    stuck_seconds: float = 300.0
+    """A member that keeps others waiting for this long, and for ten usual steps, is left out."""
 
     def encode(self) -> str:
         """The configuration as JSON."""

@@ -74,6 +74,7 @@ class MembershipService:
             minimum=config.min_workers,
             desired=config.min_workers,
             rejoin_seconds=rejoin_seconds,
+            stuck_seconds=config.stuck_seconds,
             rejoin_deadline=time.monotonic() + rejoin_seconds if term > 1 else None,
         )
         self.plan: Plan | None = None
@@ -103,7 +104,7 @@ class MembershipService:
         """Send the state machine a Tick now and then, until cancelled."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self.handle(Tick())
+            self.handle(Tick(usual_step_seconds=self.progress.usual_step_seconds or 0.0))
 
     def handle(self, event: Event) -> None:
         """Pass an event to the state machine and send what it commands."""

@@ -22,6 +22,7 @@ from trainyard_trainer.elastic.builder import GroupBuilder, build_failure
 from trainyard_trainer.elastic.process_group import LocalProcessGroup, ProcessGroup, Rendezvous
 from trainyard_trainer.elastic.session import POLL_SECONDS, Dismissed, MembershipSession
 from trainyard_trainer.elastic.transfer import broadcast_state, initialize_state
+from trainyard_trainer.elastic.watchdog import CollectiveWatchdog
 from trainyard_trainer.membership import participant as protocol
 from trainyard_trainer.membership.messages import Stopped, ViewEntered
 from trainyard_trainer.membership.participant import (
@@ -62,6 +63,7 @@ class ElasticReplicaGroup:
         self._votes = Votes()
         """The sum of all members' votes in the last collective."""
         self._voted_plan: Plan | None = None
+        self._watchdog = CollectiveWatchdog()
         self._upload: Future[bool] | None = None
         self._next_upload = 0.0
         """Not before this time, on `time.monotonic`'s clock."""
@@ -123,6 +125,7 @@ class ElasticReplicaGroup:
             view = self._me.view
             try:
                 self._enter()
+                self._watchdog.begin(time.monotonic())
                 return
             except CollectiveError as error:
                 log.warning("%s has broken: %s", view, error)
@@ -144,20 +147,31 @@ class ElasticReplicaGroup:
         self.session.receive()
         if self._me.phase is not ParticipantPhase.STEPPING:
             raise CollectiveError("the view has ended")  # Perhaps the next one was announced, too.
+        self._watchdog.wait(self.replica.config.stuck_seconds, time.monotonic())
+        try:
+            control = self._reduce(work)
+        finally:
+            self._watchdog.end()
+        votes, totals = control.cpu().tensor_split([len(VOTE_FIELDS)])
+        self._votes = Votes(**dict(zip(VOTE_FIELDS, votes.tolist(), strict=True)))
+        return totals
+
+    def _reduce(self, work: Contribution) -> Tensor:
+        """Reduce the work in place; the control vector's sum."""
         if work.gradients:
             self.process_group.all_reduce_(*work.gradients)
         for buffer in work.buffers:
             self.process_group.broadcast_(buffer, 0)
         control = torch.cat([self._vote(), work.totals]).to(self.replica.device)
         self.process_group.all_reduce_(control)
-        votes, totals = control.cpu().tensor_split([len(VOTE_FIELDS)])
-        self._votes = Votes(**dict(zip(VOTE_FIELDS, votes.tolist(), strict=True)))
-        return totals
+        return control
 
     def step_boundary(self) -> None:
         """After a committed iteration: follow a new Plan or view when all are ready for it."""
         votes, size = self._votes, self.process_group.size
         self.session.update(protocol.commit(self._me))
+        self._watchdog.committed(time.monotonic())
+        self._watchdog.begin(time.monotonic())
         self._follow_plan(votes.agreed_plan(size))
         self.session.receive()
         if self._me.phase is not ParticipantPhase.STEPPING:
@@ -280,9 +294,14 @@ class ElasticReplicaGroup:
                 self._me.member_id,
                 self._rendezvous,
                 self.replica.device,
-                self.session.check,
+                self._check,
             )
         return self._builders[view.id]
+
+    def _check(self, view: View) -> None:
+        """Raise CollectiveError when a wait in `view` must end; called in each slice of it."""
+        self.session.check(view)
+        self._watchdog.check(time.monotonic())
 
     def _enter(self) -> None:
         """Enter the participant's view: first its process group, then its state."""

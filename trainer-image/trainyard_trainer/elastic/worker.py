@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
@@ -54,6 +55,8 @@ RECONNECT_SECONDS: Final = 45.0
 """How long a terminating worker waits for a coordinator; a new one takes ten seconds."""
 LAST_HOLDER_SECONDS: Final = 100.0
 """The same for the only one with the state, which is lost with it; its pod has 120 seconds."""
+LOG_SECONDS: Final = 5.0
+"""How long the last lines of a worker that hangs may take to be logged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +113,9 @@ def _run(env: WorkerEnv, started: float, termination_log: str) -> tuple[Exit, Te
     connection = CoordinatorConnection(env.coordinator, credentials)
     peers = ElasticReplicaGroup(connection, Rendezvous(env.address), env.pod, env.node)
     _leave_on_sigterm(connection, peers, termination_log)
-    connection.start(peers.session.hello)
+    connection.start(
+        peers.session.hello, lambda reason: _exit_from_outside(reason, termination_log)
+    )
     try:
         result = _train(peers, started)
     except Dismissed as end:
@@ -160,6 +165,19 @@ def _exit_without_coordinator(
     log.warning("no coordinator for %.0f s: leaving without a goodbye", disconnected_seconds)
     write_termination_message(termination_log, TerminationMessage(result=Result.LEFT))
     os._exit(Exit.OK)
+
+
+def _exit_from_outside(reason: str, termination_log: str) -> None:
+    """End the process from another thread: its training thread hangs, and its stack says where."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    stack = "" if frame is None else "".join(traceback.format_stack(frame))
+    message = TerminationMessage(result=Result.FAILED, error=reason, traceback=stack)
+    write_termination_message(termination_log, message)
+    # The training thread may hang in the very logging that this would wait for.
+    logs = threading.Thread(target=log.error, args=("%s\n%s", reason, stack), daemon=True)
+    logs.start()
+    logs.join(LOG_SECONDS)
+    os._exit(Exit.MEMBER_UNFIT)
 
 
 def patience_seconds(is_last_holder: bool) -> float:

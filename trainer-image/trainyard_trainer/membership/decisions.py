@@ -27,6 +27,7 @@ from trainyard_trainer.membership.messages import (
     ViewAnnouncement,
 )
 from trainyard_trainer.membership.registry import Member, Registry, Transition
+from trainyard_trainer.membership.stuck import standing_still
 from trainyard_trainer.membership.transitions import apply_event
 from trainyard_trainer.membership.views import MemberAddress, View, ViewId
 
@@ -49,6 +50,13 @@ def decide(registry: Registry, now: float) -> Transition:
         return registry, []
     if registry.result is not None:
         return _dismiss(registry, registry.members.values(), registry.result)
+    registry, commands = exclude(registry, standing_still(registry, now))
+    registry, more = _advance(registry, now)
+    return registry, commands + more
+
+
+def _advance(registry: Registry, now: float) -> Transition:
+    """Finish, start, recover or rescale, with workers that all respond."""
     if any(m.finished for m in registry.members.values()):
         return _finish(registry)
     idle = [m for m in registry.members.values() if m.leaving and m.progress < 0]
@@ -121,7 +129,7 @@ def _start(registry: Registry, now: float) -> Transition:
     if pending is not None and pending.initial and registry.can_begin(pending):
         return registry, []
     registry = replace(registry, view=None, pending=None, rejoin_deadline=None)
-    ready = _candidates(registry)
+    ready = sorted(_candidates(registry), key=lambda m: not m.stopped)  # Who answered goes first.
     quorum = min(registry.minimum, registry.desired)
     is_over = _is_window_over(ready, now, START_WINDOW_SECONDS)
     if not ready or len(ready) < quorum or (len(ready) < registry.desired and not is_over):
@@ -146,7 +154,11 @@ def _recover(registry: Registry) -> Transition:
         return _collect(registry, furthest.member_id, Result.LEFT)
     # Who has no state joins later, by a view that is prepared beside this one.
     registry = registry.put(
-        *(replace(m, announced=None, stopped=False) for m in engaged if m.progress < 0)
+        *(
+            replace(m, announced=None, stopped=False, halted_at=None)
+            for m in engaged
+            if m.progress < 0
+        )
     )
     engaged = registry.engaged
     if registry.failed_starts >= MAX_FAILED_BUILDS:
@@ -259,7 +271,13 @@ def _announce(
     recipients = dict.fromkeys([*view.member_ids, *(after.member_ids if after else ())])
     registry = replace(registry, pending=view, last_number=view_id.number).put(
         *(
-            replace(registry.members[i], announced=view_id, stopped=False, stop_requested=False)
+            replace(
+                registry.members[i],
+                announced=view_id,
+                stopped=False,
+                stop_requested=False,
+                halted_at=None,
+            )
             for i in recipients
         )
     )

@@ -28,8 +28,11 @@ class StateStored(Struct, frozen=True, kw_only=True):
     member_id: str
 
 
-class Tick(Struct, frozen=True):
+class Tick(Struct, frozen=True, kw_only=True):
     """Time has passed."""
+
+    usual_step_seconds: float = 0.0
+    """The median duration of recent steps; 0 while it is not known."""
 
 
 Event = tuple[str, MembershipMessage] | Disconnected | StateStored | Plan | Tick

@@ -42,6 +42,8 @@ class Member:
     stopped: bool = False
     stop_requested: bool = False
     """A StopRequest is on its way and not answered."""
+    halted_at: float | None = None
+    """Since when it has been stopped or finished, on the coordinator's clock."""
     leaving: bool = False
     left_for: ViewId | None = None
     """The view whose switch left it out, from its Goodbye."""
@@ -87,6 +89,10 @@ class Registry:
     """Until when they are awaited; set at once in a coordinator after the first one."""
     failed_joins: dict[str, int] = field(default_factory=dict)
     """By pod: planned views with it as a joiner that could not be built, since its last one."""
+    stuck_seconds: float = 300.0
+    """How long a worker may keep others waiting, at the least, before it is left out."""
+    usual_step_seconds: float = 0.0
+    """The median duration of recent steps; 0 while it is not known."""
     failed_starts: int = 0
     """Views without a predecessor that could not be built, since the last that was."""
     collecting_from: str | None = None

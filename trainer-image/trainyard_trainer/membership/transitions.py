@@ -36,7 +36,7 @@ def apply_event(registry: Registry, event: Event, now: float) -> Transition:
         case Plan():
             return _follow(registry, event), []
         case Tick():
-            return registry, []
+            return replace(registry, usual_step_seconds=event.usual_step_seconds), []
         case (member_id, message):
             return _receive(registry, member_id, message, now)
         case _:
@@ -69,7 +69,7 @@ def _receive(
         case ViewEntered():
             return _enter(registry, member, message), []
         case Stopped():
-            return _stop(registry, member, message), []
+            return _stop(registry, member, message, now), []
         case Goodbye():
             return registry.put(replace(member, left_for=message.left_for)), []
         case Finished():
@@ -77,6 +77,7 @@ def _receive(
                 member,
                 finished=message.result,
                 stop_requested=False,
+                halted_at=now,
                 progress=message.progress,
                 digest=message.digest,
             )
@@ -98,11 +99,12 @@ def _join(registry: Registry, hello: Hello, now: float) -> Transition:
         progress=hello.progress,
         digest=hello.digest,
         stopped=hello.stopped,
+        halted_at=now if hello.stopped or hello.finished is not None else None,
         leaving=hello.leaving,
         finished=hello.finished,
     )
     if member.stopped and member.progress < 0 and not _is_called_at_once(registry, member_id):
-        member = replace(member, announced=None, stopped=False)
+        member = replace(member, announced=None, stopped=False, halted_at=None)
     numbers = [v.number for v in (member.state_view, hello.announced) if v is not None]
     registry = replace(registry, last_number=max([registry.last_number, *numbers])).put(member)
     if view is not None and member.progress >= 0:
@@ -141,12 +143,17 @@ def _disconnect(registry: Registry, member_id: str) -> Registry:
 def _enter(registry: Registry, member: Member, message: ViewEntered) -> Registry:
     view = message.view
     entered = replace(
-        member, state_view=view.id, progress=message.progress, stopped=False, digest=""
+        member,
+        state_view=view.id,
+        progress=message.progress,
+        stopped=False,
+        halted_at=None,
+        digest="",
     )
     return _complete_pending(_in_force(registry.put(entered), view))
 
 
-def _stop(registry: Registry, member: Member, message: Stopped) -> Registry:
+def _stop(registry: Registry, member: Member, message: Stopped, now: float) -> Registry:
     if message.announced != member.announced:
         return registry  # Sent before it received the newest view: it will stop again.
     registry = _count_failure(registry, member)
@@ -157,6 +164,7 @@ def _stop(registry: Registry, member: Member, message: Stopped) -> Registry:
         member,
         stopped=True,
         stop_requested=False,
+        halted_at=now if member.halted_at is None else member.halted_at,
         state_view=message.state_view,
         progress=message.progress,
         digest=message.digest,

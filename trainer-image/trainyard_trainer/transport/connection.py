@@ -26,6 +26,8 @@ from aiohttp import WSMsgType
 from trainyard_trainer.contract.env import PATH_MEMBER, PATH_STATE
 from trainyard_trainer.membership.messages import (
     CoordinatorMessage,
+    Exclude,
+    Fence,
     Hello,
     LeaveRequest,
     Message,
@@ -47,6 +49,11 @@ CONNECT_SECONDS: Final = 10.0
 TRANSFER_IDLE_SECONDS: Final = 60.0
 """How long a transfer may stand still, whatever its length: the coordinator is gone, or its disk
 hangs. The answer to an upload comes once it is stored."""
+EXCLUDE_SECONDS: Final = 10.0
+"""How long the training thread may ignore that it is left out; the others found it responsive, or
+standing still for long."""
+FENCE_SECONDS: Final = 300.0
+"""The same for a `Fence`, which may find it in the midst of a long iteration."""
 HEADER_TERM: Final = "X-Trainyard-Term"
 HEADER_DIGEST: Final = "X-Trainyard-SHA256"
 
@@ -74,6 +81,9 @@ class CoordinatorConnection:
             target=self._run, name="coordinator-connection", daemon=True
         )
         self._closing = False
+        self._on_ignored: Callable[[str], None] = lambda _: None
+        self._unread: CoordinatorMessage | LeaveRequest | None = None
+        """An Exclude or a Fence that the training thread has not received yet."""
         self._uploads: set[asyncio.Task[str]] = set()
         self.term = 0
         """Of the newest coordinator connected to; uploads carry it."""
@@ -83,9 +93,16 @@ class CoordinatorConnection:
         """Whether a coordinator is connected."""
         return self._outbox is not None
 
-    def start(self, hello: Callable[[], Hello]) -> None:
-        """Connect, and keep connected; `hello` is called for each connection, locked."""
+    def start(
+        self, hello: Callable[[], Hello], on_ignored: Callable[[str], None] | None = None
+    ) -> None:
+        """Connect, and keep connected; `hello` is called for each connection, locked.
+
+        `on_ignored` is called with a reason, in the connection's thread, when the training thread
+        does not receive that it is to exit or to start again: it hangs.
+        """
         self._hello = hello
+        self._on_ignored = on_ignored or self._on_ignored
         self._thread.start()
 
     @contextlib.contextmanager
@@ -106,9 +123,12 @@ class CoordinatorConnection:
     def receive(self, timeout: float = 0.0) -> CoordinatorMessage | LeaveRequest | None:
         """The next message, waiting up to `timeout` seconds for one."""
         try:
-            return self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
+            message = self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
         except queue.Empty:
             return None
+        if message is self._unread:
+            self._unread = None
+        return message
 
     def inject(self, message: LeaveRequest) -> None:
         """Have `receive` return `message`; safe in a signal handler."""
@@ -222,7 +242,25 @@ class CoordinatorConnection:
                 continue
             if isinstance(message, Welcome):
                 self._met(message.term)
+            self._expect_receipt(message)
             self._inbox.put(message)
+
+    def _expect_receipt(self, message: CoordinatorMessage) -> None:
+        """Call `on_ignored` unless the training thread soon receives what ends or resets it."""
+        match message:
+            case Exclude(is_own_fault=True):
+                seconds, reason = EXCLUDE_SECONDS, message.reason
+            case Fence() if self._unread is None:  # Each reconnect brings another one.
+                seconds = FENCE_SECONDS
+                reason = "the others train on without this worker, whose training thread hangs"
+            case _:
+                return
+        self._unread = message
+        self._loop.call_later(seconds, self._check_receipt, message, reason)
+
+    def _check_receipt(self, message: CoordinatorMessage, reason: str) -> None:
+        if self._unread is message:
+            self._on_ignored(reason)
 
     def _met(self, term: int) -> None:
         """Cut short what goes to an earlier coordinator: this one would not learn of it."""

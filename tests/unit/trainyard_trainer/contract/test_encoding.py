@@ -75,6 +75,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         durable=st.booleans(),
         min_workers=positive,
         silence_seconds=numbers,
+        stuck_seconds=numbers,
     ),
     st.builds(
         FederatedConfig,
@@ -140,6 +141,7 @@ MINIMAL: list[tuple[type[Message], Object, Object]] = [
             "durable": False,
             "min_workers": 1,
             "silence_seconds": 5.0,
+            "stuck_seconds": 300.0,
         },
     ),
     (
@@ -208,6 +210,7 @@ FULL: list[tuple[type[Message], Object]] = [
             "durable": True,
             "min_workers": 7,
             "silence_seconds": 8.0,
+            "stuck_seconds": 9.0,
         },
     ),
     (

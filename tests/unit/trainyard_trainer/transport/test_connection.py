@@ -19,7 +19,13 @@ from aiohttp import WSMessage, WSMsgType, web
 
 from trainyard_trainer.contract.env import PATH_MEMBER, PATH_STATE
 from trainyard_trainer.contract.exits import Result
-from trainyard_trainer.membership.messages import Dismiss, Hello
+from trainyard_trainer.membership.messages import (
+    CoordinatorMessage,
+    Dismiss,
+    Exclude,
+    Fence,
+    Hello,
+)
 from trainyard_trainer.membership.views import MemberAddress
 from trainyard_trainer.transport import codec, connection
 from trainyard_trainer.transport.connection import HEADER_DIGEST, CoordinatorConnection
@@ -216,3 +222,33 @@ async def test_a_message_that_cannot_be_decoded_does_not_end_the_connection(
     socket_of_frames: Any = frames()
     await made._receive_all(socket_of_frames)
     assert made.receive() == Dismiss(result=Result.LEFT)
+
+
+@pytest.mark.parametrize("message", [Exclude(reason="it hangs"), Fence()], ids=str)
+@pytest.mark.parametrize("is_received", [True, False], ids=["received", "ignored"])
+async def test_a_training_thread_that_ignores_its_exclusion_is_noticed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    message: CoordinatorMessage,
+    is_received: bool,
+) -> None:
+    monkeypatch.setattr(connection, "EXCLUDE_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "FENCE_SECONDS", 0.2)
+
+    async def frames() -> AsyncIterator[WSMessage]:
+        for _ in range(3):  # as after so many reconnects
+            yield WSMessage(WSMsgType.TEXT, codec.encode(message), None)
+
+    credentials = Credentials(namespace="team", job="digits", directory=str(tmp_path / "none"))
+    made = CoordinatorConnection("127.0.0.1:1", credentials)
+    made._loop.close()
+    made._loop = asyncio.get_running_loop()  # type: ignore[assignment]
+    reasons: list[str] = []
+    made._on_ignored = reasons.append
+    socket_of_frames: Any = frames()
+    await made._receive_all(socket_of_frames)
+    while is_received and made.receive() is not None:
+        pass
+    await asyncio.sleep(0.4)
+    assert bool(reasons) is not is_received
+    assert not reasons or "hang" in reasons[0]
