@@ -13,6 +13,7 @@ from tests.unit.trainyard_trainer.membership.collectives import (
     have_all_entered,
 )
 from tests.unit.trainyard_trainer.membership.world import (
+    NEVER,
     Violation,
     Worker,
     World,
@@ -27,7 +28,7 @@ from tests.unit.trainyard_trainer.membership.world import (
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership import participant as protocol
 from trainyard_trainer.membership.events import Disconnected, Tick
-from trainyard_trainer.membership.messages import Hello, LeaveRequest, Ready
+from trainyard_trainer.membership.messages import Exclude, Fence, Hello, LeaveRequest, Ready
 from trainyard_trainer.membership.participant import ParticipantPhase
 from trainyard_trainer.membership.registry import Registry
 
@@ -51,13 +52,34 @@ def steps(world: World) -> Iterator[tuple[str, World]]:
         if worker.alive:
             yield from ((f"{name} {what}", new) for what, new in _moves(world, index, worker))
     if world.registry is None:
-        waiting = Registry(term=world.term + 1, minimum=1, desired=3, rejoin_deadline=1.0)
+        waiting = Registry(
+            term=world.term + 1, minimum=1, desired=3, rejoin_deadline=1.0, stuck_seconds=NEVER
+        )
         yield "coordinator restarts", replace(world, registry=waiting, term=world.term + 1)
     elif _may_time_pass(world):
         now = max(LATER, (world.registry.rejoin_deadline or 0.0) + 1.0)
         later = handle(world, Tick(), now)
         if later != world:
             yield "time passes", later
+        if any(w.hanging and w.alive for w in world.workers) and _are_idle(world):
+            yield from _long_time(world, now)
+
+
+def _are_idle(world: World) -> bool:
+    """Whether all that do not hang have received and sent what there is."""
+    responsive = [w for w in world.workers if w.alive and not w.hanging]
+    return all(w.connected and not w.inbox and not w.outbox for w in responsive)
+
+
+def _long_time(world: World, now: float) -> Iterator[tuple[str, World]]:
+    """The coordinator loses its patience with workers that hang."""
+    assert world.registry is not None
+    impatient = replace(world.registry, stuck_seconds=0.0)
+    later = handle(replace(world, registry=impatient), Tick(), now)
+    assert later.registry is not None
+    later = replace(later, registry=replace(later.registry, stuck_seconds=NEVER))
+    if later != world:
+        yield "a long time passes", later
 
 
 def _may_time_pass(world: World) -> bool:
@@ -82,11 +104,24 @@ def _moves(world: World, index: int, worker: Worker) -> Iterator[tuple[str, Worl
         if world.registry is not None:
             back = replace(worker, connected=True, welcomed=False, inbox=())
             yield "connects", put(world, index, send(back, hello(worker)))
-    elif worker.inbox:
+    elif worker.inbox and not worker.hanging:
         yield "receives", receive(world, index)
+    if worker.hanging:
+        yield from _ends(world, index, worker)
+        return
     if worker.connected and not worker.ready:
         yield "is ready", put(world, index, send(replace(worker, ready=True), Ready()))
     yield from _trains(world, index, worker)
+
+
+def _ends(world: World, index: int, worker: Worker) -> Iterator[tuple[str, World]]:
+    """The connection of a worker that hangs ends the process once it is left out."""
+    if any(isinstance(message, Exclude | Fence) for message in worker.inbox):
+        gone = replace(worker, alive=False, connected=False, welcomed=False, inbox=())
+        gone = replace(gone, waiting=None)
+        if worker.connected:
+            gone = replace(gone, outbox=(*gone.outbox, Disconnected(member_id=worker.member_id)))
+        yield "is ended by its connection", put(world, index, gone)
 
 
 def _trains(world: World, index: int, worker: Worker) -> Iterator[tuple[str, World]]:
@@ -126,6 +161,8 @@ def faults(world: World) -> Iterator[tuple[str, World]]:
         if worker.connected:
             cut_off = replace(worker, connected=False, welcomed=False, inbox=(), outbox=lost)
             yield f"{name} is cut off", put(left, index, cut_off)
+        if not worker.hanging:
+            yield f"{name} hangs", put(left, index, replace(worker, hanging=True, waiting=None))
         if not worker.unreachable and all(member_id != name for _, member_id in world.built):
             yield f"{name} is unreachable", put(left, index, replace(worker, unreachable=True))
         if worker.connected and not worker.leaving:
@@ -159,7 +196,16 @@ def check(world: World) -> None:
 
 
 def is_over(world: World) -> bool:
-    """Whether the job has ended as it should: complete, or with nobody left to work."""
-    if not any(w.alive for w in world.workers):
+    """Whether the job has ended as it should: complete, or with nobody left to work.
+
+    A worker that hangs with the only state, or alone in the first view, is left there: it may be
+    in a long iteration.
+    """
+    alive = [w for w in world.workers if w.alive]
+    pending = world.registry.pending if world.registry is not None else None
+    called = pending.member_ids if pending is not None and pending.initial else ()
+    with_state = [w for w in alive if w.participant.progress >= 0]
+    starting = [w for w in alive if w.member_id in called]
+    if all(w.hanging for w in with_state or starting or alive):
         return True
     return world.registry is not None and world.registry.result is Result.COMPLETE

@@ -109,8 +109,8 @@ def _finish(worker: Worker) -> Worker:
 
 
 def can_fail(world: World, worker: Worker) -> bool:
-    """Whether a wait may raise: a member's process is gone, so its connections are closed."""
+    """Whether a wait may raise: a member's process is gone, or has been awaited for too long."""
     view = worker.participant.view
     assert view is not None
-    alive = {w.member_id for w in world.workers if w.alive}
-    return not alive >= set(view.member_ids) or is_blocked(world, view)
+    responsive = {w.member_id for w in world.workers if w.alive and not w.hanging}
+    return not responsive >= set(view.member_ids) or is_blocked(world, view)

@@ -55,6 +55,8 @@ class Worker:
     dismissed: Result | None = None
     unreachable: bool = False
     """Nobody but the coordinator can connect to it."""
+    hanging: bool = False
+    """Its training thread does nothing any more; its connection goes on."""
 
     @property
     def member_id(self) -> str:
@@ -81,6 +83,10 @@ class World:
     """The state that the coordinator stores: progress and lineage."""
 
 
+NEVER = 1e18
+"""No worker stands still for so long, but where an action says so."""
+
+
 class Violation(AssertionError):
     """An invariant does not hold."""
 
@@ -88,7 +94,7 @@ class Violation(AssertionError):
 def start(count: int, faults: int) -> World:
     """A coordinator and `count` processes that have not yet connected."""
     workers = tuple(Worker(participant=Participant(member_id=f"{n}/0")) for n in "abcd"[:count])
-    first = Registry(term=1, minimum=1, desired=count)
+    first = Registry(term=1, minimum=1, desired=count, stuck_seconds=NEVER)
     return World(registry=first, term=1, workers=workers, faults=faults)
 
 
