@@ -1,6 +1,7 @@
 """Small tasks for the tests, in float64 for close comparisons."""
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -79,6 +80,33 @@ class SelfKilling(Line):
         if model.training and self.request.exists():
             os.kill(os.getpid(), 9)
         return loss
+
+
+class Stuck(Line):
+    """A task whose data never arrives on a worker once there is a file of its name."""
+
+    def __init__(self, victims: str, **args: Any) -> None:
+        """`victims` is the folder of those files."""
+        super().__init__(**args)
+        self.request = Path(victims) / os.environ.get(ENV_POD, "-")
+
+    def train_data(self) -> Data:
+        return Unread(self.data, self.request)
+
+
+class Unread:
+    """Data whose reads never return once the file `request` exists."""
+
+    def __init__(self, data: Tensors, request: Path) -> None:
+        self.data, self.request = data, request
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        if self.request.exists():
+            threading.Event().wait()
+        return tuple(column[index] for column in self.data.columns)
 
 
 class Share(Line):

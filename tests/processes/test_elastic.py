@@ -11,7 +11,7 @@ from tests.processes.job import Job
 from tests.processes.running import until
 from trainyard_trainer.contract.config import JobConfig
 from trainyard_trainer.contract.env import MODEL_FILE
-from trainyard_trainer.contract.exits import Result
+from trainyard_trainer.contract.exits import Exit, Result
 from trainyard_trainer.contract.metrics import Metric
 from trainyard_trainer.task import load
 from trainyard_trainer.training.loop import SingleReplica, train
@@ -120,6 +120,25 @@ def test_an_unresponsive_worker_is_fenced_and_rejoins_as_a_new_member(tmp_path: 
         job.wait_for_active(2)
         job.signal("c", signal.SIGCONT)
         job.wait_for_active(3)
+        assert_like_one_process(job, job.finish())
+
+
+def test_a_worker_whose_training_thread_hangs_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    victims = tmp_path / "victims"
+    victims.mkdir()
+    args = {"victims": str(victims)}
+    with Job(tmp_path, task="Stuck", min_workers=3, stuck_seconds=2.0, args=args) as job:
+        job.start("a", "b", "c")
+        job.wait_for_active(3)
+        pids = {name: job.members[name].pid for name in "ac"}
+        (victims / "b").touch()
+        code, message = job.wait_for_exit("b")
+        assert code == Exit.MEMBER_UNFIT
+        assert "b has stood still for" in message.error
+        assert "threading.Event().wait()" in message.traceback
+        assert "in __getitem__" in (tmp_path / "b.log").read_text()
+        job.wait_for_active(2)
+        assert pids == {name: worker.pid for name, worker in job.members.items()}
         assert_like_one_process(job, job.finish())
 
 
