@@ -19,6 +19,7 @@ from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.membership import decisions
 from trainyard_trainer.membership.events import Disconnected, Event, Tick
 from trainyard_trainer.membership.messages import (
+    BuildFailed,
     Exclude,
     Fence,
     Finished,
@@ -233,6 +234,8 @@ class MembershipService:
             case _:
                 if isinstance(message, Finished):
                     self.progress.digests[member_id] = message.digest
+                if isinstance(message, BuildFailed):
+                    log.warning("%s cannot prepare a view: %s", member_id, message.reason)
                 self.handle((member_id, message))
 
     def _send(self, to: str, message: Message) -> None:

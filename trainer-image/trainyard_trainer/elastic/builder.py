@@ -41,6 +41,8 @@ class GroupBuilder:
         self.view = view
         self.group: ProcessGroup | None = LocalProcessGroup() if len(view.members) == 1 else None
         self.error: Exception | None = None
+        self.is_reported = False
+        """Whether the coordinator was sent `error`."""
         self._member_id, self._rendezvous = member_id, rendezvous
         self._device, self._check = device, check
         self._is_abandoned = False

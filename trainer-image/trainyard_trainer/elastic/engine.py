@@ -244,8 +244,12 @@ class ElasticReplicaGroup:
         if pending is None:
             return False
         builder = self._builders.get(pending.id)
-        is_built = builder is not None and builder.group is not None
-        return is_built or self._me.member_id not in pending.member_ids
+        if builder is None:
+            return self._me.member_id not in pending.member_ids
+        if builder.error is not None and not builder.is_reported:
+            builder.is_reported = True
+            self.session.send_build_failed(pending.id, builder.error)
+        return builder.group is not None
 
     def _follow_plan(self, generation: int) -> None:
         """Put the plan in force that all members have voted for, if it is newer."""

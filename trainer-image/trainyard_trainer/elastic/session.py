@@ -14,6 +14,7 @@ from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.membership import participant as protocol
 from trainyard_trainer.membership.messages import (
+    BuildFailed,
     CollectState,
     CoordinatorMessage,
     Dismiss,
@@ -141,6 +142,12 @@ class MembershipSession:
             if isinstance(message, Exclude):
                 return message.is_own_fault
         return False
+
+    def send_build_failed(self, view: ViewId, error: Exception) -> None:
+        """Report that this worker cannot prepare the pending view; it trains on."""
+        reason = f"{type(error).__name__}: {error}"
+        log.warning("view %d.%d cannot be prepared: %s", view.term, view.number, reason)
+        self.connection.send(BuildFailed(view=view, reason=reason[:REASON_CHARACTERS]))
 
     def send_report(self, report: ProgressReport, *, only_next_hello: bool) -> None:
         """Report progress, at once or only with the next connection."""

@@ -97,7 +97,14 @@ def _collect(registry: Registry, member_id: str, result: Result) -> Transition:
         final = None if result is Result.LEFT else result
         done = registry.members.values() if final else registry.engaged
         registry, commands = _dismiss(registry, done, result)
-        fresh = replace(registry, view=None, pending=None, collecting_from=None, collected=False)
+        fresh = replace(
+            registry,
+            view=None,
+            pending=None,
+            failed_starts=0,
+            collecting_from=None,
+            collected=False,
+        )
         return replace(fresh, result=final), commands
     if registry.collecting_from in registry.members:
         return registry, []
@@ -213,6 +220,9 @@ def _rescale(registry: Registry, now: float) -> Transition:
             return registry, []  # Being prepared.
     if any(registry.members[i].progress < 0 for i in view.member_ids):
         return registry, []  # A member is still receiving its state.
+    if registry.failed_starts:
+        # A switch without joiners could not be prepared: those who stay begin again at once.
+        return _request_stop(registry, [registry.members[i] for i in view.member_ids])
     joiners = _joiners(registry, view, len(staying), now)
     if not staying and not joiners:
         return _request_stop(registry, [registry.members[i] for i in view.member_ids])

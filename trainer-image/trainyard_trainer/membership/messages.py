@@ -110,6 +110,13 @@ class Unfit(Message, frozen=True, kw_only=True):
     reason: Reason
 
 
+class BuildFailed(Message, frozen=True, kw_only=True):
+    """The worker trains on, but cannot build the process group of the pending view `view`."""
+
+    view: ViewId
+    reason: Reason
+
+
 class ViewEntered(Message, frozen=True, kw_only=True):
     """The worker has the view's process group and state."""
 
@@ -204,7 +211,7 @@ class Dismiss(Message, frozen=True, kw_only=True):
 
 
 MembershipMessage = (
-    Hello | Ready | Unfit | ViewEntered | Stopped | Finished | LeaveRequest | Goodbye
+    Hello | Ready | Unfit | BuildFailed | ViewEntered | Stopped | Finished | LeaveRequest | Goodbye
 )
 """The worker's messages that the coordinator's state machine handles."""
 WorkerMessage = MembershipMessage | ProgressReport

@@ -94,7 +94,7 @@ class Registry:
     usual_step_seconds: float = 0.0
     """The median duration of recent steps; 0 while it is not known."""
     failed_starts: int = 0
-    """Views without a predecessor that could not be built, since the last that was."""
+    """Views without a joiner that could not be built, since the last that was."""
     collecting_from: str | None = None
     """The member that was asked to upload the final state."""
     collected: bool = False

@@ -9,6 +9,7 @@ from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.membership.events import Disconnected, Event, StateStored, Tick
 from trainyard_trainer.membership.messages import (
+    BuildFailed,
     Exclude,
     Fence,
     Finished,
@@ -64,6 +65,8 @@ def _receive(
             return registry.put(replace(member, ready_at=now, layout=message.layout)), []
         case Unfit():
             return _leave_out(registry, member, message)
+        case BuildFailed():
+            return _give_up(registry, member, message), []
         case LeaveRequest():
             return registry.put(replace(member, leaving=True)), []
         case ViewEntered():
@@ -179,15 +182,23 @@ def _is_called_at_once(registry: Registry, member_id: str) -> bool:
     return is_pending or (view is not None and member_id in view.member_ids)
 
 
+def _give_up(registry: Registry, member: Member, message: BuildFailed) -> Registry:
+    """Drop a planned view that a member of its predecessor cannot prepare: none will enter it."""
+    pending = registry.pending
+    if pending is None or pending.id != message.view or pending.after is None:
+        return registry
+    return replace(_count_failure(registry, member), pending=None)
+
+
 def _count_failure(registry: Registry, member: Member) -> Registry:
-    """Count a pending view that `member` is the first to stop in, although nobody is missing."""
+    """Count a pending view that `member` reports first as broken, although nobody is missing."""
     pending, view = registry.pending, registry.view
     if pending is None or member.announced != pending.id or not registry.can_begin(pending):
         return registry
-    if pending.after is None:
-        return replace(registry, failed_starts=registry.failed_starts + 1)
     current = view.member_ids if view is not None else ()
     pods = [registry.members[i].pod for i in pending.member_ids if i not in current]
+    if pending.after is None or not pods:
+        return replace(registry, failed_starts=registry.failed_starts + 1)
     failed = {pod: registry.failed_joins.get(pod, 0) + 1 for pod in pods}
     return replace(registry, failed_joins={**registry.failed_joins, **failed})
 

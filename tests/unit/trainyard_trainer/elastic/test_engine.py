@@ -2,12 +2,14 @@
 
 import contextlib
 import itertools
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 
 from trainyard_trainer.contract.config import JobConfig
 from trainyard_trainer.contract.exits import Result
@@ -15,6 +17,7 @@ from trainyard_trainer.elastic.engine import ElasticReplicaGroup
 from trainyard_trainer.elastic.process_group import Rendezvous
 from trainyard_trainer.membership import participant as protocol
 from trainyard_trainer.membership.messages import (
+    BuildFailed,
     CoordinatorMessage,
     Message,
     Stopped,
@@ -69,6 +72,43 @@ def test_no_iteration_is_committed_after_the_progress_was_reported() -> None:
     with pytest.raises(CollectiveError, match="the view has ended"):
         peers.synchronize(work)
     assert [m.progress for m in connection.sent if isinstance(m, Stopped)] == [4]
+
+
+def reported(connection: ScriptedConnection) -> list[BuildFailed]:
+    return [message for message in connection.sent if isinstance(message, BuildFailed)]
+
+
+def test_a_view_that_only_this_worker_cannot_prepare_is_reported_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection: Any = ScriptedConnection()
+    rendezvous = Rendezvous("127.0.0.1")
+    peers = ElasticReplicaGroup(connection, rendezvous, "a", "node")
+    config = JobConfig(task="trainyard_trainer.tasks.digits:Digits")
+    peers.register(Replica(Digits(), config, torch.device("cpu")))
+    here = MemberAddress(member_id=peers.session.participant.member_id)
+    there = MemberAddress(member_id="b/0")
+    first = View(
+        id=ViewId(term=1, number=1), members=(here,), source=here.member_id, transfer=False
+    )
+    second = structs.replace(
+        first, id=ViewId(term=1, number=2), members=(here, there), after=first.id
+    )
+    me = Participant(member_id=here.member_id, announced=first.id, view=first, term=1)
+    peers.session.update(protocol.begin(me, 4))
+
+    def create_group(*_: Any) -> Any:
+        raise RuntimeError("Gloo connectFullMesh failed with: no error")
+
+    monkeypatch.setattr(rendezvous, "create_group", create_group)
+    connection.inbox = [ViewAnnouncement(view=second)]
+    deadline = time.monotonic() + 10
+    while not reported(connection) and time.monotonic() < deadline:
+        peers.synchronize(Contribution(totals=torch.zeros(2, dtype=torch.float64)))
+    peers.synchronize(Contribution(totals=torch.zeros(2, dtype=torch.float64)))
+    failed = reported(connection)
+    assert [message.view for message in failed] == [second.id]
+    assert "connectFullMesh failed" in failed[0].reason
 
 
 class RefusingConnection(ScriptedConnection):

@@ -11,6 +11,7 @@ from tests.unit.trainyard_trainer.membership.collectives import (
     enter_step,
     enter_transfer,
     have_all_entered,
+    is_hopeless,
 )
 from tests.unit.trainyard_trainer.membership.world import (
     NEVER,
@@ -28,7 +29,14 @@ from tests.unit.trainyard_trainer.membership.world import (
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership import participant as protocol
 from trainyard_trainer.membership.events import Disconnected, Tick
-from trainyard_trainer.membership.messages import Exclude, Fence, Hello, LeaveRequest, Ready
+from trainyard_trainer.membership.messages import (
+    BuildFailed,
+    Exclude,
+    Fence,
+    Hello,
+    LeaveRequest,
+    Ready,
+)
 from trainyard_trainer.membership.participant import ParticipantPhase
 from trainyard_trainer.membership.registry import Registry
 
@@ -133,6 +141,15 @@ def _trains(world: World, index: int, worker: Worker) -> Iterator[tuple[str, Wor
             yield "fails", act(world, index, protocol.fail(me))
     elif me.phase is ParticipantPhase.STEPPING:
         yield "steps", enter_step(world, index)
+        if (
+            worker.building is not None
+            and me.pending is not None
+            and is_hopeless(world, me.pending)
+        ):
+            failed = send(
+                replace(worker, building=None), BuildFailed(view=me.pending.id, reason="")
+            )
+            yield "cannot prepare", put(world, index, failed)
     elif me.phase is ParticipantPhase.ENTERING and me.view is not None:
         if is_built(world, me.view):
             if me.view.transfer:

@@ -18,6 +18,7 @@ from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership import participant as protocol
 from trainyard_trainer.membership.messages import Finished, ViewEntered
 from trainyard_trainer.membership.participant import Votes
+from trainyard_trainer.membership.views import View
 
 LAST_STEP = 3
 """Training ends after so many iterations, which keeps the worlds finite."""
@@ -110,7 +111,11 @@ def _finish(worker: Worker) -> Worker:
 
 def can_fail(world: World, worker: Worker) -> bool:
     """Whether a wait may raise: a member's process is gone, or has been awaited for too long."""
-    view = worker.participant.view
-    assert view is not None
+    assert worker.participant.view is not None
+    return is_hopeless(world, worker.participant.view)
+
+
+def is_hopeless(world: World, view: View) -> bool:
+    """Whether the members of a view wait for one that will not come."""
     responsive = {w.member_id for w in world.workers if w.alive and not w.hanging}
     return not responsive >= set(view.member_ids) or is_blocked(world, view)

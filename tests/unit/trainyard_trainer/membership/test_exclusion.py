@@ -4,9 +4,11 @@ from tests.unit.trainyard_trainer.membership.test_membership import Coordinator,
 from trainyard_trainer.membership.decisions import JOIN_WINDOW_SECONDS
 from trainyard_trainer.membership.events import Command, Tick
 from trainyard_trainer.membership.messages import (
+    BuildFailed,
     Exclude,
     Fence,
     Hello,
+    LeaveRequest,
     Ready,
     StopRequest,
     Unfit,
@@ -28,6 +30,11 @@ def training(layout: tuple[str, ...], desired: int) -> Coordinator:
     coordinator.handle(Tick(), after=10.0)
     coordinator.enter()
     return coordinator
+
+
+def fail_to_build(coordinator: Coordinator, name: str) -> list[Command]:
+    """A member reports that it cannot prepare the view announced last."""
+    return coordinator.handle((name, BuildFailed(view=coordinator.announced.id, reason="refused")))
 
 
 def excluded(commands: list[Command]) -> dict[str, str]:
@@ -117,3 +124,41 @@ def test_survivors_that_cannot_connect_to_each_other_join_the_furthest() -> None
         commands = coordinator.handle(coordinator.stopped("b/0", 5))
     assert [to for to, message in commands if isinstance(message, Fence)] == ["a/0"]
     assert coordinator.members() == ("b/0",)
+
+
+def test_a_joiner_that_only_the_others_fail_to_reach_is_left_out_after_two_attempts() -> None:
+    coordinator = running("a/0", desired=2)
+    coordinator.join("b/0")
+    commands = fail_to_build(coordinator, "a/0")
+    assert coordinator.members() == ("a/0", "b/0")
+    commands += fail_to_build(coordinator, "a/0")
+    assert "cannot connect to each other" in excluded(commands)["b/0"]
+    assert not [message for _, message in commands if isinstance(message, StopRequest)]
+    coordinator.join("c/0")
+    assert coordinator.members() == ("a/0", "c/0")
+
+
+def test_a_view_that_was_given_up_is_not_counted_when_the_others_report_it_too() -> None:
+    coordinator = running("a/0", "b/0", desired=4)
+    coordinator.join("c/0", "d/0")
+    given_up = coordinator.announced.id
+    fail_to_build(coordinator, "a/0")
+    late = BuildFailed(view=given_up, reason="timed out")
+    assert coordinator.handle(("b/0", late), coordinator.stopped("d/0", -1)) == []
+    assert coordinator.registry.failed_joins == {"c": 1, "d": 1}
+
+
+def test_a_switch_without_joiners_that_cannot_be_prepared_is_made_by_a_stop() -> None:
+    coordinator = running("a/0", "b/0", "c/0")
+    coordinator.handle(("c/0", LeaveRequest()))
+    commands = fail_to_build(coordinator, "a/0")
+    assert {to for to, message in commands if isinstance(message, StopRequest)} == {
+        "a/0",
+        "b/0",
+        "c/0",
+    }
+    coordinator.handle(*(coordinator.stopped(name, 4) for name in ("a/0", "b/0", "c/0")))
+    assert coordinator.members() == ("a/0", "b/0")
+    assert coordinator.announced.after is None
+    coordinator.enter(4)
+    assert not coordinator.registry.is_broken
