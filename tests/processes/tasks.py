@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from trainyard_trainer.task import Data, Task, Tensors
 
 SAMPLES = 203
 """A prime, so that no batch size and no partition divides it."""
+SPOILED = 101
+"""The id of the sample that `Spoiled` cannot read."""
 
 
 class Line(Task):
@@ -91,21 +93,40 @@ class Stuck(Line):
         self.request = Path(victims) / os.environ.get(ENV_POD, "-")
 
     def train_data(self) -> Data:
-        return Unread(self.data, self.request)
+        return Reads(self.data, self._read)
+
+    def _read(self, _index: int) -> None:
+        if self.request.exists():
+            threading.Event().wait()
 
 
-class Unread:
-    """Data whose reads never return once the file `request` exists."""
+class Spoiled(Line):
+    """A task of which one sample cannot be read while there is a file `spoiled`."""
 
-    def __init__(self, data: Tensors, request: Path) -> None:
-        self.data, self.request = data, request
+    def __init__(self, victims: str, **args: Any) -> None:
+        """`victims` is the folder of that file."""
+        super().__init__(**args)
+        self.request = Path(victims) / "spoiled"
+
+    def train_data(self) -> Data:
+        return Reads(self.data, self._read)
+
+    def _read(self, index: int) -> None:
+        if index == SPOILED and self.request.exists():
+            raise OSError(f"sample {index} cannot be decoded")
+
+
+class Reads:
+    """Data of which each read is announced first."""
+
+    def __init__(self, data: Tensors, read: Callable[[int], None]) -> None:
+        self.data, self.read = data, read
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Any:
-        if self.request.exists():
-            threading.Event().wait()
+        self.read(index)
         return tuple(column[index] for column in self.data.columns)
 
 

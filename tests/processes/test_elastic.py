@@ -1,5 +1,6 @@
 """Workers join, leave and are killed during training."""
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import torch
 
 from tests.processes.job import Job
 from tests.processes.running import until
+from tests.processes.tasks import SPOILED
 from trainyard_trainer.contract.config import JobConfig
 from trainyard_trainer.contract.env import MODEL_FILE
-from trainyard_trainer.contract.exits import Exit, Result
+from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
 from trainyard_trainer.contract.metrics import Metric
 from trainyard_trainer.task import load
 from trainyard_trainer.training.loop import SingleReplica, train
@@ -139,6 +141,39 @@ def test_a_worker_whose_training_thread_hangs_does_not_hold_up_the_others(tmp_pa
         assert "in __getitem__" in (tmp_path / "b.log").read_text()
         job.wait_for_active(2)
         assert pids == {name: worker.pid for name, worker in job.members.items()}
+        assert_like_one_process(job, job.finish())
+
+
+def test_a_sample_that_raises_on_two_workers_fails_the_job_and_keeps_the_state(
+    tmp_path: Path,
+) -> None:
+    victims = tmp_path / "victims"
+    victims.mkdir()
+    args = {"victims": str(victims)}
+    with Job(tmp_path, task="Spoiled", min_workers=3, durable=True, args=args) as job:
+        job.start("a", "b", "c")
+        job.wait_for_active(3)
+        (victims / "spoiled").touch()
+        exits = [job.wait_for_exit(name) for name in "abc"]
+        assert sorted(code for code, _ in exits) == [
+            Exit.TASK_FAILED,
+            Exit.TASK_INVALID,
+            Exit.TASK_INVALID,
+        ]
+        for code, message in exits:
+            assert f"sample {SPOILED} cannot be decoded" in message.error
+            assert ("on the same samples of train_data" in message.error) == (code != 1)
+        assert job.coordinator is not None
+        assert job.coordinator.wait(30) == Exit.TASK_INVALID
+        message = TerminationMessage.decode((tmp_path / "coordinator.termination").read_text())
+        assert message is not None
+        assert re.search(rf"in iteration \d+: .*\b{SPOILED}\b", message.error)
+        (victims / "spoiled").unlink()
+        job.start("d", workers=1)
+        stored = job.metric(Metric.CHECKPOINT_STEP)
+        assert stored is not None
+        assert stored > 0
+        until(lambda: (job.metric(Metric.STEP) or 0) > stored, "more steps")
         assert_like_one_process(job, job.finish())
 
 

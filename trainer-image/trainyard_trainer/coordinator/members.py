@@ -28,6 +28,7 @@ from trainyard_trainer.membership.messages import (
     PlanUpdate,
     ProgressReport,
     SnapshotRequest,
+    TaskRaised,
     Welcome,
     WorkerMessage,
 )
@@ -126,7 +127,7 @@ class MembershipService:
     def set_plan(self, plan: Plan) -> None:
         """Put a plan in force: send it to the workers, and have the state machine follow it."""
         self.plan = plan
-        if not plan.suspend and self.registry.result is not Result.COMPLETE:
+        if not plan.suspend and not self.registry.is_final:
             self.training_ended.clear()
             self.progress.digests.clear()
         for connection in self._connections.values():
@@ -236,6 +237,9 @@ class MembershipService:
                     self.progress.digests[member_id] = message.digest
                 if isinstance(message, BuildFailed):
                     log.warning("%s cannot prepare a view: %s", member_id, message.reason)
+                if isinstance(message, TaskRaised):
+                    text = "%s ends in iteration %d: %s"
+                    log.warning(text, member_id, message.iteration, message.reason)
                 self.handle((member_id, message))
 
     def _send(self, to: str, message: Message) -> None:

@@ -21,7 +21,7 @@ from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.coordinator.state import KINDS, SpooledUpload, StateStore, final_report
 from trainyard_trainer.membership.events import StateStored
 from trainyard_trainer.runtime.checkpoint import CheckpointStore
-from trainyard_trainer.runtime.exits import Fenced, StateUnusable, divergence
+from trainyard_trainer.runtime.exits import Fenced, JobFailed, StateUnusable, divergence
 from trainyard_trainer.transport.server import JobServer
 from trainyard_trainer.transport.tls import Credentials
 
@@ -79,6 +79,8 @@ class Coordinator(JobServer[Plan]):
         if not self.config.durable:
             await asyncio.Event().wait()
         await self.wait_for_workers()
+        if self.members.registry.result is Result.FAILED:
+            raise JobFailed(self.members.registry.failure)
 
     async def wait_for_workers(self) -> None:
         """Wait until training has ended and the workers have disconnected."""
@@ -96,7 +98,7 @@ class Coordinator(JobServer[Plan]):
         report = self.progress.report
         return TerminationMessage(
             result=self.members.registry.result or Result.LEFT,
-            error=divergence(self.result),
+            error=self.members.registry.failure or divergence(self.result),
             step=report.step,
             samples=report.samples,
             metrics={name: value for name, value in report.metrics.items() if value is not None},

@@ -7,6 +7,7 @@ connection to the coordinator have threads of their own.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.elastic.builder import GroupBuilder, build_failure
 from trainyard_trainer.elastic.process_group import LocalProcessGroup, ProcessGroup, Rendezvous
 from trainyard_trainer.elastic.session import POLL_SECONDS, Dismissed, MembershipSession
+from trainyard_trainer.elastic.task_errors import task_raised
 from trainyard_trainer.elastic.transfer import broadcast_state, initialize_state
 from trainyard_trainer.elastic.watchdog import CollectiveWatchdog
 from trainyard_trainer.membership import participant as protocol
@@ -33,6 +35,7 @@ from trainyard_trainer.membership.participant import (
     Votes,
 )
 from trainyard_trainer.membership.views import View, ViewId
+from trainyard_trainer.runtime.exits import TaskFailed
 from trainyard_trainer.training.layout import layout
 from trainyard_trainer.training.loop import CollectiveError, outcome
 from trainyard_trainer.training.replica import Contribution, Replica
@@ -42,6 +45,10 @@ log = logging.getLogger(__name__)
 
 UPLOAD_RETRY_SECONDS: Final = (1.0, 30.0)
 """The first and the longest pause after an upload that was not stored."""
+ANSWER_SECONDS: Final = 45.0
+"""How long a worker on which the task raised waits for a coordinator; a new one takes ten."""
+HANDOVER_SECONDS: Final = 300.0
+"""How long it then may take to upload its state."""
 VOTE_FIELDS: Final = tuple(Votes.__dataclass_fields__)
 """The votes stand at the front of the control vector, in this order."""
 
@@ -64,6 +71,8 @@ class ElasticReplicaGroup:
         """The sum of all members' votes in the last collective."""
         self._voted_plan: Plan | None = None
         self._watchdog = CollectiveWatchdog()
+        self._is_computing = False
+        """Whether an iteration has begun of which nothing is reduced or committed yet."""
         self._upload: Future[bool] | None = None
         self._next_upload = 0.0
         """Not before this time, on `time.monotonic`'s clock."""
@@ -125,7 +134,7 @@ class ElasticReplicaGroup:
             view = self._me.view
             try:
                 self._enter()
-                self._watchdog.begin(time.monotonic())
+                self._begin_iteration()
                 return
             except CollectiveError as error:
                 log.warning("%s has broken: %s", view, error)
@@ -147,6 +156,7 @@ class ElasticReplicaGroup:
         self.session.receive()
         if self._me.phase is not ParticipantPhase.STEPPING:
             raise CollectiveError("the view has ended")  # Perhaps the next one was announced, too.
+        self._is_computing = False
         self._watchdog.wait(self.replica.config.stuck_seconds, time.monotonic())
         try:
             control = self._reduce(work)
@@ -155,6 +165,10 @@ class ElasticReplicaGroup:
         votes, totals = control.cpu().tensor_split([len(VOTE_FIELDS)])
         self._votes = Votes(**dict(zip(VOTE_FIELDS, votes.tolist(), strict=True)))
         return totals
+
+    def _begin_iteration(self) -> None:
+        self._is_computing = True
+        self._watchdog.begin(time.monotonic())
 
     def _reduce(self, work: Contribution) -> Tensor:
         """Reduce the work in place; the control vector's sum."""
@@ -171,7 +185,7 @@ class ElasticReplicaGroup:
         votes, size = self._votes, self.process_group.size
         self.session.update(protocol.commit(self._me))
         self._watchdog.committed(time.monotonic())
-        self._watchdog.begin(time.monotonic())
+        self._begin_iteration()
         self._follow_plan(votes.agreed_plan(size))
         self.session.receive()
         if self._me.phase is not ParticipantPhase.STEPPING:
@@ -200,6 +214,24 @@ class ElasticReplicaGroup:
                 self._wait(final)
         except Dismissed as end:
             return end.result
+
+    def hand_over(self, error: TaskFailed) -> None:
+        """Report that the task raised, and upload the state before it if it is collected.
+
+        Returns when this worker is dismissed, or nobody answers; raises JobFailed when the same
+        samples have failed on another worker before.
+        """
+        if not self._is_computing:
+            return  # What was raised in a commit leaves no state that could be used.
+        self.replica.undo()
+        self.session.send_raised(task_raised(error, self.replica, self.rank, self.world_size))
+        deadline = time.monotonic() + ANSWER_SECONDS
+        with contextlib.suppress(Dismissed):
+            while time.monotonic() < deadline:
+                is_collected = self.session.collecting is not None
+                self._wait()
+                if self.session.collecting is not None and not is_collected:
+                    deadline = time.monotonic() + HANDOVER_SECONDS
 
     def _wait(self, final: Callable[[], bytes] | None = None) -> None:
         """Receive messages for a moment, and upload the state while it is being collected."""

@@ -30,13 +30,14 @@ from trainyard_trainer.membership.messages import (
     Ready,
     SnapshotRequest,
     StopRequest,
+    TaskRaised,
     Unfit,
     ViewAnnouncement,
     Welcome,
 )
 from trainyard_trainer.membership.participant import Participant, ParticipantPhase, Step
 from trainyard_trainer.membership.views import MemberAddress, View, ViewId
-from trainyard_trainer.runtime.exits import Fenced, MemberUnfit, WireMismatch
+from trainyard_trainer.runtime.exits import Fenced, JobFailed, MemberUnfit, WireMismatch
 from trainyard_trainer.training.loop import CollectiveError
 from trainyard_trainer.transport import codec
 from trainyard_trainer.transport.connection import CoordinatorConnection
@@ -91,6 +92,7 @@ class MembershipSession:
         self._is_ready = self._is_leaving = False
         self._layout: tuple[str, ...] = ()
         self._finished: Result | None = None
+        self._raised: TaskRaised | None = None
 
     def hello(self) -> Hello:
         """The worker's identity and knowledge; called in the connection's thread, locked."""
@@ -109,6 +111,7 @@ class MembershipSession:
             stopped=me.is_stopped,
             leaving=self._is_leaving,
             finished=self._finished,
+            raised=self._raised,
             report=self.report,
         )
 
@@ -148,6 +151,12 @@ class MembershipSession:
         reason = f"{type(error).__name__}: {error}"
         log.warning("view %d.%d cannot be prepared: %s", view.term, view.number, reason)
         self.connection.send(BuildFailed(view=view, reason=reason[:REASON_CHARACTERS]))
+
+    def send_raised(self, raised: TaskRaised) -> None:
+        """Report that the task raised here; the coordinator dismisses this worker."""
+        with self.connection.locked():
+            self._raised = raised
+            self.connection.send(raised)
 
     def send_report(self, report: ProgressReport, *, only_next_hello: bool) -> None:
         """Report progress, at once or only with the next connection."""
@@ -210,6 +219,8 @@ class MembershipSession:
                 self.wants_snapshot = True
             case Dismiss():
                 self.send_goodbye(None)
+                if message.result is Result.FAILED:
+                    raise JobFailed(message.reason)
                 raise Dismissed(message.result)
             case LeaveRequest():
                 self._on_leave_request()

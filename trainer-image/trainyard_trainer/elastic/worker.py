@@ -32,7 +32,9 @@ from trainyard_trainer.elastic.session import Dismissed
 from trainyard_trainer.membership.messages import LeaveRequest
 from trainyard_trainer.runtime.exits import (
     Fenced,
+    JobFailed,
     MemberUnfit,
+    TaskFailed,
     TrainerError,
     WireMismatch,
     check_wire,
@@ -191,7 +193,8 @@ def _train(peers: ElasticReplicaGroup, started: float) -> Result:
         device = choose_device()
         replica = build(load(config.task, config.args), config, device)
         peers.register(replica)
-        train(replica, peers, Reporter(peers, started))
+        with _handed_over(peers):
+            train(replica, peers, Reporter(peers, started))
     return peers.finish(lambda: final_model(replica))
 
 
@@ -200,10 +203,23 @@ def _own_faults(peers: ElasticReplicaGroup) -> Iterator[None]:
     """Raise MemberUnfit for what fails on a worker without state while others train."""
     try:
         yield
-    except (Dismissed, Fenced, WireMismatch, MemberUnfit):
+    except (Dismissed, Fenced, WireMismatch, MemberUnfit, JobFailed):
         raise
     except Exception as error:
         reason = describe(error)[1].error
         if peers.has_state or not peers.session.is_own_fault(reason):
             raise
         raise MemberUnfit(f"this worker alone cannot take part: {reason}") from error
+
+
+@contextlib.contextmanager
+def _handed_over(peers: ElasticReplicaGroup) -> Iterator[None]:
+    """Hand the state over before this worker ends with an error of the user's code."""
+    try:
+        yield
+    except TaskFailed as error:
+        try:
+            peers.hand_over(error)
+        except JobFailed as failure:
+            raise failure from error.__cause__
+        raise

@@ -57,6 +57,33 @@ def decide(registry: Registry, now: float) -> Transition:
 
 def _advance(registry: Registry, now: float) -> Transition:
     """Finish, start, recover or rescale, with workers that all respond."""
+    registry, commands = _release(registry)
+    raised = next((m for m in registry.members.values() if m.raised is not None), None)
+    if raised is not None:
+        result = Result.FAILED if raised.is_repeated else Result.LEFT
+        registry, more = _collect(registry, raised.member_id, result)
+    else:
+        registry, more = _continue(registry, now)
+    return registry, commands + more
+
+
+def _release(registry: Registry) -> Transition:
+    """Dismiss workers on which the task raised, where others go on with the same state."""
+    commands: list[Command] = []
+    for member in list(registry.members.values()):
+        others = [
+            m
+            for m in registry.members.values()
+            if m is not member and m.progress >= 0 and m.raised is None
+        ]
+        if member.raised is not None and not member.is_repeated and others:
+            registry, more = _dismiss(registry, [member], Result.LEFT)
+            commands += more
+    return registry, commands
+
+
+def _continue(registry: Registry, now: float) -> Transition:
+    """Finish, start, recover or rescale, with workers that can all go on."""
     if any(m.finished for m in registry.members.values()):
         return _finish(registry)
     idle = [m for m in registry.members.values() if m.leaving and m.progress < 0]
@@ -74,8 +101,9 @@ def _advance(registry: Registry, now: float) -> Transition:
 def _dismiss(registry: Registry, dismissed: Iterable[Member], result: Result) -> Transition:
     ids = [m.member_id for m in dismissed]
     members = {k: m for k, m in registry.members.items() if k not in ids}
-    commands: list[Command] = [(member_id, Dismiss(result=result)) for member_id in ids]
-    return replace(registry, members=members), commands
+    reason = registry.failure if result is Result.FAILED else ""
+    dismiss = Dismiss(result=result, reason=reason)
+    return replace(registry, members=members), [(member_id, dismiss) for member_id in ids]
 
 
 def _finish(registry: Registry) -> Transition:

@@ -21,6 +21,10 @@ Layout = Annotated[tuple[Name, ...], Meta(max_length=1000)]
 """What all members must have alike, a readable line for each; empty where it is not known."""
 
 
+MAX_SAMPLES = 10_000
+"""Sample ids in a message, up to 200 KB."""
+
+
 class Message(Struct, frozen=True, kw_only=True, tag_field="kind", tag=True):
     """A message; its class name is its kind."""
 
@@ -76,6 +80,23 @@ class ProgressReport(Message, frozen=True, kw_only=True):
     rescale_cost: RescaleCost | None = None
 
 
+class TaskRaised(Message, frozen=True, kw_only=True):
+    """The user's code raised in the worker's part of an iteration, before which it has the state.
+
+    The part is from `first` to `end` of the iteration's positions, which all workers share alike;
+    it is empty for an error that may be due to its size.
+    """
+
+    iteration: Count
+    first: Count
+    end: Count
+    samples: Annotated[tuple[Count, ...], Meta(max_length=MAX_SAMPLES)] = ()
+    """The ids at the positions from `first` on, as many as there is room for."""
+    data: Name = ""
+    """`train_data` or `eval_data`."""
+    reason: Reason = ""
+
+
 class Hello(Message, frozen=True, kw_only=True):
     """A worker's first message on a connection: who it is and, on a reconnect, what it knows."""
 
@@ -95,6 +116,7 @@ class Hello(Message, frozen=True, kw_only=True):
     stopped: bool = False
     leaving: bool = False
     finished: Result | None = None
+    raised: TaskRaised | None = None
     report: ProgressReport | None = None
 
 
@@ -205,13 +227,23 @@ class SnapshotRequest(Message, frozen=True, kw_only=True):
 
 
 class Dismiss(Message, frozen=True, kw_only=True):
-    """Exit cleanly with this result."""
+    """Exit with this result: cleanly, or with `reason` when the job has failed."""
 
     result: Result
+    reason: Reason = ""
 
 
 MembershipMessage = (
-    Hello | Ready | Unfit | BuildFailed | ViewEntered | Stopped | Finished | LeaveRequest | Goodbye
+    Hello
+    | Ready
+    | Unfit
+    | BuildFailed
+    | TaskRaised
+    | ViewEntered
+    | Stopped
+    | Finished
+    | LeaveRequest
+    | Goodbye
 )
 """The worker's messages that the coordinator's state machine handles."""
 WorkerMessage = MembershipMessage | ProgressReport

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership.events import Command
+from trainyard_trainer.membership.messages import TaskRaised
 from trainyard_trainer.membership.views import MemberAddress, View, ViewId
 
 
@@ -47,6 +48,10 @@ class Member:
     leaving: bool = False
     left_for: ViewId | None = None
     """The view whose switch left it out, from its Goodbye."""
+    raised: TaskRaised | None = None
+    """The user's code raised on it, and it waits to be dismissed."""
+    is_repeated: bool = False
+    """Whether that was on samples on which it had raised on another worker before."""
     finished: Result | None = None
     """It has reached the end, or the suspension, and holds the final state."""
 
@@ -64,6 +69,16 @@ class Member:
     def is_engaged(self) -> bool:
         """Whether it holds state or was called into a view."""
         return self.progress >= 0 or self.announced is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaisedBefore:
+    """An error of the user's code on a worker that is gone."""
+
+    pod: str
+    message: TaskRaised
+    survivors: frozenset[str]
+    """The members that compute the iteration again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +115,10 @@ class Registry:
     collected: bool = False
     result: Result | None = None
     """How training has ended; whoever connects now is dismissed."""
+    failure: str = ""
+    """Why the job cannot go on, once `result` is FAILED."""
+    raised: tuple[RaisedBefore, ...] = ()
+    """Errors of the user's code in the newest iteration that had any."""
 
     def phase(self, member_id: str) -> MemberPhase:
         """Where a worker stands, for people and metrics."""
@@ -121,6 +140,11 @@ class Registry:
     def has_state(self) -> bool:
         """Whether any connected worker holds state."""
         return any(m.progress >= 0 for m in self.members.values())
+
+    @property
+    def is_final(self) -> bool:
+        """Whether training has ended in a way that no plan changes."""
+        return self.result in (Result.COMPLETE, Result.FAILED)
 
     def put(self, *members: Member) -> Registry:
         """The registry with these members' records added or replaced."""

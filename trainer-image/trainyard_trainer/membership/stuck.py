@@ -38,5 +38,5 @@ def standing_still(registry: Registry, now: float) -> dict[str, str]:
         m.member_id: f"{m.pod} has stood still for {now - min(halted):.0f} s while others waited "
         "for it: the traceback shows where its training thread hangs"
         for m in registry.engaged
-        if m.halted_at is None
+        if m.halted_at is None and m.raised is None
     }

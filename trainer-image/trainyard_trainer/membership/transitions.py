@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.plan import Plan
 from trainyard_trainer.membership.events import Disconnected, Event, StateStored, Tick
 from trainyard_trainer.membership.messages import (
@@ -19,10 +18,12 @@ from trainyard_trainer.membership.messages import (
     MembershipMessage,
     Ready,
     Stopped,
+    TaskRaised,
     Unfit,
     ViewEntered,
 )
 from trainyard_trainer.membership.registry import Member, Registry, Transition
+from trainyard_trainer.membership.task_errors import record_error
 from trainyard_trainer.membership.views import View
 
 
@@ -45,10 +46,10 @@ def apply_event(registry: Registry, event: Event, now: float) -> Transition:
 
 
 def _follow(registry: Registry, plan: Plan) -> Registry:
-    """A plan that does not suspend ends a suspension; a complete training stays complete."""
+    """A plan that does not suspend ends a suspension; what is complete or failed stays so."""
     if plan.suspend:
         return replace(registry, desired=0)
-    result = registry.result if registry.result is Result.COMPLETE else None
+    result = registry.result if registry.is_final else None
     return replace(registry, desired=plan.workers, result=result)
 
 
@@ -67,6 +68,8 @@ def _receive(
             return _leave_out(registry, member, message)
         case BuildFailed():
             return _give_up(registry, member, message), []
+        case TaskRaised():
+            return record_error(registry, member, message), []
         case LeaveRequest():
             return registry.put(replace(member, leaving=True)), []
         case ViewEntered():
@@ -112,6 +115,8 @@ def _join(registry: Registry, hello: Hello, now: float) -> Transition:
     registry = replace(registry, last_number=max([registry.last_number, *numbers])).put(member)
     if view is not None and member.progress >= 0:
         registry = _in_force(registry, view)
+    if hello.raised is not None:
+        registry = record_error(registry, member, hello.raised)
     return registry, []
 
 

@@ -35,6 +35,12 @@ class TaskFailed(TrainerError):
     code = Exit.TASK_FAILED
 
 
+class JobFailed(TrainerError):
+    """The whole job cannot go on: a retry would fail in the same way."""
+
+    code = Exit.TASK_INVALID
+
+
 class MemberUnfit(TrainerError):
     """This worker alone cannot take part, while others train."""
 
