@@ -36,6 +36,7 @@ from trainyard_trainer.membership.messages import (
     Hello,
     LeaveRequest,
     Ready,
+    TaskRaised,
 )
 from trainyard_trainer.membership.participant import ParticipantPhase
 from trainyard_trainer.membership.registry import Registry
@@ -119,7 +120,8 @@ def _moves(world: World, index: int, worker: Worker) -> Iterator[tuple[str, Worl
         return
     if worker.connected and not worker.ready:
         yield "is ready", put(world, index, send(replace(worker, ready=True), Ready()))
-    yield from _trains(world, index, worker)
+    if worker.raised is None:
+        yield from _trains(world, index, worker)
 
 
 def _ends(world: World, index: int, worker: Worker) -> Iterator[tuple[str, World]]:
@@ -178,6 +180,11 @@ def faults(world: World) -> Iterator[tuple[str, World]]:
         if worker.connected:
             cut_off = replace(worker, connected=False, welcomed=False, inbox=(), outbox=lost)
             yield f"{name} is cut off", put(left, index, cut_off)
+        me = worker.participant
+        if me.phase is ParticipantPhase.STEPPING and worker.waiting is None and not worker.hanging:
+            raised = TaskRaised(iteration=me.progress, first=0, end=1)
+            ended = send(replace(worker, raised=raised), raised)
+            yield f"the task raises on {name}", put(left, index, ended)
         if not worker.hanging:
             yield f"{name} hangs", put(left, index, replace(worker, hanging=True, waiting=None))
         if not worker.unreachable and all(member_id != name for _, member_id in world.built):
@@ -194,6 +201,8 @@ def check(world: World) -> None:
     """Raise Violation when the world is one that must not be."""
     phase = ParticipantPhase.STEPPING
     stepping = [w for w in world.workers if w.alive and w.participant.phase is phase]
+    if world.registry is not None and world.registry.result is Result.FAILED and not world.stored:
+        raise Violation("the job has failed, and its state is not stored")
     states: dict[tuple[Any, int], tuple[Any, ...]] = {}
     for worker in stepping:
         me = worker.participant
@@ -213,7 +222,7 @@ def check(world: World) -> None:
 
 
 def is_over(world: World) -> bool:
-    """Whether the job has ended as it should: complete, or with nobody left to work.
+    """Whether the job has ended as it should: complete, failed, or with nobody left to work.
 
     A worker that hangs with the only state, or alone in the first view, is left there: it may be
     in a long iteration.
@@ -225,4 +234,4 @@ def is_over(world: World) -> bool:
     starting = [w for w in alive if w.member_id in called]
     if all(w.hanging for w in with_state or starting or alive):
         return True
-    return world.registry is not None and world.registry.result is Result.COMPLETE
+    return world.registry is not None and world.registry.is_final

@@ -117,5 +117,6 @@ def can_fail(world: World, worker: Worker) -> bool:
 
 def is_hopeless(world: World, view: View) -> bool:
     """Whether the members of a view wait for one that will not come."""
-    responsive = {w.member_id for w in world.workers if w.alive and not w.hanging}
-    return not responsive >= set(view.member_ids) or is_blocked(world, view)
+    gone = {w.member_id for w in world.workers if not w.alive or w.hanging or w.raised is not None}
+    current = {w.member_id for w in world.workers} - gone
+    return not current >= set(view.member_ids) or is_blocked(world, view)

@@ -24,6 +24,7 @@ from trainyard_trainer.membership.messages import (
     MembershipMessage,
     Stopped,
     StopRequest,
+    TaskRaised,
     ViewAnnouncement,
 )
 from trainyard_trainer.membership.participant import Participant, ParticipantPhase, Step, ViewAction
@@ -55,6 +56,8 @@ class Worker:
     dismissed: Result | None = None
     unreachable: bool = False
     """Nobody but the coordinator can connect to it."""
+    raised: TaskRaised | None = None
+    """Its task has raised: it only waits to be dismissed."""
     hanging: bool = False
     """Its training thread does nothing any more; its connection goes on."""
 
@@ -103,7 +106,7 @@ def key(world: World) -> Any:
     known = world.registry
     members = None if known is None else tuple(known.members.values())
     views = None if known is None else (known.desired, known.view, known.pending, known.last_number)
-    more = None if known is None else (known.rejoin_deadline, known.collecting_from)
+    more = None if known is None else (known.rejoin_deadline, known.collecting_from, known.raised)
     end = None if known is None else (known.collected, known.result)
     live = frozenset(e for e in world.entered if _is_awaited(world, e[0]))
     return (
@@ -250,6 +253,7 @@ def hello(worker: Worker) -> Hello:
         stopped=me.is_stopped,
         leaving=worker.leaving,
         finished=finished,
+        raised=worker.raised,
     )
 
 
@@ -266,7 +270,7 @@ def receive(world: World, index: int) -> World:
             return act(world, index, protocol.receive_view(worker.participant, message.view))
         case StopRequest():
             return act(world, index, protocol.receive_stop(worker.participant))
-        case Fence():
+        case Fence() if worker.raised is None:
             name, _, number = worker.member_id.partition("/")
             me = protocol.reset(worker.participant, f"{name}/{int(number) + 1}")
             again = Worker(
@@ -276,7 +280,7 @@ def receive(world: World, index: int) -> World:
                 unreachable=worker.unreachable,
             )
             return put(world, index, again)
-        case Exclude():
+        case Exclude() | Fence():
             gone = replace(_disconnected(worker), alive=False)
             return put(world, index, replace(gone, waiting=None))
         case CollectState():
