@@ -1,10 +1,11 @@
-"""Fault injection into an aggregator's process: it is killed in an exact phase of a round."""
+"""Fault injection: an aggregator is killed in an exact phase, a worker cannot connect."""
 
 import itertools
 import os
 import shutil
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 
@@ -50,6 +51,19 @@ def _delete_spool() -> None:
 
     Spool.reserve = lambda *_: False  # type: ignore[method-assign]
     UpdateUpload.feed = feed  # type: ignore[method-assign]
+
+
+def refuse_rendezvous() -> None:
+    """Have this worker meet the others where nobody listens, and wait for them only briefly."""
+    from trainyard_trainer.elastic import process_group
+
+    real = process_group.Rendezvous.create_group
+
+    def create_group(self: Any, _address: str, *args: Any) -> Any:
+        return real(self, "127.0.0.1:1", *args)
+
+    process_group.BUILD_TIMEOUT = timedelta(seconds=1)  # type: ignore[misc]
+    process_group.Rendezvous.create_group = create_group  # type: ignore[method-assign]
 
 
 def install(fault: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.processes.faults import refuse_rendezvous
 from tests.processes.running import RunningJob, log_to, until
 from trainyard_trainer.contract.config import JobConfig, Target
 from trainyard_trainer.contract.env import (
@@ -24,11 +25,16 @@ from trainyard_trainer.contract.env import (
 from trainyard_trainer.contract.metrics import Metric
 from trainyard_trainer.contract.plan import Plan
 
+UNREACHABLE = "UNREACHABLE"
+"""The variable of a worker that cannot connect to the others."""
+
 
 def _run_worker(environ: dict[str, str], folder: str, name: str) -> None:
     log_to(folder, name)
     started = time.monotonic()
     os.environ[ENV_POD] = name
+    if environ.pop(UNREACHABLE, ""):
+        refuse_rendezvous()
     import torch
 
     from trainyard_trainer import cli
@@ -91,8 +97,9 @@ class Job(RunningJob):
             self.coordinator.kill()
             self.coordinator.wait()
 
-    def start_worker(self, name: str) -> None:
+    def start_worker(self, name: str, *, unreachable: bool = False) -> None:
         environ = {
+            UNREACHABLE: "1" if unreachable else "",
             ENV_POD: name,
             ENV_POD_IP: "127.0.0.1",
             ENV_NODE: "node",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.job import Job
+from tests.processes.test_elastic import assert_like_one_process
 from trainyard_trainer.contract.exits import Exit
 
 
@@ -29,6 +30,26 @@ def test_a_joiners_own_fault_leaves_it_out_and_costs_the_others_nothing(
         job.start_worker("c")
         job.wait_for_active(2)
         job.finish()
+
+
+@pytest.mark.parametrize("unreachable", ["a", "b"], ids=["who trains", "who joins"])
+def test_a_joiner_is_left_out_where_either_side_cannot_connect(
+    tmp_path: Path, unreachable: str
+) -> None:
+    with Job(tmp_path) as job:
+        job.start_coordinator()
+        job.plan(2)
+        job.start_worker("a", unreachable=unreachable == "a")
+        job.wait_for_active(1)
+        job.start_worker("b", unreachable=unreachable == "b")
+        code, message = job.wait_for_exit("b")
+        assert code == Exit.MEMBER_UNFIT
+        assert "b and the workers that train cannot connect to each other" in message.error
+        job.wait_for_active(1)
+        if unreachable == "b":
+            job.start_worker("c")
+            job.wait_for_active(2)
+        assert_like_one_process(job, job.finish())
 
 
 def test_a_fault_that_all_have_is_the_jobs(tmp_path: Path) -> None:
