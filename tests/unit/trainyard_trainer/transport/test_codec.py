@@ -8,11 +8,13 @@ import pytest
 from trainyard_trainer.contract.config import JobConfig
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.membership.messages import (
+    BuildFailed,
     Dismiss,
     Goodbye,
     Hello,
     ProgressReport,
     Stopped,
+    TaskRaised,
     ViewAnnouncement,
     ViewEntered,
     Welcome,
@@ -22,6 +24,7 @@ from trainyard_trainer.transport import codec
 
 ADDRESS = MemberAddress(member_id="w/1", rendezvous="10.0.0.1:999", node="n")
 VIEW = View(id=ViewId(term=1, number=2), members=(ADDRESS,), source="w/1", transfer=True)
+RAISED = TaskRaised(iteration=3, first=0, end=2, samples=(7, 9), data="train_data", reason="bad")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,9 @@ VIEW = View(id=ViewId(term=1, number=2), members=(ADDRESS,), source="w/1", trans
         Stopped(announced=VIEW.id, state_view=None, progress=-1, digest=""),
         ProgressReport(metrics={"eval/accuracy": None}, loss=None),
         Goodbye(left_for=VIEW.id),
+        BuildFailed(view=VIEW.id, reason="timed out"),
+        RAISED,
+        Hello(address=ADDRESS, progress=3, raised=RAISED),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -45,6 +51,7 @@ def test_a_workers_message_is_decoded_as_it_was_encoded(message: Any) -> None:
         Welcome(term=2, config=codec.encode_config(JobConfig(task="m:C"))),
         ViewAnnouncement(view=VIEW),
         Dismiss(result=Result.LEFT),
+        Dismiss(result=Result.FAILED, reason="bad pixel"),
     ],
     ids=lambda message: type(message).__name__,
 )
