@@ -20,10 +20,11 @@ class Exit(IntEnum):
     TASK_FAILED = 1
     """An exception in the user's code; retried up to `failure.maxRestarts`."""
     TASK_INVALID = 64
-    """The task cannot be loaded or refuses its arguments; a retry would fail the same way."""
+    """The task cannot be loaded, refuses its arguments, or raises on the same samples on two
+    workers; a retry would fail the same way."""
     MEMBER_UNFIT = 69
     """This worker alone cannot take part while others train: another image, other data, out of
-    memory, no device, no way to reach the others. Its own fault and not the job's."""
+    memory, no device, no way to reach the others, or it hangs. Its own fault and not the job's."""
     INTERNAL = 70
     """A bug in Trainyard; retried."""
     STATE_UNUSABLE = 74
