@@ -35,6 +35,9 @@ class Reason(StrEnum):
     NOT_PLACED = "NotPlaced"
     """kube-scheduler or the API server did not take all workers: their GPUs are released, and the
     size is not asked for again for a while."""
+    LEFT_OUT = "LeftOut"
+    """Workers that alone cannot take part are left out, and the job does not grow before they are
+    tried again."""
     PROVISIONING = "Provisioning"
     """Admitted on nodes that an autoscaler has yet to add to a declared pool."""
     NOT_PROVISIONED = "NotProvisioned"

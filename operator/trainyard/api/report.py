@@ -22,8 +22,8 @@ class Contact:
     """Since when it has not answered; None while it answers."""
     without_members_since: datetime | None = None
     """Since when no member has been connected to it though some run; None while any is."""
-    complete_at: datetime | None = None
-    """When all members that ran were last active in it; None if they never were."""
+    trained: frozenset[str] = frozenset()
+    """The uids of the members' pods that ran when all that ran were active, and still exist."""
     refusal: str = ""
     """Why it refused the last Plan; empty if it did not."""
 

@@ -9,8 +9,9 @@ made, throughput measured); nothing else is persisted anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from itertools import count, islice
 from typing import ClassVar
 
 import msgspec
@@ -31,6 +32,20 @@ class PodFailure(Part, frozen=True, kw_only=True, omit_defaults=True):
     exit_code: int | None = None
     reason: str = ""
     message: str = ""
+
+
+class WorkerFailure(PodFailure, frozen=True, kw_only=True, omit_defaults=True):
+    """The last failure of a worker that others train without, and those in a row before it."""
+
+    index: int
+    count: int = 0
+    """Failures in a row, none of which counts against the job."""
+    left_out: int = 0
+    """How often in a row it was left out; 0 while it is replaced as usual."""
+    generation: int = 0
+    """The job's generation; another one gives the worker a new start."""
+    retry_time: datetime
+    """The worker gets no pod before."""
 
 
 class JobStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -151,18 +166,27 @@ class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     cost_gpu_seconds: float | None = msgspec.field(default=None, name="costGPUSeconds")
     not_placed: NotPlaced | None = None
     provisioning: Provisioning | None = None
+    left_out: list[int] = []
+    """Indices of workers that the decision goes on without, as they alone cannot take part."""
     history: list[Change] = []
     profile: list[Measurement] = []
 
     @property
     def members(self) -> Sequence[int]:
         """The indices of the workers that get pods."""
-        return range(self.desired)
+        return worker_indices(self.desired, self.left_out)
 
     @property
     def assigned(self) -> int:
         """What is assigned; compared to see whether it changed."""
         return self.desired
+
+
+def worker_indices(workers: int, left_out: Collection[int]) -> Sequence[int]:
+    """The lowest indices that are not left out, for so many workers."""
+    if not left_out:
+        return range(workers)
+    return tuple(islice((index for index in count() if index not in left_out), workers))
 
 
 class DistributedJobStatus(JobStatus, frozen=True, kw_only=True, omit_defaults=True):
@@ -172,3 +196,5 @@ class DistributedJobStatus(JobStatus, frozen=True, kw_only=True, omit_defaults=T
     replicas: int = 0
     training: TrainingStatus | None = None
     scaling: ScalingStatus | None = None
+    worker_failures: list[WorkerFailure] = []
+    """Of workers that have not trained since."""

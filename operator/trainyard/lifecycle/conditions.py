@@ -116,6 +116,9 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
         return condition(ConditionType.DEGRADED, "True", "PartiesMissing", message)
     if waiting:
         return condition(ConditionType.DEGRADED, "True", "PodTrouble", waiting)
+    if left_out := observed.record.left_out_workers(observed.now):
+        message = messages.workers_left_out(left_out)
+        return condition(ConditionType.DEGRADED, "True", "WorkersLeftOut", message)
     if failures and observed.lacks_pods:
         return condition(ConditionType.DEGRADED, "True", "Replacing", last)
     if observed.contact.refusal:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from trainyard.api.conditions import Condition
 from trainyard.api.federation import PartyFailure
 from trainyard.api.names import MemberId
-from trainyard.api.status import PodFailure
+from trainyard.api.status import PodFailure, WorkerFailure
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import TerminationMessage
 
@@ -73,6 +73,7 @@ class DesiredState:
     restarts: int = 0
     coordinator_restarts: int = 0
     party_failures: Mapping[str, PartyFailure] = field(default_factory=dict)
+    worker_failures: Mapping[int, WorkerFailure] = field(default_factory=dict)
     started: bool = False
     completed: bool = False
     termination_message: TerminationMessage | None = None

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 
 from trainyard.api.federation import PartyFailure
-from trainyard.api.jobs import DistributedJob, whole_seconds
+from trainyard.api.jobs import whole_seconds
 from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod, is_disruption
-from trainyard.api.podset import JobPods
-from trainyard.api.status import PodFailure
+from trainyard.api.status import PodFailure, WorkerFailure
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard_trainer.contract.exits import Exit, TerminationMessage
@@ -27,6 +27,8 @@ DISRUPTED = "Disrupted"
 UNCOUNTED = (Exit.FENCED, Exit.WIRE_MISMATCH)
 """Exits that are not the job's fault: a later pod has replaced it, or operator and image are of
 different releases, which ends with an upgrade of either."""
+LEFT_OUT_PAUSES: Final = tuple(timedelta(minutes=minutes) for minutes in (10, 20, 40, 60))
+"""Times until a member that was left out is tried again; the last one repeats."""
 MAX_MESSAGE = 900
 """Characters of a failure's message: enough for an error, not for a log."""
 MAX_REASON = 128
@@ -44,6 +46,8 @@ class FailureRecord:
     """In a federation, those of the aggregator."""
     parties: Mapping[str, PartyFailure] = field(default_factory=dict)
     """The failures of a federation's parties that have not contributed since."""
+    workers: Mapping[int, WorkerFailure] = field(default_factory=dict)
+    """The failures of workers that others train without, and that have not trained since."""
     ending: Mapping[str, datetime] = field(default_factory=dict)
     """Parties that report the end of the training, and until when the others may follow."""
     fatal_reason: str = ""
@@ -62,28 +66,14 @@ class FailureRecord:
 
     @property
     def retry_times(self) -> dict[MemberId, datetime]:
-        """When parties are replaced that are not replaced at once."""
+        """When members are replaced that are not replaced at once."""
         retried = {name: f.retry_time for name, f in self.parties.items() if f.retry_time}
-        return dict([*self.ending.items(), *retried.items()])
+        workers = {index: failure.retry_time for index, failure in self.workers.items()}
+        return dict([*self.ending.items(), *retried.items(), *workers.items()])
 
-
-def record_failures(
-    job: DistributedJob,
-    pods: JobPods,
-    timeouts: Timeouts,
-    now: datetime,
-    deleted: Collection[str] = (),
-) -> FailureRecord:
-    """Add the failed pods that the status does not have yet; each is counted once, by its uid.
-
-    `deleted` are the uids of pods that the operator deleted: whatever they end with is its doing.
-    """
-    budget = Budget(
-        failures=job.status.failures,
-        restarts=job.status.restarts,
-        max_restarts=job.spec.failure.max_restarts,
-    )
-    return record_against(budget, pods.finished, timeouts, now, deleted)
+    def left_out_workers(self, now: datetime) -> list[WorkerFailure]:
+        """The workers that have failed too often to be tried again yet."""
+        return [f for f in self.workers.values() if f.left_out and now < f.retry_time]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

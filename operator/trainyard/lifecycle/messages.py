@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from trainyard.api.jobs import format_time
 from trainyard.api.names import MemberId
 from trainyard.api.pods import Pod
+from trainyard.api.status import WorkerFailure
 from trainyard_trainer.contract.env import COORDINATOR_PORT, WIRE_VERSION, Role
 from trainyard_trainer.contract.exits import TerminationMessage
 
@@ -86,6 +88,18 @@ def too_few_parties(left_out: Sequence[str], quorum: int, last: str) -> str:
 def party_left_out(party: str, retry_at: str, last: str) -> str:
     """That rounds go on without a party, and until when."""
     return f"Party {party} is left out and tried again at {retry_at}: {last}"
+
+
+def workers_left_out(failures: Sequence[WorkerFailure]) -> str:
+    """Which workers the others train without, until when, and why the first of them."""
+    noun = "Worker" if len(failures) == 1 else "Workers"
+    verb = "is" if len(failures) == 1 else "are"
+    first = failures[0]
+    retry_at = format_time(min(failure.retry_time for failure in failures))
+    return (
+        f"{noun} {_named([failure.index for failure in failures])} {verb} left out, and the others "
+        f"train on; tried again at {retry_at}: {first.message}"
+    )
 
 
 def ended_early(pod: Pod) -> str:

@@ -19,9 +19,10 @@ from trainyard.api.status import Provisioning, ScalingStatus
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.causes import NODE_REASONS, is_hopeless
 from trainyard.lifecycle.desired import Phase
-from trainyard.lifecycle.failures import FailureRecord, record_failures
+from trainyard.lifecycle.failures import FailureRecord
 from trainyard.lifecycle.party_failures import have_parties_completed, record_party_failures
 from trainyard.lifecycle.timeouts import Timeouts
+from trainyard.lifecycle.worker_failures import TrainingWorkers, record_worker_failures
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
@@ -70,7 +71,7 @@ class Observation:
             pods=pods,
             assignment=assignment,
             report=report,
-            record=_record(job, pods, report, timeouts, now, deleted),
+            record=_record(job, pods, report, contact, timeouts, now, deleted),
             timeouts=timeouts,
             now=now,
             contact=contact,
@@ -351,13 +352,15 @@ def _record(
     job: Job,
     pods: JobPods,
     report: CoordinatorReport | None,
+    contact: Contact,
     timeouts: Timeouts,
     now: datetime,
     deleted: Collection[str],
 ) -> FailureRecord:
     match job:
         case DistributedJob():
-            return record_failures(job, pods, timeouts, now, deleted)
+            training = TrainingWorkers.of(job, report, contact)
+            return record_worker_failures(job, pods, timeouts, now, deleted, training)
         case FederatedJob():
             over = is_over(report)
             return record_party_failures(job, pods, timeouts, now, deleted, is_over=over)

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
 
 import msgspec
 
 from trainyard.api import names
 from trainyard.api.federation import FederatedJobStatus, PartyFailure
-from trainyard.api.jobs import FederatedJob, Job, Status, whole_seconds
+from trainyard.api.jobs import FederatedJob, Job, whole_seconds
 from trainyard.api.pods import Pod
 from trainyard.api.podset import JobPods
 from trainyard.api.status import PodFailure
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.failures import (
+    LEFT_OUT_PAUSES,
     Budget,
     FailureRecord,
     backoff,
@@ -31,12 +31,11 @@ from trainyard.lifecycle.failures import (
     pod_failure,
     record_against,
 )
+from trainyard.lifecycle.recorded import failed_uids, recorded_uids
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Exit, Result
 
-LEFT_OUT_PAUSES: Final = tuple(timedelta(minutes=minutes) for minutes in (10, 20, 40, 60))
-"""Times until a party that was left out is tried again; the last one repeats."""
 MAX_MESSAGE = 300
 """Characters of a party's message: a status may have those of hundreds of parties."""
 ENDED_EARLY = "EndedEarly"
@@ -98,32 +97,17 @@ def unchanged_record(job: Job) -> FailureRecord:
     """The record of a job whose failures no longer count, as its status has it."""
     status = job.status
     if not isinstance(status, FederatedJobStatus):
-        return FailureRecord(failures=status.failures, restarts=status.restarts)
+        return FailureRecord(
+            failures=status.failures,
+            restarts=status.restarts,
+            workers={failure.index: failure for failure in status.worker_failures},
+        )
     return FailureRecord(
         failures=status.failures,
         restarts=status.restarts,
         coordinator_restarts=status.coordinator_restarts,
         parties={party.name: party.failure for party in status.parties if party.failure},
     )
-
-
-def recorded_uids(status: Status, pods: JobPods) -> frozenset[str]:
-    """The uids of the failed pods that the status has.
-
-    Of a party it has the last one, so that earlier pods of the party are recorded too.
-    """
-    recorded = failed_uids(status)
-    last = {pod.party: pod.attempt for pod in pods.finished if pod.party and pod.uid in recorded}
-    earlier = (p.uid for p in pods.finished if p.party and p.attempt < last.get(p.party, 0))
-    return recorded.union(earlier)
-
-
-def failed_uids(status: Status) -> frozenset[str]:
-    """The uids of all failures in the status: the job's last ones, and the last of each party."""
-    uids = frozenset(failure.pod_uid for failure in status.failures)
-    if not isinstance(status, FederatedJobStatus):
-        return uids
-    return uids.union(party.failure.pod_uid for party in status.parties if party.failure)
 
 
 def have_parties_completed(job: FederatedJob, pods: JobPods) -> bool:

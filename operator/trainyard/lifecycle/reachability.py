@@ -40,15 +40,16 @@ def failed(contact: Contact, now: datetime) -> Contact:
 
 def answered(contact: Contact, report: CoordinatorReport, pods: JobPods) -> Contact:
     """The contact after a report, which came while the job had these pods."""
-    running = sum(pod.is_running for pod in pods.members.values())
+    running = frozenset(pod.uid for pod in pods.members.values() if pod.is_running)
     without_since = contact.without_members_since or report.at
-    is_complete = 0 < running <= report.active_workers
+    is_complete = 0 < len(running) <= report.active_workers
+    present = {pod.uid for pod in (*pods.live, *pods.finished)}
     return replace(
         contact,
         has_answered=True,
         failing_since=None,
         without_members_since=without_since if running and report.lacks_members else None,
-        complete_at=report.at if is_complete else contact.complete_at,
+        trained=contact.trained & present | (running if is_complete else frozenset()),
     )
 
 
@@ -169,8 +170,7 @@ def _is_safe_to_replace(observed: Observation) -> bool:
     """Whether the state survives the coordinator: by a claim or in a worker, or there is none."""
     if observed.job.is_durable or not observed.has_progress:
         return True
-    complete_at = observed.contact.complete_at
-    if observed.job.state_role is Role.COORDINATOR or complete_at is None:
+    if observed.job.state_role is Role.COORDINATOR:
         return False
-    pods = observed.pods.members.values()
-    return any(pod.is_running and pod.created_at <= complete_at for pod in pods)
+    trained, pods = observed.contact.trained, observed.pods.members.values()
+    return any(pod.is_running and pod.uid in trained for pod in pods)

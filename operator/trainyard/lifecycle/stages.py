@@ -66,6 +66,7 @@ def _with_failures(desired: DesiredState, record: FailureRecord) -> DesiredState
         restarts=record.restarts,
         coordinator_restarts=record.coordinator_restarts,
         party_failures=record.parties,
+        worker_failures=record.workers,
     )
 
 
@@ -277,7 +278,9 @@ def _start_timed_out(observed: Observation) -> DesiredState | None:
 def _running(observed: Observation) -> DesiredState:
     """Admitted: starting, running or rescaling."""
     phase = observed.running_phase
-    times = (observed.record.retry_at, observed.start_deadline, next_check(observed))
+    record, now = observed.record, observed.now
+    tried_again = (failure.retry_time for failure in record.left_out_workers(now))
+    times = (record.retry_at, observed.start_deadline, next_check(observed), *tried_again)
     return DesiredState(
         phase=phase,
         pods=_all_pods(observed),
@@ -294,7 +297,7 @@ def _running(observed: Observation) -> DesiredState:
         ),
         started=True,
         trains=observed.is_training,
-        requeue_at=earliest(*(t for t in times if t and t > observed.now)),
+        requeue_at=earliest(*(t for t in times if t and t > now)),
     )
 
 

@@ -108,6 +108,7 @@ def _distributed(job: DistributedJob, inputs: StatusInputs) -> DistributedJobSta
         # The last report is older than the termination message in a finished job's status.
         training=old.training if job.is_finished else _training(old.training, inputs),
         scaling=_bounded(msgspec.structs.replace(inputs.assignment, current=active)),
+        worker_failures=list(inputs.desired.worker_failures.values()),
     )
 
 

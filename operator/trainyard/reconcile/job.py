@@ -24,7 +24,7 @@ from trainyard.lifecycle.conditions import with_refusal, with_scheduling_failure
 from trainyard.lifecycle.desired import DesiredState, earliest
 from trainyard.lifecycle.diff import PodActions, pod_actions
 from trainyard.lifecycle.observation import Observation
-from trainyard.lifecycle.party_failures import recorded_uids
+from trainyard.lifecycle.recorded import recorded_uids
 from trainyard.lifecycle.stages import evaluate
 from trainyard.reconcile.children import create_pod, delete_pod, ensure_children
 from trainyard.reconcile.dependencies import Dependencies

@@ -12,7 +12,7 @@ from trainyard.api.validation import Rejection
 from trainyard.cluster.client import collection
 from trainyard.cluster.errors import ApiError
 from trainyard.lifecycle.desired import DesiredState
-from trainyard.lifecycle.party_failures import failed_uids
+from trainyard.lifecycle.recorded import failed_uids
 from trainyard.lifecycle.status import StatusInputs, is_urgent, rejected_status, status_of
 from trainyard.logs import job_fields
 from trainyard.reconcile.dependencies import Dependencies

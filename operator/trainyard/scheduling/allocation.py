@@ -29,6 +29,7 @@ from trainyard.scheduling.gangs import (
     gang_shapes,
 )
 from trainyard.scheduling.growth import divide
+from trainyard.scheduling.left_out import remember_left_out
 from trainyard.scheduling.placement import (
     NONE_OVERDUE,
     Overdue,
@@ -155,6 +156,7 @@ def _remember(
         decision,
         not_placed=size,
         provisioning=pool,
+        left_out=remember_left_out(job, decision.workers, decision.reason, now),
         room_since=found.room_since,
         requeue_at=min((time for time in times if time is not None), default=None),
     )
@@ -195,6 +197,7 @@ def _assume(job: JobRequest, decision: Decision, now: datetime) -> JobRequest:
         job,
         not_placed=decision.not_placed,
         provisioning=decision.provisioning,
+        left_out=decision.left_out,
         admitted_workers=decision.workers,
         admitted_parties=decision.parties,
         admitted_at=job.admitted_at or now,

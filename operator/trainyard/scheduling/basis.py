@@ -59,6 +59,24 @@ class SizeNotPlaced:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersUnfit:
+    """Some of the workers cannot take part, and the others train without them."""
+
+    indices: tuple[int, ...]
+    workers: int
+    message: str
+    """Why the first of them cannot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriedAgainLater:
+    """Workers are left out, and the job does not grow before they are tried again."""
+
+    pending: Basis
+    retry_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodesAwaited:
     """An autoscaler has yet to add nodes to a pool."""
 
@@ -258,6 +276,8 @@ Basis = (
     | WorkersUnplaceable
     | WorkersNotPlaced
     | SizeNotPlaced
+    | WorkersUnfit
+    | TriedAgainLater
     | NodesAwaited
     | NodesNotAdded
     | CoolingDown

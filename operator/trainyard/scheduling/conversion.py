@@ -30,7 +30,7 @@ from trainyard.api.resources import (
 from trainyard.api.spec import DistributedJobSpec
 from trainyard.api.status import ScalingStatus
 from trainyard.scheduling.priority import DEFAULT_CLASS, may_use
-from trainyard.scheduling.request import JobRequest, PodRequest
+from trainyard.scheduling.request import JobRequest, PodRequest, UnfitWorker
 from trainyard.scheduling.shapes import PodShape
 
 _JUST_NOW: Final = datetime.max.replace(tzinfo=UTC)
@@ -133,6 +133,12 @@ def _workers_request(
         mounts_claims=_mounts_claims(spec),
         not_placed=scaling.not_placed,
         provisioning=scaling.provisioning,
+        unfit=tuple(
+            UnfitWorker(index=f.index, retry_at=f.retry_time, message=f.message)
+            for f in job.status.worker_failures
+            if f.left_out
+        ),
+        left_out=tuple(scaling.left_out),
         decision_time=scaling.decision_time,
         proven_workers=scaling.proven,
         measured_at=report.at if report else None,

@@ -35,6 +35,8 @@ class Decision:
     """The size that is not asked for again yet, from now on."""
     provisioning: Provisioning | None = None
     """The pool that has yet to add nodes, or added none in time, from now on."""
+    left_out: tuple[int, ...] = ()
+    """Indices of workers that the job goes on without, from now on."""
     room_since: Mapping[PodShape, datetime] = field(default_factory=dict)
     """Since when pods that have no node could have been bound, for the next allocation."""
     requeue_at: datetime | None = None

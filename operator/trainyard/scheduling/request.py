@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from trainyard.api.names import Key
 from trainyard.api.refusals import Refusal
@@ -18,6 +18,15 @@ class PodRequest:
 
     party: str
     shape: PodShape
+
+
+class UnfitWorker(NamedTuple):
+    """A worker that others train without, as it alone cannot take part."""
+
+    index: int
+    retry_at: datetime
+    message: str
+    """Why it cannot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +76,10 @@ class JobRequest:
     """Whether workers mount volumes that may have to be provisioned first."""
     not_placed: NotPlaced | None = None
     provisioning: Provisioning | None = None
+    unfit: tuple[UnfitWorker, ...] = ()
+    """Workers that have failed too often while others trained."""
+    left_out: tuple[int, ...] = ()
+    """The indices that the assignment in force goes on without."""
     decision_time: datetime | None = None
     """When the number of workers last changed."""
     proven_workers: int = 0

@@ -15,6 +15,7 @@ from trainyard.scheduling.basis import (
     WorkersUnplaceable,
 )
 from trainyard.scheduling.capacity import Ledger
+from trainyard.scheduling.left_out import leave_out, limit_to_fit
 from trainyard.scheduling.placement import Overdue, limit_to_placed, shrink_to_placed
 from trainyard.scheduling.proposal import Proposal, SchedulerSettings
 from trainyard.scheduling.provisioning import await_nodes
@@ -39,9 +40,10 @@ def desired_size(
         return proposal
     return (
         await_nodes(job, unbound, now, settings)
+        or leave_out(job, now)
         or shrink_to_placed(job, overdue)
         or _shrink_to_fit(job, unbound, ledger, now, settings)
-        or limit_to_placed(job, proposal, now)
+        or limit_to_placed(job, limit_to_fit(job, proposal, now), now)
     )
 
 

@@ -29,7 +29,8 @@ from trainyard.api.jobs import DistributedJob
 from trainyard.api.pods import Pod
 from trainyard.lifecycle.desired import DesiredPods
 from trainyard.lifecycle.diff import TERM_WAIT, PodActions, PodToCreate, pod_actions
-from trainyard.lifecycle.failures import MAX_FAILURES, is_failure, record_failures
+from trainyard.lifecycle.failures import MAX_FAILURES, is_failure
+from trainyard.lifecycle.worker_failures import record_worker_failures
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Result
 
@@ -207,7 +208,7 @@ class World:
             self.job.status.term,
             self.now,
         )
-        record = record_failures(self.job, pods, TIMEOUTS, self.now)
+        record = record_worker_failures(self.job, pods, TIMEOUTS, self.now)
         for pod_to_delete in found.delete:
             self.delete(pod_to_delete)
         for pod_to_create in found.create:

@@ -30,8 +30,8 @@ from trainyard.lifecycle.failures import (
     MAX_FAILURES,
     FailureRecord,
     is_failure,
-    record_failures,
 )
+from trainyard.lifecycle.worker_failures import record_worker_failures
 from trainyard_trainer.contract.exits import Result, TerminationMessage
 
 
@@ -46,7 +46,7 @@ def failed(**fields: Any) -> dict[str, Any]:
 
 
 def record(job: DistributedJob, *pods: Pod, after: timedelta = timedelta()) -> FailureRecord:
-    return record_failures(job, job_pods(*pods), TIMEOUTS, NOW + after)
+    return record_worker_failures(job, job_pods(*pods), TIMEOUTS, NOW + after)
 
 
 def recorded(job: DistributedJob, found: FailureRecord) -> DistributedJob:

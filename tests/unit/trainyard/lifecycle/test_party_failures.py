@@ -35,7 +35,7 @@ from trainyard.api.report import CoordinatorReport, PartyReport
 from trainyard.lifecycle.desired import DesiredState, Phase
 from trainyard.lifecycle.diff import PodActions, pod_actions
 from trainyard.lifecycle.failures import MAX_FAILURES
-from trainyard.lifecycle.party_failures import recorded_uids
+from trainyard.lifecycle.recorded import recorded_uids
 from trainyard.lifecycle.stages import evaluate
 from trainyard.lifecycle.status import StatusInputs, is_urgent, status_of
 from trainyard.render.events import EventSpec, events_for

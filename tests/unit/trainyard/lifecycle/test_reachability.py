@@ -159,23 +159,23 @@ def test_another_operator_waits_for_its_own_attempts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept_by", "spec", "report", "complete_at", "is_replaced"),
+    ("kept_by", "spec", "report", "trained", "is_replaced"),
     [
-        ("a claim", WITH_CLAIM, SEEN, None, True),
-        ("nobody, as nothing was trained", {}, UNSEEN, None, True),
-        ("a worker that was active in it", {}, SEEN, NOW, True),
-        ("the coordinator alone, for all that is known", {}, SEEN, None, False),
-        ("the coordinator, from which new workers start", {}, SEEN, ago(hours=2), False),
+        ("a claim", WITH_CLAIM, SEEN, "", True),
+        ("nobody, as nothing was trained", {}, UNSEEN, "", True),
+        ("a worker that was active in it", {}, SEEN, "worker-0-1", True),
+        ("the coordinator alone, for all that is known", {}, SEEN, "", False),
+        ("the coordinator, from which new workers start", {}, SEEN, "worker-0-0", False),
     ],
 )
 def test_a_coordinator_that_may_hold_the_only_copy_is_not_replaced(
     kept_by: str,
     spec: dict[str, Any],
     report: CoordinatorReport,
-    complete_at: datetime | None,
+    trained: str,
     is_replaced: bool,
 ) -> None:
-    contact = replace(silent(), complete_at=complete_at)
+    contact = replace(silent(), trained=frozenset([trained]))
     desired = reachable(contact, job=make_job(spec, has_run()), report=report, after=REPLACED)
     assert desired.pods.replace_coordinator is is_replaced
     assert ("only copy" in condition_of(desired, TROUBLE).message) is not is_replaced

@@ -34,8 +34,10 @@ from trainyard.scheduling.basis import (
     ReplicasRequested,
     SizeNotPlaced,
     TooFewSteps,
+    TriedAgainLater,
     WorkersJoining,
     WorkersNotPlaced,
+    WorkersUnfit,
     WorkersUnplaceable,
 )
 from trainyard.scheduling.capacity import Availability, Shortfall
@@ -322,6 +324,16 @@ SENTENCES: dict[str, tuple[Reason, Facts, str]] = {
         kept(SizeNotPlaced(pending=ReplicasRequested(replicas=8), workers=2, retry_at=NOW)),
         "stays at 2: workers.replicas asks for 8; more than 2 were not placed, "
         "and are not asked for again before 12:00:00",
+    ),
+    "workers that cannot take part": (
+        Reason.LEFT_OUT,
+        changed(4, 2, WorkersUnfit(indices=(1, 3), workers=4, message="no device.")),
+        "workers 1, 3 of 4 cannot take part (no device): shrinking 4→2",
+    ),
+    "workers that are left out": (
+        Reason.LEFT_OUT,
+        kept(TriedAgainLater(pending=ReplicasRequested(replicas=8), retry_at=NOW)),
+        "stays at 2: workers.replicas asks for 8; workers are left out until 12:00:00",
     ),
     "admitted on nodes of a pool": (
         Reason.PROVISIONING,

@@ -23,7 +23,7 @@ from trainyard.scheduling.basis import (
     LargerSizePays,
     LossUncertain,
 )
-from trainyard.scheduling.explain import explain_basis
+from trainyard.scheduling.explain_size import explain_size
 from trainyard.scheduling.proposal import Proposal, SchedulerSettings
 from trainyard.scheduling.request import JobRequest
 from trainyard.scheduling.throughput import propose
@@ -168,12 +168,12 @@ def test_the_smallest_growth_proposed_would_pay_if_linear() -> None:
 def test_a_growth_that_cannot_pay_is_not_tried() -> None:
     proposal = proposal_of(job(32, {16: 1600, 32: 3200}, max_workers=33))
     assert (proposal.workers, proposal.reason) == (32, Reason.STEADY)
-    assert "expected to bring 1.03×" in explain_basis(proposal.basis)
+    assert "expected to bring 1.03×" in explain_size(proposal.basis)
 
 
 def test_the_explanation_has_the_figures() -> None:
     proposal = proposal_of(job(2, {1: 410, 2: 750}))
-    assert explain_basis(proposal.basis) == "1→2 paid 1.83× (410→750 samples/s, minGain 1.05)"
+    assert explain_size(proposal.basis) == "1→2 paid 1.83× (410→750 samples/s, minGain 1.05)"
     assert proposal.curve is not None
     assert proposal.curve.speedup(2, 4) == pytest.approx(1.708, abs=0.001)
 
@@ -181,7 +181,7 @@ def test_the_explanation_has_the_figures() -> None:
 def test_the_message_of_a_settled_job_has_the_time_of_its_next_trial() -> None:
     history = (change(2, 1, 29.9),)
     proposal = proposal_of(job(1, {1: 100, 2: 101}, history=history))
-    assert explain_basis(proposal.basis) == (
+    assert explain_size(proposal.basis) == (
         "1→2 brought 1.01× (100→101 samples/s, minGain 1.05); not tried again before 12:00:06"
     )
     assert proposal.requeue_at == NOW + timedelta(seconds=6)
@@ -295,7 +295,7 @@ def test_a_size_given_back_after_it_had_paid_is_explained_with_both_speeds_and_t
     None
 ):
     request = job(4, {}, profile=rows(LOSS, 0.02), proven_workers=4)
-    assert explain_basis(proposal_of(request).basis) == (
+    assert explain_size(proposal_of(request).basis) == (
         "2→4 paid at first and clearly no longer does: 0.98× (131 ± 0.655→128 ± 0.64 samples/s, "
         "0.96× to 1.00× with 99 % confidence, minGain 1.05)"
     )
@@ -304,7 +304,7 @@ def test_a_size_given_back_after_it_had_paid_is_explained_with_both_speeds_and_t
 def test_a_growth_that_is_not_clear_is_evaluated_again_when_its_trial_ends() -> None:
     request = job(4, {}, profile=rows(LOSS, 0.1), decision_time=NOW - timedelta(seconds=295))
     proposal = proposal_of(request)
-    assert explain_basis(proposal.basis).endswith("not clear yet, measured until 12:00:05")
+    assert explain_size(proposal.basis).endswith("not clear yet, measured until 12:00:05")
     assert proposal.requeue_at == NOW + timedelta(seconds=5)
 
 
@@ -327,4 +327,4 @@ def test_no_spread_makes_the_policy_raise(
     )
     proposal = proposal_of(job(2, {2: 100.0}, profile=profile, proven_workers=proven))
     assert 1 <= proposal.workers <= 8
-    assert explain_basis(proposal.basis)
+    assert explain_size(proposal.basis)

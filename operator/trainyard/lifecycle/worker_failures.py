@@ -1,0 +1,210 @@
+"""PURE: A DistributedJob's failures: those of a worker that others train without cost it nothing.
+
+Such a worker is replaced after pauses of its own, then left out by name until it is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from trainyard.api.jobs import DistributedJob, whole_seconds
+from trainyard.api.pods import Pod
+from trainyard.api.podset import JobPods
+from trainyard.api.report import Contact, CoordinatorReport
+from trainyard.api.status import PodFailure, WorkerFailure
+from trainyard.lifecycle.failures import (
+    LEFT_OUT_PAUSES,
+    Budget,
+    FailureRecord,
+    backoff,
+    failure_reason,
+    is_excused,
+    is_failure,
+    last_counted,
+    newest,
+    pod_failure,
+    record_against,
+)
+from trainyard.lifecycle.recorded import recorded_uids
+from trainyard.lifecycle.timeouts import Timeouts
+from trainyard_trainer.contract.env import Role
+from trainyard_trainer.contract.exits import Exit
+
+LEFT_OUT_AFTER: Final = 3
+"""Failures in a row with which a worker is left out."""
+MAX_UNFIT: Final = 32
+"""Workers whose failures do not count at the same time; with more, it is the job's own fault."""
+MAX_MESSAGE: Final = 300
+"""Characters of a worker's message: a status may have those of `MAX_UNFIT`."""
+UNFIT: Final = "Unfit"
+"""Reason of a failed worker that others train without."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingWorkers:
+    """What is known of which workers train."""
+
+    trained: frozenset[str] = frozenset()
+    """The uids of pods that have trained, as the present coordinator reported."""
+    reported_at: datetime | None = None
+    """When any worker was last reported to train; None if the last report says that none does."""
+
+    @classmethod
+    def of(
+        cls, job: DistributedJob, report: CoordinatorReport | None, contact: Contact
+    ) -> TrainingWorkers:
+        """What the last report says; before the first, what the status has of an earlier one."""
+        if report is not None:
+            at = report.at if report.active_workers else None
+            return cls(trained=contact.trained, reported_at=at)
+        training = job.status.training
+        at = training.report_time if training and training.workers else None
+        return cls(trained=contact.trained, reported_at=at)
+
+
+NOBODY_TRAINS: Final = TrainingWorkers()
+
+
+def record_worker_failures(
+    job: DistributedJob,
+    pods: JobPods,
+    timeouts: Timeouts,
+    now: datetime,
+    deleted: Collection[str] = (),
+    training: TrainingWorkers = NOBODY_TRAINS,
+) -> FailureRecord:
+    """Add the failed pods that the status does not have yet; each is counted once, by its uid.
+
+    `deleted` are the uids of pods that the operator deleted: whatever they end with is its doing.
+    """
+    known = recorded_uids(job.status, pods).union(deleted)
+    before = _lasting(job, pods, training)
+    unfit = _unfit(pods, known, before, training)
+    budget = Budget(
+        failures=[f for f in job.status.failures if f.reason != UNFIT],
+        restarts=job.status.restarts,
+        max_restarts=job.spec.failure.max_restarts,
+    )
+    others = known.union(pod.uid for pod in unfit)
+    record = record_against(budget, pods.finished, timeouts, now, others)
+    failures = [_failure(pod, now) for pod in unfit]
+    workers = dict(before)
+    for pod, failure in zip(unfit, failures, strict=True):
+        workers[pod.index] = _following(job, workers.get(pod.index), pod.index, failure, timeouts)
+    merged = _merged(job, record.failures, failures, pods)
+    return replace(record, failures=merged, workers=dict(sorted(workers.items())))
+
+
+def _lasting(
+    job: DistributedJob, pods: JobPods, training: TrainingWorkers
+) -> dict[int, WorkerFailure]:
+    """The failures of workers that have not trained since, while others run that may train."""
+    lasting = {}
+    for failure in job.status.worker_failures:
+        pod = pods.members.get(failure.index)
+        has_trained = pod is not None and pod.uid in training.trained
+        if not has_trained and _others(pods, failure.index):
+            lasting[failure.index] = _renewed(failure, job.generation)
+    return lasting
+
+
+def _renewed(failure: WorkerFailure, generation: int) -> WorkerFailure:
+    """The failure with a new start if the spec was changed since, which may mend its cause."""
+    if failure.generation == generation:
+        return failure
+    return msgspec.structs.replace(
+        failure, count=0, left_out=0, retry_time=failure.failure_time, generation=generation
+    )
+
+
+def _others(pods: JobPods, index: int) -> list[Pod]:
+    return [pod for member, pod in pods.members.items() if member != index and pod.is_running]
+
+
+def _unfit(
+    pods: JobPods,
+    known: Collection[str],
+    before: Collection[int],
+    training: TrainingWorkers,
+) -> list[Pod]:
+    """The pods that failed by their own fault, in the order of their attempts."""
+    found = [
+        pod
+        for pod in sorted(pods.finished, key=lambda pod: pod.attempt)
+        if pod.uid not in known and _is_unfit(pod, pods, training)
+    ]
+    new = sorted({pod.index for pod in found} - set(before))[: MAX_UNFIT - len(before)]
+    return [pod for pod in found if pod.index in before or pod.index in new]
+
+
+def _is_unfit(pod: Pod, pods: JobPods, training: TrainingWorkers) -> bool:
+    """Whether a worker failed through a fault of its own that others train without.
+
+    The trainer says so by its exit code. Whatever else a worker fails with that has never trained,
+    be it for lack of memory or in the user's code, is its own fault as well.
+    """
+    if pod.role != Role.WORKER or not is_failure(pod):
+        return False
+    if is_excused(failure_reason(pod), pod.exit_code):
+        return False
+    others = _others(pods, pod.index)
+    if pod.uid not in training.trained and any(p.uid in training.trained for p in others):
+        return True
+    at = training.reported_at
+    if pod.exit_code != Exit.MEMBER_UNFIT or at is None:
+        return False
+    return any(other.created_at <= at for other in others)
+
+
+def _failure(pod: Pod, now: datetime) -> PodFailure:
+    return msgspec.structs.replace(pod_failure(pod, now), reason=UNFIT)
+
+
+def _following(
+    job: DistributedJob,
+    before: WorkerFailure | None,
+    index: int,
+    failure: PodFailure,
+    timeouts: Timeouts,
+) -> WorkerFailure:
+    """The record of a worker that has failed, from the one before."""
+    count = 1 + (before.count if before else 0)
+    left_out = before.left_out if before else 0
+    pause = backoff(count, timeouts)
+    if count >= LEFT_OUT_AFTER:
+        left_out += 1
+        pause = LEFT_OUT_PAUSES[min(left_out, len(LEFT_OUT_PAUSES)) - 1]
+    return WorkerFailure(
+        index=index,
+        pod_name=failure.pod_name,
+        pod_uid=failure.pod_uid,
+        failure_time=failure.failure_time,
+        exit_code=failure.exit_code,
+        reason=failure.reason,
+        message=failure.message[:MAX_MESSAGE],
+        count=count,
+        left_out=left_out,
+        generation=job.generation,
+        retry_time=whole_seconds(failure.failure_time + pause),
+    )
+
+
+def _merged(
+    job: DistributedJob, counted: list[PodFailure], unfit: list[PodFailure], pods: JobPods
+) -> list[PodFailure]:
+    """The last failures of all pods.
+
+    One that others train without may go while its pod is there, as its own record has it too. The
+    last one that counts stays: a pause follows from it.
+    """
+    old = {failure.pod_uid for failure in job.status.failures}
+    added = [failure for failure in counted if failure.pod_uid not in old]
+    last = last_counted(counted)
+    present = {pod.uid for pod in pods.finished}
+    kept = {f.pod_uid for f in counted if f.pod_uid in present or f is last}
+    return newest([*job.status.failures, *added, *unfit], kept)
