@@ -17,9 +17,11 @@ from trainyard.cluster.client import KubeClient
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
 
-async def occupy(testbed: Testbed, name: str, gpus: int, node: str) -> None:
-    """Bind a foreign pod to the node."""
-    pod = manifests.foreign_pod(name, testbed.namespace, gpus, node)
+async def occupy(
+    testbed: Testbed, name: str, count: int, node: str, resource: str = manifests.GPU
+) -> None:
+    """Bind a foreign pod that holds so much of the resource to the node."""
+    pod = manifests.foreign_pod(name, testbed.namespace, count, node, resource)
     await testbed.create("pods", pod)
 
     async def bound() -> None:
@@ -50,14 +52,19 @@ async def wait_for_waiting(testbed: Testbed, name: str, reason: str, message: st
     assert phase(job) == "Waiting"
 
 
-async def test_foreign_pods_occupy_gpus_of_their_own_node_only(testbed: Testbed) -> None:
-    """Five GPUs are free in total, but no node has four."""
+def adapters(count: int) -> Object:
+    """Options of a job whose workers have so many network adapters and no GPU."""
+    return {"gpus": 0, "resources": {"limits": {manifests.ADAPTER: count}}}
+
+
+async def test_foreign_pods_occupy_devices_of_their_own_node_only(testbed: Testbed) -> None:
+    """Five adapters are free in total, but no node has four."""
     first, second = await testbed.add_nodes(8, 8)
-    await occupy(testbed, "one", 6, first)
-    await occupy(testbed, "two", 5, second)
-    await testbed.submit("digits", 1, gpus=4)
+    await occupy(testbed, "one", 6, first, manifests.ADAPTER)
+    await occupy(testbed, "two", 5, second, manifests.ADAPTER)
+    await testbed.submit("digits", 1, **adapters(4))
     message = (
-        "needs 1 × 4 nvidia.com/gpu (min); 5 free on 2 nodes; pods of no job in the way: "
+        f"needs 1 × 4 {manifests.ADAPTER} (min); 5 free on 2 nodes; pods of no job in the way: "
         f"{testbed.namespace}/one, {testbed.namespace}/two"
     )
     await wait_for_waiting(testbed, "digits", "WaitingForGPUs", message)
@@ -66,11 +73,11 @@ async def test_foreign_pods_occupy_gpus_of_their_own_node_only(testbed: Testbed)
 
 
 async def test_a_gang_starts_whole_or_not_at_all(testbed: Testbed) -> None:
-    """Two nodes of three GPUs have capacity for one worker of two GPUs each."""
+    """Two nodes of three adapters have capacity for one worker with two adapters each."""
     await testbed.add_nodes(3, 3)
-    await testbed.submit("digits", 3, gpus=2, minimum=3, maximum=3)
+    await testbed.submit("digits", 3, minimum=3, maximum=3, **adapters(2))
     message = (
-        "needs 3 × 2 nvidia.com/gpu (min); 2 nodes match by size, labels and taints, "
+        f"needs 3 × 2 {manifests.ADAPTER} (min); 2 nodes match by size, labels and taints, "
         "with capacity for 2 workers when empty"
     )
     await wait_for_waiting(testbed, "digits", "NoSuchNodes", message)

@@ -51,7 +51,7 @@ async def test_a_growth_that_kube_scheduler_refuses_is_given_back(testbed: Testb
     await testbed.submit("grower", 1, **spread)
     await testbed.wait_for_phase("grower", "Running")
     await testbed.scale("grower", 8)
-    await testbed.submit("next", 1, gpus=7)
+    await testbed.submit("next", 7)
     job = await testbed.wait_for("grower", lambda job: scaling(job).get("notPlaced") is not None)
     assert scaling(job)["notPlaced"]["workers"] == 1
     [event] = await testbed.wait_for_events("grower", "NotPlaced")

@@ -8,6 +8,9 @@ Object = dict[str, Any]
 
 POOL = "trainyard.dev/pool"
 """The key of the label and the taint (effect NoSchedule) of one test's nodes."""
+GPU = "nvidia.com/gpu"
+ADAPTER = "rdma/hca"
+"""A device that a worker may have several of; a node has as many as GPUs."""
 
 
 def job(
@@ -69,7 +72,7 @@ def federation(name: str, pool: str, parties: list[Object], **spec: Any) -> Obje
 
 def node(name: str, pool: str, gpus: int, *, is_attended: bool, labels: Object) -> Object:
     """A simulated node; KWOK plays the kubelet of attended ones, the test that of the others."""
-    capacity = {"cpu": "64", "memory": "512Gi", "pods": "250", "nvidia.com/gpu": str(gpus)}
+    capacity = {"cpu": "64", "memory": "512Gi", "pods": "250", GPU: str(gpus), ADAPTER: str(gpus)}
     conditions = [] if is_attended else [{"type": "Ready", "status": "True", "reason": "Simulated"}]
     return {
         "apiVersion": "v1",
@@ -84,12 +87,14 @@ def node(name: str, pool: str, gpus: int, *, is_attended: bool, labels: Object) 
     }
 
 
-def foreign_pod(name: str, pool: str, gpus: int, node_name: str = "") -> Object:
-    """A pod of another owner with GPUs of the pool."""
+def foreign_pod(
+    name: str, pool: str, count: int, node_name: str = "", resource: str = GPU
+) -> Object:
+    """A pod of another owner with GPUs of the pool, or with another of its devices."""
     container = {
         "name": "main",
         "image": "busybox",
-        "resources": {"limits": {"nvidia.com/gpu": str(gpus)}},
+        "resources": {"limits": {resource: str(count)}},
     }
     return {
         "apiVersion": "v1",

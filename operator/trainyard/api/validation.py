@@ -47,6 +47,11 @@ _DISTRIBUTED: tuple[_Rule[DistributedJobSpec], ...] = (
     ("candidates", lambda s: bool(s.candidates), "leave it out"),
     ("selection", lambda s: bool(s.selection), "leave it out"),
     ("workers.allowed", lambda s: bool(s.workers.allowed), "use min and max"),
+    (
+        "workers.gpus",
+        lambda s: s.workers.gpus > 1,
+        "a worker trains on one GPU: use 1, and more workers",
+    ),
 )
 
 _FEDERATED: tuple[_Rule[FederatedJobSpec], ...] = (
@@ -64,6 +69,11 @@ _FEDERATED: tuple[_Rule[FederatedJobSpec], ...] = (
         "privacy.differentialPrivacy",
         lambda s: _privacy(s).differential_privacy is not None,
         "use null",
+    ),
+    (
+        "parties.gpus",
+        lambda s: any(party.gpus > 1 for party in s.parties),
+        "a party trains on one GPU: use 1, or 0 for the CPU",
     ),
     (
         "parties.external",

@@ -28,6 +28,26 @@ def test_all_unsupported_fields_are_named_in_one_message() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "workers", [{"gpus": 2}, {"gpus": 2, "gpuResource": "nvidia.com/mig-1g.5gb"}, {"gpus": 64}]
+)
+def test_more_gpus_than_a_worker_uses_are_rejected(workers: dict[str, Any]) -> None:
+    """It trained on the first, and the others were idle."""
+    refused = validate(make_job({"workers": workers}).spec)
+    assert refused == (
+        "NotSupportedYet",
+        "Not supported in this version: spec.workers.gpus (a worker trains on one GPU: use 1, "
+        "and more workers).",
+    )
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_one_gpu_or_none_is_accepted(gpus: int) -> None:
+    assert validate(make_job({"workers": {"gpus": gpus}}).spec) is None
+    parties = [{"name": "a", "gpus": gpus}, {"name": "b", "gpus": gpus}]
+    assert validate(make_federation({"parties": parties}).spec) is None
+
+
 def test_every_unsupported_field_exists_in_the_spec() -> None:
     unsupported = DistributedJobSpec(
         task=make_job().spec.task,
@@ -50,6 +70,10 @@ def test_every_unsupported_field_exists_in_the_spec() -> None:
         ({"privacy": {"secureAggregation": {"threshold": 2}}}, "spec.privacy.secureAggregation"),
         ({"rounds": {"sampling": "BySize"}}, "spec.rounds.sampling (use Uniform)"),
         ({"adjustments": {"Fraction": {}}}, "spec.adjustments (leave it out)"),
+        (
+            {"parties": [{"name": "a"}, {"name": "b", "gpus": 2}]},
+            "spec.parties.gpus (a party trains on one GPU: use 1, or 0 for the CPU)",
+        ),
         ({"parties": [{"name": "a", "external": True}]}, "external parties cannot enroll yet"),
     ],
 )

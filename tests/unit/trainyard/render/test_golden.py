@@ -51,6 +51,11 @@ def members_of(job: Job) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_the_jobs_are_accepted(case: str) -> None:
+    assert job_of(case).rejection is None
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_children_are_as_in_the_golden_file(case: str) -> None:
     path = GOLDEN / f"{case}.children.yaml"
     children = children_of(job_of(case))
