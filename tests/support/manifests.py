@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainyard.api.names import LABEL_SIMULATED_GPUS
+
 Object = dict[str, Any]
 
 POOL = "trainyard.dev/pool"
@@ -79,7 +81,12 @@ def node(name: str, pool: str, gpus: int, *, is_attended: bool, labels: Object) 
         "kind": "Node",
         "metadata": {
             "name": name,
-            "labels": {POOL: pool, "kubernetes.io/hostname": name, **labels},
+            "labels": {
+                POOL: pool,
+                "kubernetes.io/hostname": name,
+                LABEL_SIMULATED_GPUS: "true",
+                **labels,
+            },
             "annotations": {"kwok.x-k8s.io/node": "fake"} if is_attended else {},
         },
         "spec": {"taints": [{"key": POOL, "value": pool, "effect": "NoSchedule"}]},

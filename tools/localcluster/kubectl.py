@@ -9,6 +9,9 @@ from typing import Any
 
 from tools.localcluster.commands import run
 
+SIMULATED_GPUS = "trainyard.dev/simulated-gpus"
+"""The label of nodes whose GPUs are none: pods that request them train on the CPU."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kubectl:
@@ -33,6 +36,7 @@ class Kubectl:
 
     def advertise_gpus(self, node: str, count: int) -> None:
         """Have a node without GPUs advertise some; its kubelet keeps what it is told."""
+        self("label", "node", node, f"{SIMULATED_GPUS}=true", "--overwrite")
         gpus = {"nvidia.com/gpu": str(count)}
         patch = json.dumps({"status": {"capacity": gpus, "allocatable": gpus}})
         self("patch", "node", node, "--subresource=status", "--type=merge", f"--patch={patch}")

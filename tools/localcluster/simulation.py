@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.localcluster.binaries import ensure_binaries
-from tools.localcluster.kubectl import Kubectl, is_ready
+from tools.localcluster.kubectl import SIMULATED_GPUS, Kubectl, is_ready
 from tools.localcluster.processes import Process, start_supervisor
 from tools.localcluster.state import State
 from tools.localcluster.waiting import wait_for
@@ -70,6 +70,7 @@ def simulated_node(index: int, gpus: int) -> dict[str, Any]:
             "annotations": {_ANNOTATION: _VALUE},
             "labels": {
                 SIMULATED: "true",
+                SIMULATED_GPUS: "true",
                 "kubernetes.io/hostname": name,
                 "kubernetes.io/os": "linux",
                 "kubernetes.io/arch": "amd64",

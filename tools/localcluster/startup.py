@@ -15,7 +15,7 @@ from tools.localcluster.commands import tail
 from tools.localcluster.containerd import Containerd
 from tools.localcluster.controlplane import ControlPlane, Endpoints, endpoints_on_loopback
 from tools.localcluster.errors import ClusterError
-from tools.localcluster.kubectl import is_ready
+from tools.localcluster.kubectl import SIMULATED_GPUS, is_ready
 from tools.localcluster.network import Namespaces, furnish
 from tools.localcluster.node import DNS_READY_PORT, NODE, STORAGE_CLASS, Node, check_folder
 from tools.localcluster.oci import archive, single_program_image
@@ -84,6 +84,7 @@ class Startup:
         api.create("/apis/storage.k8s.io/v1/storageclasses", STORAGE_CLASS)
         node = f"/api/v1/nodes/{NODE}"
         self._until("the node", lambda: api.answers(node), "kubelet", _NODE)
+        api.merge(node, {"metadata": {"labels": {SIMULATED_GPUS: "true"}}})
         gpus = {"nvidia.com/gpu": str(self.options.gpus)}
         api.merge(f"{node}/status", {"status": {"capacity": gpus, "allocatable": gpus}})
         self._until("a ready node", lambda: is_ready(api.get(node)), "kubelet", _NODE)

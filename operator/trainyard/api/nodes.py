@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
+from trainyard.api import names
 from trainyard.api.cluster import Node, Taint
 from trainyard.api.resources import amounts, is_extended
 
@@ -33,6 +34,20 @@ def accelerator_label(nodes: Iterable[Node]) -> str:
         else:
             without = set(node.labels) if without is None else without | node.labels.keys()
     return "" if with_any is None or without is None else min(with_any - without, default="")
+
+
+def have_real_devices(nodes: Iterable[Node], resource: str, selector: Mapping[str, str]) -> bool:
+    """Whether a pod with this selector may get devices that are not simulated.
+
+    Of nodes that do not exist yet that is assumed.
+    """
+    offering = [
+        node
+        for node in nodes
+        if node.allocatable.get(resource) and selector.items() <= node.labels.items()
+    ]
+    simulated = [node.labels.get(names.LABEL_SIMULATED_GPUS) == "true" for node in offering]
+    return not offering or not all(simulated)
 
 
 class _Meta(TypedDict, total=False):

@@ -6,13 +6,13 @@ requests both, so that no decision rests on a state older than our last action.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from trainyard.api.cluster import Cluster, Node, PodInfo
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
-from trainyard.api.nodes import accelerator_label
+from trainyard.api.nodes import accelerator_label, have_real_devices
 from trainyard.api.pods import Pod
 from trainyard.cluster.store import ObjectKey, Snapshot, Store
 
@@ -72,6 +72,10 @@ class PodStore(Store[ObjectKey, Pod]):
                 del self._by_job[pod.job]
 
 
+MAX_SELECTORS = 1000
+"""Selectors that are remembered; one tenant can use as many as it likes."""
+
+
 class NodeStore(Store[ObjectKey, Node]):
     """All nodes."""
 
@@ -79,6 +83,8 @@ class NodeStore(Store[ObjectKey, Node]):
         super().__init__(node_key)
         self._all: tuple[Node, ...] | None = None
         self._accelerator_label: str | None = None
+        self._have_real_devices: dict[tuple[str, frozenset[tuple[str, str]]], bool] = {}
+        """By resource and selector, until a node changes."""
 
     @property
     def accelerator_label(self) -> str:
@@ -86,6 +92,16 @@ class NodeStore(Store[ObjectKey, Node]):
         if self._accelerator_label is None:
             self._accelerator_label = accelerator_label(self.values())
         return self._accelerator_label
+
+    def have_real_devices(self, resource: str, selector: Mapping[str, str]) -> bool:
+        """Whether a pod with this selector may get devices that are not simulated."""
+        key = (resource, frozenset(selector.items()))
+        if key not in self._have_real_devices:
+            if len(self._have_real_devices) >= MAX_SELECTORS:
+                self._have_real_devices.clear()
+            found = have_real_devices(self.values(), resource, selector)
+            self._have_real_devices[key] = found
+        return self._have_real_devices[key]
 
     def all(self) -> tuple[Node, ...]:
         """Every node; the same object until a node changes by more than its version."""
@@ -97,6 +113,7 @@ class NodeStore(Store[ObjectKey, Node]):
         """Forget the nodes as they were, unless nothing has changed."""
         if old != new:
             self._all = self._accelerator_label = None
+            self._have_real_devices.clear()
 
 
 class ClusterCache:

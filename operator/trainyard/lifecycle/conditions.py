@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from trainyard.api.conditions import RESUMED, Condition, ConditionStatus, ConditionType
 from trainyard.api.jobs import Assignment, Job
 from trainyard.api.reasons import Reason
+from trainyard.api.status import PodFailure
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.causes import is_hopeless
 from trainyard.lifecycle.desired import DesiredState, Phase
@@ -14,6 +16,7 @@ from trainyard.lifecycle.observation import Observation
 from trainyard.lifecycle.reachability import is_degraded, trouble_of, unreachable_message
 from trainyard.lifecycle.stalling import stalled_message
 from trainyard_trainer.contract.env import Role
+from trainyard_trainer.contract.exits import Exit
 from trainyard_trainer.contract.text import printable
 
 MAX_MESSAGE = 32_768
@@ -113,14 +116,16 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
         left_out = observed.record.left_out
         cause = next((failure.message for failure in left_out.values()), waiting or last)
         message = messages.parties_missing(missing, cause, tuple(left_out))
-        return condition(ConditionType.DEGRADED, "True", "PartiesMissing", message)
+        causes = [*left_out.values(), *failures[-1:]]
+        return condition(ConditionType.DEGRADED, "True", _reason(causes, "PartiesMissing"), message)
     if waiting:
         return condition(ConditionType.DEGRADED, "True", "PodTrouble", waiting)
     if left_out := observed.record.left_out_workers(observed.now):
         message = messages.workers_left_out(left_out)
-        return condition(ConditionType.DEGRADED, "True", "WorkersLeftOut", message)
+        reason = _reason(left_out, "WorkersLeftOut")
+        return condition(ConditionType.DEGRADED, "True", reason, message)
     if failures and observed.lacks_pods:
-        return condition(ConditionType.DEGRADED, "True", "Replacing", last)
+        return condition(ConditionType.DEGRADED, "True", _reason(failures[-1:], "Replacing"), last)
     if observed.contact.refusal:
         message = messages.plan_refused(observed.contact.refusal)
         return condition(ConditionType.DEGRADED, "True", "PlanRefused", message)
@@ -131,6 +136,11 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
     if trouble is None and (message := stalled_message(observed)):
         return condition(ConditionType.DEGRADED, "True", "Stalled", message)
     return condition(ConditionType.DEGRADED, "False", "Healthy")
+
+
+def _reason(failures: Sequence[PodFailure], otherwise: str) -> str:
+    """`NoDevice` if the first failure is that of a pod which found no GPU."""
+    return "NoDevice" if failures and failures[0].exit_code == Exit.NO_DEVICE else otherwise
 
 
 def _mismatch_message(observed: Observation) -> str:

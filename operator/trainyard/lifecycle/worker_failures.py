@@ -41,6 +41,8 @@ MAX_UNFIT: Final = 32
 """Workers whose failures do not count at the same time; with more, it is the job's own fault."""
 MAX_MESSAGE: Final = 300
 """Characters of a worker's message: a status may have those of `MAX_UNFIT`."""
+ALONE: Final = (Exit.MEMBER_UNFIT, Exit.NO_DEVICE)
+"""Codes that say that the cause is the worker's own, where others train."""
 UNFIT: Final = "Unfit"
 """Reason of a failed worker that others train without."""
 
@@ -156,7 +158,7 @@ def _is_unfit(pod: Pod, pods: JobPods, training: TrainingWorkers) -> bool:
     if pod.uid not in training.trained and any(p.uid in training.trained for p in others):
         return True
     at = training.reported_at
-    if pod.exit_code != Exit.MEMBER_UNFIT or at is None:
+    if pod.exit_code not in ALONE or at is None:
         return False
     return any(other.created_at <= at for other in others)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from trainyard.api.federation import PartySpec
 from trainyard.api.jobs import DistributedJob, FederatedJob, Job
 from trainyard.api.pods import Pod, parse_pod
+from trainyard.api.spec import Workers
 from trainyard.cluster.client import collection
 from trainyard.cluster.errors import ApiError
 from trainyard.cluster.issuance import check_at
@@ -85,9 +88,21 @@ def _pod_manifest(
     nodes = deps.job_state(job).assignment.nodes
     match job:
         case DistributedJob():
-            return worker_pod(job, int(pod.member), pod.attempt, network, nodes)
+            workers, index = job.spec.workers, int(pod.member)
+            needed = _needs_device(deps, workers, workers.template.node_selector)
+            return worker_pod(job, index, pod.attempt, network, nodes, needs_device=needed)
         case FederatedJob():
-            return party_pod(job, str(pod.member), pod.attempt, network, nodes)
+            party, common = job.spec.party(str(pod.member)), job.spec.template.node_selector
+            needed = _needs_device(deps, party, {**common, **party.node_selector})
+            return party_pod(job, party.name, pod.attempt, network, nodes, needs_device=needed)
+
+
+def _needs_device(
+    deps: Dependencies, member: Workers | PartySpec, selector: Mapping[str, str]
+) -> bool:
+    """Whether a worker or party must not train on the CPU: it requests GPUs that are real."""
+    nodes = deps.cache.nodes
+    return member.gpus > 0 and nodes.have_real_devices(member.gpu_resource, selector)
 
 
 async def delete_pod(deps: Dependencies, job: Job, pod: Pod) -> None:

@@ -23,8 +23,10 @@ from trainyard.render.trainer_config import config_of
 from trainyard_trainer.contract.env import (
     COORDINATOR_PORT,
     DATA_DIR,
+    DEVICE_REQUIRED,
     ENV_CONFIG,
     ENV_COORDINATOR,
+    ENV_DEVICE,
     ENV_PARTY,
     ENV_STATE,
     ENV_TERM,
@@ -96,18 +98,28 @@ def _avoid(label: str) -> Manifest:
 
 
 def worker_pod(
-    job: DistributedJob, index: int, attempt: int, network: Network, nodes: Sequence[str] = ()
+    job: DistributedJob,
+    index: int,
+    attempt: int,
+    network: Network,
+    nodes: Sequence[str] = (),
+    *,
+    needs_device: bool = False,
 ) -> Manifest:
     """The pod of worker `index`; each attempt has a name of its own.
 
-    `nodes` are the hostnames of those that it should prefer.
+    `nodes` are the hostnames of those that it should prefer; `needs_device` is whether it must not
+    train on the CPU.
     """
     workers, template = job.spec.workers, job.spec.template
     resources = with_accelerators(workers.resources, workers.gpu_resource, workers.gpus)
     container = trainer_container(
         job,
         str(Role.WORKER),
-        env={ENV_COORDINATOR: _coordinator_address(job, network)},
+        env={
+            ENV_COORDINATOR: _coordinator_address(job, network),
+            **_device_environment(needs_device=needs_device),
+        },
         extra_env=template.env,
         resources=resources,
         mounts=[_SHM_MOUNT, *template.volume_mounts],
@@ -127,11 +139,18 @@ def worker_pod(
 
 
 def party_pod(
-    job: FederatedJob, name: str, attempt: int, network: Network, nodes: Sequence[str] = ()
+    job: FederatedJob,
+    name: str,
+    attempt: int,
+    network: Network,
+    nodes: Sequence[str] = (),
+    *,
+    needs_device: bool = False,
 ) -> Manifest:
     """The pod of a party, where its own data is; each attempt has a name of its own.
 
-    `nodes` are the hostnames of those that it should prefer.
+    `nodes` are the hostnames of those that it should prefer; `needs_device` is whether it must not
+    train on the CPU.
     """
     party, template = job.spec.party(name), job.spec.template
     resources = with_accelerators(party.resources, party.gpu_resource, party.gpus)
@@ -142,6 +161,7 @@ def party_pod(
         env={
             ENV_COORDINATOR: _coordinator_address(job, network),
             ENV_PARTY: party.name,
+            **_device_environment(needs_device=needs_device),
         },
         extra_env=template.env,
         resources=resources,
@@ -159,6 +179,10 @@ def party_pod(
         tolerations=[*party.tolerations, *_accelerator_tolerations(resources)],
         placement=_placement(template, nodes, node_selector=party.node_selector),
     )
+
+
+def _device_environment(*, needs_device: bool) -> dict[str, str]:
+    return {ENV_DEVICE: DEVICE_REQUIRED} if needs_device else {}
 
 
 def _data_volume(party: PartySpec) -> tuple[list[Manifest], list[Manifest]]:

@@ -18,6 +18,7 @@ from tools.localcluster.options import ClusterOptions
 from tools.localcluster.processes import Process
 from tools.localcluster.simulation import simulated_node
 from tools.localcluster.state import State
+from trainyard.api.names import LABEL_SIMULATED_GPUS
 
 
 def _node(root: Path, **options: Any) -> Node:
@@ -113,5 +114,6 @@ def test_a_simulated_node_has_a_taint() -> None:
     key = "trainyard.dev/simulated"
     assert node["metadata"]["name"] == "simulated-007"
     assert node["metadata"]["labels"][key] == "true"
+    assert node["metadata"]["labels"][LABEL_SIMULATED_GPUS] == "true"
     assert node["spec"]["taints"] == [{"key": key, "value": "true", "effect": "NoSchedule"}]
     assert node["status"]["allocatable"]["nvidia.com/gpu"] == "4"

@@ -27,6 +27,9 @@ class Exit(IntEnum):
     memory, no device, no way to reach the others, or it hangs. Its own fault and not the job's."""
     INTERNAL = 70
     """A bug in Trainyard; retried."""
+    NO_DEVICE = 71
+    """The pod requests a GPU, and PyTorch finds none in its container; retried, as a driver may be
+    about to start."""
     STATE_UNUSABLE = 74
     """The state directory cannot be read or written."""
     FENCED = 75

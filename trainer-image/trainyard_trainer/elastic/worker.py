@@ -17,7 +17,9 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from trainyard_trainer.contract.env import (
+    DEVICE_REQUIRED,
     ENV_COORDINATOR,
+    ENV_DEVICE,
     ENV_JOB,
     ENV_NAMESPACE,
     ENV_NODE,
@@ -34,6 +36,7 @@ from trainyard_trainer.runtime.exits import (
     Fenced,
     JobFailed,
     MemberUnfit,
+    NoDevice,
     TaskFailed,
     TrainerError,
     WireMismatch,
@@ -74,6 +77,8 @@ class WorkerEnv:
     coordinator: str
     tls: str
     """The directory of the certificates."""
+    needs_device: bool = False
+    """Whether it must not train on the CPU."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str], tls: str) -> WorkerEnv:
@@ -87,6 +92,7 @@ class WorkerEnv:
                 node=environ.get(ENV_NODE, ""),
                 coordinator=environ[ENV_COORDINATOR],
                 tls=tls,
+                needs_device=environ.get(ENV_DEVICE) == DEVICE_REQUIRED,
             )
         except KeyError as error:
             raise TrainerError(f"the environment variable {error.args[0]} is not set") from None
@@ -119,7 +125,7 @@ def _run(env: WorkerEnv, started: float, termination_log: str) -> tuple[Exit, Te
         peers.session.hello, lambda reason: _exit_from_outside(reason, termination_log)
     )
     try:
-        result = _train(peers, started)
+        result = _train(peers, started, needs_device=env.needs_device)
     except Dismissed as end:
         result = end.result
     finally:
@@ -187,10 +193,10 @@ def patience_seconds(is_last_holder: bool) -> float:
     return LAST_HOLDER_SECONDS if is_last_holder else RECONNECT_SECONDS
 
 
-def _train(peers: ElasticReplicaGroup, started: float) -> Result:
+def _train(peers: ElasticReplicaGroup, started: float, *, needs_device: bool) -> Result:
     config = peers.session.await_config()
     with _own_faults(peers):
-        device = choose_device()
+        device = choose_device(is_required=needs_device)
         replica = build(load(config.task, config.args), config, device)
         peers.register(replica)
         with _handed_over(peers):
@@ -203,7 +209,7 @@ def _own_faults(peers: ElasticReplicaGroup) -> Iterator[None]:
     """Raise MemberUnfit for what fails on a worker without state while others train."""
     try:
         yield
-    except (Dismissed, Fenced, WireMismatch, MemberUnfit, JobFailed):
+    except (Dismissed, Fenced, WireMismatch, MemberUnfit, JobFailed, NoDevice):
         raise
     except Exception as error:
         reason = describe(error)[1].error

@@ -47,6 +47,12 @@ class MemberUnfit(TrainerError):
     code = Exit.MEMBER_UNFIT
 
 
+class NoDevice(TrainerError):
+    """The pod requests a GPU, and PyTorch finds none."""
+
+    code = Exit.NO_DEVICE
+
+
 class Diverged(TrainerError):
     """Training goes nowhere any more; the last good model is kept."""
 

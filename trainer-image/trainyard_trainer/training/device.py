@@ -8,21 +8,37 @@ from typing import Final
 
 import torch
 
+from trainyard_trainer.runtime.exits import NoDevice
+
 log = logging.getLogger(__name__)
 
 CGROUP: Final = Path("/sys/fs/cgroup")
 
 
-def choose_device() -> torch.device:
-    """CUDA where there is one; else the CPU, in one thread when the share is one core or less."""
+def choose_device(*, is_required: bool = False) -> torch.device:
+    """CUDA where there is one; else the CPU, in one thread when the share is one core or less.
+
+    Raises NoDevice without CUDA where a device is required.
+    """
     if torch.cuda.is_available():
         return torch.device("cuda")
+    if is_required:
+        raise NoDevice(f"this pod requests a GPU, and PyTorch finds none: {why_no_cuda()}")
     cores = cpu_share()
     if cores is not None and cores <= 1.0:
         # More threads than cores would spend the quota on waiting for each other.
         torch.set_num_threads(1)
     log.info("no GPU here: training on the CPU with %d threads", torch.get_num_threads())
     return torch.device("cpu")
+
+
+def why_no_cuda() -> str:
+    """What PyTorch says when CUDA is used, on one line: the driver's words or its own."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: built without CUDA
+        return " ".join(str(error).split())
+    return "no CUDA device is available"
 
 
 def cpu_share(root: Path = CGROUP) -> float | None:

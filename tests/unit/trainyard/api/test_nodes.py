@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from trainyard.api.cluster import Node, Taint, Toleration
-from trainyard.api.nodes import accelerator_label, parse_node
+from trainyard.api.names import LABEL_SIMULATED_GPUS
+from trainyard.api.nodes import accelerator_label, have_real_devices, parse_node
 
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
 
@@ -99,3 +100,34 @@ def test_a_label_tells_nodes_with_accelerators_apart(
         for amounts, labels in nodes
     )
     assert found == expected
+
+
+GPU = "nvidia.com/gpu"
+REAL = Node(name="real", allocatable={GPU: 8}, labels={"zone": "a"})
+SIMULATED = Node(
+    name="simulated", allocatable={GPU: 8}, labels={"zone": "b", LABEL_SIMULATED_GPUS: "true"}
+)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "selector", "expected"),
+    [
+        pytest.param([REAL], {}, True, id="real ones"),
+        pytest.param([SIMULATED], {}, False, id="simulated ones"),
+        pytest.param([REAL, SIMULATED], {}, True, id="either"),
+        pytest.param([REAL, SIMULATED], {"zone": "b"}, False, id="those selected are simulated"),
+        pytest.param([REAL, SIMULATED], {"zone": "a"}, True, id="those selected are real"),
+        pytest.param([SIMULATED], {"zone": "c"}, True, id="nodes that are yet to come"),
+        pytest.param([Node(name="cpu", labels=SIMULATED.labels)], {}, True, id="none at all"),
+        pytest.param(
+            [Node(name="no", allocatable={GPU: 8}, labels={LABEL_SIMULATED_GPUS: "false"})],
+            {},
+            True,
+            id="labelled as not simulated",
+        ),
+    ],
+)
+def test_devices_are_real_unless_all_nodes_that_offer_them_say_otherwise(
+    nodes: list[Node], selector: dict[str, str], expected: bool
+) -> None:
+    assert have_real_devices(nodes, GPU, selector) is expected

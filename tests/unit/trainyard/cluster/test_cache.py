@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.jobs import KEY, UID, coordinator, failing, make_job, worker
 from trainyard.api.cluster import Node
-from trainyard.api.names import Key
+from trainyard.api.names import LABEL_SIMULATED_GPUS, Key
 from trainyard.api.pods import Pod
-from trainyard.cluster.cache import ClusterCache, pod_key
+from trainyard.cluster.cache import MAX_SELECTORS, ClusterCache, pod_key
 from trainyard.cluster.store import ObjectKey
 
 ONE_GPU = {"nvidia.com/gpu": 1, "pods": 1}
@@ -178,6 +178,22 @@ def test_a_heartbeat_of_a_node_is_no_change() -> None:
     assert nodes.put(Node(name="n0", allocatable={"nvidia.com/gpu": 7}, resource_version=3))
     assert nodes.remove(N0)
     assert not nodes.remove(N0)
+
+
+def test_whether_devices_are_real_follows_the_nodes() -> None:
+    nodes, resource = ClusterCache().nodes, "nvidia.com/gpu"
+    labels = {LABEL_SIMULATED_GPUS: "true"}
+    nodes.put(Node(name="n0", allocatable={resource: 8}, labels=labels, resource_version=1))
+    assert not nodes.have_real_devices(resource, {})
+    nodes.put(Node(name="n0", allocatable={resource: 8}, resource_version=2))
+    assert nodes.have_real_devices(resource, {})
+
+
+def test_as_many_selectors_are_remembered_as_fit() -> None:
+    nodes = ClusterCache().nodes
+    for number in range(2 * MAX_SELECTORS):
+        assert nodes.have_real_devices("nvidia.com/gpu", {"zone": str(number)})
+        assert len(nodes._have_real_devices) <= MAX_SELECTORS
 
 
 def test_a_listing_made_before_a_node_was_ready_does_not_undo_that() -> None:

@@ -39,7 +39,7 @@ from trainyard.lifecycle.recorded import recorded_uids
 from trainyard.lifecycle.stages import evaluate
 from trainyard.lifecycle.status import StatusInputs, is_urgent, status_of
 from trainyard.render.events import EventSpec, events_for
-from trainyard_trainer.contract.exits import Exit, Result
+from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
 
 MAX_RESTARTS = 3
 SPEC: dict[str, Any] = {"failure": {"maxRestarts": MAX_RESTARTS}}
@@ -120,6 +120,17 @@ def created(found: PodActions) -> list[Any]:
 
 
 # --- A party that fails ---
+
+
+def test_a_party_without_a_device_is_named_with_the_reason() -> None:
+    error = "this pod requests a GPU, and PyTorch finds none: Found no NVIDIA driver."
+    message = TerminationMessage(result=Result.FAILED, error=error).encode()
+    found = federation()
+    desired = found.reconcile(
+        aggregator(), *parties("ann", "cid"), party("bob", **failing(Exit.NO_DEVICE, message))
+    )
+    assert conditions_of(desired)["Degraded"] == ("True", "NoDevice")
+    assert condition_of(desired, "Degraded").message.endswith(error)
 
 
 @pytest.mark.parametrize(

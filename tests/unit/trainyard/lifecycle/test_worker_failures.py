@@ -266,6 +266,32 @@ def test_a_worker_that_fails_again_and_again_is_left_out_by_name() -> None:
     assert not actions(found, desired, *workers(2), failed).create
 
 
+NO_GPU = "this pod requests a GPU, and PyTorch finds none: Found no NVIDIA driver on your system."
+
+
+def test_a_worker_without_a_device_is_named_with_pytorchs_words() -> None:
+    how = failing(Exit.NO_DEVICE, TerminationMessage(result=Result.FAILED, error=NO_GPU).encode())
+    found, first = training(), worker(2, **how)
+    desired = found.reconcile(*workers(2), first)
+    assert conditions_of(desired)["Degraded"] == ("True", "NoDevice")
+    assert condition_of(desired, "Degraded").message.endswith(NO_GPU)
+    for attempt in (2, 3):
+        desired = found.reconcile(*workers(2), worker(2, attempt, **how))
+    assert conditions_of(desired)["Degraded"] == ("True", "NoDevice")
+    assert condition_of(desired, "Degraded").message.startswith("Worker 2 is left out")
+    assert found.job.status.restarts == 0
+
+
+def test_a_job_of_which_no_worker_has_a_device_says_so_and_ends() -> None:
+    how = failing(Exit.NO_DEVICE, TerminationMessage(result=Result.FAILED, error=NO_GPU).encode())
+    spec = {"failure": {"maxRestarts": 0}}
+    desired = evaluate(observe(make_job(status=has_run()), coordinator(), worker(**how)))
+    assert conditions_of(desired)["Degraded"] == ("True", "NoDevice")
+    desired = evaluate(observe(make_job(spec, has_run()), coordinator(), worker(**how)))
+    assert conditions_of(desired)["Failed"] == ("True", "TooManyRestarts")
+    assert condition_of(desired, "Failed").message.endswith(NO_GPU)
+
+
 def test_the_pauses_of_a_worker_that_is_left_out_grow_up_to_an_hour() -> None:
     found, minutes = training(), []
     found.fail(2, LEFT_OUT_AFTER - 1)

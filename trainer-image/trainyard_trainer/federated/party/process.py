@@ -16,7 +16,9 @@ import msgspec
 
 from trainyard_trainer.contract.env import (
     DATA_DIR,
+    DEVICE_REQUIRED,
     ENV_COORDINATOR,
+    ENV_DEVICE,
     ENV_JOB,
     ENV_NAMESPACE,
     ENV_PARTY,
@@ -65,6 +67,8 @@ class PartyEnv:
     """The directory of the certificates."""
     data: Path | None = None
     """The directory of its own data."""
+    needs_device: bool = False
+    """Whether it must not train on the CPU."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str], tls: str, data: Path) -> PartyEnv:
@@ -77,6 +81,7 @@ class PartyEnv:
                 aggregator=environ[ENV_COORDINATOR],
                 tls=tls,
                 data=data if data.is_dir() else None,
+                needs_device=environ.get(ENV_DEVICE) == DEVICE_REQUIRED,
             )
         except KeyError as error:
             raise TrainerError(f"the environment variable {error.args[0]} is not set") from None
@@ -100,7 +105,8 @@ def run(
 def _participate(env: PartyEnv) -> TerminationMessage:
     credentials = Credentials(namespace=env.namespace, job=env.job, directory=env.tls)
     client = AggregatorClient(env.aggregator, env.party, credentials)
-    runner = PartyRunner(client, Party(name=env.party, data=env.data))
+    party = Party(name=env.party, data=env.data)
+    runner = PartyRunner(client, party, needs_device=env.needs_device)
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -138,9 +144,11 @@ class TrainedUpdate:
 class PartyRunner:
     """A party's side of the rounds."""
 
-    def __init__(self, client: AggregatorClient, party: Party) -> None:
+    def __init__(
+        self, client: AggregatorClient, party: Party, *, needs_device: bool = False
+    ) -> None:
         """The Task is loaded with the first announcement."""
-        self._client, self._party = client, party
+        self._client, self._party, self._needs_device = client, party, needs_device
         self._trainer: LocalTrainer | None = None
         self._loaded_model = ""
         """The global model in the trainer's buffer; empty for none."""
@@ -169,7 +177,8 @@ class PartyRunner:
 
     def _follow(self, announcement: RoundAnnouncement) -> None:
         if self._trainer is None:
-            self._trainer = LocalTrainer(announcement.config, self._party, choose_device())
+            device = choose_device(is_required=self._needs_device)
+            self._trainer = LocalTrainer(announcement.config, self._party, device)
         trainer = self._trainer
         trainer.update_config(announcement.config)
         match announcement.instruction:
