@@ -8,6 +8,8 @@ from tests.support.kubelet import Kubelet
 from tests.support.manifests import Object
 from tests.support.testbed import Testbed, condition, phase, workers
 from tests.support.waiting import eventually
+from trainyard.api.names import LABEL_SIMULATED_GPUS
+from trainyard_trainer.contract.env import DEVICE_REQUIRED, ENV_DEVICE
 from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
@@ -58,6 +60,29 @@ async def test_a_failure_by_the_memory_limit_names_the_field_to_raise(
     assert "exceeding its memory limit (OOMKilled" in failures(job)[0]["message"]
     assert "raise spec.workers.resources.limits.memory" in failures(job)[0]["message"]
     await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-2")
+
+
+async def test_a_missing_gpu_is_reported_with_pytorchs_words(
+    testbed: Testbed, kubelet: Kubelet
+) -> None:
+    await testbed.add_nodes(8, is_attended=False, labels={LABEL_SIMULATED_GPUS: "false"})
+    [worker] = await start(testbed, 1)
+    env = {e["name"]: e.get("value") for e in worker["spec"]["containers"][0]["env"]}
+    assert env[ENV_DEVICE] == DEVICE_REQUIRED
+    kubelet.starts = False
+    error = "this pod requests a GPU, and PyTorch finds none: Found no NVIDIA driver"
+    await kubelet.fail(worker, error, Exit.NO_DEVICE)
+    job = await testbed.wait_for(
+        "digits", lambda job: condition(job, "Degraded")["reason"] == "NoDevice"
+    )
+    assert error in condition(job, "Degraded")["message"]
+    assert restarts(job) == 1
+
+
+async def test_a_simulated_gpu_is_not_required(testbed: Testbed, kubelet: Kubelet) -> None:
+    await testbed.add_nodes(8, is_attended=False)
+    [worker] = await start(testbed, 1)
+    assert ENV_DEVICE not in {e["name"] for e in worker["spec"]["containers"][0]["env"]}
 
 
 async def test_an_image_that_cannot_be_pulled_is_reported_at_once(

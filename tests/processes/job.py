@@ -32,8 +32,9 @@ UNREACHABLE = "UNREACHABLE"
 def _run_worker(environ: dict[str, str], folder: str, name: str) -> None:
     log_to(folder, name)
     started = time.monotonic()
-    os.environ[ENV_POD] = name
-    if environ.pop(UNREACHABLE, ""):
+    is_unreachable = environ.pop(UNREACHABLE, "")
+    os.environ |= environ
+    if is_unreachable:
         refuse_rendezvous()
     import torch
 
@@ -97,13 +98,14 @@ class Job(RunningJob):
             self.coordinator.kill()
             self.coordinator.wait()
 
-    def start_worker(self, name: str, *, unreachable: bool = False) -> None:
+    def start_worker(self, name: str, *, unreachable: bool = False, **variables: str) -> None:
         environ = {
             UNREACHABLE: "1" if unreachable else "",
             ENV_POD: name,
             ENV_POD_IP: "127.0.0.1",
             ENV_NODE: "node",
             ENV_COORDINATOR: f"127.0.0.1:{self.port}",
+            **variables,
         }
         self.start_member(name, _run_worker, self.environment(**environ))
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.processes.job import Job
 from tests.processes.test_elastic import assert_like_one_process
+from trainyard_trainer.contract.env import DEVICE_REQUIRED, ENV_DEVICE
 from trainyard_trainer.contract.exits import Exit
 
 
@@ -58,3 +59,21 @@ def test_a_fault_that_all_have_is_the_jobs(tmp_path: Path) -> None:
         for name in ("a", "b"):
             code, _ = job.wait_for_exit(name)
             assert code == Exit.TASK_INVALID
+
+
+@pytest.mark.parametrize("others", [("a",), ()], ids=["while another trains", "alone"])
+def test_a_worker_without_the_gpu_that_it_requests_says_so(
+    tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    with Job(tmp_path) as job:
+        job.start(*others, workers=2)
+        if others:
+            job.wait_for_active(1)
+        job.start_worker("b", **{ENV_DEVICE: DEVICE_REQUIRED, "CUDA_VISIBLE_DEVICES": ""})
+        code, message = job.wait_for_exit("b")
+        assert code == Exit.NO_DEVICE
+        assert message.error.startswith("this pod requests a GPU, and PyTorch finds none: ")
+        if others:
+            job.start_worker("c")
+            job.wait_for_active(2)
+            job.finish()

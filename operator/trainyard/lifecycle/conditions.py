@@ -22,6 +22,9 @@ from trainyard_trainer.contract.text import printable
 MAX_MESSAGE = 32_768
 """Characters of a message, as `metav1.Condition` allows; a decision's may name many selectors."""
 
+NO_DEVICE = "NoDevice"
+"""The reason of `Degraded` where a pod requests a GPU and PyTorch finds none in it."""
+
 _RUNNING_REASONS = {Role.WORKER: "WorkersRunning", Role.PARTY: "PartiesRunning"}
 
 
@@ -126,6 +129,8 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
         return condition(ConditionType.DEGRADED, "True", reason, message)
     if failures and observed.lacks_pods:
         return condition(ConditionType.DEGRADED, "True", _reason(failures[-1:], "Replacing"), last)
+    if _lacks_device(failures[-1:]) and observed.absent_members:
+        return condition(ConditionType.DEGRADED, "True", NO_DEVICE, last)
     if observed.contact.refusal:
         message = messages.plan_refused(observed.contact.refusal)
         return condition(ConditionType.DEGRADED, "True", "PlanRefused", message)
@@ -139,8 +144,12 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
 
 
 def _reason(failures: Sequence[PodFailure], otherwise: str) -> str:
-    """`NoDevice` if the first failure is that of a pod which found no GPU."""
-    return "NoDevice" if failures and failures[0].exit_code == Exit.NO_DEVICE else otherwise
+    return NO_DEVICE if _lacks_device(failures) else otherwise
+
+
+def _lacks_device(failures: Sequence[PodFailure]) -> bool:
+    """Whether the first of the failures is that of a pod which found no GPU."""
+    return bool(failures) and failures[0].exit_code == Exit.NO_DEVICE
 
 
 def _mismatch_message(observed: Observation) -> str:

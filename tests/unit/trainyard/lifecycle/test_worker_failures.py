@@ -287,6 +287,12 @@ def test_a_job_of_which_no_worker_has_a_device_says_so_and_ends() -> None:
     spec = {"failure": {"maxRestarts": 0}}
     desired = evaluate(observe(make_job(status=has_run()), coordinator(), worker(**how)))
     assert conditions_of(desired)["Degraded"] == ("True", "NoDevice")
+    failures = [msgspec.to_builtins(f) for f in desired.failures]
+    job = make_job(status=has_run(failures=failures, restarts=1))
+    desired = evaluate(observe(job, coordinator(), worker(0, 2, phase="Pending")))
+    assert conditions_of(desired)["Degraded"] == ("True", "NoDevice"), "the next one starts"
+    desired = evaluate(observe(job, coordinator(), worker(0, 2)))
+    assert conditions_of(desired)["Degraded"] == ("False", "Healthy")
     desired = evaluate(observe(make_job(spec, has_run()), coordinator(), worker(**how)))
     assert conditions_of(desired)["Failed"] == ("True", "TooManyRestarts")
     assert condition_of(desired, "Failed").message.endswith(NO_GPU)
