@@ -5,7 +5,7 @@ Such a worker is replaced after pauses of its own, then left out by name until i
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -110,7 +110,7 @@ def _lasting(
     for failure in job.status.worker_failures:
         pod = pods.members.get(failure.index)
         has_trained = pod is not None and pod.uid in training.trained
-        if not has_trained and _others(pods, failure.index):
+        if not has_trained and _has_other(_running(pods), failure.index):
             lasting[failure.index] = _renewed(failure, job.generation)
     return lasting
 
@@ -124,8 +124,12 @@ def _renewed(failure: WorkerFailure, generation: int) -> WorkerFailure:
     )
 
 
-def _others(pods: JobPods, index: int) -> list[Pod]:
-    return [pod for member, pod in pods.members.items() if member != index and pod.is_running]
+def _running(pods: JobPods) -> Iterator[Pod]:
+    return (pod for pod in pods.members.values() if pod.is_running)
+
+
+def _has_other(pods: Iterable[Pod], index: int) -> bool:
+    return any(pod.index != index for pod in pods)
 
 
 def _unfit(
@@ -135,32 +139,34 @@ def _unfit(
     training: TrainingWorkers,
 ) -> list[Pod]:
     """The pods that failed by their own fault, in the order of their attempts."""
+    at = training.reported_at
+    trained = [pod for pod in _running(pods) if pod.uid in training.trained]
+    reported = [pod for pod in _running(pods) if at is not None and pod.created_at <= at]
     found = [
         pod
         for pod in sorted(pods.finished, key=lambda pod: pod.attempt)
-        if pod.uid not in known and _is_unfit(pod, pods, training)
+        if pod.uid not in known and _may_be_unfit(pod)
+        if _says_so(pod, reported) or _has_never_trained(pod, trained, training)
     ]
     new = sorted({pod.index for pod in found} - set(before))[: MAX_UNFIT - len(before)]
     return [pod for pod in found if pod.index in before or pod.index in new]
 
 
-def _is_unfit(pod: Pod, pods: JobPods, training: TrainingWorkers) -> bool:
-    """Whether a worker failed through a fault of its own that others train without.
-
-    The trainer says so by its exit code. Whatever else a worker fails with that has never trained,
-    be it for lack of memory or in the user's code, is its own fault as well.
-    """
+def _may_be_unfit(pod: Pod) -> bool:
+    """Whether it is a worker that failed by itself."""
     if pod.role != Role.WORKER or not is_failure(pod):
         return False
-    if is_excused(failure_reason(pod), pod.exit_code):
-        return False
-    others = _others(pods, pod.index)
-    if pod.uid not in training.trained and any(p.uid in training.trained for p in others):
-        return True
-    at = training.reported_at
-    if pod.exit_code not in ALONE or at is None:
-        return False
-    return any(other.created_at <= at for other in others)
+    return not is_excused(failure_reason(pod), pod.exit_code)
+
+
+def _says_so(pod: Pod, reported: Sequence[Pod]) -> bool:
+    """Whether the trainer says by its exit code that others train without it, and some do."""
+    return pod.exit_code in ALONE and _has_other(reported, pod.index)
+
+
+def _has_never_trained(pod: Pod, trained: Sequence[Pod], training: TrainingWorkers) -> bool:
+    """Whether it failed before it trained with those that do, be it in the user's code."""
+    return pod.uid not in training.trained and _has_other(trained, pod.index)
 
 
 def _failure(pod: Pod, now: datetime) -> PodFailure:
