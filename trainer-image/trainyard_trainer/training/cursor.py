@@ -7,6 +7,7 @@ and crashes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -86,6 +87,10 @@ class Cursor:
         """Where the next `count` new positions end."""
         end = self.position + count
         return end if end + self.least <= self.size else self.size
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """How many steps an epoch without debt has."""
+        return max(1, math.ceil((self.size - self.least + 1) / batch_size))
 
     def ids(self, positions: Positions) -> Positions:
         """The sample ids at `positions` of this epoch."""

@@ -88,3 +88,12 @@ def test_the_audit_notices_what_is_missing_or_repeated(fed: list[int], wrong: in
 def test_the_fraction_of_an_epoch_leaves_out_what_is_owed() -> None:
     assert Cursor(seed=0, size=10).advance(5).epochs == 0.5
     assert Cursor(seed=0, size=10).advance(5, lost=[1, 2]).epochs == pytest.approx(0.3)
+
+
+@given(size=st.integers(2, 200), batch_size=st.integers(2, 40), least=st.integers(1, 2))
+def test_an_epoch_has_as_many_steps_as_it_says(size: int, batch_size: int, least: int) -> None:
+    cursor, steps = Cursor(seed=1, size=size, least=least), 0
+    expected = cursor.steps_per_epoch(batch_size)
+    while cursor.epoch == 0:
+        cursor, steps = cursor.advance(batch_size), steps + 1
+    assert steps == expected

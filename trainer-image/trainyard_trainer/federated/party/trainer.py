@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from trainyard_trainer.contract.config import JobConfig, Target
+from trainyard_trainer.federated.party.schedule import RoundSchedule
 from trainyard_trainer.federated.party.state import ModelState
 from trainyard_trainer.federated.protocol.layout import MAX_HEADER_BYTES
 from trainyard_trainer.federated.protocol.messages import TrainConfig
@@ -63,9 +63,11 @@ class LocalTrainer:
             task = load(config.task, config.args, party)
         self._replica: Replica = build(task, self._job_config, device)
         self.state = ModelState(self._replica.model)
+        steps = self._replica.cursor.steps_per_epoch(config.batch_size) * config.local_epochs
+        self._schedule = RoundSchedule(steps, config.rounds)
         with task_failures():
             self._start_round(1)  # Invalid optimizer settings fail before the first round.
-            self._advance_scheduler(self.config.rounds + 1)  # So does a schedule that ends early.
+            self._schedule.check(self._replica.scheduler)  # So does a schedule that ends early.
 
     @property
     def eval_samples(self) -> int:
@@ -134,7 +136,7 @@ class LocalTrainer:
         replica.optimizer = self._new_optimizer()
         replica.scheduler = replica.task.scheduler(replica.optimizer)
         refuse_unsupported(replica.model, replica.optimizer, replica.scheduler)
-        self._advance_scheduler(number)
+        self._schedule.start_round(number, replica.optimizer, replica.scheduler, self.config.lr)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         """The job's optimizer, else the Task's; the party's learning rate overrides both."""
@@ -147,24 +149,6 @@ class LocalTrainer:
             for group in optimizer.param_groups:
                 group["lr"] = self.config.lr
         return optimizer
-
-    def _advance_scheduler(self, number: int) -> None:
-        """Advance the Task's scheduler by the steps of the previous rounds."""
-        scheduler = self._replica.scheduler
-        if scheduler is None:
-            return
-        steps = math.ceil(len(self._replica.train_data) / self.config.batch_size)
-        with warnings.catch_warnings():
-            # The optimizer is new and has made no step, but those of previous rounds have.
-            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-            for _ in range((number - 1) * steps * self.config.local_epochs):
-                try:
-                    scheduler.step()
-                except ValueError as error:
-                    raise TaskInvalid(
-                        f"the scheduler does not last for {self.config.rounds} rounds of "
-                        f"{steps * self.config.local_epochs} steps: {error}"
-                    ) from error
 
     @property
     def _mu(self) -> float:
