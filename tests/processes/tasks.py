@@ -57,6 +57,22 @@ class Line(Task):
         return torch.optim.Adam(params, lr=0.01)
 
 
+class Tied(nn.Module):
+    """Two layers of one weight, and a buffer that model files leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(6, 6, bias=False) for _ in range(2))
+        self.second.weight = self.first.weight
+        self.last = nn.Linear(6, 1)
+        self.register_buffer("scale", torch.ones(6), persistent=False)
+        self.scale: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.last(self.second(self.first(x)) * self.scale)
+        return outputs
+
+
 class Failing(Line):
     """A task whose loss raises after a few calls."""
 
@@ -153,6 +169,13 @@ class Share(Line):
     def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, float]:
         error = nn.functional.mse_loss(model(batch[0]), batch[1])
         return {**super().metrics(model, batch), "error": float(error)}
+
+
+class TiedShare(Share):
+    """A party's share, for a model with tied weights."""
+
+    def model(self) -> nn.Module:
+        return Tied().double()
 
 
 class FailingParty(Share):

@@ -20,7 +20,7 @@ import torch
 from tests.processes.certificates import client
 from tests.processes.federation import AUTHORITY, Federation
 from tests.processes.running import until
-from tests.processes.tasks import Line
+from tests.processes.tasks import Line, Tied
 from tests.unit.trainyard_trainer.federated.models import body
 from trainyard_trainer.contract.config import Target
 from trainyard_trainer.contract.env import MODEL_FILE, PATH_METRICS, Role
@@ -278,6 +278,24 @@ def test_a_federation_starts_from_a_given_model(tmp_path: Path) -> None:
         assert result.keys() == start.keys()
         for name, tensor in start.items():
             torch.testing.assert_close(result[name], tensor)
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_a_model_with_tied_weights_starts_from_any_file_and_leaves_one_that_loads(
+    tmp_path: Path, prefix: str
+) -> None:
+    start = {f"{prefix}{k}": v.clone() for k, v in Tied().double().state_dict().items()}
+    if prefix:
+        del start[f"{prefix}second.weight"]
+    (tmp_path / "state").mkdir()
+    safetensors.torch.save_file(start, tmp_path / "state" / "start.safetensors")
+    config = {"task": "TiedShare", "init": "start.safetensors", "rounds": {"max": 2}}
+    with Federation(tmp_path, **config) as federation:
+        federation.start()
+        federation.result()
+        model = Tied().double()
+        model.load_state_dict(safetensors.torch.load_file(federation.state / MODEL_FILE))
+        assert not torch.equal(model.first.weight, start[f"{prefix}first.weight"])
 
 
 @pytest.mark.parametrize(

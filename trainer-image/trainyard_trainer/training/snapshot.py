@@ -16,19 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from trainyard_trainer.runtime import modelfile
+
 DOCUMENT: Final = "trainyard"
 """The key of the file's metadata under which the JSON document stands."""
-PICKLES: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
-"""How files of `torch.save` begin."""
-CONVERT: Final = (
-    'python -c "import torch; from safetensors.torch import save_file; '
-    "save_file({k: v.clone() for k, v in torch.load('model.bin', weights_only=True).items()}, "
-    "'model.safetensors')\""
-)
-COMPILED: Final = "_orig_mod."
-"""What `torch.compile` puts into names."""
-PARALLEL: Final = "module."
-"""What DistributedDataParallel puts before names."""
 PAIRS: Final = "complex128"
 """The key of the names of tensors that are stored as pairs of reals."""
 HEADER_BYTES: Final = 8
@@ -70,8 +61,8 @@ def load_tensors(data: bytes) -> dict[str, Tensor]:
 
 def load_model_file(data: bytes, source: str) -> dict[str, Tensor]:
     """The tensors of a starting model; raises ValueError for a pickled one, with a mend."""
-    if data.startswith(PICKLES):
-        raise ValueError(f"{source} is pickled; convert it with: {CONVERT}")
+    if modelfile.is_pickled(data[: modelfile.START_BYTES]):
+        raise ValueError(modelfile.pickled(source))
     return load_tensors(data)
 
 
@@ -158,6 +149,14 @@ def file_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
+def file_names(model: nn.Module) -> dict[str, list[str]]:
+    """The names under which a model file has each of `model_tensors`; none for temporary ones."""
+    stored, names = file_tensors(model), dict[str, list[str]]()
+    for name, first in _aliases(model).items():
+        names.setdefault(first, []).extend([name] if name in stored else [])
+    return names
+
+
 def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy `tensors` into the model; raises ValueError naming what does not fit.
 
@@ -165,7 +164,7 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
     prefixes of `torch.compile` and DistributedDataParallel do not count.
     """
     mine, aliases = model_tensors(model), _aliases(model)
-    given = _rename(tensors, aliases)
+    given = {own: tensors[name] for name, own in modelfile.own_names(tensors, aliases).items()}
     found: dict[str, Tensor] = {}
     if unknown := sorted(given.keys() - aliases.keys()):
         raise ValueError(f"{source} has {', '.join(unknown[:5])}, which the model lacks")
@@ -192,15 +191,6 @@ def _aliases(model: nn.Module) -> dict[str, str]:
         *model.named_buffers(remove_duplicate=False),
     ]
     return {name: first[id(tensor)] for name, tensor in named}
-
-
-def _rename(tensors: Mapping[str, Tensor], known: Mapping[str, str]) -> dict[str, Tensor]:
-    """`tensors` by the model's own names, whatever wrapped the model that was stored."""
-    bare = {name.replace(COMPILED, ""): name for name in known}
-    given = {name.replace(COMPILED, ""): tensor for name, tensor in tensors.items()}
-    if not given.keys() & bare.keys():
-        given = {name.removeprefix(PARALLEL): tensor for name, tensor in given.items()}
-    return {bare.get(name, name): tensor for name, tensor in given.items()}
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

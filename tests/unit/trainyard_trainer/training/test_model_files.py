@@ -6,26 +6,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tests.processes.tasks import Line
+from tests.processes.tasks import Line, Tied
 from tests.unit.trainyard_trainer.training.test_replica import make, turn
 from trainyard_trainer.runtime.exits import TaskInvalid
 from trainyard_trainer.training.result import final_model
-
-
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = (nn.Linear(6, 6, bias=False) for _ in range(2))
-        self.second.weight = self.first.weight
-        self.last = nn.Linear(6, 1)
-        self.register_buffer("scale", torch.ones(6), persistent=False)
-        self.scale: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.last(self.second(self.first(x)) * self.scale)
-        return outputs
 
 
 class Words(Line):
@@ -69,3 +55,16 @@ def test_a_pickled_file_is_refused_with_the_line_that_converts_it(zipped: bool) 
     torch.save(Line().model().state_dict(), file, _use_new_zipfile_serialization=zipped)
     with pytest.raises(TaskInvalid, match=r"pickled; convert it with: python -c .*save_file"):
         make(Line()).start_from(file.getvalue(), "model.bin")
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480])
+def test_a_header_whose_length_looks_like_a_pickle_is_no_pickle(length: int) -> None:
+    state = {k: v.clone() + 1.0 for k, v in Line().model().state_dict().items()}
+    sizes = {
+        len(data := safetensors.torch.save(state, {"note": "x" * size})): data
+        for size in range(length)
+    }
+    files = [data for data in sizes.values() if int.from_bytes(data[:8], "little") == length]
+    replica = make(Line())
+    replica.start_from(files[0], "the file")
+    assert torch.equal(replica.model.state_dict()["0.weight"], state["0.weight"])

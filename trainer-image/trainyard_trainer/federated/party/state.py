@@ -36,8 +36,10 @@ class ModelState:
         """Raises TaskInvalid for an unsupported dtype."""
         self._tensors = snapshot.model_tensors(model)
         trainable = {name for name, param in model.named_parameters() if param.requires_grad}
+        names = snapshot.file_names(model)
         self.layout = Layout.of(
-            _entry(name, tensor, name in trainable) for name, tensor in self._tensors.items()
+            _entry(name, tensor, name in trainable, names[name])
+            for name, tensor in self._tensors.items()
         )
         self.memory = np.empty(self.layout.size, np.uint8)
         flat = torch.from_numpy(self.memory)
@@ -65,7 +67,13 @@ class ModelState:
                 self._tensors[name].copy_(view)
 
 
-def _entry(name: str, tensor: Tensor, trainable: bool) -> Entry:
+def _entry(name: str, tensor: Tensor, trainable: bool, file_names: list[str]) -> Entry:
     if (dtype := DTYPES.get(tensor.dtype)) is None:
         raise TaskInvalid(f"the model's {name} has the unsupported dtype {tensor.dtype}")
-    return Entry(name=name, dtype=dtype, shape=tuple(tensor.shape), trainable=trainable)
+    return Entry(
+        name=name,
+        dtype=dtype,
+        shape=tuple(tensor.shape),
+        trainable=trainable,
+        file_names=None if file_names == [name] else tuple(file_names),
+    )

@@ -82,8 +82,10 @@ class LocalTrainer:
     @property
     def max_init_bytes(self) -> int:
         """More than any file has that fits the model: every number in the widest dtype."""
-        elements = sum(entry.elements for entry in self.state.layout.entries)
-        return MAX_HEADER_BYTES + elements * WIDEST_BYTES
+        # A file may have tied tensors once or under each name, and temporary ones or not.
+        layout = self.state.layout
+        entries = (*layout.entries, *layout.published.entries)
+        return MAX_HEADER_BYTES + sum(entry.elements for entry in entries) * WIDEST_BYTES
 
     def start_from(self, data: bytes) -> None:
         """Load the job's starting model; raises TaskInvalid if it does not fit."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any, Final
@@ -53,6 +53,8 @@ DOCUMENT_KEY: Final = "trainyard"
 """The key of the JSON document in the file's metadata."""
 NON_TRAINABLE_KEY: Final = "untrained"
 """The key of the names of tensors that no optimizer changes, such as buffers."""
+FILE_NAMES_KEY: Final = "file_names"
+"""The key of the names in a model file of those tensors that do not have one name, their own."""
 
 
 class MalformedLayout(ValueError):
@@ -69,6 +71,9 @@ class Entry:
     shape: tuple[int, ...]
     trainable: bool = True
     """Whether optimizers change it; others (BatchNorm's statistics) are only averaged."""
+    file_names: tuple[str, ...] | None = field(default=None, compare=False)
+    """Its names in a model file: several if it is tied, none if the model's `state_dict` lacks it;
+    None for its own name alone. Layouts that differ in them can be averaged."""
 
     @property
     def elements(self) -> int:
@@ -79,6 +84,13 @@ class Entry:
     def size(self) -> int:
         """In bytes."""
         return self.elements * DTYPES[self.dtype].itemsize
+
+    @property
+    def published(self) -> tuple[Entry, ...]:
+        """The same tensor as a model file has it: under each of its names there."""
+        if self.file_names is None:
+            return (self,)
+        return tuple(replace(self, name=name, file_names=None) for name in self.file_names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +135,11 @@ class Layout:
             start = stop
         return tuple(segments)
 
+    @cached_property
+    def published(self) -> Layout:
+        """The layout of the final model's file, which `load_state_dict` accepts."""
+        return Layout.of(entry for mine in self.entries for entry in mine.published)
+
     def offsets(self) -> Iterator[tuple[Entry, int]]:
         """Each tensor with the offset of its first byte."""
         start = 0
@@ -155,6 +172,9 @@ class Layout:
         """The start of a file: length and JSON, padded so that the tensors are aligned."""
         averaged = [entry.name for entry in self.entries if not entry.trainable]
         metadata = {DOCUMENT_KEY: json.dumps(document), NON_TRAINABLE_KEY: json.dumps(averaged)}
+        names = {e.name: e.file_names for e in self.entries if e.file_names is not None}
+        if names:
+            metadata[FILE_NAMES_KEY] = json.dumps(names)
         fields: dict[str, Any] = {"__metadata__": metadata}
         for entry, start in self.offsets():
             fields[entry.name] = {
@@ -179,21 +199,27 @@ def parse_header(text: bytes) -> tuple[Layout, dict[str, Any]]:
         metadata = fields.pop("__metadata__")
         document = json.loads(metadata[DOCUMENT_KEY])
         averaged = json.loads(metadata[NON_TRAINABLE_KEY])
+        file_names = json.loads(metadata.get(FILE_NAMES_KEY, "{}"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MalformedLayout(f"the header cannot be read: {type(error).__name__}") from None
     if not isinstance(document, dict) or not isinstance(averaged, list):
         raise MalformedLayout("the header's document is not a JSON object")
+    if not isinstance(file_names, dict):
+        raise MalformedLayout("the header's names of a model file are not a JSON object")
     if len(fields) > MAX_TENSORS:
         raise MalformedLayout(
             f"the header names {len(fields)} tensors; at most {MAX_TENSORS} are allowed"
         )
     names = {name for name in averaged if isinstance(name, str)}
-    layout = Layout(tuple(_entry(name, value, names) for name, value in fields.items()))
+    layout = Layout(
+        tuple(_entry(name, value, names, file_names.get(name)) for name, value in fields.items())
+    )
     _check_order(layout, fields)
+    _check_published(layout)
     return layout, document
 
 
-def _entry(name: str, value: Any, averaged: set[str]) -> Entry:
+def _entry(name: str, value: Any, averaged: set[str], file_names: Any) -> Entry:
     shown = name[:100]
     if len(name) > MAX_NAME_LENGTH or not isinstance(value, dict):
         raise MalformedLayout(f"{shown!r} does not describe a tensor")
@@ -204,7 +230,20 @@ def _entry(name: str, value: Any, averaged: set[str]) -> Entry:
         raise MalformedLayout(f"{shown} needs a shape of at most {MAX_DIMENSIONS} dimensions")
     if not all(type(n) is int and 0 <= n <= MAX_MODEL_BYTES for n in shape):
         raise MalformedLayout(f"{shown} has an invalid shape")
-    return Entry(name=name, dtype=dtype, shape=tuple(shape), trainable=name not in averaged)
+    return Entry(
+        name=name,
+        dtype=dtype,
+        shape=tuple(shape),
+        trainable=name not in averaged,
+        file_names=None if file_names is None else _file_names(name, file_names),
+    )
+
+
+def _file_names(name: str, value: Any) -> tuple[str, ...]:
+    is_list = isinstance(value, list)
+    if not is_list or not all(isinstance(n, str) and len(n) <= MAX_NAME_LENGTH for n in value):
+        raise MalformedLayout(f"{name[:100]} has invalid names in a model file")
+    return tuple(value)
 
 
 def _check_order(layout: Layout, fields: Mapping[str, Any]) -> None:
@@ -218,6 +257,18 @@ def _check_order(layout: Layout, fields: Mapping[str, Any]) -> None:
             raise MalformedLayout(f"{name} does not start where the previous tensor ends")
     if Layout.of(layout.entries) != layout:
         raise MalformedLayout("the tensors are not sorted by dtype, trainable ones first")
+
+
+def _check_published(layout: Layout) -> None:
+    published = layout.published
+    count, names = len(published.entries), {entry.name for entry in published.entries}
+    if len(names) < count:
+        raise MalformedLayout("two tensors have the same name in a model file")
+    if count > MAX_TENSORS or published.size > MAX_MODEL_BYTES:
+        raise MalformedLayout(
+            f"a model file of {count} tensors and {published.size} bytes is too large; at most "
+            f"{MAX_TENSORS} tensors and {MAX_MODEL_BYTES} bytes are allowed"
+        )
 
 
 def _sort_key(entry: Entry) -> tuple[int, bool]:

@@ -11,16 +11,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from trainyard_trainer.contract.federated import RefusalReason
 from trainyard_trainer.federated.protocol.layout import LENGTH_BYTES, Bytes, Entry, Layout
 from trainyard_trainer.federated.protocol.wire import UpdateRefused
-
-PREFIXES: Final = ("", "_orig_mod.", "module.")
-"""Of tensors' names in files of compiled and of wrapped models."""
+from trainyard_trainer.runtime import modelfile
 
 
 class StartingModel:
@@ -35,13 +33,22 @@ class StartingModel:
         is_empty = path.stat().st_size == start
         self._data = np.empty(0, np.uint8) if is_empty else np.memmap(path, np.uint8, "r", start)
 
-    def find(self, entry: Entry) -> Bytes | None:
-        """A tensor's bytes; None without one of this name, dtype and shape."""
-        for prefix in PREFIXES:
-            match self._fields.get(prefix + entry.name):
-                case {"dtype": entry.dtype, "shape": list(shape), "data_offsets": [start, stop]}:
-                    if tuple(shape) == entry.shape and stop - start == entry.size:
-                        return self._data[start:stop]
+    def tensors(self, layout: Layout) -> dict[str, Bytes]:
+        """The bytes of those of `layout`'s tensors that the file has in their dtype and shape."""
+        first = {name: entry.name for entry in layout.entries for name in entry.file_names or ()}
+        first |= {entry.name: entry.name for entry in layout.entries}
+        own = modelfile.own_names(self._fields, first)
+        fields = {first[name]: self._fields[given] for given, name in own.items() if name in first}
+        found = (
+            (entry.name, self._find(entry, fields.get(entry.name))) for entry in layout.entries
+        )
+        return {name: data for name, data in found if data is not None}
+
+    def _find(self, entry: Entry, description: Any) -> Bytes | None:
+        match description:
+            case {"dtype": entry.dtype, "shape": list(shape), "data_offsets": [start, stop]}:
+                if tuple(shape) == entry.shape and stop - start == entry.size:
+                    return self._data[start:stop]
         return None
 
 
@@ -67,8 +74,10 @@ class InitialCheck:
             text = f"rounds of a model of {layout.size} bytes need {required} bytes in the state"
             text = f"{text} directory, where {free} are free: use a larger volume"
             raise UpdateRefused(RefusalReason.VOLUME, text)
-        find = rules.start.find if rules.start is not None else lambda _entry: None
-        self._tensors = [(entry, at, find(entry)) for entry, at in layout.offsets()]
+        given = rules.start.tensors(layout) if rules.start is not None else {}
+        self._tensors = [(entry, at, given.get(entry.name)) for entry, at in layout.offsets()]
+        # What the model's file is to hold is nothing for one party to decide, either.
+        self._is_plain = layout.published == layout
         self._offset = 0
         self._digest = hashlib.sha256(layout.header({}))
 
@@ -76,7 +85,7 @@ class InitialCheck:
     def digest(self) -> str:
         """SHA-256 of layout and tensors; empty if all of them are those of the starting model."""
         is_given = all(given is not None for _, _, given in self._tensors)
-        return "" if is_given else self._digest.hexdigest()
+        return "" if is_given and self._is_plain else self._digest.hexdigest()
 
     def feed(self, block: Bytes) -> None:
         """Take the next bytes; raises UpdateRefused if they are not the starting model's."""

@@ -41,7 +41,7 @@ from trainyard_trainer.federated.protocol.layout import (
     parse_header,
 )
 from trainyard_trainer.federated.rounds.history import Best, FederationHistory
-from trainyard_trainer.runtime import checkpoint
+from trainyard_trainer.runtime import checkpoint, modelfile
 from trainyard_trainer.runtime.checkpoint import (
     CHUNK_BYTES,
     STATE,
@@ -120,6 +120,8 @@ class RoundStore:
         path = (root / init).resolve()
         if not path.is_relative_to(root):
             raise TaskInvalid(f"training.init is {init!r}, which is outside the state directory")
+        if _is_pickled(path):
+            raise TaskInvalid(f"training.init: {modelfile.pickled(init)}")
         if not _is_safetensors(path):
             raise TaskInvalid(f"training.init is {init!r}, which is not a safetensors file here")
         return path
@@ -150,7 +152,8 @@ class RoundStore:
         Raises StateUnusable when the rounds to come would not fit.
         """
         slots = slot_layout(layout, self._strategy)
-        self.checkpoints.check_space(MODELS * layout.size + CHECKPOINTS * slots.size)
+        rounds = MODELS * layout.size + CHECKPOINTS * slots.size
+        self.checkpoints.check_space(rounds + _result_bytes(layout))
         folder = self.checkpoints.open_spool()
         self._create(folder / STATE, layout, {"round": 0})[:] = data
         if slots.entries:
@@ -159,8 +162,9 @@ class RoundStore:
         self._commit(folder, layout, history)
 
     def required_bytes(self, layout: Layout) -> int:
-        """What a model needs here: two rounds with the strategy's state, and the best model."""
-        return 3 * layout.size + 2 * slot_layout(layout, self._strategy).size
+        """What a model needs here: two rounds with the strategy's state, the best, the result."""
+        rounds = 3 * layout.size + 2 * slot_layout(layout, self._strategy).size
+        return rounds + _result_bytes(layout)
 
     def aggregate(self, updates: Sequence[Update], history: FederationHistory) -> None:
         """Aggregate `updates` into the global model, and store the next one with `history`.
@@ -256,12 +260,35 @@ class RoundStore:
         assert self.model is not None  # noqa: S101 -- there is a result
         self.checkpoints.check_term()
         is_last = round_ == self.history.round
-        path = self.model.path if is_last else self._best_path(round_)
-        _link(path, self.directory / MODEL_FILE)
-        model = {"sha256": checkpoint.checksum(path), "bytes": path.stat().st_size}
+        path, target = self._best_path(round_), self.directory / MODEL_FILE
+        self._publish(self.model.path if is_last else path, target, round_)
+        model = {"sha256": checkpoint.checksum(target), "bytes": target.stat().st_size}
         self.result = finite({**result, "model": model, "term": self.checkpoints.term})
         text = json.dumps(self.result, indent=1, sort_keys=True, allow_nan=False)
         checkpoint.write_atomically(self.directory / RESULT_FILE, text.encode())
+
+    def _publish(self, source: Path, target: Path, round_: int) -> None:
+        """Write the model file of a round with the names of the model's `state_dict`."""
+        layout, data = _map(source, "r")
+        published = layout.published
+        if published == layout:
+            _link(source, target)
+            return
+        starts = {n.name: start for e, start in layout.offsets() for n in e.published}
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        out = self._create(draft, published, {"round": round_})
+        for entry, at in published.offsets():
+            start = starts[entry.name]
+            out[at : at + entry.size] = data[start : start + entry.size]
+        del out  # Unmapped, so that all of it is in the file.
+        with draft.open("rb+") as file:
+            checkpoint.sync_file(file)
+        draft.rename(target)
+
+
+def _result_bytes(layout: Layout) -> int:
+    """What the result's file needs, unless it is the last round's."""
+    return 0 if layout.published == layout else layout.published.size
 
 
 def model_file(path: Path) -> ModelFile:
@@ -270,6 +297,14 @@ def model_file(path: Path) -> ModelFile:
     for chunk in checkpoint.chunks(path):
         checksum = zlib.crc32(chunk, checksum)
     return ModelFile(path=path, size=path.stat().st_size, checksum=checksum)
+
+
+def _is_pickled(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return modelfile.is_pickled(file.read(modelfile.START_BYTES))
+    except OSError:
+        return False
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """A model's layout is parsed as it was written; an invalid one is refused before any allocation."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,50 @@ def test_a_layout_is_parsed_unchanged(found: list[Entry]) -> None:
     header = layout.header({"round": 3})
     assert len(header) % 8 == 0
     assert parse_header(header[8:]) == (layout, {"round": 3})
+
+
+TIED = Layout.of(
+    [
+        Entry(name="head", dtype="F32", shape=(2, 3), file_names=("head", "tail")),
+        Entry(name="scale", dtype="F32", shape=(3,), trainable=False, file_names=()),
+        Entry(name="bias", dtype="F64", shape=(2,)),
+    ]
+)
+
+
+def test_names_in_a_model_file_are_parsed_and_do_not_tell_layouts_apart() -> None:
+    found, _ = parse_header(TIED.header({})[8:])
+    assert [e.file_names for e in found.entries] == [e.file_names for e in TIED.entries]
+    assert [e.name for e in found.published.entries] == ["bias", "head", "tail"]
+    plain = Layout.of(replace(entry, file_names=None) for entry in TIED.entries)
+    assert plain.difference(found) == ""
+    assert plain.published == plain
+
+
+@pytest.mark.parametrize(
+    ("file_names", "error"),
+    [
+        ([], "not a JSON object"),
+        ({"head": "tail"}, "head has invalid names"),
+        ({"head": [3]}, "head has invalid names"),
+        ({"head": ["x" * 1001]}, "head has invalid names"),
+        ({"head": ["bias"]}, "two tensors have the same name"),
+        ({"head": ["a", "a"]}, "two tensors have the same name"),
+        ({"head": [str(n) for n in range(100_001)]}, "model file of 100002 tensors .* too large"),
+    ],
+)
+def test_invalid_names_in_a_model_file_are_refused(file_names: Any, error: str) -> None:
+    plain = Layout.of(replace(entry, file_names=None) for entry in TIED.entries if entry.trainable)
+    header = json.loads(plain.header({})[8:])
+    header["__metadata__"]["file_names"] = json.dumps(file_names)
+    with pytest.raises(MalformedLayout, match=error):
+        parse_header(json.dumps(header).encode())
+
+
+def test_a_model_file_beyond_the_limit_is_refused_before_it_is_written() -> None:
+    large = Entry(name="w", dtype="F32", shape=(1 << 37,), file_names=("w", "v", "u"))
+    with pytest.raises(MalformedLayout, match="too large"):
+        parse_header(Layout.of([large]).header({})[8:])
 
 
 @given(st.permutations(EVERY.entries))

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 
+from tests.processes.tasks import Tied
 from tests.unit.trainyard_trainer.federated.models import FLAT, body, metadata, random_model
 from trainyard_trainer.contract.exits import Result
 from trainyard_trainer.contract.federated import (
@@ -21,6 +23,7 @@ from trainyard_trainer.contract.federated import (
     RoundsConfig,
     StrategyConfig,
 )
+from trainyard_trainer.federated.party.state import ModelState
 from trainyard_trainer.federated.protocol.layout import Bytes, Entry, Layout
 from trainyard_trainer.federated.protocol.wire import UpdateRefused
 from trainyard_trainer.federated.rounds.events import Instruction
@@ -269,11 +272,11 @@ async def test_no_party_alone_chooses_the_initial_model(tmp_path: Path, layout: 
         assert aggregator.store.model.data.view("<f4")[4] == 1.0
 
 
-def send(aggregator: Aggregator, layout: Layout, data: Bytes) -> None:
+def send(aggregator: Aggregator, layout: Layout, data: Bytes, party: str = "a") -> None:
     upload = aggregator.open_upload()
     try:
         upload.feed(body(layout, data, metadata(round=0)))
-        aggregator.accept("a", upload, 0)
+        aggregator.accept(party, upload, 0)
     finally:
         upload.discard()
 
@@ -311,6 +314,48 @@ async def test_what_the_starting_model_lacks_needs_a_second_party(tmp_path: Path
         join(aggregator)
         send(aggregator, OTHER, random_model(OTHER, 1))
         assert aggregator.machine.instruction("b") is Instruction.INITIAL
+
+
+PUBLISHED = {
+    "under both names": {},
+    "under the first name": {"second.weight": ""},
+    "under the second name": {"first.weight": ""},
+    "with what is not persistent": {"": "scale"},
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("published", PUBLISHED.values(), ids=PUBLISHED)
+async def test_a_starting_model_as_others_publish_it_is_confirmed_by_two_parties(
+    tmp_path: Path, prefix: str, published: dict[str, str]
+) -> None:
+    model = Tied()
+    state = {k: v for k, v in model.state_dict().items() if k not in published}
+    if "" in published:
+        state["scale"] = model.scale
+    stored = {prefix + name: tensor.clone() for name, tensor in state.items()}
+    safetensors.torch.save_file(stored, tmp_path / "start.safetensors")
+    sent = ModelState(model)
+    sent.pack()
+    async with running(tmp_path, config=replace(CONFIG, init="start.safetensors")) as aggregator:
+        join(aggregator)
+        send(aggregator, sent.layout, sent.memory)
+        assert aggregator.machine.instruction("b") is Instruction.INITIAL
+        send(aggregator, sent.layout, sent.memory, "b")
+        await wait_for(aggregator, "a", Instruction.TRAIN)
+        assert aggregator.refusals == {}
+
+
+async def test_tied_tensors_are_compared_with_the_starting_model(tmp_path: Path) -> None:
+    model = Tied()
+    stored = {"second.weight": model.second.weight.detach() + 1.0}
+    safetensors.torch.save_file(stored, tmp_path / "start.safetensors")
+    sent = ModelState(model)
+    sent.pack()
+    async with running(tmp_path, config=replace(CONFIG, init="start.safetensors")) as aggregator:
+        join(aggregator)
+        with pytest.raises(UpdateRefused, match=r"its first\.weight is not that of"):
+            send(aggregator, sent.layout, sent.memory)
 
 
 async def test_an_initial_model_too_large_for_the_volume_is_refused(tmp_path: Path) -> None:

@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 
+from tests.processes.tasks import Tied
 from tests.unit.trainyard_trainer.federated.models import FLAT, random_model
 from trainyard_trainer.contract.env import MODEL_FILE, RESULT_FILE
 from trainyard_trainer.federated.aggregation.aggregate import AggregateNotFinite, Update
 from trainyard_trainer.federated.aggregation.strategies import FedAdam, FedAvg, Strategy
+from trainyard_trainer.federated.party.state import ModelState
 from trainyard_trainer.federated.rounds.history import Best, FederationHistory, RoundRecord
 from trainyard_trainer.federated.server import store as store_module
 from trainyard_trainer.federated.server.store import RoundStore
@@ -239,6 +243,56 @@ def test_free_space_is_checked_before_the_first_round(
     with pytest.raises(StateUnusable, match=rf"needs {needed:,} bytes, .* {needed - 1:,} free"):
         open_store(tmp_path, strategy=FedAdam())
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_the_result_loads_by_the_documented_line(tmp_path: Path, is_last: bool) -> None:
+    state, store = ModelState(Tied()), RoundStore(tmp_path, 1, FedAvg())
+    state.pack()
+    history = FederationHistory().with_round(RoundRecord(round=0), {}, 0)
+    store.initialize(state.layout, state.memory, history)
+    store.keep_best(Best(round=0, value=0.5))
+    if not is_last:
+        history = store.history.with_round(RoundRecord(round=1, parties=1), {"a": 3}, 1)
+        update = Update(party="a", weight=1.0, data=random_model(state.layout, 3))
+        store.aggregate([update], history)
+    RoundStore(tmp_path, 2, FedAvg()).finish(0, {})
+    model = Tied()
+    model.load_state_dict(safetensors.torch.load_file(tmp_path / MODEL_FILE))
+    other = ModelState(model)
+    other.pack()
+    assert other.memory.tobytes() == state.memory.tobytes()
+    result = json.loads((tmp_path / RESULT_FILE).read_text())
+    assert result["model"] == {
+        "sha256": checkpoint.checksum(tmp_path / MODEL_FILE),
+        "bytes": (tmp_path / MODEL_FILE).stat().st_size,
+    }
+    assert not list(tmp_path.glob(".model*"))
+
+
+def test_free_space_for_a_result_of_its_own_is_checked_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = ModelState(Tied()).layout
+    needed = 4 * layout.size + layout.published.size
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    store = RoundStore(tmp_path, 1, FedAvg())
+    with pytest.raises(StateUnusable, match=f"needs {needed:,} bytes"):
+        store.initialize(layout, random_model(layout, 0), FederationHistory())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickled_starting_model_is_refused_with_the_line_that_converts_it(
+    tmp_path: Path, zipped: bool
+) -> None:
+    store = RoundStore(tmp_path, 1, FedAvg())
+    path = tmp_path / "model.bin"
+    torch.save(Tied().state_dict(), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        TaskInvalid, match=r"training\.init: model\.bin is pickled; convert it with"
+    ):
+        store.find_init("model.bin")
 
 
 @pytest.mark.parametrize("init", ["../outside.safetensors", "link.safetensors", "ABSOLUTE"])
