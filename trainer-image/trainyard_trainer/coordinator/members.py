@@ -134,12 +134,16 @@ class MembershipService:
             connection.outbox.put_nowait(PlanUpdate(plan=plan.encode()))
         self.handle(plan)
 
-    def request_snapshot(self) -> None:
-        """Have the view's first member upload a checkpoint at its next step boundary."""
+    def request_snapshot(self) -> bool:
+        """Have the view's first member upload a checkpoint at its next step boundary.
+
+        Returns whether it is connected.
+        """
         view = self.registry.view
         connection = self._connections.get(view.member_ids[0]) if view is not None else None
         if connection is not None:
             connection.outbox.put_nowait(SnapshotRequest())
+        return connection is not None
 
     async def wait_for_workers(self) -> None:
         """Wait until training has ended and all workers have disconnected."""

@@ -19,6 +19,7 @@ from trainyard_trainer.coordinator.members import MembershipService
 from trainyard_trainer.coordinator.metrics import CoordinatorMetrics
 from trainyard_trainer.coordinator.progress import Progress
 from trainyard_trainer.coordinator.state import KINDS, SpooledUpload, StateStore, final_report
+from trainyard_trainer.coordinator.uploads import UploadMonitor
 from trainyard_trainer.membership.events import StateStored
 from trainyard_trainer.runtime.checkpoint import CheckpointStore
 from trainyard_trainer.runtime.exits import Fenced, JobFailed, StateUnusable, divergence
@@ -48,6 +49,7 @@ class Coordinator(JobServer[Plan]):
         )
         self.progress = Progress(checkpoint_step=self.store.checkpoint_step())
         self.members = MembershipService(config, term, self.progress)
+        self.uploads = UploadMonitor(self.progress, self._end)
         self.result: dict[str, Any] = self.store.result()
         """The content of result.json; empty until training is complete."""
         if self.result:
@@ -133,8 +135,7 @@ class Coordinator(JobServer[Plan]):
         try:
             return await self.store.send(request)
         except StateUnusable as error:
-            if not self.members.ended.done():
-                self.members.ended.set_exception(error)
+            self._end(error)
             raise web.HTTPInternalServerError(text=str(error)) from None
 
     async def _put_state(self, request: web.Request) -> web.Response:
@@ -142,26 +143,33 @@ class Coordinator(JobServer[Plan]):
         if kind not in KINDS:
             raise web.HTTPBadRequest(text=f"kind must be one of {', '.join(KINDS)}")
         try:
-            await self._keep(kind, await self.store.receive(request))
+            with self.uploads.counted(kind):
+                if kind == "snapshot" and self.progress.checkpoint_step < 0:
+                    await self._check_first(request)
+                await self._keep(kind, await self.store.receive(request))
         except StateUnusable as error:
-            self._write_failed(kind, error)
             raise web.HTTPInsufficientStorage(text=str(error)) from None
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         except Fenced as error:
-            if not self.members.ended.done():
-                self.members.ended.set_exception(error)
+            self._end(error)
             raise web.HTTPConflict(text=str(error)) from None
         source = self.members.registry.collecting_from
         if kind != "snapshot" and source is not None:
             self.members.handle(StateStored(member_id=source))
         return web.Response(text="stored")
 
-    def _write_failed(self, kind: str, error: StateUnusable) -> None:
-        """Count the failed write; end if the state is needed now, since each retry would fail."""
-        log.error("a %s was not stored: %s", kind, error)
-        self.progress.failed_writes += 1
-        if kind != "snapshot" and not self.members.ended.done():
+    async def _check_first(self, request: web.Request) -> None:
+        """End before much has been trained if the state directory is too small for checkpoints."""
+        try:
+            await self.store.check_first(request)
+        except StateUnusable as error:
+            self._end(error)
+            raise
+
+    def _end(self, error: Exception) -> None:
+        """End the process with this error."""
+        if not self.members.ended.done():
             self.members.ended.set_exception(error)
 
     async def _keep(self, kind: str, upload: SpooledUpload) -> None:
@@ -175,7 +183,20 @@ class Coordinator(JobServer[Plan]):
             self.progress.checkpoint_step = step
 
     async def _request_checkpoints(self) -> None:
-        """Request checkpoints periodically, if they would outlive this pod."""
-        while self.config.durable:
-            await asyncio.sleep(self.config.checkpoint_seconds)
-            self.members.request_snapshot()
+        """Request checkpoints periodically, if they would outlive this pod.
+
+        The first is requested after the first step: it shows whether checkpoints can be stored.
+        """
+        if not self.config.durable:
+            return
+        interval, progress = self.config.checkpoint_seconds, self.progress
+        if progress.checkpoint_step >= 0:
+            await asyncio.sleep(interval)
+        while progress.checkpoint_step < 0 and progress.report.step == 0:
+            progress.changed.clear()
+            await progress.changed.wait()
+        while True:
+            self.uploads.check_requested()
+            if self.members.request_snapshot():
+                self.uploads.requested()
+            await asyncio.sleep(interval)

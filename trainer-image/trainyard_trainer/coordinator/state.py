@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
@@ -24,7 +24,12 @@ from trainyard_trainer.membership.messages import ProgressReport
 from trainyard_trainer.runtime import checkpoint
 from trainyard_trainer.runtime.checkpoint import STATE, CheckpointManifest, CheckpointStore
 from trainyard_trainer.runtime.exits import StateUnusable
-from trainyard_trainer.transport.connection import HEADER_DIGEST, HEADER_TERM
+from trainyard_trainer.transport.connection import (
+    HEADER_DIGEST,
+    HEADER_SIZE,
+    HEADER_TERM,
+    TRANSFER_IDLE_SECONDS,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +68,17 @@ class StateStore:
         """The result of a training that an earlier term completed; empty without one."""
         return read_result(self.store.directory)
 
+    async def check_first(self, request: web.Request) -> None:
+        """Raise StateUnusable if checkpoints as large as this upload would not fit."""
+        size = request.headers.get(HEADER_SIZE, "")
+        if size.isdecimal():
+            await self.on_disk(self.store.check_first, int(size))
+
     async def receive(self, request: web.Request) -> SpooledUpload:
-        """Stream an upload into a spool; for a bad one raises an HTTP error and leaves nothing."""
+        """Stream an upload into a spool; for a bad one raises an HTTP error and leaves nothing.
+
+        Raises OSError when the connection breaks or stands still.
+        """
         if request.headers.get(HEADER_TERM) != str(self.store.term):
             raise web.HTTPConflict(text=f"this coordinator has term {self.store.term}")
         spool = await self.on_disk(self.store.open_spool)
@@ -73,7 +87,7 @@ class StateStore:
             file = await self.on_disk((spool / STATE).open, "wb")
             try:
                 # Each chunk is on its way to the disk before the next is read: memory is bounded.
-                async for chunk in request.content.iter_chunked(checkpoint.CHUNK_BYTES):
+                async for chunk in _chunks(request):
                     await asyncio.to_thread(sha256.update, chunk)
                     size += await self.on_disk(file.write, chunk)
                 await self.on_disk(checkpoint.sync_file, file)
@@ -153,6 +167,16 @@ class StateStore:
         if not self._init or not path.is_relative_to(root.resolve()) or not path.is_file():
             raise web.HTTPNotFound
         return path
+
+
+async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
+    """A request's body; raises TimeoutError when it stands still."""
+    while True:
+        async with asyncio.timeout(TRANSFER_IDLE_SECONDS):
+            chunk = await request.content.read(checkpoint.CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
 
 
 def read_result(directory: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from trainyard_trainer.training.throughput import Configuration, Meter
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS: Final = 1.0
+SNAPSHOT_RETRY_SECONDS: Final = (10.0, 600.0)
+"""The first and the longest pause after a snapshot that was not stored: each stalls training."""
 HISTORY: Final = 1000
 """View changes kept in the state, and so in result.json."""
 
@@ -37,6 +40,11 @@ class Reporter:
         self._reported = 0.0
         self._communication = 0.0
         self._samples = 0
+        self._upload: Future[bool] | None = None
+        """Of the snapshot in flight."""
+        self._next_upload = 0.0
+        """Not before this time, on `time.monotonic`'s clock."""
+        self._upload_pause = SNAPSHOT_RETRY_SECONDS[0]
 
     def committed(self, replica: Replica, compute_seconds: float) -> None:
         """Measure the iteration, and send a report when one is due."""
@@ -58,14 +66,28 @@ class Reporter:
                 communication=self._communication - communicated,
             )
         self._latest_commit = now
-        if self._session.wants_snapshot:
-            self._session.wants_snapshot = False
-            if replica.is_finite:
-                self._session.connection.upload("snapshot", replica.encode())
-            else:
-                log.warning("the state is not finite: the last checkpoint is kept instead")
+        self._upload_snapshot(replica, now)
         if cost is not None or self._is_due(now, replica):
             self._send(replica, cost, now)
+
+    def _upload_snapshot(self, replica: Replica, now: float) -> None:
+        """Upload a snapshot that is wanted, one at a time; one that fails again after a pause."""
+        if self._upload is not None and self._upload.done():
+            is_stored, self._upload = self._upload.result(), None
+            if is_stored:
+                self._upload_pause = SNAPSHOT_RETRY_SECONDS[0]
+            else:
+                log.warning("trying again in %.0f s to store a snapshot", self._upload_pause)
+                self._session.wants_snapshot = True
+                self._next_upload = now + self._upload_pause
+                self._upload_pause = min(2 * self._upload_pause, SNAPSHOT_RETRY_SECONDS[1])
+        if not self._session.wants_snapshot or self._upload is not None or now < self._next_upload:
+            return
+        self._session.wants_snapshot = False
+        if replica.is_finite:
+            self._upload = self._session.connection.upload("snapshot", replica.encode())
+        else:
+            log.warning("the state is not finite: the last checkpoint is kept instead")
 
     def _is_due(self, now: float, replica: Replica) -> bool:
         latest = self._session.report

@@ -93,15 +93,24 @@ class CheckpointStore:
         found = (path.name.removeprefix(TERM) for path in self.directory.glob(f"{TERM}*"))
         return [int(number) for number in found if number.isdecimal()]
 
-    def check_space(self, needed: int) -> None:
-        """Raise StateUnusable unless `needed` bytes are free."""
+    def check_space(self, needed: int, purpose: str = "") -> None:
+        """Raise StateUnusable unless `needed` bytes are free; `purpose` says what for."""
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise StateUnusable(
-                f"the state directory {self.directory} needs {needed:,} bytes, and its volume has "
-                f"{free:,} free: make its claim (spec.state.claimName) larger, or remove "
-                "what it does not need"
+                f"the state directory {self.directory} needs {needed:,} bytes{purpose}, and its "
+                f"volume has {free:,} free: make its claim (spec.state.claimName) larger, or "
+                "remove what it does not need"
             )
+
+    def check_first(self, size: int) -> None:
+        """Raise StateUnusable unless checkpoints of `size` bytes and the final model will fit.
+
+        One more than is kept is on disk while it is written, and none is larger than the first by
+        much; the model is smaller.
+        """
+        count = self.keep + 1
+        self.check_space(count * size, f" for {count} checkpoints (checkpoint.keep and one more)")
 
     def open_spool(self) -> Path:
         """An empty folder to write a state file into."""

@@ -56,6 +56,8 @@ FENCE_SECONDS: Final = 300.0
 """The same for a `Fence`, which may find it in the midst of a long iteration."""
 HEADER_TERM: Final = "X-Trainyard-Term"
 HEADER_DIGEST: Final = "X-Trainyard-SHA256"
+HEADER_SIZE: Final = "X-Trainyard-Size"
+"""The bytes of an upload, which is sent in chunks; optional."""
 
 
 class CoordinatorConnection:
@@ -287,7 +289,11 @@ class CoordinatorConnection:
     async def _put(self, kind: str, data: bytes) -> str:
         """What went wrong with an upload; empty when it is stored."""
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-        headers = {HEADER_TERM: str(self.term), HEADER_DIGEST: digest}
+        headers = {
+            HEADER_TERM: str(self.term),
+            HEADER_DIGEST: digest,
+            HEADER_SIZE: str(len(data)),
+        }
         url = f"{self._url}{PATH_STATE}?kind={kind}"
         try:
             async with (
