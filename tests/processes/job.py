@@ -69,6 +69,8 @@ class Job(RunningJob):
         )
         self.config = replace(self.config, **config)
         self.state_name = "state"
+        self.workers_port = self.port
+        """Where workers connect to: the coordinator, or a proxy before it."""
         self.coordinator: subprocess.Popen[bytes] | None = None
 
     def replace_config(self, **changes: Any) -> None:
@@ -104,7 +106,7 @@ class Job(RunningJob):
             ENV_POD: name,
             ENV_POD_IP: "127.0.0.1",
             ENV_NODE: "node",
-            ENV_COORDINATOR: f"127.0.0.1:{self.port}",
+            ENV_COORDINATOR: f"127.0.0.1:{self.workers_port}",
             **variables,
         }
         self.start_member(name, _run_worker, self.environment(**environ))

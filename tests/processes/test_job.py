@@ -62,6 +62,14 @@ def test_a_suspended_job_resumes_from_its_checkpoint(tmp_path: Path) -> None:
         assert_like_one_process(job, job.finish())
 
 
+def test_the_first_checkpoint_is_stored_at_once(tmp_path: Path) -> None:
+    with Job(tmp_path, durable=True) as job:
+        job.start("a")
+        until(lambda: (job.metric(Metric.CHECKPOINT_STEP) or -1) > 0, "the first checkpoint", 30.0)
+        assert job.config.checkpoint_seconds > 60.0
+        assert_like_one_process(job, job.finish())
+
+
 def test_a_coordinator_without_durable_state_stays_up_while_suspended_and_resumes(
     tmp_path: Path,
 ) -> None:
