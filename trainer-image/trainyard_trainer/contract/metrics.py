@@ -65,6 +65,6 @@ class Metric:
     CHECKPOINT_STEP: Final = "trainyard_training_checkpoint_step"
     """Step of the newest stored checkpoint; -1 before the first."""
     FAILED_WRITES: Final = "trainyard_training_checkpoint_failures"
-    """Counter (exposed with `_total`) of checkpoints and models that could not be written."""
+    """Counter (exposed with `_total`) of checkpoints and models that were not stored."""
     OUTCOME: Final = "trainyard_training_outcome"
     """1, with label `result` (Complete or Suspended), once training has ended."""

@@ -38,7 +38,7 @@ class Progress:
     """Of the final states, by worker."""
     checkpoint_step: int = -1
     failed_writes: int = 0
-    """Checkpoints and models that could not be written to the state directory."""
+    """Checkpoints and models that were not stored, whatever the cause."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by each report; a waiter clears it first."""
     _has_restarted: bool = False
