@@ -367,6 +367,37 @@ def test_a_federation_runs_locally_with_one_command(tmp_path: Path) -> None:
     assert "has no class 'Shore'" in failed.stderr
 
 
+def federate_from(init: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainyard_trainer", "federate"]
+    task = ["tests.processes.tasks:Share", "--party", "a", "--party", "b", "--rounds", "1"]
+    options = ["--optimizer", "SGD", "--lr", "0", "--init", str(init), "--output", str(output)]
+    return subprocess.run(
+        [*command, *task, *options], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_local_federation_starts_from_a_file_anywhere(tmp_path: Path) -> None:
+    start, init = Line().model().state_dict(), tmp_path / "models" / "start.safetensors"
+    init.parent.mkdir()
+    safetensors.torch.save_file({f"_orig_mod.{k}": v for k, v in start.items()}, init)
+    done = federate_from(init, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    result = safetensors.torch.load_file(tmp_path / "out" / MODEL_FILE)
+    for name, tensor in start.items():  # With a learning rate of 0 it is returned unchanged.
+        torch.testing.assert_close(result[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("model.bin", "model.bin is pickled; convert it with"), ("none", "there is no file")],
+)
+def test_a_local_federation_refuses_what_is_no_model(tmp_path: Path, name: str, error: str) -> None:
+    torch.save(Line().model().state_dict(), tmp_path / "model.bin")
+    failed = federate_from(tmp_path / name, tmp_path / "out")
+    assert failed.returncode == Exit.TASK_INVALID
+    assert error in failed.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "number"),
     [

@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,18 +31,20 @@ from trainyard_trainer.contract.federated import FederatedConfig
 from trainyard_trainer.federated.rounds.history import RoundRecord
 from trainyard_trainer.federated.server.aggregator import Aggregator
 from trainyard_trainer.federated.server.http import AggregatorServer
-from trainyard_trainer.runtime.exits import describe
+from trainyard_trainer.runtime.exits import TaskInvalid, describe
 from trainyard_trainer.runtime.subprocesses import Processes, run_until_signalled
 from trainyard_trainer.transport.tls import Credentials
 
 NAMESPACE, JOB = "local", "run"
 POLL_SECONDS: Final = 0.1
+INIT_FOLDER: Final = "init"
 
 
 def run(config: FederatedConfig, output: Path | None) -> Exit:
     """Run the rounds with a line for each; write model and result to `output` if it is given."""
     with _warnings_only(), tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         try:
+            config = _with_starting_model(config, Path(folder) / "state")
             result = run_until_signalled(_federate(config, Path(folder)))
         except Exception as error:
             code, message = describe(error)
@@ -53,6 +56,18 @@ def run(config: FederatedConfig, output: Path | None) -> Exit:
             for name in (MODEL_FILE, RESULT_FILE):
                 shutil.copyfile(Path(folder) / "state" / name, output / name)
     return Exit.OK
+
+
+def _with_starting_model(config: FederatedConfig, state: Path) -> FederatedConfig:
+    """Copy the starting model into the state directory, where an aggregator takes it from."""
+    if not config.init:
+        return config
+    source = Path(config.init)
+    if not source.is_file():
+        raise TaskInvalid(f"training.init: there is no file {source}")
+    (state / INIT_FOLDER).mkdir(parents=True)
+    shutil.copyfile(source, state / INIT_FOLDER / source.name)
+    return replace(config, init=f"{INIT_FOLDER}/{source.name}")
 
 
 @contextlib.contextmanager
