@@ -79,6 +79,7 @@ class CoordinatorReport:
     cost_gpu_seconds: float | None = None
     plan_generation: int = 0
     checkpoint_step: int = -1
+    consecutive_failed_writes: int = 0
     federation: FederationReport | None = None
     """None for a DistributedJob."""
     outcome: str = ""

@@ -97,6 +97,7 @@ def _report(found: dict[str, list[Sample]], at: datetime) -> CoordinatorReport:
         cost_gpu_seconds=one.number(Metric.RESCALE_COST),
         plan_generation=one.count(Metric.PLAN_GENERATION),
         checkpoint_step=_whole(_or(one.number(Metric.CHECKPOINT_STEP), -1) + 1) - 1,
+        consecutive_failed_writes=one.count(Metric.CONSECUTIVE_FAILED_WRITES),
         federation=_federation(found, one),
         outcome=one.label(Metric.OUTCOME, "result"),
     )

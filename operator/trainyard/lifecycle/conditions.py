@@ -140,6 +140,10 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
         return condition(ConditionType.DEGRADED, "True", "CoordinatorUnreachable", message)
     if trouble is None and (message := stalled_message(observed)):
         return condition(ConditionType.DEGRADED, "True", "Stalled", message)
+    report = observed.report
+    if trouble is None and report is not None and report.consecutive_failed_writes:
+        message = messages.not_stored(report.consecutive_failed_writes, report.checkpoint_step)
+        return condition(ConditionType.DEGRADED, "True", "StateNotStored", message)
     return condition(ConditionType.DEGRADED, "False", "Healthy")
 
 

@@ -214,6 +214,16 @@ def stalled(since: datetime, usual_seconds: float | None) -> str:
     )
 
 
+def not_stored(failures: int, checkpoint_step: int) -> str:
+    """That checkpoints cannot be stored, and what that may cost."""
+    last = f"step {checkpoint_step}" if checkpoint_step >= 0 else "the beginning"
+    return (
+        f"The last {failures} attempts to store the state have failed; the coordinator's log says "
+        f"why. Training goes on and storing is tried again, but should all workers be lost, the "
+        f"job starts from {last}."
+    )
+
+
 def plan_refused(reason: str) -> str:
     """That the coordinator does not accept the operator's Plan, with its reason."""
     return (

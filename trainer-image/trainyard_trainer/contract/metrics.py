@@ -66,5 +66,7 @@ class Metric:
     """Step of the newest stored checkpoint; -1 before the first."""
     FAILED_WRITES: Final = "trainyard_training_checkpoint_failures"
     """Counter (exposed with `_total`) of checkpoints and models that were not stored."""
+    CONSECUTIVE_FAILED_WRITES: Final = "trainyard_training_consecutive_checkpoint_failures"
+    """Checkpoints and models that were not stored since the last one that was."""
     OUTCOME: Final = "trainyard_training_outcome"
     """1, with label `result` (Complete or Suspended), once training has ended."""

@@ -91,6 +91,8 @@ class CoordinatorMetrics(Exposition):
             yield _gauge(Metric.PLAN_EFFECTIVE_STEP, text, progress.report.plan_effective_step)
         yield _gauge(Metric.CHECKPOINT_STEP, "The newest checkpoint.", progress.checkpoint_step)
         yield _counter(Metric.FAILED_WRITES, "Failed writes of state.", progress.failed_writes)
+        text, failures = "Failed writes since the last one.", progress.consecutive_failed_writes
+        yield _gauge(Metric.CONSECUTIVE_FAILED_WRITES, text, failures)
         yield from outcome(members.registry.result)
 
 

@@ -39,6 +39,8 @@ class Progress:
     checkpoint_step: int = -1
     failed_writes: int = 0
     """Checkpoints and models that were not stored, whatever the cause."""
+    consecutive_failed_writes: int = 0
+    """Those since the last one that was stored."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by each report; a waiter clears it first."""
     _has_restarted: bool = False
@@ -60,6 +62,11 @@ class Progress:
             self.report = report
             self._has_restarted = False
         self.changed.set()
+
+    def write_failed(self) -> None:
+        """Count a checkpoint or a model that was not stored."""
+        self.failed_writes += 1
+        self.consecutive_failed_writes += 1
 
     def _record_step(self, steps: int, now: float) -> None:
         if self.last_step_at is not None and now > self.last_step_at:

@@ -47,6 +47,8 @@ class UploadMonitor:
         except Exception as error:
             self._failed(kind, error)
             raise
+        else:
+            self._progress.consecutive_failed_writes = self._final_failures = 0
         finally:
             self._arriving -= 1
             if kind == "snapshot":
@@ -56,7 +58,7 @@ class UploadMonitor:
         reason = str(error.text if isinstance(error, web.HTTPException) else error)
         reason = reason or type(error).__name__
         log.error("a %s was not stored: %s", kind, reason)
-        self._progress.failed_writes += 1
+        self._progress.write_failed()
         if kind == "snapshot":
             return
         self._final_failures += 1
@@ -80,5 +82,5 @@ class UploadMonitor:
         if time.monotonic() - at < LATE_SECONDS or report.step <= step:
             return
         self._requested = None
-        self._progress.failed_writes += 1
+        self._progress.write_failed()
         log.error("no checkpoint has arrived since step %d, when one was requested", step)

@@ -88,6 +88,7 @@ async def test_a_full_claim_is_reported_and_ends_a_job_that_needs_it(
     assert status == 507
     assert "No space left on device" in text
     assert "trainyard_training_checkpoint_failures_total 1.0" in metrics
+    assert "trainyard_training_consecutive_checkpoint_failures 1.0" in metrics
     assert not list((tmp_path / "state" / "checkpoints").iterdir())
     assert coordinator.ended.done() == (kind != "snapshot")
     if coordinator.ended.done():
@@ -169,7 +170,12 @@ async def test_uploads_that_break_or_stand_still_are_counted_and_leave_nothing(
         standing = await send_part(port, "snapshot")
         await failures(coordinator, 2)
         standing.close()
-    assert not list((tmp_path / "state" / "checkpoints").iterdir())
+        assert coordinator.progress.consecutive_failed_writes == 2
+        assert not list((tmp_path / "state" / "checkpoints").iterdir())
+        async with aiohttp.ClientSession() as session:
+            assert (await upload(session, f"http://127.0.0.1:{port}", "snapshot"))[0] == 200
+    assert coordinator.progress.failed_writes == 2
+    assert coordinator.progress.consecutive_failed_writes == 0
     assert not coordinator.ended.done()
 
 
