@@ -209,8 +209,8 @@ def stalled(since: datetime, usual_seconds: float | None) -> str:
     usual = "" if usual_seconds is None else f"; a step usually takes {usual_seconds:.3g} s"
     return (
         f"The workers run and have made no step since {since:%Y-%m-%dT%H:%M:%SZ}{usual}. Look at "
-        "their logs: a data loader, a collective or a long evaluation may block them all. Nothing "
-        "is replaced; deleting the pod of the worker that blocks replaces it."
+        "their logs: a data loader, a collective or a long evaluation may block them all. One that "
+        "alone keeps the others waiting is left out; what blocks them all, only you can end."
     )
 
 
