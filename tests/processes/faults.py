@@ -63,7 +63,7 @@ def refuse_rendezvous() -> None:
         return real(self, "127.0.0.1:1", *args)
 
     process_group.BUILD_TIMEOUT = timedelta(seconds=1)  # type: ignore[misc]
-    process_group.Rendezvous.create_group = create_group  # type: ignore[method-assign]
+    process_group.Rendezvous.create_group = create_group  # type: ignore[method-assign,assignment]
 
 
 def install(fault: str) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,14 +101,16 @@ class Job(RunningJob):
             self.coordinator.kill()
             self.coordinator.wait()
 
-    def start_worker(self, name: str, *, unreachable: bool = False, **variables: str) -> None:
+    def start_worker(
+        self, name: str, variables: Mapping[str, str] | None = None, *, unreachable: bool = False
+    ) -> None:
         environ = {
             UNREACHABLE: "1" if unreachable else "",
             ENV_POD: name,
             ENV_POD_IP: "127.0.0.1",
             ENV_NODE: "node",
             ENV_COORDINATOR: f"127.0.0.1:{self.workers_port}",
-            **variables,
+            **(variables or {}),
         }
         self.start_member(name, _run_worker, self.environment(**environ))
 

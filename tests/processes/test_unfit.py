@@ -69,7 +69,7 @@ def test_a_worker_without_the_gpu_that_it_requests_says_so(
         job.start(*others, workers=2)
         if others:
             job.wait_for_active(1)
-        job.start_worker("b", **{ENV_DEVICE: DEVICE_REQUIRED, "CUDA_VISIBLE_DEVICES": ""})
+        job.start_worker("b", {ENV_DEVICE: DEVICE_REQUIRED, "CUDA_VISIBLE_DEVICES": ""})
         code, message = job.wait_for_exit("b")
         assert code == Exit.NO_DEVICE
         assert message.error.startswith("this pod requests a GPU, and PyTorch finds none: ")

@@ -123,9 +123,9 @@ def degraded_condition(observed: Observation, phase: Phase) -> Condition:
         return condition(ConditionType.DEGRADED, "True", _reason(causes, "PartiesMissing"), message)
     if waiting:
         return condition(ConditionType.DEGRADED, "True", "PodTrouble", waiting)
-    if left_out := observed.record.left_out_workers(observed.now):
-        message = messages.workers_left_out(left_out)
-        reason = _reason(left_out, "WorkersLeftOut")
+    if unfit := observed.record.left_out_workers(observed.now):
+        message = messages.workers_left_out(unfit)
+        reason = _reason(unfit, "WorkersLeftOut")
         return condition(ConditionType.DEGRADED, "True", reason, message)
     if failures and observed.lacks_pods:
         return condition(ConditionType.DEGRADED, "True", _reason(failures[-1:], "Replacing"), last)

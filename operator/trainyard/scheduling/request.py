@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from trainyard.api.names import Key
 from trainyard.api.refusals import Refusal
@@ -20,7 +20,8 @@ class PodRequest:
     shape: PodShape
 
 
-class UnfitWorker(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnfitWorker:
     """A worker that others train without, as it alone cannot take part."""
 
     index: int

@@ -35,7 +35,7 @@ def choose_device(*, is_required: bool = False) -> torch.device:
 def why_no_cuda() -> str:
     """What PyTorch says when CUDA is used, on one line: the driver's words or its own."""
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:  # AssertionError: built without CUDA
         return " ".join(str(error).split())
     return "no CUDA device is available"

@@ -36,7 +36,7 @@ def test_a_snapshot_that_is_not_stored_is_uploaded_again_after_longer_and_longer
     peers = ElasticReplicaGroup(connection, Rendezvous("127.0.0.1"), "a", "node")
     reporter, replica = Reporter(peers, now), make(Line())
     peers.session.wants_snapshot = True
-    starts = []
+    starts: list[float] = []
 
     def commit() -> None:
         nonlocal now

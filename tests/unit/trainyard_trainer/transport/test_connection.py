@@ -242,7 +242,7 @@ async def test_a_training_thread_that_ignores_its_exclusion_is_noticed(
     credentials = Credentials(namespace="team", job="digits", directory=str(tmp_path / "none"))
     made = CoordinatorConnection("127.0.0.1:1", credentials)
     made._loop.close()
-    made._loop = asyncio.get_running_loop()  # type: ignore[assignment]
+    made._loop = asyncio.get_running_loop()
     reasons: list[str] = []
     made._on_ignored = reasons.append
     socket_of_frames: Any = frames()

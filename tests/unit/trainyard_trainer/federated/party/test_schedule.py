@@ -131,7 +131,7 @@ SCHEDULERS: dict[str, MakeScheduler] = {
 def make_optimizer(lr: float | None, *, is_tensor: bool) -> Optimizer:
     first, second = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
     base: Any = torch.tensor(0.1) if is_tensor else 0.1
-    groups = [{"params": [first], "lr": 0.05}, {"params": [second]}]
+    groups: list[dict[str, Any]] = [{"params": [first], "lr": 0.05}, {"params": [second]}]
     optimizer = torch.optim.SGD(groups, lr=base, momentum=0.9)
     for group in optimizer.param_groups:
         group["lr"] = lr if lr is not None else group["lr"]
