@@ -51,6 +51,17 @@ def test_a_report_has_the_samples_of_the_workers_part(replica: Replica, rank: in
     assert "bad pixel" in message.reason
 
 
+def test_a_report_of_an_evaluation_has_the_samples_of_the_evaluation(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "is_evaluating", True)
+    assert replica.eval_data is not None
+    count = len(replica.eval_data)
+    parts = [task_raised(failed(ValueError("bad")), replica, rank, 2) for rank in range(2)]
+    assert [number for part in parts for number in part.samples] == list(range(count))
+    assert parts[0].data == "eval_data"
+
+
 def test_a_lack_of_memory_is_not_the_fault_of_samples(replica: Replica) -> None:
     for cause in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
         message = task_raised(failed(cause), replica, 0, 2)
