@@ -29,7 +29,7 @@ from trainyard.cluster.sockets import shrink_tls_buffers
 from trainyard.health import HealthServer
 from trainyard.options import OperatorOptions
 from trainyard.reconcile.controller import Controller
-from trainyard.reconcile.dependencies import Dependencies, Options
+from trainyard.reconcile.dependencies import DEFAULT_TRAINER_IMAGE, Dependencies, Options
 from trainyard.reconcile.namespace_service import NamespaceServices
 from trainyard.reconcile.resync import until_served
 
@@ -46,6 +46,7 @@ def main(
     context: options.Context = None,
     namespace: options.Namespaces = None,
     operator_namespace: options.OperatorNamespace = "trainyard-system",
+    trainer_image: options.TrainerImage = DEFAULT_TRAINER_IMAGE,
     cluster_domain: options.ClusterDomain = "cluster.local",
     service_name: options.ServiceName = "trainyard",
     reach: options.Reach = "auto",
@@ -107,6 +108,7 @@ def main(
         Options(
             operator_namespace=operator_namespace,
             namespaces=tuple(namespace or ()),
+            trainer_image=options.image_name(trainer_image),
             cluster_domain=cluster_domain,
             service_name=options.dns_label(service_name),
             priority_class_namespaces=options.priority_class_namespaces(priority_class or ()),

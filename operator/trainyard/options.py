@@ -19,6 +19,8 @@ from trainyard.cluster.leaderelection import LeaseTimings
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.scheduling.proposal import SchedulerSettings
 
+MAX_IMAGE = 512
+"""Characters, as many as `spec.image` may have."""
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 Kubeconfig = Annotated[
@@ -30,6 +32,10 @@ Namespaces = Annotated[
 ]
 OperatorNamespace = Annotated[
     str, typer.Option(help="Namespace of the master secret and the Lease.")
+]
+TrainerImage = Annotated[
+    str,
+    typer.Option(help="Image of jobs that name none; they keep it when this option changes."),
 ]
 ClusterDomain = Annotated[str, typer.Option(help="DNS domain of the cluster.")]
 ServiceName = Annotated[
@@ -194,6 +200,16 @@ def dns_label(text: str) -> str:
         raise typer.BadParameter(
             f"{text!r} is not the name of a Service: at most 63 lower-case letters, digits and "
             "dashes, beginning with a letter"
+        )
+    return text
+
+
+def image_name(text: str) -> str:
+    """An image as a job's spec may name it; raises `BadParameter`."""
+    if not text or len(text) > MAX_IMAGE or re.search(r"\s", text):
+        raise typer.BadParameter(
+            f"{text!r} is not an image: at most {MAX_IMAGE} characters without white space, for "
+            "example registry.example/trainyard-trainer:0.1.0"
         )
     return text
 

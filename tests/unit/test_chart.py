@@ -241,6 +241,7 @@ def test_the_values_become_the_operators_arguments(helm: str) -> None:
         'replaceTimeout="5m"',
         'stalledAfter="10m"',
         'start={"blockedTimeout":"30s","maxBackoff":"2h"}',
+        'trainerImage={"repository":"registry.example/trainer","tag":"2"}',
         'clusterDomain="corp.example"',
         'serviceName="coordinators"',
         'extraArgs=["--http-host=::"]',
@@ -274,6 +275,7 @@ def test_the_values_become_the_operators_arguments(helm: str) -> None:
         "--max-start-backoff=2h",
         "--pod-events-after=20s",
         "--cluster-domain=corp.example",
+        "--trainer-image=registry.example/trainer:2",
         "--service-name=coordinators",
         "--http-host=::",
     ]

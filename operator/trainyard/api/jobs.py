@@ -42,6 +42,17 @@ class _Resource:
     """Why the job cannot be started; determined once, when it is decoded."""
     is_unread: bool
     """Whether the spec is too large or too deep to be acted upon; perhaps it was not even kept."""
+    default_image: str = ""
+    """The operator's, for a job that names none and has not got one yet."""
+
+    @property
+    def image(self) -> str:
+        """What all pods of the job run: its own, else the default when it was first reconciled.
+
+        A job that is suspended before its first start has no pods yet, and may drop its own image.
+        """
+        is_undecided = self.spec.suspend and self.status.start_time is None
+        return self.spec.image or ("" if is_undecided else self.status.image) or self.default_image
 
     @property
     def is_ours(self) -> bool:

@@ -87,7 +87,8 @@ class JobSpec(Part, frozen=True, kw_only=True):
     """Fields that the specs of both kinds have."""
 
     task: TaskRef
-    image: str
+    image: str = ""
+    """Empty for the operator's `--trainer-image`."""
     adjustments: dict[str, Any] = {}
     state: StateRef = StateRef()
     failure: Failure = Failure()

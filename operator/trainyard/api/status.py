@@ -53,6 +53,8 @@ class JobStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
 
     observed_generation: int = 0
     phase: str = ""
+    image: str = ""
+    """What all pods run, also after an upgrade of the operator with another default."""
     conditions: list[Condition] = []
     term: int = 0
     restarts: int = 0

@@ -169,7 +169,14 @@ def _mismatch_message(observed: Observation) -> str:
 def waiting_message(observed: Observation) -> str:
     """Why a pod cannot start; empty when none waits."""
     pod = observed.waiting_pod
-    return messages.pod_waiting(pod, observed.job.spec.image) if pod else ""
+    return messages.pod_waiting(pod, _named_image(observed)) if pod else ""
+
+
+def _named_image(observed: Observation) -> str:
+    """The image and where it is set."""
+    job = observed.job
+    field = "spec.image" if job.spec.image else "spec.image is not set, and the default"
+    return f"{field} {job.image!r}"
 
 
 def start_failed_message(observed: Observation) -> str:

@@ -114,12 +114,12 @@ def ended_early(pod: Pod) -> str:
 
 
 def pod_waiting(pod: Pod, image: str) -> str:
-    """Why a pod cannot start."""
+    """Why a pod cannot start; `image` is its image, with the field that names it."""
     hint = {
-        "ErrImagePull": f"spec.image {image!r} cannot be pulled",
-        "ImagePullBackOff": f"spec.image {image!r} cannot be pulled",
-        "InvalidImageName": f"spec.image {image!r} is not an image name",
-        "ErrImageNeverPull": f"spec.image {image!r} is not on the node",
+        "ErrImagePull": f"{image} cannot be pulled",
+        "ImagePullBackOff": f"{image} cannot be pulled",
+        "InvalidImageName": f"{image} is not an image name",
+        "ErrImageNeverPull": f"{image} is not on the node",
         "Unschedulable": "no node takes it",
         "FailedScheduling": "no node takes it",
         "FailedMount": "a volume cannot be mounted",

@@ -136,6 +136,7 @@ def _common(job: Job, inputs: StatusInputs) -> dict[str, Any]:
     return {
         "observed_generation": job.generation,
         "phase": desired.phase,
+        "image": job.image,
         "conditions": merge_conditions(old.conditions, conditions, now, job.generation),
         "term": max(old.term, inputs.term),
         "restarts": desired.restarts,

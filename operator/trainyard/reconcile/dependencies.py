@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from trainyard import __version__
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.cluster.activity import Activity
@@ -25,6 +26,7 @@ from trainyard.reconcile.state import AssignmentState, Clock, CoordinatorLink, J
 from trainyard.scheduling.assignment import initial_assignment
 from trainyard.scheduling.proposal import SchedulerSettings
 
+DEFAULT_TRAINER_IMAGE = f"trainyard-trainer:{__version__}"
 FIGURES_PER_SECOND = 20
 """Writes of statuses that differ only in figures, of some 10 KB each."""
 MAX_SCRAPES_PER_SECOND = 50
@@ -41,6 +43,8 @@ class Options:
     """Namespace of the master secret and the Lease."""
     namespaces: tuple[str, ...] = ()
     """Namespaces to serve; empty for all."""
+    trainer_image: str = DEFAULT_TRAINER_IMAGE
+    """Of jobs that name no image."""
     cluster_domain: str = "cluster.local"
     service_name: str = "trainyard"
     """The headless Service of each namespace with jobs."""

@@ -10,6 +10,7 @@ the same state from any starting point.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
@@ -61,6 +62,7 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
         return await _clean_up(deps, key)
     if job.is_deleting or not job.is_ours:
         return ReconcileResult()  # the pods of a deleted job go by their owner references
+    job = replace(job, default_image=deps.options.trainer_image)
     state, now = deps.job_state(job), deps.clock()
     if job.is_unread and job.rejection is not None:
         due_at = await write_rejection(deps, job, state, job.rejection, now)

@@ -63,7 +63,7 @@ def trainer_container(
     """The container that runs one of the trainer's programs."""
     container = {
         "name": "trainer",
-        "image": job.spec.image,
+        "image": job.image,
         "command": ["trainyard-trainer", program],
         "env": [
             *_environment(job),

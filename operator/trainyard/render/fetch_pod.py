@@ -17,7 +17,7 @@ def fetch_pod(job: Job, name: str) -> Manifest:
     mount = {"name": "trainyard-state", "mountPath": STATE_DIR, "readOnly": True}
     container = {
         "name": "trainer",
-        "image": job.spec.image,
+        "image": job.image,
         "command": ["sleep", str(LIFETIME_SECONDS)],
         "env": [{"name": ENV_STATE, "value": state_directory(job)}],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},

@@ -36,10 +36,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "trainyard.image" -}}
-{{- if .Values.image.digest -}}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- include "trainyard.imageName" (list . .Values.image) -}}
+{{- end -}}
+
+{{- define "trainyard.trainerImage" -}}
+{{- include "trainyard.imageName" (list . .Values.trainerImage) -}}
+{{- end -}}
+
+{{/* The name of an image, from the root and its values. */}}
+{{- define "trainyard.imageName" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- printf "%s:%s" $image.repository (default $root.Chart.AppVersion $image.tag) -}}
 {{- end -}}
 {{- end -}}
 

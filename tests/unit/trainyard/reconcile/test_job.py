@@ -287,3 +287,45 @@ async def test_a_job_that_trains_forgets_its_failed_starts() -> None:
     deps.cache.put_pod(worker(resource_version=2))
     await reconcile(deps, KEY)
     assert deps.job_state(job).assignment.value.failed_starts == 0
+
+
+class RecordingApi(FakeApi):
+    """Keeps what was created and written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pods: list[Object] = []
+        self.statuses: list[Object] = []
+
+    async def create(self, path: str, body: Object) -> Object:
+        created = await super().create(path, body)
+        if body.get("kind") != "Pod":
+            return created
+        self.pods.append(body)
+        stored = {"uid": body["metadata"]["name"], "resourceVersion": "50"}
+        meta = {**body["metadata"], **stored, "creationTimestamp": at()}
+        return {**body, "metadata": meta}
+
+    async def update(self, path: str, body: Object, **_: Any) -> Object:
+        self.statuses.append(body["status"])
+        return await super().update(path, body)
+
+
+@pytest.mark.parametrize(
+    ("image", "stored", "expected"),
+    [
+        (None, {}, "registry.example/trainer:2"),
+        (None, {"image": "registry.example/trainer:1"}, "registry.example/trainer:1"),
+        ("own:1", {"image": "registry.example/trainer:1"}, "own:1"),
+    ],
+    ids=["default", "kept", "own"],
+)
+async def test_the_default_image_is_kept_for_the_jobs_life(
+    image: str | None, stored: dict[str, Any], expected: str
+) -> None:
+    """Another release of the operator has another default; all pods of a job need the same one."""
+    api, job = RecordingApi(), make_job({"image": image or ""}, {"scaling": HELD, **stored})
+    options = Options(trainer_image="registry.example/trainer:2")
+    await reconcile(dependencies_of(api, job, options=options), KEY)
+    assert [pod["spec"]["containers"][0]["image"] for pod in api.pods] == [expected] * 2
+    assert [status["image"] for status in api.statuses] == [expected]
