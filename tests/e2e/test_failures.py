@@ -82,12 +82,12 @@ async def test_an_image_that_cannot_be_pulled_is_reported(testbed: Testbed) -> N
 
 
 async def test_a_crash_in_user_code_is_retried_then_reported(testbed: Testbed) -> None:
-    template = await testbed.provide_code("crashing.py")
+    await testbed.provide_code("crashing.py")
     await testbed.create_job(
         digits(
             "crashing",
             task={"entrypoint": "crashing:Crashing"},
-            workers={"template": template},
+            code={"configMap": "code"},
             failure={"maxRestarts": 1},
         )
     )

@@ -59,6 +59,8 @@ async def _apply(testbed: Testbed, file: Path) -> list[str]:
             case names.DISTRIBUTED_JOB | names.FEDERATED_JOB:
                 await testbed.create_job(manifest)
                 jobs.append(name)
+            case "ConfigMap":
+                await testbed.create("configmaps", manifest)
             case "PersistentVolumeClaim":
                 await testbed.create("persistentvolumeclaims", manifest)
             case "PriorityClass":

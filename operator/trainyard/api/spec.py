@@ -61,6 +61,13 @@ class TargetSpec(Part, frozen=True, kw_only=True):
     direction: Literal["Max", "Min"] = "Max"
 
 
+class CodeSource(Part, frozen=True, kw_only=True):
+    """Modules and packages that are not in the image."""
+
+    config_map: str = ""
+    requirements: list[str] = []
+
+
 class StateRef(Part, frozen=True, kw_only=True):
     """Where checkpoints and results are stored."""
 
@@ -89,6 +96,7 @@ class JobSpec(Part, frozen=True, kw_only=True):
     task: TaskRef
     image: str = ""
     """Empty for the operator's `--trainer-image`."""
+    code: CodeSource = CodeSource()
     adjustments: dict[str, Any] = {}
     state: StateRef = StateRef()
     failure: Failure = Failure()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from trainyard.render.base_pod import Manifest, job_pod, trainer_container
 from trainyard.render.network import Network
 from trainyard.render.trainer_config import config_of
 from trainyard_trainer.contract.env import (
+    CODE_DIR,
     COORDINATOR_PORT,
     DATA_DIR,
     DEVICE_REQUIRED,
@@ -28,6 +30,7 @@ from trainyard_trainer.contract.env import (
     ENV_COORDINATOR,
     ENV_DEVICE,
     ENV_PARTY,
+    ENV_REQUIREMENTS,
     ENV_STATE,
     ENV_TERM,
     STATE_DIR,
@@ -113,16 +116,18 @@ def worker_pod(
     """
     workers, template = job.spec.workers, job.spec.template
     resources = with_accelerators(workers.resources, workers.gpu_resource, workers.gpus)
+    volumes, mounts = _code_volume(job)
     container = trainer_container(
         job,
         str(Role.WORKER),
         env={
             ENV_COORDINATOR: _coordinator_address(job, network),
             **_device_environment(needs_device=needs_device),
+            **_requirements(job),
         },
         extra_env=template.env,
         resources=resources,
-        mounts=[_SHM_MOUNT, *template.volume_mounts],
+        mounts=[_SHM_MOUNT, *mounts, *template.volume_mounts],
     )
     return job_pod(
         job,
@@ -132,7 +137,7 @@ def worker_pod(
         attempt,
         container=container,
         subdomain=network.service,
-        volumes=[_SHM, *template.volumes],
+        volumes=[_SHM, *volumes, *template.volumes],
         tolerations=_accelerator_tolerations(resources),
         placement=_placement(template, nodes, affinity=_worker_affinity(job)),
     )
@@ -154,7 +159,8 @@ def party_pod(
     """
     party, template = job.spec.party(name), job.spec.template
     resources = with_accelerators(party.resources, party.gpu_resource, party.gpus)
-    volumes, mounts = _data_volume(party)
+    data_volumes, data_mounts = _data_volume(party)
+    code_volumes, code_mounts = _code_volume(job)
     container = trainer_container(
         job,
         str(Role.PARTY),
@@ -162,10 +168,11 @@ def party_pod(
             ENV_COORDINATOR: _coordinator_address(job, network),
             ENV_PARTY: party.name,
             **_device_environment(needs_device=needs_device),
+            **_requirements(job),
         },
         extra_env=template.env,
         resources=resources,
-        mounts=[_SHM_MOUNT, *mounts, *template.volume_mounts],
+        mounts=[_SHM_MOUNT, *data_mounts, *code_mounts, *template.volume_mounts],
     )
     return job_pod(
         job,
@@ -175,7 +182,7 @@ def party_pod(
         attempt,
         container=container,
         subdomain=network.service,
-        volumes=[_SHM, *volumes, *template.volumes],
+        volumes=[_SHM, *data_volumes, *code_volumes, *template.volumes],
         tolerations=[*party.tolerations, *_accelerator_tolerations(resources)],
         placement=_placement(template, nodes, node_selector=party.node_selector),
     )
@@ -194,6 +201,21 @@ def _data_volume(party: PartySpec) -> tuple[list[Manifest], list[Manifest]]:
         [{"name": "trainyard-data", "persistentVolumeClaim": claim}],
         [{"name": "trainyard-data", "mountPath": DATA_DIR, "readOnly": True}],
     )
+
+
+def _code_volume(job: Job) -> tuple[list[Manifest], list[Manifest]]:
+    """Volume and mount of the user's modules, which the coordinator never runs."""
+    if not job.spec.code.config_map:
+        return [], []
+    return (
+        [{"name": "trainyard-code", "configMap": {"name": job.spec.code.config_map}}],
+        [{"name": "trainyard-code", "mountPath": CODE_DIR, "readOnly": True}],
+    )
+
+
+def _requirements(job: Job) -> dict[str, str]:
+    requirements = job.spec.code.requirements
+    return {ENV_REQUIREMENTS: json.dumps(requirements)} if requirements else {}
 
 
 def _coordinator_address(job: Job, network: Network) -> str:

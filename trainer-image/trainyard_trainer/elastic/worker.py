@@ -32,6 +32,7 @@ from trainyard_trainer.elastic.process_group import Rendezvous
 from trainyard_trainer.elastic.reporter import Reporter
 from trainyard_trainer.elastic.session import Dismissed
 from trainyard_trainer.membership.messages import LeaveRequest
+from trainyard_trainer.runtime import user_code
 from trainyard_trainer.runtime.exits import (
     Fenced,
     JobFailed,
@@ -196,6 +197,7 @@ def patience_seconds(is_last_holder: bool) -> float:
 def _train(peers: ElasticReplicaGroup, started: float, *, needs_device: bool) -> Result:
     config = peers.session.await_config()
     with _own_faults(peers):
+        user_code.make_importable(os.environ)
         device = choose_device(is_required=needs_device)
         replica = build(load(config.task, config.args), config, device)
         peers.register(replica)

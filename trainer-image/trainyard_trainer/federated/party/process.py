@@ -34,6 +34,7 @@ from trainyard_trainer.federated.protocol.messages import (
     bounded_or_none,
 )
 from trainyard_trainer.federated.rounds.events import Instruction
+from trainyard_trainer.runtime import user_code
 from trainyard_trainer.runtime.exits import (
     TrainerError,
     check_wire,
@@ -93,6 +94,7 @@ def run(
     """Take part until the federation has ended, or until SIGTERM."""
     try:
         check_wire(environ)
+        user_code.make_importable(environ)
         message = _participate(PartyEnv.read(environ, tls, Path(data)))
         code = Exit.OK
     except Exception as error:
