@@ -289,12 +289,10 @@ def test_a_model_with_tied_weights_starts_from_any_file_and_leaves_one_that_load
         del start[f"{prefix}second.weight"]
     (tmp_path / "state").mkdir()
     safetensors.torch.save_file(start, tmp_path / "state" / "start.safetensors")
-    config: dict[str, Any] = {
-        "task": "TiedShare",
-        "init": "start.safetensors",
-        "rounds": {"max": 2},
-    }
-    with Federation(tmp_path, **config) as federation:
+    rounds = {"max": 2}
+    with Federation(
+        tmp_path, task="TiedShare", init="start.safetensors", rounds=rounds
+    ) as federation:
         federation.start()
         federation.result()
         model = Tied().double()
