@@ -51,6 +51,15 @@ def set_up_logging() -> None:
     )
 
 
+def search_working_directory() -> None:
+    """Import from the working directory first, as `python -m` does and a console script does not.
+
+    Like there, `python -P` and PYTHONSAFEPATH prevent it.
+    """
+    if not sys.flags.safe_path and os.getcwd() not in sys.path[:1]:
+        sys.path.insert(0, os.getcwd())
+
+
 @app.command()
 def coordinator(
     port: Annotated[int, typer.Option(help="Port to serve on.")] = COORDINATOR_PORT,
@@ -127,6 +136,7 @@ def run(
     target: Annotated[str, typer.Option(help="Stop at metric=value, or metric<=goal.")] = "",
 ) -> None:
     """Train a Task here, without Kubernetes."""
+    search_working_directory()
     from trainyard_trainer import local
 
     config = JobConfig(
@@ -167,6 +177,7 @@ def federate(
     target: Annotated[str, typer.Option(help="Stop at metric=value, or metric<=goal.")] = "",
 ) -> None:
     """Train a Task over several parties here, without Kubernetes: one process for each."""
+    search_working_directory()
     from trainyard_trainer.federated import local
 
     parties = tuple(parse_party(text) for text in party or ("a", "b"))

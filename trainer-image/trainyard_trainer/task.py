@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
+import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,12 +168,28 @@ def load(use: str, args: Mapping[str, Any], party: Party | None = None) -> Task:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise TaskInvalid(
-            f"task.entrypoint is {use!r}, but there is no module {error.name!r} in this image"
-        ) from None
+        raise TaskInvalid(_missing(use, module_name, error.name or "")) from None
     task = _make(use, _pick(use, module, class_name), args)
     task.party = party
     return task
+
+
+def _missing(use: str, module: str, missing: str) -> str:
+    """A sentence on a module that was not found: the Task's own, or one that it imports."""
+    if missing != module and not module.startswith(f"{missing}."):
+        return f"task.entrypoint is {use!r}, and {module} needs the module {missing!r}: install it"
+    return (
+        f"task.entrypoint is {use!r}, but there is no module {missing!r} in "
+        f"{', '.join(_searched()) or 'any directory of sys.path'}"
+    )
+
+
+def _searched() -> list[str]:
+    """The directories in which modules are searched, without those of the standard library."""
+    standard = Path(sysconfig.get_path("platstdlib"))
+    skipped = {Path(sysconfig.get_path("stdlib")), standard, standard / "lib-dynload"}
+    folders = dict.fromkeys(Path(entry).absolute() for entry in sys.path)
+    return [str(folder) for folder in folders if folder.is_dir() and folder not in skipped]
 
 
 def _pick(use: str, module: Any, class_name: str) -> type[Task]:
