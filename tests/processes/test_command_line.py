@@ -22,6 +22,7 @@ from trainyard_trainer.task import Task, Tensors
 
 class Tilted(Task):
     def __init__(self, slope: float = 1.0, weights: list = [1.0, 2.0]) -> None:
+        assert [type(n) for n in (slope, *weights)] == [float] * 3, (slope, weights)
         x = torch.linspace(-1.0, 1.0, 64).unsqueeze(1)
         self.data = Tensors(x, slope * x)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import default_collate
 
+from trainyard_trainer.runtime.arguments import with_floats
 from trainyard_trainer.runtime.exits import TaskInvalid
 
 Batch = Any
@@ -212,4 +213,8 @@ def _make(use: str, cls: type[Task], args: Mapping[str, Any]) -> Task:
     except TypeError as error:
         takes = ", ".join(signature.parameters) or "no arguments"
         raise TaskInvalid(f"task.args: {error}; {use} takes {takes}") from None
-    return cls(**args)
+    try:
+        converted = with_floats(cls, args)
+    except OverflowError as error:
+        raise TaskInvalid(f"task.args: {error}; {use} takes a float") from None
+    return cls(**converted)
