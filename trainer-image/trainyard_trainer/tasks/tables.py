@@ -1,4 +1,4 @@
-"""Tables of records in CSV files: found inside a package or on a party's claim, and made numbers.
+"""Tables of records in CSV files: ours, a package's or a party's own, and made numbers.
 
 Apart from the tasks because every table needs the same care: a file that a user mounts is input
 like any other, and is refused with a sentence that names the file, the row and the column.
@@ -24,6 +24,8 @@ from trainyard_trainer.runtime.exits import TaskInvalid
 Matrix = NDArray[np.float32]
 Rows = list[dict[str, str]]
 
+DATA: Final = Path(__file__).with_name("data")
+"""The folder of the files that come with the tasks."""
 MAX_ROWS: Final = 5_000_000
 """Rows are held in memory as text while they are read."""
 

