@@ -151,6 +151,7 @@ def pruned_project(project: Mapping[str, Any], extras: Iterable[str]) -> str:
     return (
         f'[project]\nname = "{project["name"]}"\nversion = "0"\n'
         f'requires-python = "{project["requires-python"]}"\n'
+        f"dependencies = {json.dumps(project['dependencies'])}\n"
         f"[project.optional-dependencies]\n{lists}"
     )
 

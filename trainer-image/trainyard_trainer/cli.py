@@ -30,6 +30,9 @@ from trainyard_trainer.runtime.exits import exit_at_once_on_sigterm
 STARTED = time.monotonic()
 """About when the process began; a joiner's cost counts from here."""
 
+EXTRA = ("torch", "numpy", "safetensors", "prometheus_client")
+"""Modules of the extra `trainer`, which an installation without it lacks."""
+
 STATE = os.path.join(STATE_DIR, os.environ.get(ENV_STATE, ""))
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -41,7 +44,17 @@ TerminationLog = Annotated[str, typer.Option(help="File for the termination mess
 def main() -> None:
     """The entry point of the installed command."""
     set_up_logging()
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        print(
+            f"error: there is no module {error.name!r} here: "
+            "install the package with its extra, trainyard-operator[trainer]",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 def set_up_logging() -> None:

@@ -15,6 +15,7 @@ from tools.localcluster.images import library_stage, pruned_project
 _PROJECT = {
     "name": "trainyard",
     "requires-python": ">=3.11",
+    "dependencies": ["typer"],
     "optional-dependencies": {"trainer": ["torch>=2", "numpy"], "operator": ["kopf"]},
 }
 _CONTAINERFILE = """\

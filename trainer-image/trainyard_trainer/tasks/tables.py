@@ -112,7 +112,7 @@ def packaged(package: str, *parts: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise TaskInvalid(
             f"the data come from the package {package}, which this image does not have: "
-            "install trainyard[data]"
+            "install trainyard-operator[data]"
         )
     return Path(spec.submodule_search_locations[0], *parts)
 

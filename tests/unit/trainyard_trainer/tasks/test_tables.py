@@ -57,7 +57,7 @@ def test_an_unknown_category_is_named_with_those_that_are_known(tmp_path: Path) 
 def test_a_file_or_package_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(TaskInvalid, match=r"absent\.csv"):
         read(tmp_path / "absent.csv", ("a",))
-    with pytest.raises(TaskInvalid, match=r"nowhere_to_be_found.*trainyard\[data\]"):
+    with pytest.raises(TaskInvalid, match=r"nowhere_to_be_found.*trainyard-operator\[data\]"):
         packaged("nowhere_to_be_found", "a.csv")
 
 
