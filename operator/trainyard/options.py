@@ -15,13 +15,14 @@ import typer
 from trainyard import logs
 from trainyard.api.durations import parse_duration
 from trainyard.api.pools import NodePool, parse_pool
+from trainyard.cluster import login
 from trainyard.cluster.leaderelection import LeaseTimings
 from trainyard.lifecycle.timeouts import Timeouts
 from trainyard.scheduling.proposal import SchedulerSettings
 
 MAX_IMAGE = 512
 """Characters, as many as `spec.image` may have."""
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+SERVICE_ACCOUNT = login.SERVICE_ACCOUNT / "token"
 
 Kubeconfig = Annotated[
     Path | None, typer.Option(help="Run outside the cluster, as this file's user.")

@@ -15,6 +15,7 @@ from trainyard import __version__
 from trainyard.cli.archive import MAX_MODEL_BYTES, FetchError
 from trainyard.cli.fetch import fetch, parse_target
 from trainyard.cluster.client import KubeClient
+from trainyard.cluster.login import LoginError, kubectl_login
 from trainyard_trainer.contract.text import one_line
 
 MAX_ERROR = 4000
@@ -27,7 +28,8 @@ app = typer.Typer(
 )
 
 Kubeconfig = Annotated[
-    Path | None, typer.Option(help="Default: KUBECONFIG, else ~/.kube/config.", exists=True)
+    Path | None,
+    typer.Option(help="Default: KUBECONFIG, else ~/.kube/config, else the pod's account."),
 ]
 
 
@@ -35,7 +37,9 @@ Kubeconfig = Annotated[
 def fetch_command(
     job: Annotated[str, typer.Argument(help="dj/NAME or fj/NAME")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory to write to.")] = Path(),
-    namespace: Annotated[str, typer.Option("--namespace", "-n")] = "default",
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Default: that of the context.")
+    ] = None,
     max_size: Annotated[
         int, typer.Option(min=1, help="GiB that the model may have at most.")
     ] = MAX_MODEL_BYTES >> 30,
@@ -44,13 +48,11 @@ def fetch_command(
 ) -> None:
     """Download a job's final model and metrics, even after the job has finished."""
     console = Console(stderr=True)
-    output.mkdir(parents=True, exist_ok=True)
     try:
+        output.mkdir(parents=True, exist_ok=True)
         with console.status(f"fetching {escape(job)}"):
-            files = asyncio.run(
-                _fetch(job, output, namespace, kubeconfig or _default(), context, max_size << 30)
-            )
-    except FetchError as error:
+            files = asyncio.run(_fetch(job, output, namespace, kubeconfig, context, max_size << 30))
+    except (FetchError, LoginError, OSError) as error:
         # The message may quote a pod: no markup, no control characters.
         console.print("[red]error:[/red]", escape(one_line(str(error), MAX_ERROR)))
         raise typer.Exit(1) from None
@@ -58,20 +60,19 @@ def fetch_command(
         console.print(escape(f"{file} ({file.stat().st_size:,} bytes)"))
 
 
-def _default() -> Path:
-    return Path(os.environ.get("KUBECONFIG", "~/.kube/config")).expanduser()
-
-
 async def _fetch(
     job: str,
     output: Path,
-    namespace: str,
-    kubeconfig: Path,
+    namespace: str | None,
+    kubeconfig: Path | None,
     context: str | None,
     max_bytes: int,
 ) -> list[Path]:
-    async with await KubeClient.connect(kubeconfig, context) as client:
-        return await fetch(client, parse_target(job, namespace), output, max_bytes)
+    login = await kubectl_login(kubeconfig, context, os.environ)
+    async with KubeClient(login.configuration) as client:
+        return await fetch(
+            client, parse_target(job, namespace or login.namespace), output, max_bytes
+        )
 
 
 @app.command()

@@ -7,6 +7,7 @@ that is not a success becomes an `ApiError` with the server's message.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,14 +19,13 @@ from urllib.request import getproxies
 import aiohttp
 import msgspec
 from kubernetes import aio as kube
-from kubernetes.aio import client as kube_client
-from kubernetes.aio import config as kube_config
 
 from trainyard.api.names import FIELD_MANAGER
 from trainyard.cluster import decoding
 from trainyard.cluster.decoding import Page, WatchEvent
 from trainyard.cluster.errors import ApiError, error_of, may_retry
 from trainyard.cluster.guarded import GuardedPayload
+from trainyard.cluster.login import kubeconfig_login, pod_login
 from trainyard.cluster.paging import PAGE_SIZE, BoundedResponse, OversizedPageError, PageLimit
 from trainyard.cluster.sockets import BUFFER_BYTES, UNACKNOWLEDGED_SECONDS, socket_factory
 from trainyard.cluster.throttle import Priority, Throttle, namespace_of
@@ -76,15 +76,13 @@ class KubeClient:
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> Self:
-        """Configure from a kubeconfig if given, otherwise from the pod's service account."""
-        configuration = kube_client.Configuration()
+        """Configure from a kubeconfig if given, otherwise from the pod's service account.
+
+        Raises LoginError.
+        """
         if kubeconfig is None:
-            kube_config.load_incluster_config(client_configuration=configuration)
-        else:
-            await kube_config.load_kube_config(
-                config_file=str(kubeconfig), context=context, client_configuration=configuration
-            )
-        return cls(configuration)
+            return cls(pod_login(os.environ).configuration)
+        return cls((await kubeconfig_login(str(kubeconfig), context)).configuration)
 
     async def __aenter__(self) -> Self:
         self._api.rest_client.pool_manager = self.new_session()
