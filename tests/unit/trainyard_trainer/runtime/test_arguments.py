@@ -48,6 +48,13 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False).map(lambda value: valu
 INTEGERS = st.integers(-(2**53), 2**53)
 TEXTS = st.text(max_size=3)
 
+LIST: Any = list
+TUPLE: Any = tuple
+DICT: Any = dict
+SEQUENCE: Any = Sequence
+MAPPING: Any = Mapping
+"""Types as values, to be given parameters that are drawn."""
+
 Typed = tuple[Any, st.SearchStrategy[Any]]
 LEAVES: list[Typed] = [
     (float, FLOATS),
@@ -70,12 +77,12 @@ def nested(inner: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:
         lists, dicts = st.lists(values, max_size=3), st.dictionaries(TEXTS, values, max_size=3)
         return st.sampled_from(
             [
-                (list[hint], lists),
-                (Sequence[hint], lists),
-                (tuple[hint, ...], lists),
-                (list[hint] | None, st.none() | lists),
-                (dict[str, hint], dicts),
-                (Mapping[str, hint], dicts),
+                (LIST[hint], lists),
+                (SEQUENCE[hint], lists),
+                (TUPLE[hint, ...], lists),
+                (LIST[hint] | None, st.none() | lists),
+                (DICT[str, hint], dicts),
+                (MAPPING[str, hint], dicts),
             ]
         )
 

@@ -192,7 +192,7 @@ def test_the_files_of_the_tasks_are_those_of_their_publishers(file: str, digest:
     assert hashlib.sha256((DATA / file).read_bytes()).hexdigest() == digest
 
 
-SUMS = {
+SUMS: dict[tuple[type[SiteTask], str], tuple[float, ...]] = {
     (Heart, "cleveland"): (0.0, 93.0, 55.1110, 46.0),
     (Heart, "budapest"): (0.0, 65.0, -20.9008, 33.0),
     (Heart, "switzerland"): (0.0, 30.0, -3.7349, 15.0),
