@@ -61,10 +61,11 @@ cluster-down: .venv ## End the local cluster
 	@$(PYTHON) -m tools.localcluster down
 
 .PHONY: manifests
-manifests: .venv ## Write plain manifests to dist/trainyard.yaml
+manifests: .venv ## Write plain manifests to dist/trainyard.yaml, with IMAGE as the operator's
 	@mkdir -p dist
 	@$(PYTHON) -m tools.localcluster helm template trainyard manifests/charts/trainyard \
-		--namespace trainyard-system --set namespace.create=true > dist/trainyard.yaml
+		--namespace trainyard-system --set namespace.create=true \
+		$(if $(IMAGE),--set image.repository=$(IMAGE)) > dist/trainyard.yaml
 	@echo "dist/trainyard.yaml"
 
 .PHONY: constraints

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -77,7 +78,9 @@ async def _train(cluster: Cluster, started: float) -> int:
     console.print(summary(distributed, federated, kill))
     console.print(f"The demo took {time.monotonic() - started:.0f} s. To look at the jobs:")
     console.print(f"  export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True)
-    console.print("  kubectl describe dj mnist; kubectl describe fj hospitals")
+    kubectl = "kubectl" if shutil.which("kubectl") else cluster.kubectl
+    for job in ("dj mnist", "fj hospitals"):
+        console.print(f"  {kubectl} describe {job}", soft_wrap=True)
     console.print("  make demo-down      # when done")
     return 0
 
