@@ -79,8 +79,8 @@ async def _train(cluster: Cluster, started: float) -> int:
     console.print(f"The demo took {time.monotonic() - started:.0f} s. To look at the jobs:")
     console.print(f"  export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True)
     kubectl = "kubectl" if shutil.which("kubectl") else cluster.kubectl
-    for job in ("dj mnist", "fj hospitals"):
-        console.print(f"  {kubectl} describe {job}", soft_wrap=True)
+    for target in ("dj mnist", "fj hospitals"):
+        console.print(f"  {kubectl} describe {target}", soft_wrap=True)
     console.print("  make demo-down      # when done")
     return 0
 
