@@ -77,12 +77,19 @@ async def _train(cluster: Cluster, started: float) -> int:
     )
     console.print(summary(distributed, federated, kill))
     console.print(f"The demo took {time.monotonic() - started:.0f} s. To look at the jobs:")
-    console.print(f"  export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True)
-    kubectl = "kubectl" if shutil.which("kubectl") else cluster.kubectl
-    for target in ("dj mnist", "fj hospitals"):
-        console.print(f"  {kubectl} describe {target}", soft_wrap=True)
-    console.print("  make demo-down      # when done")
+    for command in further_commands(cluster):
+        console.print(f"  {command}", soft_wrap=True)
     return 0
+
+
+def further_commands(cluster: Cluster) -> list[str]:
+    """What to type next, with the kubectl of this machine or else the cluster's own."""
+    kubectl = "kubectl" if shutil.which("kubectl") else cluster.kubectl
+    return [
+        f"export KUBECONFIG={cluster.kubeconfig}",
+        *(f"{kubectl} describe {target}" for target in ("dj mnist", "fj hospitals")),
+        "make demo-down      # when done",
+    ]
 
 
 async def _recreate_jobs(client: KubeClient) -> dict[str, str]:
