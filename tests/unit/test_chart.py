@@ -133,6 +133,16 @@ def test_a_packaged_chart_contains_the_canonical_crds(helm: str, tmp_path: Path)
             assert member.read() == crd.read_bytes()
 
 
+def test_a_chart_without_its_crds_fails(helm: str, tmp_path: Path) -> None:
+    """As a tool fetches it that leaves symbolic links out."""
+    copy = shutil.copytree(CHART, tmp_path / "trainyard", ignore=lambda _, __: ["files"])
+    done = run_helm(helm, "template", "trainyard", copy)
+    assert done.returncode != 0
+    assert "this copy of the chart has no CRDs" in done.stderr
+    left_out = run_helm(helm, "template", "trainyard", copy, "--set", "crds.install=false")
+    assert left_out.returncode == 0, left_out.stderr
+
+
 def test_uninstalling_the_chart_keeps_the_crds() -> None:
     for crd in canonical_crds().values():
         assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
