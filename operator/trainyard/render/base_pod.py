@@ -12,6 +12,7 @@ from typing import Any, Final
 from trainyard.api import names
 from trainyard.api.jobs import Job
 from trainyard.api.names import MemberId
+from trainyard.render.environment import field_variable, variable
 from trainyard.render.ownership import metadata
 from trainyard.render.secrets import leaf_name
 from trainyard_trainer.contract.env import (
@@ -60,14 +61,18 @@ def trainer_container(
     mounts: Sequence[Manifest] = (),
     ports: Sequence[Manifest] = (),
 ) -> Manifest:
-    """The container that runs one of the trainer's programs."""
+    """The container that runs one of the trainer's programs.
+
+    `env` has values that arrive as they are; `extra_env` are variables of the job's template, in
+    which Kubernetes replaces `$(NAME)` as in any pod.
+    """
     container = {
         "name": "trainer",
         "image": job.image,
         "command": ["trainyard-trainer", program],
         "env": [
             *_environment(job),
-            *({"name": name, "value": value} for name, value in env.items()),
+            *(variable(name, value) for name, value in env.items()),
             *extra_env,
         ],
         "resources": resources,
@@ -86,17 +91,13 @@ def trainer_container(
 
 def _environment(job: Job) -> list[Manifest]:
     return [
-        {"name": ENV_NAMESPACE, "value": job.key.namespace},
-        {"name": ENV_JOB, "value": job.key.name},
-        {"name": ENV_WIRE, "value": str(WIRE_VERSION)},
-        _from_field(ENV_POD, "metadata.name"),
-        _from_field(ENV_POD_IP, "status.podIP"),
-        _from_field(ENV_NODE, "spec.nodeName"),
+        variable(ENV_NAMESPACE, job.key.namespace),
+        variable(ENV_JOB, job.key.name),
+        variable(ENV_WIRE, str(WIRE_VERSION)),
+        field_variable(ENV_POD, "metadata.name"),
+        field_variable(ENV_POD_IP, "status.podIP"),
+        field_variable(ENV_NODE, "spec.nodeName"),
     ]
-
-
-def _from_field(name: str, path: str) -> Manifest:
-    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
 def job_pod(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainyard.api.jobs import Job
 from trainyard.render.base_pod import CONTAINER_SECURITY, POD_SECURITY, Manifest
+from trainyard.render.environment import variable
 from trainyard.render.ownership import owner_of
 from trainyard.render.pods import state_directory
 from trainyard_trainer.contract.env import ENV_STATE, STATE_DIR
@@ -19,7 +20,7 @@ def fetch_pod(job: Job, name: str) -> Manifest:
         "name": "trainer",
         "image": job.image,
         "command": ["sleep", str(LIFETIME_SECONDS)],
-        "env": [{"name": ENV_STATE, "value": state_directory(job)}],
+        "env": [variable(ENV_STATE, state_directory(job))],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         "volumeMounts": [mount],
         "securityContext": CONTAINER_SECURITY,
