@@ -38,6 +38,8 @@ class Kubelet(PodWatcher):
         """Whether pods that are bound to a node start."""
         self.stops = True
         """Whether pods that are being deleted end."""
+        self.sidecar = ""
+        """A container that a service mesh adds: it goes on when the trainer has ended."""
         self.start_seconds = 0.0
         """How long a container takes to start."""
         self._starting: set[asyncio.Task[None]] = set()
@@ -67,7 +69,7 @@ class Kubelet(PodWatcher):
     async def run(self, pod: Object) -> None:
         """Report that the pod's container runs."""
         self._started.add(pod["metadata"]["uid"])
-        status = _container(pod, {"running": {"startedAt": _now()}})
+        status = self._containers(pod, {"running": {"startedAt": _now()}})
         try:
             address = await self.address_of(pod)
             await self._patch_status(pod, phase="Running", podIP=address, **status)
@@ -97,7 +99,10 @@ class Kubelet(PodWatcher):
         }
         phase = "Failed" if exit_code else "Succeeded"
         await self._patch_status(
-            pod, phase=phase, **_container(pod, {"terminated": ended}), **status
+            pod,
+            phase="Running" if self.sidecar else phase,
+            **self._containers(pod, {"terminated": ended}),
+            **status,
         )
 
     async def fail(self, pod: Object, error: str, exit_code: int = 1) -> None:
@@ -124,7 +129,7 @@ class Kubelet(PodWatcher):
             "startedAt": None,
             "finishedAt": None,
         }
-        await self._patch_status(pod, phase="Failed", **_container(pod, {"terminated": lost}))
+        await self._patch_status(pod, phase="Failed", **self._containers(pod, {"terminated": lost}))
 
     async def warn(self, pod: Object, reason: str, message: str) -> None:
         """Record a Warning about the pod."""
@@ -146,7 +151,7 @@ class Kubelet(PodWatcher):
     async def block(self, pod: Object, reason: str, message: str) -> None:
         """Report that the pod's container does not start."""
         state = {"waiting": {"reason": reason, "message": message}}
-        await self._patch_status(pod, phase="Pending", **_container(pod, state))
+        await self._patch_status(pod, phase="Pending", **self._containers(pod, state))
 
     async def reject(self, pod: Object, reason: str, message: str) -> None:
         """Report that the node did not take the pod, which had been bound to it."""
@@ -214,6 +219,15 @@ class Kubelet(PodWatcher):
                 raise
             await self._kube.create(LEASES, {"metadata": {"name": node}, "spec": spec})
 
+    def _containers(self, pod: Object, state: Object) -> Object:
+        """The statuses of the trainer, which is in that state, and of the side-car."""
+        [container] = pod["spec"]["containers"]
+        statuses = [_container(container["name"], container["image"], state)]
+        if self.sidecar:
+            state = {"running": {"startedAt": _now()}}
+            statuses.insert(0, _container(self.sidecar, "proxy:1", state))
+        return {"containerStatuses": statuses}
+
     async def _patch_status(self, pod: Object, **status: Any) -> None:
         meta = pod["metadata"]
         path = f"{collection('v1', 'pods', meta['namespace'])}/{meta['name']}/status"
@@ -221,18 +235,16 @@ class Kubelet(PodWatcher):
         await self._kube.request("PATCH", path, body=body, content_type=MERGE_PATCH)
 
 
-def _container(pod: Object, state: Object) -> Object:
-    [container] = pod["spec"]["containers"]
-    status = {
-        "name": container["name"],
-        "image": container["image"],
+def _container(name: str, image: str, state: Object) -> Object:
+    return {
+        "name": name,
+        "image": image,
         "imageID": "",
         "ready": "running" in state,
         "started": "running" in state,
         "restartCount": 0,
         "state": state,
     }
-    return {"containerStatuses": [status]}
 
 
 def _now() -> str:

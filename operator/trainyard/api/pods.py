@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from sys import intern
 from typing import Any, TypedDict
 
-from trainyard.api import names
+from trainyard.api import containers, names
 from trainyard.api.cluster import PodInfo
+from trainyard.api.containers import FINISHED_PHASES
 from trainyard.api.jobs import parse_time
 from trainyard.api.names import Key, MemberId
 from trainyard.api.resources import ResourceAmounts, pod_requests
 
-FINISHED_PHASES = ("Succeeded", "Failed")
 _DISRUPTION_REASONS = (
     "ContainerStatusUnknown",
     "Evicted",
@@ -39,10 +39,6 @@ _OUT_OF_RESOURCE = "OutOf"
 MAX_GRACE_SECONDS = 366 * 86_400
 """Anyone may create a pod whose grace period is longer than `datetime` can express."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
-CONTAINER = "trainer"
-"""The trainer's container; others are injected, for example by a service mesh."""
-
-
 _UNREAD = datetime.min.replace(tzinfo=UTC)
 
 
@@ -78,7 +74,8 @@ class _Status(TypedDict, total=False):
     reason: str
     message: str
     conditions: list[dict[str, Any]]
-    containerStatuses: list[dict[str, Any]]
+    containerStatuses: list[dict[str, Any]] | None
+    initContainerStatuses: list[dict[str, Any]] | None
 
 
 class PodObject(TypedDict, total=False):
@@ -112,6 +109,10 @@ class Pod:
     node: str = ""
     ip: str = ""
     phase: str = "Pending"
+    outcome: str = ""
+    """The final phase by our container alone, once that has ended; others may go on beside it."""
+    lingers: bool = False
+    """Our container has ended, and another goes on that no kubelet ends by itself."""
     is_deleting: bool = False
     requests: ResourceAmounts = field(default_factory=dict, hash=False)
     exit_code: int | None = None
@@ -133,8 +134,18 @@ class Pod:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it will never run again; it holds no resources then."""
-        return self.phase in FINISHED_PHASES
+        """Whether our container has ended, or the whole pod: neither is started again."""
+        return bool(self.outcome) or self.phase in FINISHED_PHASES
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether our container has failed, or the pod around it."""
+        return (self.outcome or self.phase) == "Failed"
+
+    @property
+    def holds_resources(self) -> bool:
+        """Whether it counts against its node, as it does until its last container has ended."""
+        return self.phase not in FINISHED_PHASES
 
     @property
     def is_live(self) -> bool:
@@ -144,7 +155,7 @@ class Pod:
     @property
     def is_running(self) -> bool:
         """Whether its container runs and it is not being deleted."""
-        return self.phase == "Running" and not self.is_deleting
+        return self.phase == "Running" and self.is_live
 
     def as_pod_info(self) -> PodInfo:
         """The pod as the scheduler counts it."""
@@ -159,7 +170,7 @@ class Pod:
             party=self.party,
             created_at=None if self.job is None else self.created_at,
             scheduling_message="" if self.node else self.waiting_message,
-            is_deleting=self.is_deleting,
+            is_deleting=self.is_deleting or self.is_finished,
         )
 
 
@@ -208,6 +219,8 @@ def _of_a_job(
         "attempt": _number(labels.get(names.LABEL_ATTEMPT)),
         "subdomain": spec.get("subdomain", ""),
         "ip": status.get("podIP", ""),
+        "outcome": containers.outcome(status),
+        "lingers": containers.lingers(status),
         **_termination(status),
         **_waiting(status),
         "is_disrupted": _is_disrupted(status) or _was_deleted(meta, status),
@@ -219,7 +232,7 @@ def _number(text: str | None) -> int:
 
 
 def _termination(status: Mapping[str, Any]) -> dict[str, Any]:
-    terminated = _terminated(status)
+    terminated = containers.end_of(status)
     if terminated is None:
         return {
             "reason": status.get("reason", ""),
@@ -231,16 +244,6 @@ def _termination(status: Mapping[str, Any]) -> dict[str, Any]:
         "termination_message": terminated.get("message", ""),
         "ended_at": _finished_at(terminated),
     }
-
-
-def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The terminated state of our container, else of the first that terminated."""
-    states = ((c.get("state") or {}).get("terminated") for c in _containers(status))
-    return next((state for state in states if state is not None), None)
-
-
-def _containers(status: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    return sorted(status.get("containerStatuses", ()), key=lambda c: c.get("name") != CONTAINER)
 
 
 def _finished_at(terminated: Mapping[str, Any]) -> datetime | None:
@@ -255,20 +258,18 @@ def _was_deleted(meta: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
     Also if nobody knows when it ended: a kubelet that stops a pod before its container began
     reports an exit code of its own without a time, or no container at all.
     """
-    if "deletionTimestamp" not in meta or status.get("phase") not in FINISHED_PHASES:
+    if "deletionTimestamp" not in meta or not containers.has_ended(status):
         return False
     # The time stamp is the end of the grace period, which began with the request.
     grace = timedelta(seconds=min(meta.get("deletionGracePeriodSeconds") or 0, MAX_GRACE_SECONDS))
-    ended_at = _finished_at(_terminated(status) or {})
+    ended_at = _finished_at(containers.end_of(status) or {})
     return ended_at is None or ended_at >= parse_time(meta["deletionTimestamp"]) - grace
 
 
 def _waiting(status: Mapping[str, Any]) -> dict[str, Any]:
-    for container in _containers(status):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason = waiting.get("reason", "")
-        if reason not in ("", "ContainerCreating", "PodInitializing"):
-            return {"waiting_reason": reason, "waiting_message": waiting.get("message", "")}
+    if waiting := containers.blocked_by(status):
+        message = waiting.get("message", "")
+        return {"waiting_reason": waiting["reason"], "waiting_message": message}
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return {

@@ -40,6 +40,11 @@ class JobPods:
         coordinator = (self.coordinator,) if self.coordinator else ()
         return (*coordinator, *self.members.values(), *self.surplus)
 
+    @property
+    def has_lingering(self) -> bool:
+        """Whether another container goes on in a pod that has finished."""
+        return any(pod.lingers for pod in self.finished)
+
     def ended(self, result: Result, *roles: Role) -> tuple[tuple[Pod, TerminationMessage], ...]:
         """Finished pods of these roles whose termination message reports `result`."""
         pairs = (

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from trainyard.api import names
+from trainyard.api.containers import CONTAINER
 from trainyard.api.jobs import Job, parse_job
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, PLURALS, Key
 from trainyard.api.pods import Pod, parse_pod
@@ -21,7 +22,6 @@ from trainyard.render.fetch_pod import fetch_pod
 from trainyard.render.ownership import labels_of
 from trainyard_trainer.contract.env import Role
 
-CONTAINER = "trainer"
 EXPORT = ("trainyard-trainer", "export")
 START_SECONDS = 120.0
 HEADER_BYTES = 1 << 20

@@ -38,19 +38,19 @@ class PodStore(Store[ObjectKey, Pod]):
     def __init__(self) -> None:
         super().__init__(pod_key)
         self._by_job: dict[Key, dict[ObjectKey, Pod]] = {}
-        self._unfinished: dict[ObjectKey, PodInfo] = {}
+        self._holders: dict[ObjectKey, PodInfo] = {}
 
     def of_job(self, key: Key) -> tuple[Pod, ...]:
         """The job's pods, including those that have finished or are being deleted."""
         return tuple(self._by_job.get(key, {}).values())
 
-    def unfinished(self) -> Iterable[PodInfo]:
+    def holders(self) -> Iterable[PodInfo]:
         """The pods that hold resources or wait for them."""
-        return self._unfinished.values()
+        return self._holders.values()
 
     def is_relevant(self, pod: Pod) -> bool:
         """Whether the pod is ours or may hold resources."""
-        return pod.job is not None or not pod.is_finished
+        return pod.job is not None or pod.holds_resources
 
     def index(self, old: Pod | None, new: Pod | None) -> None:
         """Keep the pods by job, and those that may hold resources as the scheduler counts them."""
@@ -60,11 +60,11 @@ class PodStore(Store[ObjectKey, Pod]):
             return
         if new.job is not None:
             self._by_job.setdefault(new.job, {})[pod_key(new)] = new
-        if not new.is_finished:
-            self._unfinished[pod_key(new)] = new.as_pod_info()
+        if new.holds_resources:
+            self._holders[pod_key(new)] = new.as_pod_info()
 
     def _unindex(self, pod: Pod) -> None:
-        self._unfinished.pop(pod_key(pod), None)
+        self._holders.pop(pod_key(pod), None)
         if pod.job is not None:
             siblings = self._by_job[pod.job]
             del siblings[pod_key(pod)]
@@ -161,8 +161,8 @@ class ClusterCache:
         return self.pods.of_job(key)
 
     def cluster(self) -> Cluster:
-        """Nodes and unfinished pods, as the scheduler counts them."""
-        pods = tuple(self._owned(pod) for pod in self.pods.unfinished())
+        """Nodes and the pods that hold resources, as the scheduler counts them."""
+        pods = tuple(self._owned(pod) for pod in self.pods.holders())
         return Cluster(nodes=self.nodes.all(), pods=pods)
 
     def _owned(self, pod: PodInfo) -> PodInfo:

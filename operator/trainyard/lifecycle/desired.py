@@ -52,6 +52,8 @@ class DesiredPods:
     """Live pods that are not desired are left to exit by themselves."""
     keeps_finished: bool = False
     """Finished pods stay, so that their logs can be read."""
+    ends_lingering: bool = False
+    """But for those in which another container goes on and holds the resources."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,10 +105,20 @@ def _finished(desired: DesiredPods, pods: JobPods, recorded: frozenset[str]) -> 
         pod
         for pod in pods.finished
         if not pod.is_deleting
-        and (not desired.keeps_finished or _is_failed_coordinator(pod, desired))
-        and (not is_failure(pod) or pod.uid in recorded)
-        and not _is_to_be_replaced(pod, desired, pods)
+        and (
+            (desired.ends_lingering and pod.lingers)
+            or (
+                not _is_kept(pod, desired)
+                and (not is_failure(pod) or pod.uid in recorded)
+                and not _is_to_be_replaced(pod, desired, pods)
+            )
+        )
     ]
+
+
+def _is_kept(pod: Pod, desired: DesiredPods) -> bool:
+    """Whether it stays for its log."""
+    return desired.keeps_finished and not _is_failed_coordinator(pod, desired)
 
 
 def _is_failed_coordinator(pod: Pod, desired: DesiredPods) -> bool:

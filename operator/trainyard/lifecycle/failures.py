@@ -144,7 +144,7 @@ def is_excused(reason: str, exit_code: int | None) -> bool:
 
 def is_failure(pod: Pod) -> bool:
     """Whether a finished pod failed; a success without a termination message of ours did too."""
-    return pod.phase == "Failed" or TerminationMessage.decode(pod.termination_message) is None
+    return pod.has_failed or TerminationMessage.decode(pod.termination_message) is None
 
 
 def _retry_at(failures: list[PodFailure], restarts: int, timeouts: Timeouts) -> datetime | None:

@@ -100,12 +100,16 @@ def _finished(observed: Observation) -> DesiredState | None:
 
 
 def _pods_after_end(observed: Observation, *, is_complete: bool, keeps_live: bool) -> DesiredPods:
-    """The finished pods for their logs, and a coordinator that has the only copy of the result."""
+    """The finished pods for their logs, and a coordinator that has the only copy of the result.
+
+    What a pod reported is not lost with it once the status has it.
+    """
     has_result = is_complete and not observed.job.is_durable
     return DesiredPods(
         coordinator=has_result and observed.pods.coordinator is not None,
         keeps_live=keeps_live,
         keeps_finished=True,
+        ends_lingering=observed.job.is_finished and observed.pods.has_lingering,
     )
 
 
@@ -162,7 +166,7 @@ def _end(
     """The state of a job that ends now."""
     is_complete = type_ is ConditionType.COMPLETE
     grace_until = observed.now + observed.timeouts.finish_grace if is_complete else None
-    expires_at = observed.expiry(observed.now)
+    expires_at, written_at = observed.expiry(observed.now), observed.now + STATUS_WAIT
     return DesiredState(
         phase=Phase.COMPLETE if is_complete else Phase.FAILED,
         pods=_pods_after_end(observed, is_complete=is_complete, keeps_live=is_complete),
@@ -177,7 +181,9 @@ def _end(
         termination_message=final,
         # No event follows from our own status that would have the job evaluated again.
         requeue_at=earliest(
-            grace_until, expires_at and max(expires_at, observed.now + STATUS_WAIT)
+            grace_until,
+            expires_at and max(expires_at, written_at),
+            written_at if observed.pods.has_lingering else None,
         ),
     )
 

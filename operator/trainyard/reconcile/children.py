@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 CHILDREN_INTERVAL = timedelta(hours=1)
 """How often the Secret is ensured again: no watch tells when somebody changes it."""
+SIDECAR_GRACE_SECONDS = 30
+"""Kubernetes' own grace period, for what is left of a pod whose trainer has ended."""
 
 
 async def ensure_children(
@@ -108,5 +110,7 @@ def _needs_device(
 async def delete_pod(deps: Dependencies, job: Job, pod: Pod) -> None:
     """Delete the pod by uid, with its own grace period; a finished one at once."""
     path = f"{collection('v1', 'pods', pod.namespace)}/{pod.name}"
-    await deps.client.delete(path, uid=pod.uid)
+    # The pod's own is for a trainer that finishes its step.
+    grace_seconds = SIDECAR_GRACE_SECONDS if pod.outcome and pod.holds_resources else None
+    await deps.client.delete(path, uid=pod.uid, grace_seconds=grace_seconds)
     log.info("pod deleted", extra=pod_fields(job.key, pod))

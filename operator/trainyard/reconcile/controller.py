@@ -121,7 +121,7 @@ class Controller:
         """Handle a change of a pod: ours, or one that holds what our jobs may wait for."""
         for key in _jobs_of(old, new):
             self._enqueue(key, QueuePriority.HIGH)
-        is_released = new is None or new.is_finished
+        is_released = new is None or not new.holds_resources
         is_foreign = (new or old) is not None and all(
             p is None or p.job is None for p in (old, new)
         )

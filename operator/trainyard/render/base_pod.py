@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from trainyard.api import names
+from trainyard.api.containers import CONTAINER
 from trainyard.api.jobs import Job
 from trainyard.api.names import MemberId
 from trainyard.render.environment import field_variable, variable
@@ -67,7 +68,7 @@ def trainer_container(
     which Kubernetes replaces `$(NAME)` as in any pod.
     """
     container = {
-        "name": "trainer",
+        "name": CONTAINER,
         "image": job.image,
         "command": ["trainyard-trainer", program],
         "env": [

@@ -8,7 +8,7 @@ from typing import Any
 def variable(name: str, value: str) -> dict[str, Any]:
     """A variable with this value, whatever is in it.
 
-    Kubernetes would replace `$(NAME)` by another variable and `$$` by `$`; doubled, each `$` is one.
+    Kubernetes would replace `$(NAME)` by another variable and `$$` by `$`; a doubled `$` is one.
     """
     return {"name": name, "value": value.replace("$", "$$")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainyard.api.containers import CONTAINER
 from trainyard.api.jobs import Job
 from trainyard.render.base_pod import CONTAINER_SECURITY, POD_SECURITY, Manifest
 from trainyard.render.environment import variable
@@ -17,7 +18,7 @@ def fetch_pod(job: Job, name: str) -> Manifest:
     """A pod of the job's own image that mounts the claim read-only and sleeps: users exec in it."""
     mount = {"name": "trainyard-state", "mountPath": STATE_DIR, "readOnly": True}
     container = {
-        "name": "trainer",
+        "name": CONTAINER,
         "image": job.image,
         "command": ["sleep", str(LIFETIME_SECONDS)],
         "env": [variable(ENV_STATE, state_directory(job))],

@@ -119,6 +119,111 @@ def test_the_termination_of_our_container_counts_not_that_of_another() -> None:
     assert (pod.exit_code, pod.reason, pod.termination_message) == (1, "Error", "error")
 
 
+RUNNING = {"running": {"startedAt": at()}}
+
+
+def beside(state: dict[str, Any], *others: dict[str, Any], phase: str = "Running") -> Pod:
+    """A pod whose trainer is in that state, after the containers of a mesh."""
+    ours = {"name": "trainer", "state": state}
+    return parsed({"phase": phase, "containerStatuses": [*others, ours]})
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "outcome"), [(0, "Succeeded"), (1, "Failed"), (64, "Failed"), (143, "Failed")]
+)
+def test_a_trainer_that_ended_beside_a_sidecar_has_ended(exit_code: int, outcome: str) -> None:
+    """Its pod is Running for as long as the side-car is."""
+    end = {"terminated": {"exitCode": exit_code, "message": "m", "finishedAt": at()}}
+    pod = beside(end, {"name": "istio-proxy", "state": RUNNING})
+    assert (pod.outcome, pod.exit_code, pod.termination_message) == (outcome, exit_code, "m")
+    assert (pod.is_finished, pod.has_failed) == (True, exit_code != 0)
+    assert (pod.is_running, pod.is_live) == (False, False)
+    assert (pod.lingers, pod.holds_resources) == (True, True)
+    assert pod.as_pod_info().is_deleting, "its resources are its replacement's"
+
+
+def test_a_native_sidecar_is_ended_by_the_kubelet() -> None:
+    status = {
+        "phase": "Running",
+        "initContainerStatuses": [{"name": "istio-proxy", "state": RUNNING}],
+        "containerStatuses": [ended(exitCode=1, finishedAt=at())],
+    }
+    pod = parsed(status)
+    assert (pod.is_finished, pod.has_failed, pod.holds_resources) == (True, True, True)
+    assert not pod.lingers
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "phase"),
+    [
+        pytest.param({"terminated": {"exitCode": 1, "message": "x"}}, "Running", id="failed"),
+        pytest.param({"terminated": {"exitCode": 0}}, "Running", id="ended"),
+        pytest.param({"waiting": {"reason": "ContainerCreating"}}, "Pending", id="starts"),
+    ],
+)
+def test_a_trainer_that_runs_has_not_ended_whatever_a_sidecar_does(
+    sidecar: dict[str, Any], phase: str
+) -> None:
+    pod = beside(RUNNING, {"name": "istio-proxy", "state": sidecar}, phase=phase)
+    assert (pod.is_live, pod.lingers, pod.outcome) == (True, False, "")
+    assert (pod.exit_code, pod.termination_message, pod.ended_at) == (None, "", None)
+
+
+def test_a_sidecar_that_is_killed_with_the_pod_makes_no_failure_of_a_success() -> None:
+    """Its exit code makes the pod Failed."""
+    mesh = ended("istio-proxy", exitCode=143)
+    pod = beside(ended(exitCode=0, message="m")["state"], mesh, phase="Failed")
+    assert (pod.has_failed, pod.lingers, pod.holds_resources) == (False, False, False)
+
+
+def test_the_reason_of_a_whole_pod_goes_over_its_containers() -> None:
+    """A trainer that ends well when its node evicts it may have saved nothing."""
+    pod = parsed({"phase": "Failed", "reason": "Evicted", "containerStatuses": [ended()]})
+    assert (pod.has_failed, pod.is_disrupted, pod.outcome) == (True, True, "")
+
+
+@pytest.mark.parametrize("finished_at", [at(), at(ago(seconds=121))])
+def test_a_deleted_trainer_that_ends_before_its_sidecar_is_disrupted_in_time(
+    finished_at: str,
+) -> None:
+    status = {
+        "phase": "Running",
+        "containerStatuses": [
+            {"name": "a-mesh", "state": RUNNING},
+            ended(exitCode=143, finishedAt=finished_at),
+        ],
+    }
+    pod = parsed(status, deletionTimestamp=at(), deletionGracePeriodSeconds=120)
+    assert pod.is_disrupted is (finished_at == at())
+
+
+def test_a_pod_that_failed_before_its_trainer_began_says_why() -> None:
+    """Of the init container that a mesh added, as the trainer has no end."""
+    status = {
+        "phase": "Failed",
+        "initContainerStatuses": [ended("first"), ended("istio-init", exitCode=2, message="no")],
+        "containerStatuses": [
+            {"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}
+        ],
+    }
+    pod = parsed(status)
+    assert (pod.has_failed, pod.exit_code, pod.termination_message) == (True, 2, "no")
+
+
+@pytest.mark.parametrize(("ours", "expected"), [("waiting", "ErrImagePull"), ("running", "")])
+def test_an_init_container_keeps_a_trainer_from_starting_only_before_it_runs(
+    ours: str, expected: str
+) -> None:
+    pull = {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}
+    own = {"waiting": {"reason": "PodInitializing"}, "running": {"startedAt": at()}}[ours]
+    status = {
+        "phase": "Pending",
+        "initContainerStatuses": [{"name": "istio-init", "state": pull}],
+        "containerStatuses": [{"name": "trainer", "state": {ours: own}}],
+    }
+    assert parsed(status).waiting_reason == expected
+
+
 def test_a_container_that_the_kubelet_lost_track_of_has_no_end_time() -> None:
     lost = ended(exitCode=137, reason="ContainerStatusUnknown", finishedAt=None)
     pod = parsed({"phase": "Failed", "containerStatuses": [lost]})

@@ -126,6 +126,15 @@ def test_our_finished_pods_hold_no_resources_but_are_kept() -> None:
     assert len(cache.pods_of(KEY)) == 1
 
 
+def test_our_pods_hold_their_resources_until_their_sidecars_have_ended_too() -> None:
+    cache = ClusterCache()
+    lingering = {**failing(), "phase": "Running", "outcome": "Failed", "lingers": True}
+    cache.put_pod(worker(0, requests={"nvidia.com/gpu": 2}, **lingering))
+    assert [(p.requests, p.is_deleting) for p in cache.cluster().pods] == [
+        ({"nvidia.com/gpu": 2}, True)
+    ]
+
+
 def test_a_pod_belongs_to_a_job_that_exists_and_that_its_owner_reference_names() -> None:
     """Its labels were enough, which anyone can set: its GPUs counted as the job's."""
     cache = ClusterCache()

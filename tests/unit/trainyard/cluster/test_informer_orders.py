@@ -344,7 +344,7 @@ def _check_indices(pods: PodStore) -> None:
     jobs = {pod.job for pod in pods.values() if pod.job is not None}
     assert {pod.name for job in jobs for pod in pods.of_job(job)} == ours
     holding = {pod.name for pod in pods.values() if not pod.is_finished}
-    assert {pod.name for pod in pods.unfinished()} == holding
+    assert {pod.name for pod in pods.holders()} == holding
 
 
 names = st.sampled_from(NAMES)

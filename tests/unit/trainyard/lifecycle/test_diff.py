@@ -145,6 +145,34 @@ def test_what_is_not_desired_is_deleted(
         pytest.param(
             worker(5, is_deleting=True, **failing()), True, TWO, False, id="being deleted already"
         ),
+        pytest.param(
+            worker(5, lingers=True, **failing()),
+            False,
+            replace(TWO, keeps_finished=True),
+            False,
+            id="lingers, and its end is not recorded yet",
+        ),
+        pytest.param(
+            worker(5, lingers=True, **failing()),
+            False,
+            DesiredPods(keeps_finished=True, ends_lingering=True),
+            True,
+            id="lingers in a job that is over",
+        ),
+        pytest.param(
+            worker(0, lingers=True, **ending(Result.COMPLETE)),
+            False,
+            DesiredPods(keeps_finished=True, ends_lingering=True),
+            True,
+            id="lingers after a success",
+        ),
+        pytest.param(
+            worker(0, **ending(Result.COMPLETE)),
+            False,
+            DesiredPods(keeps_finished=True, ends_lingering=True),
+            False,
+            id="has ended with all of its containers",
+        ),
     ],
 )
 def test_a_finished_pod_is_deleted_when(

@@ -172,6 +172,18 @@ def test_a_completing_job_is_not_requeued_for_a_pause_that_is_over() -> None:
     assert desired.requeue_at is None
 
 
+def test_a_pod_whose_sidecar_goes_on_is_ended_once_the_status_has_the_end_of_the_job() -> None:
+    """It would hold its GPU for ever; before, its termination message is not safe yet."""
+    lingering = {**ending(Result.COMPLETE), "phase": "Running", "outcome": "Succeeded"}
+    last = coordinator(**lingering, lingers=True)
+    observed = observe(make_job(WITH_CLAIM, has_run()), last)
+    desired = evaluate(observed)
+    assert (desired.phase, desired.pods.ends_lingering) == (Phase.COMPLETE, False)
+    assert desired.requeue_at == NOW + timedelta(seconds=1)
+    after = evaluate(observe(written(observed, desired), last))
+    assert (after.phase, after.pods.ends_lingering) == (Phase.COMPLETE, True)
+
+
 @pytest.mark.parametrize(
     ("scenario", "releases"),
     [
