@@ -39,18 +39,34 @@ class TaskRef(WithArguments, frozen=True, kw_only=True):
     entrypoint: str
 
 
-class PodTemplate(Part, frozen=True, kw_only=True):
-    """The subset of a pod that a job may set."""
+class PodMetadata(Part, frozen=True, kw_only=True):
+    """Labels and annotations that a job adds to its pods."""
+
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class CoordinatorTemplate(Part, frozen=True, kw_only=True):
+    """The subset of a pod that a job may set for all of its pods."""
+
+    metadata: PodMetadata = PodMetadata()
+    tolerations: list[dict[str, Any]] = []
+    affinity: dict[str, Any] = {}
+    node_selector: dict[str, str] = {}
+    image_pull_secrets: list[dict[str, str]] = []
+    service_account_name: str = ""
+    scheduler_name: str = ""
+    security_context: dict[str, Any] | None = None
+    """User and groups; None: those of the operator's installation."""
+
+
+class PodTemplate(CoordinatorTemplate, frozen=True, kw_only=True):
+    """The subset of a pod that a job may set for its workers or parties."""
 
     env: list[dict[str, Any]] = []
     volumes: list[dict[str, Any]] = []
     volume_mounts: list[dict[str, Any]] = []
-    tolerations: list[dict[str, Any]] = []
-    affinity: dict[str, Any] = {}
-    node_selector: dict[str, str] = {}
     runtime_class_name: str = ""
-    image_pull_secrets: list[dict[str, str]] = []
-    service_account_name: str = ""
 
 
 class TargetSpec(Part, frozen=True, kw_only=True):
@@ -88,6 +104,21 @@ class CoordinatorSpec(Part, frozen=True, kw_only=True):
     """Settings of the coordinator's pod."""
 
     resources: dict[str, Any] = {}
+    template: CoordinatorTemplate = CoordinatorTemplate()
+
+    def template_with(self, members: CoordinatorTemplate) -> CoordinatorTemplate:
+        """The template, with what it leaves out of that of the workers or parties.
+
+        Not their labels and their placement, which are for pods with accelerators.
+        """
+        own = self.template
+        context = own.security_context
+        return msgspec.structs.replace(
+            own,
+            tolerations=own.tolerations or members.tolerations,
+            image_pull_secrets=own.image_pull_secrets or members.image_pull_secrets,
+            security_context=members.security_context if context is None else context,
+        )
 
 
 class JobSpec(Part, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from trainyard.api import names
 from trainyard.api.containers import CONTAINER
 from trainyard.api.jobs import Job
 from trainyard.api.names import MemberId
+from trainyard.api.spec import CoordinatorTemplate
 from trainyard.render.environment import field_variable, variable
 from trainyard.render.ownership import metadata
 from trainyard.render.secrets import leaf_name
@@ -33,23 +34,33 @@ GRACE_SECONDS = 120
 """Longer than a step, so that a worker that is deleted can finish its own."""
 UNREACHABLE_SECONDS = 20
 """Pods on a lost node are evicted after this instead of Kubernetes' five minutes."""
-USER = 65532
+USER: Final = 65532
 """The `nonroot` user of common base images."""
 
 Manifest = dict[str, Any]
 
-POD_SECURITY: Final[Manifest] = {
-    "runAsNonRoot": True,
-    "runAsUser": USER,
-    "runAsGroup": USER,
-    "fsGroup": USER,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
 CONTAINER_SECURITY: Final[Manifest] = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+
+
+def pod_security(template: CoordinatorTemplate, user: int | None) -> Manifest:
+    """The security context of a pod.
+
+    `user` is its user and group where the template says nothing; None leaves them to the platform.
+    """
+    identity = template.security_context
+    if identity is None:
+        fields = ("runAsUser", "runAsGroup", "fsGroup")
+        identity = {} if user is None else dict.fromkeys(fields, user)
+    return {
+        "runAsNonRoot": True,
+        **identity,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "fsGroupChangePolicy": identity.get("fsGroupChangePolicy", "OnRootMismatch"),
+    }
 
 
 def trainer_container(
@@ -108,22 +119,25 @@ def job_pod(
     member: MemberId,
     attempt: int,
     *,
+    template: CoordinatorTemplate,
+    user: int | None,
     container: Manifest,
     volumes: Sequence[Manifest],
     subdomain: str,
     hostname: str = "",
     tolerations: Sequence[Manifest] = (),
-    placement: Manifest | None = None,
+    placement: Manifest,
     annotations: Mapping[str, str] | None = None,
 ) -> Manifest:
     """The whole pod of one member of a job.
 
     `subdomain` is the headless Service under which DNS serves the pods that have a `hostname`.
     `volumes` and `tolerations` are added to those that every pod has; `placement` are further
-    fields of its spec, such as an affinity.
+    fields of its spec, such as an affinity. The template's annotations go over `annotations`.
     """
     member_label = names.LABEL_PARTY if role is Role.PARTY else names.LABEL_INDEX
     labels = {
+        **template.metadata.labels,
         names.LABEL_ROLE: str(role),
         member_label: str(member),
         names.LABEL_ATTEMPT: str(attempt),
@@ -132,33 +146,35 @@ def job_pod(
         "hostname": hostname,
         "subdomain": subdomain,
         "priorityClassName": job.spec.priority_class_name,
-        "imagePullSecrets": job.spec.template.image_pull_secrets,
-        **(placement or {}),
+        "imagePullSecrets": template.image_pull_secrets,
+        "serviceAccountName": template.service_account_name,
+        "schedulerName": template.scheduler_name,
+        **placement,
     }
+    security = pod_security(template, user)
     spec: Manifest = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": {**POD_SECURITY, "fsGroupChangePolicy": "OnRootMismatch"},
+        "securityContext": security,
         "tolerations": [
             _unreachable("not-ready"),
             _unreachable("unreachable"),
-            # The coordinator's too: a job's nodes may be the only ones that there are.
-            *job.spec.template.tolerations,
+            *template.tolerations,
             *tolerations,
         ],
         "containers": [container],
         "volumes": [
-            _tls_volume(job, role, member),
+            _tls_volume(job, role, member, mode=0o440 if "fsGroup" in security else 0o444),
             {"name": "trainyard-tmp", "emptyDir": {}},
             *volumes,
         ],
         **{field: value for field, value in optional.items() if value},
     }
-    meta = metadata(job, name, **labels)
-    if annotations:
-        meta["annotations"] = dict(annotations)
+    meta = metadata(job, name, labels)
+    if annotations := {**(annotations or {}), **template.metadata.annotations}:
+        meta["annotations"] = annotations
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
 
 
@@ -171,8 +187,11 @@ def _unreachable(condition: str) -> Manifest:
     }
 
 
-def _tls_volume(job: Job, role: Role, member: MemberId) -> Manifest:
-    """The items of the job's one Secret that belong to this role or party, and no other's key."""
+def _tls_volume(job: Job, role: Role, member: MemberId, mode: int) -> Manifest:
+    """The items of the job's one Secret that belong to this role or party, and no other's key.
+
+    `mode` lets the group read them, or, where the pod's group is not known, any user in the pod.
+    """
     leaf = leaf_name(role, member)
     items = [
         {"key": "ca.crt", "path": "ca.crt"},
@@ -182,6 +201,6 @@ def _tls_volume(job: Job, role: Role, member: MemberId) -> Manifest:
     secret = {
         "secretName": names.leaf_secret_name(job.key.name),
         "items": items,
-        "defaultMode": 0o440,
+        "defaultMode": mode,
     }
     return {"name": "trainyard-tls", "secret": secret}

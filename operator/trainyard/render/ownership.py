@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from trainyard.api import names
@@ -30,11 +31,11 @@ def owner_of(job: Job) -> dict[str, Any]:
     }
 
 
-def metadata(job: Job, name: str, **labels: str) -> dict[str, Any]:
-    """A child's metadata in the job's namespace."""
+def metadata(job: Job, name: str, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A child's metadata in the job's namespace; the labels of every child go over `labels`."""
     return {
         "name": name,
         "namespace": job.key.namespace,
-        "labels": {**labels_of(job.key), **labels},
+        "labels": {**(labels or {}), **labels_of(job.key)},
         "ownerReferences": [owner_of(job)],
     }

@@ -18,7 +18,7 @@ from trainyard.api.resources import (
     with_accelerators,
 )
 from trainyard.api.spec import PodTemplate
-from trainyard.render.base_pod import Manifest, job_pod, trainer_container
+from trainyard.render.base_pod import USER, Manifest, job_pod, trainer_container
 from trainyard.render.network import Network
 from trainyard.render.trainer_config import config_of
 from trainyard_trainer.contract.env import (
@@ -55,11 +55,22 @@ _SHM: Final[Manifest] = {"name": "trainyard-shm", "emptyDir": {"medium": "Memory
 _SHM_MOUNT: Final[Manifest] = {"name": "trainyard-shm", "mountPath": "/dev/shm"}  # noqa: S108
 
 
-def coordinator_pod(job: Job, term: int, network: Network, accelerator_label: str = "") -> Manifest:
+def coordinator_pod(
+    job: Job,
+    term: int,
+    network: Network,
+    accelerator_label: str = "",
+    *,
+    user: int | None = USER,
+) -> Manifest:
     """The coordinator's pod of one term; DNS serves it under the same name in each.
 
     `accelerator_label` is one that all nodes with accelerators carry and no others; empty: none.
+    `user` is that of pods whose template has none; None leaves it to the platform.
     """
+    # A job's nodes may be the only ones that there are, and its registry the only one.
+    template = job.spec.coordinator.template_with(job.spec.template)
+    affinity = template.affinity or (_avoid(accelerator_label) if accelerator_label else {})
     volumes, mounts = _state_volume(job)
     container = trainer_container(
         job,
@@ -80,11 +91,13 @@ def coordinator_pod(job: Job, term: int, network: Network, accelerator_label: st
         Role.COORDINATOR,
         0,
         term,
+        template=template,
+        user=user,
         container=container,
         volumes=volumes,
         subdomain=network.service,
         hostname=names.coordinator_hostname(job.key.name) if network.service else "",
-        placement={"affinity": _avoid(accelerator_label)} if accelerator_label else None,
+        placement={"affinity": affinity, "nodeSelector": template.node_selector},
         annotations=_EVICTABLE if job.is_durable else _NOT_EVICTABLE,
     )
 
@@ -108,6 +121,7 @@ def worker_pod(
     nodes: Sequence[str] = (),
     *,
     needs_device: bool = False,
+    user: int | None = USER,
 ) -> Manifest:
     """The pod of worker `index`; each attempt has a name of its own.
 
@@ -135,6 +149,8 @@ def worker_pod(
         Role.WORKER,
         index,
         attempt,
+        template=template,
+        user=user,
         container=container,
         subdomain=network.service,
         volumes=[_SHM, *volumes, *template.volumes],
@@ -151,6 +167,7 @@ def party_pod(
     nodes: Sequence[str] = (),
     *,
     needs_device: bool = False,
+    user: int | None = USER,
 ) -> Manifest:
     """The pod of a party, where its own data is; each attempt has a name of its own.
 
@@ -180,6 +197,8 @@ def party_pod(
         Role.PARTY,
         party.name,
         attempt,
+        template=template,
+        user=user,
         container=container,
         subdomain=network.service,
         volumes=[_SHM, *data_volumes, *code_volumes, *template.volumes],
@@ -257,7 +276,6 @@ def _placement(
         "affinity": _with_preferred_nodes(template.affinity or affinity or {}, nodes),
         "nodeSelector": {**template.node_selector, **(node_selector or {})},
         "runtimeClassName": template.runtime_class_name,
-        "serviceAccountName": template.service_account_name,
     }
 
 

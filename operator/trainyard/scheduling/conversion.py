@@ -166,7 +166,8 @@ def worker_shape(spec: DistributedJobSpec) -> PodShape:
 
 def _coordinator_shape(job: Job) -> PodShape:
     resources = job.spec.coordinator.resources or COORDINATOR_RESOURCES
-    return _shape(resources, tolerations=job.spec.template.tolerations)
+    template = job.spec.coordinator.template_with(job.spec.template)
+    return _shape(resources, node_selector=template.node_selector, tolerations=template.tolerations)
 
 
 def _shape(

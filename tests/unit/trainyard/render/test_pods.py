@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.federations import make_federation
 from tests.support.jobs import NETWORK, make_job
 from tests.unit.trainyard.render.test_golden import CASES, job_of, members_of
 from trainyard.api import names
@@ -15,7 +16,7 @@ from trainyard.api.jobs import DistributedJob, FederatedJob
 from trainyard.api.pods import Pod, parse_pod
 from trainyard.api.resources import is_extended
 from trainyard.render.fetch_pod import fetch_pod
-from trainyard.render.pods import coordinator_pod, worker_pod
+from trainyard.render.pods import coordinator_pod, party_pod, worker_pod
 from trainyard.render.trainer_config import config_of
 from trainyard.scheduling.conversion import request_of
 from trainyard_trainer.contract.config import JobConfig, Target
@@ -304,3 +305,129 @@ def test_autoscalers_are_told_whether_a_coordinator_may_be_moved(
     job = make_job(spec)
     assert coordinator_pod(job, 1, NETWORK)["metadata"]["annotations"] == expected
     assert "annotations" not in worker_pod(job, 0, 1, NETWORK)["metadata"]
+
+
+TEMPLATE: dict[str, Any] = {
+    "metadata": {"labels": {"team": "vision"}, "annotations": {"example.com/a": "1"}},
+    "nodeSelector": {"pool": "gpus"},
+    "tolerations": [{"key": "pool", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {"x": 1}},
+    "imagePullSecrets": [{"name": "registry"}],
+    "serviceAccountName": "reader",
+    "schedulerName": "packing",
+    "securityContext": {"runAsUser": 1000, "fsGroup": 2000},
+}
+COORDINATOR: dict[str, Any] = {
+    "metadata": {"labels": {"team": "platform"}, "annotations": {"example.com/a": "2"}},
+    "nodeSelector": {"pool": "system"},
+    "tolerations": [{"key": "system", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {"y": 1}},
+    "imagePullSecrets": [{"name": "other"}],
+    "serviceAccountName": "coordinators",
+    "schedulerName": "other",
+    "securityContext": {},
+}
+
+
+def both_kinds(**spec: Any) -> tuple[DistributedJob | FederatedJob, ...]:
+    """A job of each kind whose pods have the template, and members with a name of their own."""
+    workers = {"workers": {"template": TEMPLATE}, **spec}
+    parties = {"parties": [{"name": "ann"}], "template": TEMPLATE, **spec}
+    return make_job(workers), make_federation(parties)
+
+
+def settings_of(pod: dict[str, Any]) -> dict[str, Any]:
+    """What a pod has of the fields of a template, without what every pod has."""
+    meta, spec = pod["metadata"], pod["spec"]
+    own = {k: v for k, v in meta["labels"].items() if "trainyard" not in k + v}
+    annotations = {k: v for k, v in meta.get("annotations", {}).items() if "example" in k}
+    tolerations = [t for t in spec["tolerations"] if not t["key"].startswith("node.kubernetes")]
+    common = ("runAsNonRoot", "seccompProfile", "fsGroupChangePolicy")
+    return {
+        "metadata": {"labels": own, "annotations": annotations},
+        "nodeSelector": spec.get("nodeSelector"),
+        "tolerations": [t for t in tolerations if "nvidia" not in t["key"]],
+        "affinity": spec.get("affinity"),
+        "imagePullSecrets": spec.get("imagePullSecrets"),
+        "serviceAccountName": spec.get("serviceAccountName"),
+        "schedulerName": spec.get("schedulerName"),
+        "securityContext": {k: v for k, v in spec["securityContext"].items() if k not in common},
+    }
+
+
+def test_the_template_reaches_workers_and_parties() -> None:
+    for job in both_kinds():
+        for pod in members_of(job):
+            assert settings_of(pod) == TEMPLATE
+
+
+def test_a_coordinators_template_reaches_it_and_goes_over_that_of_the_members() -> None:
+    for job in both_kinds(coordinator={"template": COORDINATOR}):
+        assert settings_of(coordinator_pod(job, 1, NETWORK)) == COORDINATOR
+
+
+def test_a_coordinator_has_of_the_members_template_what_it_cannot_start_without() -> None:
+    """Not their labels and networks, and not their nodes, which have GPUs."""
+    shared = ("tolerations", "imagePullSecrets", "securityContext")
+    for job in both_kinds():
+        found = settings_of(coordinator_pod(job, 1, NETWORK))
+        assert {name: found[name] for name in shared} == {n: TEMPLATE[n] for n in shared}
+        assert found["metadata"] == {"labels": {}, "annotations": {}}
+        assert {found[name] for name in TEMPLATE if name not in (*shared, "metadata")} == {None}
+
+
+def test_the_pod_that_reads_a_claim_is_placed_as_the_coordinator() -> None:
+    for job in both_kinds(coordinator={"template": COORDINATOR}, state={"claimName": "mine"}):
+        pod = fetch_pod(job, "fetch")
+        assert settings_of(pod) == COORDINATOR
+        assert pod["metadata"]["labels"] == COORDINATOR["metadata"]["labels"]
+
+
+def test_a_template_cannot_take_a_pod_from_its_job() -> None:
+    """The API server refuses these labels; jobs of before that rule may have them."""
+    stolen = {names.LABEL_JOB: "other", names.LABEL_ROLE: "x", names.LABEL_MANAGED_BY: "helm"}
+    job = make_job({"workers": {"template": {"metadata": {"labels": stolen}}}})
+    pod = _stored(worker_pod(job, 0, 1, NETWORK))
+    assert (pod.job, pod.role) == (job.key, Role.WORKER)
+
+
+def test_an_annotation_of_the_template_goes_over_that_of_the_operator() -> None:
+    ours = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+    template = {"metadata": {"annotations": {ours: "true"}}}
+    job = make_job({"coordinator": {"template": template}})
+    assert coordinator_pod(job, 1, NETWORK)["metadata"]["annotations"][ours] == "true"
+
+
+IDENTITY = ("runAsUser", "runAsGroup", "fsGroup")
+
+
+@pytest.mark.parametrize(
+    ("context", "user", "expected", "mode"),
+    [
+        pytest.param(None, 65532, dict.fromkeys(IDENTITY, 65532), 0o440, id="the operator's"),
+        pytest.param(None, 7, dict.fromkeys(IDENTITY, 7), 0o440, id="of this installation"),
+        pytest.param(None, None, {}, 0o444, id="the platform's, by the installation"),
+        pytest.param({}, 65532, {}, 0o444, id="the platform's, by the template"),
+        pytest.param({"runAsUser": 9}, 65532, {"runAsUser": 9}, 0o444, id="a user alone"),
+        pytest.param({"fsGroup": 9}, None, {"fsGroup": 9}, 0o440, id="a group of files"),
+    ],
+)
+def test_users_and_groups_are_the_templates_or_the_installations(
+    context: dict[str, Any] | None, user: int | None, expected: dict[str, int], mode: int
+) -> None:
+    """The keys are for the group of the pod, where it is known, and else for anyone in the pod."""
+    template = {} if context is None else {"securityContext": context}
+    distributed = make_job({"workers": {"template": template}})
+    federated = make_federation({"parties": [{"name": "ann"}], "template": template})
+    for pod in (
+        worker_pod(distributed, 0, 1, NETWORK, user=user),
+        coordinator_pod(distributed, 1, NETWORK, user=user),
+        coordinator_pod(federated, 1, NETWORK, user=user),
+        party_pod(federated, "ann", 1, NETWORK, user=user),
+    ):
+        shared = pod["spec"]["securityContext"]
+        assert {name: shared[name] for name in IDENTITY if name in shared} == expected
+        assert shared["runAsNonRoot"] is True
+        assert shared["seccompProfile"] == {"type": "RuntimeDefault"}
+        (keys,) = [v["secret"] for v in pod["spec"]["volumes"] if "secret" in v]
+        assert keys["defaultMode"] == mode
