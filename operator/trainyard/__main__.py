@@ -32,6 +32,7 @@ from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.dependencies import DEFAULT_TRAINER_IMAGE, Dependencies, Options
 from trainyard.reconcile.namespace_service import NamespaceServices
 from trainyard.reconcile.resync import until_served
+from trainyard.render.base_pod import USER
 
 log = logging.getLogger("trainyard")
 
@@ -49,6 +50,7 @@ def main(
     trainer_image: options.TrainerImage = DEFAULT_TRAINER_IMAGE,
     cluster_domain: options.ClusterDomain = "cluster.local",
     service_name: options.ServiceName = "trainyard",
+    run_as_user: options.RunAsUser = str(USER),
     reach: options.Reach = "auto",
     priority_class: options.PriorityClasses = None,
     scrape_interval: options.ScrapeInterval = "5s",
@@ -111,6 +113,7 @@ def main(
             trainer_image=options.image_name(trainer_image),
             cluster_domain=cluster_domain,
             service_name=options.dns_label(service_name),
+            run_as_user=options.user(run_as_user),
             priority_class_namespaces=options.priority_class_namespaces(priority_class or ()),
             scrape_interval=options.duration(scrape_interval),
             scrape_timeout=options.duration(scrape_timeout),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -23,6 +23,10 @@ from trainyard.scheduling.proposal import SchedulerSettings
 MAX_IMAGE = 512
 """Characters, as many as `spec.image` may have."""
 SERVICE_ACCOUNT = login.SERVICE_ACCOUNT / "token"
+
+PLATFORM: Final = "platform"
+"""The user that a platform such as OpenShift assigns."""
+MAX_USER: Final = 2**31 - 1
 
 Kubeconfig = Annotated[
     Path | None, typer.Option(help="Run outside the cluster, as this file's user.")
@@ -41,6 +45,13 @@ TrainerImage = Annotated[
 ClusterDomain = Annotated[str, typer.Option(help="DNS domain of the cluster.")]
 ServiceName = Annotated[
     str, typer.Option(help="The headless Service in each namespace with jobs, by which DNS works.")
+]
+RunAsUser = Annotated[
+    str,
+    typer.Option(
+        help="User and group of jobs' pods whose template has no securityContext; platform: those "
+        "that the platform assigns, as OpenShift does."
+    ),
 ]
 Reach = Annotated[
     Literal["auto", "direct", "port-forward"],
@@ -213,6 +224,18 @@ def image_name(text: str) -> str:
             "example registry.example/trainyard-trainer:0.1.0"
         )
     return text
+
+
+def user(text: str) -> int | None:
+    """Parse the user of jobs' pods, None for that of the platform; raises `BadParameter`."""
+    if text == PLATFORM:
+        return None
+    if not (text.isdecimal() and text.isascii()) or not 0 < int(text[:11]) <= MAX_USER:
+        raise typer.BadParameter(
+            f"--run-as-user={text[:64]} must be a number from 1 to {MAX_USER}, or {PLATFORM}: "
+            "no pod of a job runs as root"
+        )
+    return int(text)
 
 
 def priority_class_namespaces(texts: Sequence[str]) -> dict[str, frozenset[str]]:

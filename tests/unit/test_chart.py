@@ -287,6 +287,7 @@ def test_the_values_become_the_operators_arguments(helm: str) -> None:
         "--cluster-domain=corp.example",
         "--trainer-image=registry.example/trainer:2",
         "--service-name=coordinators",
+        "--run-as-user=65532",
         "--http-host=::",
     ]
 
@@ -303,6 +304,24 @@ def test_the_pod_meets_the_restricted_pod_security_standard(helm: str) -> None:
             "capabilities": {"drop": ["ALL"]},
         }
     assert [set(volume) - {"name"} for volume in pod["volumes"]] == [{"emptyDir"}]
+
+
+def test_the_user_can_be_left_to_the_platform(helm: str) -> None:
+    """As OpenShift's restricted-v2 demands, for the operator's pod and those of the jobs."""
+    pod = one(render(helm, "podSecurity.runAsUser=null"), "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert "--run-as-user=platform" in pod["containers"][0]["args"]
+
+
+def test_another_user_is_that_of_the_operator_and_of_the_jobs(helm: str) -> None:
+    user = 1_000_700_000
+    pod = one(render(helm, f"podSecurity.runAsUser={user}"), "Deployment")["spec"]["template"]
+    context = pod["spec"]["securityContext"]
+    assert [context[field] for field in ("runAsUser", "runAsGroup", "fsGroup")] == [user] * 3
+    assert f"--run-as-user={user}" in pod["spec"]["containers"][0]["args"]
 
 
 def test_the_probes_and_the_service_reach_the_port_that_the_operator_opens(helm: str) -> None:

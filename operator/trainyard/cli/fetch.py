@@ -75,11 +75,21 @@ async def _source(client: KubeClient, job: Job) -> AsyncIterator[Pod]:
         )
     pods = collection("v1", "pods", job.key.namespace)
     name = f"{job.key.name}-fetch-{secrets.token_hex(3)}"
-    await client.create(pods, fetch_pod(job, name))
+    await _create_reader(client, pods, job, name)
     try:
         yield await _started(client, f"{pods}/{name}")
     finally:
         await client.delete(f"{pods}/{name}", grace_seconds=0)
+
+
+async def _create_reader(client: KubeClient, pods: str, job: Job, name: str) -> None:
+    """Create the pod that reads the claim, with a user of the platform's where ours is refused."""
+    try:
+        await client.create(pods, fetch_pod(job, name))
+    except ApiError as error:
+        if error.status not in (403, 422):
+            raise
+        await client.create(pods, fetch_pod(job, name, user=None))
 
 
 async def _coordinator(client: KubeClient, job: Job) -> Pod | None:

@@ -85,18 +85,24 @@ async def _adopt_pod(deps: Dependencies, job: Job, path: str, conflict: ApiError
 def _pod_manifest(
     deps: Dependencies, job: Job, pod: PodToCreate, network: Network
 ) -> dict[str, Any]:
+    user = deps.options.run_as_user
     if pod.role is Role.COORDINATOR:
-        return coordinator_pod(job, pod.attempt, network, deps.cache.nodes.accelerator_label)
+        label = deps.cache.nodes.accelerator_label
+        return coordinator_pod(job, pod.attempt, network, label, user=user)
     nodes = deps.job_state(job).assignment.nodes
     match job:
         case DistributedJob():
             workers, index = job.spec.workers, int(pod.member)
             needed = _needs_device(deps, workers, workers.template.node_selector)
-            return worker_pod(job, index, pod.attempt, network, nodes, needs_device=needed)
+            return worker_pod(
+                job, index, pod.attempt, network, nodes, needs_device=needed, user=user
+            )
         case FederatedJob():
             party, common = job.spec.party(str(pod.member)), job.spec.template.node_selector
             needed = _needs_device(deps, party, {**common, **party.node_selector})
-            return party_pod(job, party.name, pod.attempt, network, nodes, needs_device=needed)
+            return party_pod(
+                job, party.name, pod.attempt, network, nodes, needs_device=needed, user=user
+            )
 
 
 def _needs_device(

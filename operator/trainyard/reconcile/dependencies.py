@@ -23,6 +23,7 @@ from trainyard.reconcile.metrics import OperatorMetrics
 from trainyard.reconcile.namespace_service import NamespaceServices
 from trainyard.reconcile.rates import RateLimiter
 from trainyard.reconcile.state import AssignmentState, Clock, CoordinatorLink, JobState
+from trainyard.render.base_pod import USER
 from trainyard.scheduling.assignment import initial_assignment
 from trainyard.scheduling.proposal import SchedulerSettings
 
@@ -48,6 +49,8 @@ class Options:
     cluster_domain: str = "cluster.local"
     service_name: str = "trainyard"
     """The headless Service of each namespace with jobs."""
+    run_as_user: int | None = USER
+    """User and group of pods whose template has none; None leaves them to the platform."""
     scrape_interval: timedelta = timedelta(seconds=5)
     scrape_timeout: timedelta = SCRAPE_TIMEOUT
     resync_interval: timedelta = timedelta(minutes=5)

@@ -51,7 +51,7 @@ def test_the_defaults_are_those_of_the_options(
 def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) -> None:
     code, _ = invoke(
         *("--namespace", "a", "--namespace", "b", "--reach", "direct", "--leader-elect"),
-        *("--service-name", "coordinators"),
+        *("--service-name", "coordinators", "--run-as-user", "1000700000"),
         *("--priority-class", "urgent=team-a,team-b", "--priority-class", "nobody="),
         *("--blocked-start-timeout", "9s", "--start-backoff", "3s", "--max-start-backoff", "12s"),
         *("--pod-events-after", "4s"),
@@ -65,6 +65,7 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
     [(process, reconciling)] = parsed
     assert reconciling.namespaces == ("a", "b")
     assert reconciling.service_name == "coordinators"
+    assert reconciling.run_as_user == 1_000_700_000
     assert reconciling.priority_class_namespaces == {
         "urgent": {"team-a", "team-b"},
         "nobody": frozenset(),
@@ -113,6 +114,10 @@ def test_flags_reach_the_options(parsed: list[tuple[OperatorOptions, Options]]) 
         (("--service-name", "team.trainyard"), "'team.trainyard' is not the name of a Service"),
         (("--priority-class", "urgent"), "'urgent' must be CLASS=NAMESPACE"),
         (("--priority-class", "=team-a"), "'=team-a' must be CLASS=NAMESPACE"),
+        (("--run-as-user", "0"), "--run-as-user=0 must be a number from 1 to 2147483647, or platf"),
+        (("--run-as-user", "2147483648"), "must be a number from 1 to"),
+        (("--run-as-user", "9" * 5000), "must be a number from 1 to"),
+        (("--run-as-user", "nobody"), "no pod of a job runs as root"),
         (("--service-name", "9th"), "'9th' is not the name of a Service"),
         (("--service-name", ""), "'' is not the name of a Service"),
         (("--service-name", "s" * 64), "is not the name of a Service: at most 63"),
@@ -125,6 +130,13 @@ def test_wrong_flags_are_rejected_with_a_message(
     assert code == 2
     assert message in output
     assert parsed == []
+
+
+def test_the_user_of_pods_can_be_left_to_the_platform(
+    parsed: list[tuple[OperatorOptions, Options]],
+) -> None:
+    assert invoke("--run-as-user", "platform")[0] == 0
+    assert parsed[0][1].run_as_user is None
 
 
 def test_every_flag_has_a_help_text() -> None:

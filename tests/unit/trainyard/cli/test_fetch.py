@@ -15,13 +15,16 @@ from typing import cast
 import pytest
 from typer.testing import CliRunner
 
-from tests.support.fakeapi import FakeApi
-from tests.support.jobs import coordinator
+from tests.support.fakeapi import FakeApi, Object
+from tests.support.jobs import coordinator, make_job
 from trainyard.api.names import DISTRIBUTED_JOB, FEDERATED_JOB, Key
 from trainyard.cli import app as app_module
 from trainyard.cli import fetch as fetch_module
 from trainyard.cli.archive import FetchError
 from trainyard.cli.fetch import parse_target
+from trainyard.cluster.errors import ApiError
+
+PODS = "/api/v1/namespaces/team/pods"
 
 
 @pytest.mark.parametrize(
@@ -166,3 +169,25 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     assert done.stderr.startswith("error: ")
     assert "file/model" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+class Picky(FakeApi):
+    """An API server that takes no pod with a user that it has not assigned itself."""
+
+    async def create(self, path: str, body: Object) -> Object:
+        if "runAsUser" in body["spec"]["securityContext"]:
+            raise ApiError(403, "Forbidden", "unable to validate against any security context")
+        return await super().create(path, body)
+
+
+async def test_a_platform_that_assigns_users_gets_a_reader_without_one() -> None:
+    api, job = Picky(), make_job({"state": {"claimName": "mine"}})
+    await fetch_module._create_reader(api.client, PODS, job, "reader")
+    assert "runAsUser" not in api.objects[f"{PODS}/reader"]["spec"]["securityContext"]
+
+
+async def test_a_reader_that_is_refused_for_another_reason_is_an_error() -> None:
+    api, job = FakeApi(), make_job({"state": {"claimName": "mine"}})
+    api.is_full = True
+    with pytest.raises(ApiError, match="exceeded quota"):
+        await fetch_module._create_reader(api.client, PODS, job, "reader")
