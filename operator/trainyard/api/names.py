@@ -57,6 +57,11 @@ class Key(NamedTuple):
         return f"{self.kind}/{self.namespace}/{self.name}"
 
 
+def namesake(key: Key) -> Key:
+    """The job of the other kind that would have the same names for its children."""
+    return key._replace(kind=DISTRIBUTED_JOB if key.kind == FEDERATED_JOB else FEDERATED_JOB)
+
+
 def coordinator_hostname(job: str) -> str:
     """The hostname of the coordinator's pod of every term; members resolve it at each attempt."""
     return f"{job}-coordinator"

@@ -38,7 +38,7 @@ def condition(
 
 def accepted_condition(observed: Observation) -> Condition:
     """Whether this version can do all that the spec asks for."""
-    if rejection := observed.job.rejection:
+    if rejection := observed.rejection:
         return condition(ConditionType.ACCEPTED, "False", *rejection)
     return condition(ConditionType.ACCEPTED, "True", "Valid")
 

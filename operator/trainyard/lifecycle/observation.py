@@ -16,6 +16,7 @@ from trainyard.api.reasons import Reason
 from trainyard.api.refusals import Refusal
 from trainyard.api.report import NO_CONTACT, Contact, CoordinatorReport
 from trainyard.api.status import Provisioning, ScalingStatus
+from trainyard.api.validation import Rejection
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.causes import NODE_REASONS, is_hopeless
 from trainyard.lifecycle.desired import Phase
@@ -46,6 +47,8 @@ class Observation:
     """Whether `now` agrees with the API server's clock."""
     refusal: Refusal | None = None
     """What the last reconcile could not create."""
+    name_taken: Rejection | None = None
+    """Why the job may not begin under its name."""
 
     @classmethod
     def of(
@@ -61,6 +64,7 @@ class Observation:
         is_clock_trusted: bool = True,
         refusal: Refusal | None = None,
         deleted: Collection[str] = (),
+        name_taken: Rejection | None = None,
     ) -> Self:
         """The observation of a job, with its failures recorded.
 
@@ -77,7 +81,13 @@ class Observation:
             contact=contact,
             is_clock_trusted=is_clock_trusted,
             refusal=refusal,
+            name_taken=name_taken,
         )
+
+    @property
+    def rejection(self) -> Rejection | None:
+        """Why the job cannot be started."""
+        return self.job.rejection or self.name_taken
 
     # --- Members ---
 

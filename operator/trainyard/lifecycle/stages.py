@@ -114,12 +114,12 @@ def _pods_after_end(observed: Observation, *, is_complete: bool, keeps_live: boo
 
 
 def _rejected(observed: Observation) -> DesiredState | None:
-    """The spec asks for what this version cannot do.
+    """The spec asks for what this version cannot do, or another job has the name.
 
     A job that has started trains on without it, and only its condition says so.
     """
     job = observed.job
-    rejection = job.rejection
+    rejection = observed.rejection
     if rejection is None or job.status.start_time:
         return None
     return DesiredState(

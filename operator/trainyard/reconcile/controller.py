@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from trainyard.api.cluster import Node
 from trainyard.api.jobs import UnreadableJobError, read_job
-from trainyard.api.names import Key
+from trainyard.api.names import Key, namesake
 from trainyard.api.pods import Pod
 from trainyard.cluster.errors import ApiError
 from trainyard.cluster.informer import Informer
@@ -147,8 +147,13 @@ class Controller:
             metrics.jobs.labels(kind, phase or "New").set(count)
 
     def _enqueue(self, key: Key, priority: QueuePriority = QueuePriority.NORMAL) -> None:
-        if self._is_active:
-            self.queue.add(key, priority=priority)
+        """Reconcile the job, and one of the other kind that may wait for its name."""
+        if not self._is_active:
+            return
+        self.queue.add(key, priority=priority)
+        other = namesake(key)
+        if self.deps.cache.jobs.get(other) is not None:
+            self.queue.add(other, priority=priority)
 
     async def _reconcile(self, key: Key) -> float | None:
         metrics = self.deps.metrics

@@ -20,6 +20,7 @@ import msgspec
 from trainyard.api.jobs import Job
 from trainyard.api.names import Key
 from trainyard.api.podset import JobPods, group_pods, subdomain_of
+from trainyard.api.validation import Rejection
 from trainyard.cluster.errors import ApiError
 from trainyard.lifecycle.conditions import with_refusal, with_scheduling_failure
 from trainyard.lifecycle.desired import DesiredState, earliest
@@ -29,6 +30,7 @@ from trainyard.lifecycle.recorded import recorded_uids
 from trainyard.lifecycle.stages import evaluate
 from trainyard.reconcile.children import create_pod, delete_pod, ensure_children
 from trainyard.reconcile.dependencies import Dependencies
+from trainyard.reconcile.namesakes import name_taken
 from trainyard.reconcile.pod_events import refresh_warnings
 from trainyard.reconcile.resource import delete_job, exists
 from trainyard.reconcile.slowstart import Requests
@@ -68,13 +70,14 @@ async def reconcile(deps: Dependencies, key: Key) -> ReconcileResult:
         due_at = await write_rejection(deps, job, state, job.rejection, now)
         return ReconcileResult(requeue_after=_seconds_until(now, due_at))
     before = state.assignment.value
-    is_unscheduled = not before.reason and not before.desired and wants_gpus(job)
+    taken = name_taken(deps, job)
+    is_unscheduled = not before.reason and not before.desired and wants_gpus(job) and not taken
     if is_unscheduled and not state.scheduling_failure:
         return ReconcileResult(schedule=True)
 
     # 1. Observe the job, its pods and the last report.
     pods = group_pods(state.pod_events.explain(deps.cache.pods_of(key)), job.uid)
-    observation = _observe(deps, job, state, pods, now)
+    observation = _observe(deps, job, state, pods, now, taken)
 
     # 2. Decide what the job should have.
     desired = evaluate(observation)
@@ -130,7 +133,12 @@ async def _clean_up(deps: Dependencies, key: Key) -> ReconcileResult:
 
 
 def _observe(
-    deps: Dependencies, job: Job, state: JobState, pods: JobPods, now: datetime
+    deps: Dependencies,
+    job: Job,
+    state: JobState,
+    pods: JobPods,
+    now: datetime,
+    taken: Rejection | None,
 ) -> Observation:
     assignment, report = state.assignment.value, state.coordinator.report
     timeouts, link = deps.options.timeouts, state.coordinator
@@ -145,6 +153,7 @@ def _observe(
         is_clock_trusted=deps.is_clock_trusted,
         refusal=state.refusals.of_pods,
         deleted=state.deleted_pods,
+        name_taken=taken,
     )
 
 

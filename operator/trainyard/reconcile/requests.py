@@ -14,6 +14,7 @@ from trainyard.api.names import Key
 from trainyard.api.refusals import Refusal
 from trainyard.api.report import CoordinatorReport
 from trainyard.reconcile.dependencies import Dependencies
+from trainyard.reconcile.namesakes import name_taken
 from trainyard.scheduling.conversion import request_of, wants_gpus
 from trainyard.scheduling.request import JobRequest
 
@@ -69,6 +70,8 @@ class RequestCache:
     def _request(self, key: Key, job: Job) -> CachedRequest | None:
         cached = self._cached.get(key)
         if (cached is None or cached.job is not job) and not wants_gpus(job):
+            return None
+        if name_taken(self._deps, job) is not None:
             return None
         state, priorities = self._deps.job_state(job), self._deps.cache.priorities
         assignment, report = state.assignment.value, state.coordinator.report
