@@ -75,7 +75,7 @@ def main(
     renew_deadline: options.RenewDeadline = "10s",
     retry_period: options.RetryPeriod = "2s",
     installations_namespace: options.InstallationsNamespace = "",
-    http_host: options.HttpHost = "0.0.0.0",  # noqa: S104
+    http_host: options.HttpHost = "",
     http_port: options.HttpPort = 8080,
     log_level: options.LogLevel = "info",
     log_format: options.LogFormat = logs.LogFormat.TEXT,

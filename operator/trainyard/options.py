@@ -151,7 +151,9 @@ InstallationsNamespace = Annotated[
         "one refuses to serve the same; empty: not checked."
     ),
 ]
-HttpHost = Annotated[str, typer.Option(help="Address of /healthz and /metrics.")]
+HttpHost = Annotated[
+    str, typer.Option(help="Address of /healthz and /metrics; empty: all, of IPv4 and of IPv6.")
+]
 HttpPort = Annotated[int, typer.Option(help="Port of /healthz and /metrics.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 LogFormat = Annotated[

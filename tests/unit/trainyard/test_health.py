@@ -15,6 +15,7 @@ import pytest
 from tests.support.dependencies import dependencies_of
 from tests.support.fakeapi import FakeApi
 from tests.support.jobs import make_job
+from tests.support.process import free_port
 from trainyard import health
 from trainyard.cluster.activity import Activity
 from trainyard.health import HealthServer
@@ -31,17 +32,29 @@ class Clock:
 
 
 class Served:
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.clock = Clock()
         deps = dependencies_of(FakeApi(), make_job(), activity=Activity(self.clock))
         self.controller = Controller(deps)
         self.controller.is_synced = True
-        self.server = HealthServer(self.controller, "127.0.0.1", 0, MINUTE)
+        self.server = HealthServer(self.controller, host, port, MINUTE)
 
     async def get(self, path: str) -> tuple[int, str]:
         url = f"http://127.0.0.1:{self.server.port}{path}"
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             return response.status, await response.text()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
+async def test_kubelets_of_either_family_of_addresses_reach_it(address: str) -> None:
+    """It listened on IPv4 alone, and was never ready in a cluster of IPv6."""
+    port = free_port()
+    async with (
+        Served("", port).server,
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{address}:{port}/healthz") as response,
+    ):
+        assert response.status == 200
 
 
 @pytest.fixture

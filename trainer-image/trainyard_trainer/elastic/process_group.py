@@ -232,7 +232,8 @@ class Rendezvous:
     @property
     def address(self) -> str:
         """`host:port`, for the other workers."""
-        return f"{self._host}:{self._store.port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._store.port}"
 
     def create_group(
         self, address: str, prefix: str, rank: int, size: int, device: torch.device
@@ -244,7 +245,7 @@ class Rendezvous:
         store: Store = self._store
         if address != self.address:
             host, _, port = address.rpartition(":")
-            store = TCPStore(host, int(port), is_master=False, timeout=BUILD_TIMEOUT)
+            store = TCPStore(host.strip("[]"), int(port), is_master=False, timeout=BUILD_TIMEOUT)
         store = PrefixStore(prefix, store)
         store.set_timeout(BUILD_TIMEOUT)
         if device.type == "cuda":

@@ -125,17 +125,32 @@ def test_any_other_failure_of_a_collective_ends_the_process_with_its_sentence(
     assert str(error) in message.error
 
 
-def test_gloo_refuses_a_dtype_that_it_lacks_by_name_and_without_a_retry() -> None:
-    stores = [Rendezvous("127.0.0.1") for _ in range(2)]
+def two_members(host: str) -> list[TorchProcessGroup]:
+    """Two members of a group, each with a store of its own at that address."""
+    stores = [Rendezvous(host) for _ in range(2)]
     cpu = torch.device("cpu")
 
     def member(rank: int) -> TorchProcessGroup:
-        group = stores[rank].create_group(stores[0].address, "dtype", rank, 2, cpu)
+        group = stores[rank].create_group(stores[0].address, "group", rank, 2, cpu)
         return TorchProcessGroup(group, cpu, lambda: None)
 
     with ThreadPoolExecutor(2) as pool:
-        groups = list(pool.map(member, range(2)))
+        return list(pool.map(member, range(2)))
+
+
+def test_workers_with_ipv6_addresses_meet() -> None:
+    assert Rendezvous("::1").address.startswith("[::1]:")
+    groups = two_members("::1")
+    tensors = [torch.ones(3), torch.full((3,), 2.0)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda pair: pair[0].all_reduce_(pair[1]), zip(groups, tensors, strict=True)))
+    assert all(tensor.tolist() == [3.0] * 3 for tensor in tensors)
     for group in groups:
+        group.abort()
+
+
+def test_gloo_refuses_a_dtype_that_it_lacks_by_name_and_without_a_retry() -> None:
+    for group in two_members("127.0.0.1"):
         with pytest.raises(TaskInvalid, match=r"torch\.int16") as raised:
             group.all_reduce_(torch.zeros(3, dtype=torch.int16))
         assert describe(raised.value)[0] is Exit.TASK_INVALID
