@@ -59,3 +59,28 @@ async def test_the_second_is_refused_by_name_until_the_first_is_gone(
         assert {"digits-coordinator-1", "digits-party-ann-1", "digits-party-bob-1"} <= names
 
     await eventually(begun)
+
+
+async def test_pods_that_are_left_without_an_owner_are_told_of_and_keep_the_name(
+    testbed: Testbed, restartable: OperatorProcess
+) -> None:
+    await testbed.add_nodes(8)
+    await restartable.start_until_ready()
+    await testbed.submit("digits", 1)
+    await testbed.wait_for_phase("digits", "Running")
+    body = {"propagationPolicy": "Orphan"}
+    await testbed.client.request("DELETE", testbed.job_path("digits"), body=body)
+
+    async def told() -> None:
+        events = (await testbed.client.get(testbed.path("events")))["items"]
+        names = {e["involvedObject"]["name"] for e in events if e["reason"] == "Orphaned"}
+        assert names == {"digits-coordinator-1", "digits-worker-0-1"}
+
+    await eventually(told)
+    await testbed.submit("digits", 1)
+    job = await testbed.wait_for("digits", lambda job: condition(job, "Accepted")["message"])
+    assert condition(job, "Accepted")["reason"] == "NameTaken"
+    assert "delete that pod" in condition(job, "Accepted")["message"]
+    for name in ("digits-coordinator-1", "digits-worker-0-1"):
+        await testbed.client.delete(testbed.path("pods", name))
+    await testbed.wait_for_phase("digits", "Running")

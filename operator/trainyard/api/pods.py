@@ -138,6 +138,11 @@ class Pod:
         return bool(self.outcome) or self.phase in FINISHED_PHASES
 
     @property
+    def is_orphaned(self) -> bool:
+        """Whether it goes on with a job's labels and without an owner that would take it along."""
+        return self.job is not None and not self.owner_uid and self.is_live
+
+    @property
     def has_failed(self) -> bool:
         """Whether our container has failed, or the pod around it."""
         return (self.outcome or self.phase) == "Failed"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from trainyard.api.jobs import format_time
-from trainyard.api.names import MemberId
+from trainyard.api.names import Key, MemberId
 from trainyard.api.pods import Pod
 from trainyard.api.status import WorkerFailure
 from trainyard_trainer.contract.env import COORDINATOR_PORT, WIRE_VERSION, Role
@@ -32,6 +32,16 @@ RESULT_LOST = (
     f"The coordinator's pod is gone, and with it the only copy of the result. {_KEEP} Fetch a "
     "result before its pod is deleted."
 )
+
+
+def orphaned_pod(key: Key, pod: Pod) -> str:
+    """That nobody looks after a pod any more."""
+    return (
+        f"{key.kind} {key.name} is gone and this pod has no owner, as after a deletion with "
+        "--cascade=orphan: nothing replaces or deletes it, and it holds what it requests. Delete "
+        f"it once it is not needed: kubectl delete pod --namespace {pod.namespace} {pod.name}"
+    )
+
 
 # --- Failures ---
 

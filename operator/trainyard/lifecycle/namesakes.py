@@ -5,6 +5,7 @@ Names of pods, of the Secret and in DNS are made from the job's name, whatever i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from trainyard.api.jobs import Job
@@ -30,6 +31,21 @@ def name_taken_by_pods(other: Key, pods: tuple[Pod, ...]) -> Rejection | None:
     if not pods:
         return None
     message = f"{_subject(other)} is gone, but its pod {pods[0].name} has not ended yet."
+    return Rejection(NAME_TAKEN, message)
+
+
+def name_taken_by_orphans(pods: Iterable[Pod]) -> Rejection | None:
+    """Why a job cannot begin while pods of an earlier one of its name and kind have no owner.
+
+    Its own would find the earlier coordinator under their coordinator's DNS name.
+    """
+    orphan = next((pod for pod in pods if pod.is_orphaned), None)
+    if orphan is None:
+        return None
+    message = (
+        f"Pod {orphan.name} has the labels of this job and no owner, as after a deletion with "
+        "--cascade=orphan: delete that pod, or create this job under another name."
+    )
     return Rejection(NAME_TAKEN, message)
 
 

@@ -31,6 +31,7 @@ from trainyard.lifecycle.stages import evaluate
 from trainyard.reconcile.children import create_pod, delete_pod, ensure_children
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.namesakes import name_taken
+from trainyard.reconcile.orphans import report_orphans
 from trainyard.reconcile.pod_events import refresh_warnings
 from trainyard.reconcile.resource import delete_job, exists
 from trainyard.reconcile.slowstart import Requests
@@ -129,6 +130,7 @@ async def _clean_up(deps: Dependencies, key: Key) -> ReconcileResult:
     if state is not None:
         deps.authorities.forget(state.uid)
         await deps.authorities.stored.delete(state.uid)
+    await report_orphans(deps, key)
     return ReconcileResult(schedule=True)
 
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 from trainyard.api.jobs import Job
 from trainyard.api.names import namesake
 from trainyard.api.validation import Rejection
-from trainyard.lifecycle.namesakes import name_taken_by_job, name_taken_by_pods
+from trainyard.lifecycle.namesakes import (
+    name_taken_by_job,
+    name_taken_by_orphans,
+    name_taken_by_pods,
+)
 from trainyard.reconcile.dependencies import Dependencies
 
 
 def name_taken(deps: Dependencies, job: Job) -> Rejection | None:
     """Why the job may not begin under its name; None if it may, or has begun."""
-    other_key = namesake(job.key)
-    other, pods = deps.cache.jobs.get(other_key), deps.cache.pods_of(other_key)
-    if (other is None and not pods) or _has_begun(deps, job):
+    if _has_begun(deps, job):
         return None
+    other_key = namesake(job.key)
+    other = deps.cache.jobs.get(other_key)
     if other is None:
-        return name_taken_by_pods(other_key, pods)
-    return name_taken_by_job(job, other, other_has_begun=_has_begun(deps, other))
+        by_other = name_taken_by_pods(other_key, deps.cache.pods_of(other_key))
+    else:
+        by_other = name_taken_by_job(job, other, other_has_begun=_has_begun(deps, other))
+    return by_other or name_taken_by_orphans(deps.cache.pods_of(job.key))
 
 
 def _has_begun(deps: Dependencies, job: Job) -> bool:

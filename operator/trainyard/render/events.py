@@ -15,6 +15,7 @@ from trainyard.api import names
 from trainyard.api.conditions import Condition
 from trainyard.api.federation import FederatedJobStatus, PartyStatus
 from trainyard.api.jobs import Assignment, Job, Status, format_time
+from trainyard.api.pods import Pod
 from trainyard.api.status import DistributedJobStatus, ScalingStatus
 from trainyard.lifecycle.divergence import TRAINING_DIVERGED
 from trainyard.lifecycle.messages import party_left_out
@@ -127,21 +128,43 @@ def _speedup_events(old: ScalingStatus, new: ScalingStatus) -> Iterator[EventSpe
 
 
 def event(job: Job, spec: EventSpec, now: str, reporter: str) -> dict[str, Any]:
-    """The Event's manifest; equal specs in the same second have the same name."""
+    """The manifest of a job's Event; equal specs in the same second have the same name."""
+    involved = {
+        "apiVersion": names.API_VERSION,
+        "kind": job.key.kind,
+        "name": job.key.name,
+        "namespace": job.key.namespace,
+        "uid": job.uid,
+    }
+    return _event(involved, spec, now, reporter, distinct=now)
+
+
+def pod_event(pod: Pod, spec: EventSpec, now: str, reporter: str) -> dict[str, Any]:
+    """The manifest of a pod's Event, which has the same name whenever it is recorded."""
+    involved = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "name": pod.name,
+        "namespace": pod.namespace,
+        "uid": pod.uid,
+    }
+    return _event(involved, spec, now, reporter, distinct="")
+
+
+def _event(
+    involved: Mapping[str, str], spec: EventSpec, now: str, reporter: str, *, distinct: str
+) -> dict[str, Any]:
     message = printable(spec.message)
-    content = f"{job.uid}|{spec.reason}|{message}|{now}"
+    content = f"{involved['uid']}|{spec.reason}|{message}|{distinct}"
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{job.key.name}.{digest}", "namespace": job.key.namespace},
-        "involvedObject": {
-            "apiVersion": names.API_VERSION,
-            "kind": job.key.kind,
-            "name": job.key.name,
-            "namespace": job.key.namespace,
-            "uid": job.uid,
+        "metadata": {
+            "name": f"{involved['name']}.{digest}",
+            "namespace": involved["namespace"],
         },
+        "involvedObject": dict(involved),
         "type": spec.type,
         "reason": spec.reason,
         "message": message[:1024],

@@ -9,6 +9,7 @@ from tests.support.fakeapi import FakeApi
 from tests.support.federations import FEDERATION, make_federation
 from tests.support.jobs import KEY, ago, at, coordinator, make_job, worker
 from trainyard.api.names import Key
+from trainyard.api.pods import Pod
 from trainyard.reconcile.controller import Controller
 from trainyard.reconcile.dependencies import Dependencies
 from trainyard.reconcile.job import reconcile
@@ -90,3 +91,41 @@ async def test_what_happens_to_the_first_is_an_event_for_the_second() -> None:
     controller._is_active = True
     controller.pod_changed(worker(), None)
     assert {KEY, FEDERATION} <= set(controller.queue._queued)
+
+
+def orphan(**fields: Any) -> Pod:
+    """What a deletion with `--cascade=orphan` leaves."""
+    return worker(owner_uid="", **fields)
+
+
+def test_a_job_waits_for_the_end_of_what_an_earlier_one_left_without_an_owner() -> None:
+    """Its workers would find the earlier coordinator under the name of theirs."""
+    deps = dependencies_of(FakeApi(), make_job())
+    deps.cache.put_pod(orphan())
+    taken = name_taken(deps, deps.cache.jobs[KEY])
+    assert taken is not None
+    assert "Pod digits-worker-0-1 has the labels of this job and no owner" in taken.message
+    assert wanted(deps) == set()
+    deps.cache.put_pod(orphan(resource_version=2, is_deleting=True))
+    assert wanted(deps) == {KEY}
+
+
+def test_pods_that_an_earlier_job_owns_are_collected_and_nobody_waits_for_them() -> None:
+    deps = dependencies_of(FakeApi(), make_job())
+    deps.cache.put_pod(worker(owner_uid="an earlier job"))
+    assert wanted(deps) == {KEY}
+
+
+async def test_a_pod_without_job_and_owner_has_one_warning(caplog: Any) -> None:
+    api = FakeApi()
+    deps = dependencies_of(api)
+    for pod in (orphan(), worker(1, owner_uid="a job that is being collected")):
+        deps.cache.put_pod(pod)
+    for _ in range(2):
+        await reconcile(deps, KEY)
+    [event] = [item for path, item in api.objects.items() if "/events/" in path]
+    assert (event["type"], event["reason"]) == ("Warning", "Orphaned")
+    assert event["involvedObject"]["name"] == "digits-worker-0-1"
+    assert "kubectl delete pod --namespace team digits-worker-0-1" in event["message"]
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == ["pod without a job"]
+    assert not any(method == "DELETE" for method, _ in api.requests)
