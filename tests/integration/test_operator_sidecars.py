@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from tests.integration.test_operator_failures import failures, restarts, start
@@ -9,6 +11,8 @@ from tests.support.kubelet import Kubelet
 from tests.support.testbed import Testbed, condition
 from tests.support.waiting import eventually
 from trainyard_trainer.contract.exits import Exit, Result, TerminationMessage
+
+VOLUMES = "/api/v1/persistentvolumes"
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
@@ -38,6 +42,26 @@ async def test_a_trainer_that_fails_for_good_fails_the_job(
     await nothing_is_left(testbed)
 
 
+@pytest.fixture
+async def models(testbed: Testbed) -> AsyncIterator[None]:
+    """A claim of that name that is bound to a volume."""
+    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    volume = {
+        **spec,
+        "capacity": {"storage": "1Gi"},
+        "hostPath": {"path": "/nowhere"},
+        "claimRef": {"namespace": testbed.namespace, "name": "models"},
+    }
+    manifest = {"metadata": {"name": testbed.namespace}, "spec": volume}
+    await testbed.client.create(VOLUMES, manifest)
+    requests = {"resources": {"requests": {"storage": "1Gi"}}, "volumeName": testbed.namespace}
+    claimed = {"metadata": {"name": "models"}, "spec": {**spec, **requests}}
+    await testbed.create("persistentvolumeclaims", claimed)
+    yield
+    await testbed.client.delete(f"{VOLUMES}/{testbed.namespace}")
+
+
+@pytest.mark.usefixtures("models")
 async def test_a_durable_job_is_complete(testbed: Testbed, kubelet: Kubelet) -> None:
     await testbed.add_nodes(8, is_attended=False)
     [worker] = await start(testbed, 1, state={"claimName": "models"})
