@@ -30,8 +30,8 @@ MAX_LABEL = 128
 MAX_LINE = 1024
 """Characters of a line; longer ones are ignored, because the parser needs quadratic time for a line
 and one job's trainer must not block the operator."""
-MAX_LINES = 4000
-"""Lines that the parser gets, at some 25 µs each; an aggregator of 256 parties needs 3,400."""
+MAX_LINES = 5000
+"""Lines that the parser gets, at some 25 µs each; an aggregator of 256 parties needs 4,900."""
 INT32, INT64 = 2**31 - 1, 2**63 - 1
 """The largest values that the status can hold."""
 MAX_RATE = 1e15

@@ -1,6 +1,6 @@
 """A Task that needs a package which is not in the image."""
 
-import ty_borrowed
+import ty_borrowed  # type: ignore[import-not-found]
 
 from trainyard_trainer.tasks.digits import Digits
 
