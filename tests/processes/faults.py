@@ -57,13 +57,14 @@ def refuse_rendezvous() -> None:
     """Have this worker meet the others where nobody listens, and wait for them only briefly."""
     from trainyard_trainer.elastic import process_group
 
-    real = process_group.Rendezvous.create_group
+    owner: Any = process_group.Rendezvous
+    real = owner.create_group
 
     def create_group(self: Any, _address: str, *args: Any) -> Any:
         return real(self, "127.0.0.1:1", *args)
 
     process_group.BUILD_TIMEOUT = timedelta(seconds=1)  # type: ignore[misc]
-    process_group.Rendezvous.create_group = create_group  # type: ignore[method-assign,assignment]
+    owner.create_group = create_group
 
 
 def install(fault: str) -> None:

@@ -165,9 +165,9 @@ def test_a_sample_that_raises_on_two_workers_fails_the_job_and_keeps_the_state(
             assert ("on the same samples of train_data" in message.error) == (code != 1)
         assert job.coordinator is not None
         assert job.coordinator.wait(30) == Exit.TASK_INVALID
-        final = TerminationMessage.decode((tmp_path / "coordinator.termination").read_text())
-        assert final is not None
-        assert re.search(rf"in iteration \d+: .*\b{SPOILED}\b", final.error)
+        ended = TerminationMessage.decode((tmp_path / "coordinator.termination").read_text())
+        assert ended is not None
+        assert re.search(rf"in iteration \d+: .*\b{SPOILED}\b", ended.error)
         (victims / "spoiled").unlink()
         job.start("d", workers=1)
         stored = job.metric(Metric.CHECKPOINT_STEP)

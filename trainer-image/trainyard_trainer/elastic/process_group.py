@@ -242,11 +242,10 @@ class Rendezvous:
 
         Raises RuntimeError when one does not join within `BUILD_TIMEOUT`.
         """
-        store: Store = self._store
-        if address != self.address:
-            host, _, port = address.rpartition(":")
-            store = TCPStore(host.strip("[]"), int(port), is_master=False, timeout=BUILD_TIMEOUT)
-        store = PrefixStore(prefix, store)
+        # A connection for each build: one that waits for a lost member locks the store's others out.
+        host, _, port = address.rpartition(":")
+        client = TCPStore(host.strip("[]"), int(port), is_master=False, timeout=BUILD_TIMEOUT)
+        store = PrefixStore(prefix, client)
         store.set_timeout(BUILD_TIMEOUT)
         if device.type == "cuda":
             return _nccl(store, rank, size)
