@@ -242,7 +242,7 @@ class Rendezvous:
 
         Raises RuntimeError when one does not join within `BUILD_TIMEOUT`.
         """
-        # A connection for each build: one that waits for a lost member locks the store's others out.
+        # A connection for each build, as one that waits for a lost member lets no other through.
         host, _, port = address.rpartition(":")
         client = TCPStore(host.strip("[]"), int(port), is_master=False, timeout=BUILD_TIMEOUT)
         store = PrefixStore(prefix, client)

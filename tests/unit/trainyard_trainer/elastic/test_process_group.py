@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import torch
@@ -155,3 +157,23 @@ def test_gloo_refuses_a_dtype_that_it_lacks_by_name_and_without_a_retry() -> Non
             group.all_reduce_(torch.zeros(3, dtype=torch.int16))
         assert describe(raised.value)[0] is Exit.TASK_INVALID
         group.abort()
+
+
+def test_a_build_that_waits_for_a_lost_member_does_not_hold_up_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process_group, "BUILD_TIMEOUT", timedelta(seconds=20))
+    stores = [Rendezvous("127.0.0.1") for _ in range(2)]
+    address, cpu = stores[0].address, torch.device("cpu")
+    with ThreadPoolExecutor(3) as pool:
+        lost = pool.submit(stores[0].create_group, address, "lost", 0, 2, cpu)
+        time.sleep(0.5)  # until it waits
+        members = [
+            pool.submit(store.create_group, address, "next", rank, 2, cpu)
+            for rank, store in enumerate(stores)
+        ]
+        groups = [member.result() for member in members]
+        assert not lost.done()
+        assert [group.size() for group in groups] == [2, 2]
+        absent = pool.submit(stores[1].create_group, address, "lost", 1, 2, cpu)
+        assert (lost.result().rank(), absent.result().rank()) == (0, 1)
