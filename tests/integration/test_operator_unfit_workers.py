@@ -44,7 +44,7 @@ async def played(testbed: Testbed) -> AsyncIterator[tuple[Membership, Coordinato
 
 async def start(testbed: Testbed) -> None:
     """Submit a job whose two workers train."""
-    await testbed.submit("digits", 2)
+    await testbed.submit("digits", 2, minimum=1, maximum=4)
     await testbed.wait_for_pods("digits", "coordinator-1", *workers(0, 1))
     await testbed.wait_for("digits", lambda job: training(job).get("workers") == 2)
 
@@ -53,9 +53,10 @@ async def running(testbed: Testbed, name: str) -> Object:
     """The pod, once it runs."""
 
     async def check() -> Object:
-        pod = await testbed.pod(name)
-        assert pod["status"].get("phase") == "Running"
-        return pod
+        pods = {pod["metadata"]["name"]: pod for pod in await testbed.pods("digits")}
+        assert name in pods
+        assert pods[name]["status"].get("phase") == "Running"
+        return pods[name]
 
     return await eventually(check)
 
