@@ -18,12 +18,12 @@ EXAMPLE = "trainyard-example"
 OFFLINE = f"""\
 FROM {TRAINER}
 COPY wheels /wheels
-ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels UV_NO_INDEX=1 UV_FIND_LINKS=/wheels
+ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels UV_FIND_LINKS=/wheels
 """
 """What a machine with a package index has in its network."""
 CHECKS = """\
 RUN python -c 'from trainyard_trainer.task import load; load("my_tasks:Sines", {})'
-RUN python -c 'import first' && uv pip install second && python -c 'import second'
+RUN python -c 'import first' && uv pip install --no-index second && python -c 'import second'
 RUN test "$(id -u):$(id -g)" = 65532:65532 && test ! -e /tmp/.cache
 RUN trainyard-trainer run my_tasks:Sines --batch-size 600
 """
