@@ -5,6 +5,7 @@ Heavy imports stay inside the commands: the coordinator never loads torch.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -31,7 +32,7 @@ STARTED = time.monotonic()
 """About when the process began; a joiner's cost counts from here."""
 
 EXTRA = ("torch", "numpy", "safetensors", "prometheus_client")
-"""Modules of the extra `trainer`, which an installation without it lacks."""
+"""Modules that a local run needs; an installation without the extra `trainer` lacks them."""
 
 STATE = os.path.join(STATE_DIR, os.environ.get(ENV_STATE, ""))
 
@@ -44,17 +45,7 @@ TerminationLog = Annotated[str, typer.Option(help="File for the termination mess
 def main() -> None:
     """The entry point of the installed command."""
     set_up_logging()
-    try:
-        app()
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRA:
-            raise
-        print(
-            f"error: there is no module {error.name!r} here: "
-            "install the package with its extra, trainyard-operator[trainer]",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+    app()
 
 
 def set_up_logging() -> None:
@@ -62,6 +53,16 @@ def set_up_logging() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+
+
+def prepare_local_run() -> None:
+    """Find the Task of the working directory; ends the process where the libraries are missing."""
+    search_working_directory()
+    if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
+        modules = ", ".join(missing)
+        extra = "install the package with its extra, trainyard-operator[trainer]"
+        typer.echo(f"error: {modules}: no such module here; {extra}", err=True)
+        raise typer.Exit(1)
 
 
 def search_working_directory() -> None:
@@ -149,7 +150,7 @@ def run(
     target: Annotated[str, typer.Option(help="Stop at metric=value, or metric<=goal.")] = "",
 ) -> None:
     """Train a Task here, without Kubernetes."""
-    search_working_directory()
+    prepare_local_run()
     from trainyard_trainer import local
 
     config = JobConfig(
@@ -190,7 +191,7 @@ def federate(
     target: Annotated[str, typer.Option(help="Stop at metric=value, or metric<=goal.")] = "",
 ) -> None:
     """Train a Task over several parties here, without Kubernetes: one process for each."""
-    search_working_directory()
+    prepare_local_run()
     from trainyard_trainer.federated import local
 
     parties = tuple(parse_party(text) for text in party or ("a", "b"))
