@@ -24,6 +24,8 @@ from trainyard_trainer.runtime.exits import TaskFailed, TaskInvalid
 log = logging.getLogger(__name__)
 
 FIELD: Final = "spec.code.requirements"
+NO_INDEX: Final = "UV_NO_INDEX"
+"""A variable like uv's own, which has none for this option: only `UV_FIND_LINKS` is searched."""
 INSTALL_SECONDS: Final = 1200.0
 MAX_REASON: Final = 1000
 _DRAWN: Final = re.compile(r"[×╰├─▶│\s]+")
@@ -105,6 +107,8 @@ def _run(command: Sequence[str], text: str, environ: Mapping[str, str]) -> str:
     [uv, *arguments] = command
     with tempfile.TemporaryDirectory() as cache:
         options = ["--python", sys.executable, "--cache-dir", cache, "--color", "never"]
+        if environ.get(NO_INDEX):
+            options.append("--no-index")
         try:
             done = subprocess.run(
                 [uv, *arguments, *options],
