@@ -99,7 +99,7 @@ def test_the_trainer_is_installed_runs_and_passes_its_tests(home: Path, version:
     shell(home, "work", run, **environ)
     assert (home / "work/model/model.safetensors").is_file()
 
-    shell(home, "checkout", f"{UV} pip install {python} -e '.[test]'", **environ)
+    shell(home, "checkout", f"{UV} pip install {python} -e '.[test,bench]'", **environ)
     tests = "../trainyard/bin/python -m pytest -q tests/unit"
     assert " passed" in shell(home, "checkout", tests, **environ)
 
