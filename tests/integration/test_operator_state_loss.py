@@ -16,7 +16,7 @@ async def is_told(testbed: Testbed, text: str) -> Object:
     """Wait for the condition and for the one Warning of a lost state; returns the job."""
 
     def is_lost(job: Object) -> bool:
-        return condition(job, "StateDurable")["reason"] == "StateLost"
+        return bool(condition(job, "StateDurable")["reason"] == "StateLost")
 
     job = await testbed.wait_for("digits", is_lost)
     [event] = await testbed.wait_for_events("digits", "StateLost")
