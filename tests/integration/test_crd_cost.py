@@ -26,8 +26,8 @@ from tests.integration.crd_cases import KINDS, Kind, fields_of
 
 Schema = dict[str, Any]
 
-BUDGETS: Final = {"distributedjobs": 2800, "federatedjobs": 3800}
-"""Copies for one write of a job."""
+BUDGETS: Final = {"distributedjobs": 2850, "federatedjobs": 3950}
+"""Copies for one write of a job; another field of the spec that cannot change takes some 180."""
 RULE_BUDGET: Final = 400
 """Copies for one rule."""
 ADVICE: Final = (

@@ -175,12 +175,12 @@ def disagreements(value: Any, schema: Schema, path: str) -> list[str]:
 
 SHARED = {
     "spec": (
-        *("task", "image", "adjustments", "state", "failure", "coordinator", "suspend"),
+        *("task", "image", "code", "adjustments", "state", "failure", "coordinator", "suspend"),
         *("priorityClassName", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "managedBy"),
     ),
     "status": (
         *("observedGeneration", "conditions", "term", "restarts", "planGeneration", "startTime"),
-        *("completionTime", "failures", "adjustments"),
+        *("completionTime", "failures", "adjustments", "image"),
     ),
 }
 """Fields that are identical in both kinds."""

@@ -78,7 +78,7 @@ async def test_a_job_trains_on_without_a_joiner_that_fails_again_and_again(
     assert message.startswith("Worker 2 is left out, and the others train on; tried again at ")
     assert "(pod digits-worker-2-3)" in message
     assert "no data on this node" in message
-    job = await testbed.wait_for("digits", lambda job: scaling(job).get("leftOut") == [2])
+    job = await testbed.wait_for("digits", lambda job: scaling(job).get("leftOutWorkers") == [2])
     assert (scaling(job)["desired"], scaling(job)["reason"]) == (2, "LeftOut")
     assert (phase(job), job["status"].get("restarts", 0)) == ("Running", 0)
     [failure] = job["status"]["workerFailures"]
@@ -98,7 +98,7 @@ async def test_the_worker_that_is_left_out_goes_and_not_the_last_one(
     for attempt in range(1, 4):
         worker = await running(testbed, f"digits-worker-1-{attempt}")
         await kubelet.fail(worker, "out of memory", Exit.MEMBER_UNFIT)
-    await testbed.wait_for("digits", lambda job: scaling(job).get("leftOut") == [1])
+    await testbed.wait_for("digits", lambda job: scaling(job).get("leftOutWorkers") == [1])
     pods = await testbed.wait_for_pods("digits", "coordinator-1", "worker-0-1", "worker-2-1")
     assert all(pod["status"]["phase"] == "Running" for pod in pods)
 

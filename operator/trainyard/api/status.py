@@ -168,7 +168,7 @@ class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     cost_gpu_seconds: float | None = msgspec.field(default=None, name="costGPUSeconds")
     not_placed: NotPlaced | None = None
     provisioning: Provisioning | None = None
-    left_out: list[int] = []
+    left_out_workers: list[int] = []
     """Indices of workers that the decision goes on without, as they alone cannot take part."""
     history: list[Change] = []
     profile: list[Measurement] = []
@@ -176,7 +176,7 @@ class ScalingStatus(Part, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def members(self) -> Sequence[int]:
         """The indices of the workers that get pods."""
-        return worker_indices(self.desired, self.left_out)
+        return worker_indices(self.desired, self.left_out_workers)
 
     @property
     def assigned(self) -> int:

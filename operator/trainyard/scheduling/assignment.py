@@ -115,7 +115,7 @@ def release(before: _AssignmentT, reason: str, message: str) -> _AssignmentT:
         message=message,
         not_placed=None,
         provisioning=None,
-        left_out=[],
+        left_out_workers=[],
     )
 
 
@@ -156,7 +156,7 @@ def record_decision(
         message=decision.message,
         not_placed=_in_whole_seconds(decision.not_placed),
         provisioning=_in_whole_seconds(decision.provisioning),
-        left_out=list(decision.left_out),
+        left_out_workers=list(decision.left_out),
     )
     if decision.reason is Reason.START_TIMED_OUT and decision.requeue_at is not None:
         return msgspec.structs.replace(after, cooldown_end_time=whole_seconds(decision.requeue_at))

@@ -138,7 +138,7 @@ def _workers_request(
             for f in job.status.worker_failures
             if f.left_out
         ),
-        left_out=tuple(scaling.left_out),
+        left_out=tuple(scaling.left_out_workers),
         decision_time=scaling.decision_time,
         proven_workers=scaling.proven,
         measured_at=report.at if report else None,
