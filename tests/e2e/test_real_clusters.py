@@ -18,7 +18,8 @@ ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 PLURALS = ("mutatingadmissionpolicies", "mutatingadmissionpolicybindings")
 PROXY = """
 [JSONPatch{op: "add", path: "/spec/containers/-", value: Object.spec.containers{
-  name: "proxy", image: "trainyard-trainer:0.1.0", command: ["sleep", "86400"],
+  name: "proxy", image: "trainyard-trainer:0.1.0",
+  command: ["sh", "-c", "trap exit TERM; sleep 86400 & wait"],
   securityContext: Object.spec.containers.securityContext{
     allowPrivilegeEscalation: false,
     capabilities: Object.spec.containers.securityContext.capabilities{drop: ["ALL"]}}}}]
