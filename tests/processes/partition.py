@@ -75,7 +75,7 @@ class Partition:
                 if first and self.is_cut.is_set():
                     return
                 target.sendall(data)
-                is_upload |= data.startswith(b"PUT ") and self._trigger in data
+                is_upload |= first and data.startswith(b"PUT ") and self._trigger in data
                 tail = tail[-len(LAST_CHUNK) :] + data
                 if is_upload and tail.endswith(LAST_CHUNK):
                     with self._lock:
