@@ -25,7 +25,7 @@ class CrashingParty(Actor):
     gpus = (0,)
 
     async def act(self, rng: random.Random) -> None:
-        """Start a federation and let one party fail, until the job ends or that was often enough.
+        """Start a federation and let one party fail, until it is left out or that was often enough.
 
         What becomes of the federation itself is not this test's to say.
         """
@@ -34,7 +34,7 @@ class CrashingParty(Actor):
         await self.testbed.wait_for_phase(name, "Running")
         crashes = 0
         async with asyncio.timeout(45):
-            while crashes < CRASHES and phase(await self.testbed.get(name)) != "Failed":
+            while crashes < CRASHES and not _is_over(await self.testbed.get(name)):
                 crashes += await self._crash(name, rng)
                 await asyncio.sleep(0.3)
         assert crashes, "the party never ran"
@@ -49,3 +49,9 @@ class CrashingParty(Actor):
                     await self.kubelet.end(pod, code, reason=reason)
                     crashes += 1
         return crashes
+
+
+def _is_over(job: Object) -> bool:
+    """Whether the party is not tried again soon, or the job not at all."""
+    failures = [party.get("failure", {}) for party in job["status"].get("parties", [])]
+    return phase(job) == "Failed" or any(failure.get("leftOut") for failure in failures)
