@@ -6,7 +6,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trainyard
-UV := $(or $(shell command -v uv),$(CACHE)/uv/bin/uv)
+# Not the one of the environment itself, which is removed when that is made anew.
+UV := $(or $(filter-out $(CURDIR)/.venv/bin/uv,$(shell command -v uv)),$(CACHE)/uv/bin/uv)
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -76,7 +77,8 @@ constraints: $(UV) ## Pin the newest versions of all dependencies
 .venv: pyproject.toml constraints.txt | $(UV)
 	@echo "Making the Python environment (.venv)"
 	@$(UV) venv -q --clear --python "$$(command -v python3)" .venv
-	@$(UV) pip install -q --python $(PYTHON) -c constraints.txt -e '.[operator,trainer,data,test,bench]'
+	@$(UV) pip install -q --python $(PYTHON) -c constraints.txt -e '.[operator,trainer,data,test,bench]' \
+		|| { rm -rf .venv; exit 1; }  # else it would pass for made
 	@touch .venv
 
 $(CACHE)/uv/bin/uv:
