@@ -312,7 +312,7 @@ def test_a_worker_that_is_left_out_has_no_pod_once_the_job_has_shrunk() -> None:
     found = training()
     found.fail(1, LEFT_OUT_AFTER)
     assert found.failure(1).left_out == 1
-    found.assignment = msgspec.structs.replace(found.assignment, desired=2, left_out=[1])
+    found.assignment = msgspec.structs.replace(found.assignment, desired=2, left_out_workers=[1])
     failed = worker(1, LEFT_OUT_AFTER, **ALONE)
     desired = found.reconcile(worker(0), worker(2), failed)
     assert list(desired.pods.members) == [0, 2]
