@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from trainyard.api.federation import PartyFailure
 from trainyard.api.jobs import whole_seconds
@@ -31,6 +33,8 @@ LEFT_OUT_PAUSES: Final = tuple(timedelta(minutes=minutes) for minutes in (10, 20
 """Times until a member that was left out is tried again; the last one repeats."""
 MAX_MESSAGE = 900
 """Characters of a failure's message: enough for an error, not for a log."""
+MAX_MEMBER_MESSAGE: Final = 300
+"""The same in a member's own record: a status may have those of hundreds of members."""
 MAX_REASON = 128
 """Characters of a failure's reason; codes are short, but anyone may write a pod's status."""
 
@@ -130,6 +134,33 @@ def newest(failures: list[PodFailure], kept: Collection[str]) -> list[PodFailure
     excess = max(len(failures) - MAX_FAILURES, 0)
     dropped = {f.pod_uid for f in [f for f in failures if f.pod_uid not in kept][:excess]}
     return [f for f in failures if f.pod_uid not in dropped]
+
+
+def merged(
+    before: list[PodFailure],
+    counted: list[PodFailure],
+    own: list[PodFailure],
+    kept: Collection[str],
+) -> list[PodFailure]:
+    """The last failures of all pods: those before, the new ones among `counted`, and `own`.
+
+    `own` are new ones of members that have records of their own, so that they may go while their
+    pods are there. Those whose uids are `kept` stay.
+    """
+    old = {failure.pod_uid for failure in before}
+    added = [failure for failure in counted if failure.pod_uid not in old]
+    return newest([*before, *added, *own], kept)
+
+
+def member_fields(failure: PodFailure) -> dict[str, Any]:
+    """What a member's own record has of its last failure."""
+    message = failure.message[:MAX_MEMBER_MESSAGE]
+    return {**msgspec.structs.asdict(failure), "message": message}
+
+
+def left_out_pause(times: int) -> timedelta:
+    """How long a member has no pod that is left out for so many times in a row."""
+    return LEFT_OUT_PAUSES[min(times, len(LEFT_OUT_PAUSES)) - 1]
 
 
 def last_counted(failures: list[PodFailure]) -> PodFailure | None:

@@ -19,7 +19,6 @@ from trainyard.api.podset import JobPods
 from trainyard.api.status import PodFailure
 from trainyard.lifecycle import messages
 from trainyard.lifecycle.failures import (
-    LEFT_OUT_PAUSES,
     Budget,
     FailureRecord,
     backoff,
@@ -27,7 +26,9 @@ from trainyard.lifecycle.failures import (
     is_excused,
     is_failure,
     last_counted,
-    newest,
+    left_out_pause,
+    member_fields,
+    merged,
     pod_failure,
     record_against,
 )
@@ -36,8 +37,6 @@ from trainyard.lifecycle.timeouts import Timeouts
 from trainyard_trainer.contract.env import Role
 from trainyard_trainer.contract.exits import Exit, Result
 
-MAX_MESSAGE = 300
-"""Characters of a party's message: a status may have those of hundreds of parties."""
 ENDED_EARLY = "EndedEarly"
 """Reason of a party that reports the end of the training while the others train."""
 
@@ -79,7 +78,8 @@ def record_party_failures(
         if pod.role == Role.PARTY and pod.uid not in known and (is_failure(pod) or pod.uid in early)
     ]
     parties = _party_records(job, ended, timeouts)
-    failures = _merged(job, aggregator.failures, [e.failure for e in ended], pods)
+    own, kept = [each.failure for each in ended], _kept(aggregator.failures, pods)
+    failures = merged(job.status.failures, aggregator.failures, own, kept)
     return _with_fatal(
         job,
         replace(
@@ -214,12 +214,7 @@ def _following(
     left_out = before.left_out + is_beyond
     pause = _pause(failure, count, losses, left_out if is_beyond else 0, timeouts)
     return PartyFailure(
-        pod_name=failure.pod_name,
-        pod_uid=failure.pod_uid,
-        failure_time=failure.failure_time,
-        exit_code=failure.exit_code,
-        reason=failure.reason,
-        message=failure.message[:MAX_MESSAGE],
+        **member_fields(failure),
         count=count,
         losses=losses,
         left_out=left_out,
@@ -241,7 +236,7 @@ def _pause(
 ) -> timedelta:
     """How long the party has no pod; the first pod that is lost is replaced at once."""
     if left_out:
-        return LEFT_OUT_PAUSES[min(left_out, len(LEFT_OUT_PAUSES)) - 1]
+        return left_out_pause(left_out)
     if failure.exit_code == Exit.WIRE_MISMATCH:
         return timeouts.retry_cap
     if is_excused(failure.reason, failure.exit_code):
@@ -266,19 +261,10 @@ def _restarts(
     return job.status.restarts + any(counts(pod, last, now) for pod in failed)
 
 
-def _merged(
-    job: FederatedJob, aggregators: list[PodFailure], new: list[PodFailure], pods: JobPods
-) -> list[PodFailure]:
-    """The last failures of all pods.
-
-    A party's may go while its pod is there, as the party's record has it too. The aggregator's
-    last one stays: its pause follows from it.
-    """
-    old = {failure.pod_uid for failure in job.status.failures}
+def _kept(aggregators: list[PodFailure], pods: JobPods) -> set[str]:
+    """The uids of the aggregator's failures that stay: its pause follows from the last one."""
     present = {pod.uid for pod in pods.finished if pod.role == Role.COORDINATOR}
-    kept = present.union(failure.pod_uid for failure in aggregators[-1:])
-    added = [failure for failure in aggregators if failure.pod_uid not in old]
-    return newest([*job.status.failures, *added, *new], kept)
+    return present.union(failure.pod_uid for failure in aggregators[-1:])
 
 
 def _with_fatal(job: FederatedJob, record: FailureRecord) -> FailureRecord:

@@ -18,7 +18,6 @@ from trainyard.api.podset import JobPods
 from trainyard.api.report import Contact, CoordinatorReport
 from trainyard.api.status import PodFailure, WorkerFailure
 from trainyard.lifecycle.failures import (
-    LEFT_OUT_PAUSES,
     Budget,
     FailureRecord,
     backoff,
@@ -26,7 +25,9 @@ from trainyard.lifecycle.failures import (
     is_excused,
     is_failure,
     last_counted,
-    newest,
+    left_out_pause,
+    member_fields,
+    merged,
     pod_failure,
     record_against,
 )
@@ -39,8 +40,6 @@ LEFT_OUT_AFTER: Final = 3
 """Failures in a row with which a worker is left out."""
 MAX_UNFIT: Final = 32
 """Workers whose failures do not count at the same time; with more, it is the job's own fault."""
-MAX_MESSAGE: Final = 300
-"""Characters of a worker's message: a status may have those of `MAX_UNFIT`."""
 ALONE: Final = (Exit.MEMBER_UNFIT, Exit.NO_DEVICE)
 """Codes that say that the cause is the worker's own, where others train."""
 UNFIT: Final = "Unfit"
@@ -98,8 +97,9 @@ def record_worker_failures(
     workers = dict(before)
     for pod, failure in zip(unfit, failures, strict=True):
         workers[pod.index] = _following(job, workers.get(pod.index), pod.index, failure, timeouts)
-    merged = _merged(job, record.failures, failures, pods)
-    return replace(record, failures=merged, workers=dict(sorted(workers.items())))
+    kept = _kept(record.failures, pods)
+    last = merged(job.status.failures, record.failures, failures, kept)
+    return replace(record, failures=last, workers=dict(sorted(workers.items())))
 
 
 def _lasting(
@@ -186,15 +186,10 @@ def _following(
     pause = backoff(count, timeouts)
     if count >= LEFT_OUT_AFTER:
         left_out += 1
-        pause = LEFT_OUT_PAUSES[min(left_out, len(LEFT_OUT_PAUSES)) - 1]
+        pause = left_out_pause(left_out)
     return WorkerFailure(
         index=index,
-        pod_name=failure.pod_name,
-        pod_uid=failure.pod_uid,
-        failure_time=failure.failure_time,
-        exit_code=failure.exit_code,
-        reason=failure.reason,
-        message=failure.message[:MAX_MESSAGE],
+        **member_fields(failure),
         count=count,
         left_out=left_out,
         generation=job.generation,
@@ -202,17 +197,7 @@ def _following(
     )
 
 
-def _merged(
-    job: DistributedJob, counted: list[PodFailure], unfit: list[PodFailure], pods: JobPods
-) -> list[PodFailure]:
-    """The last failures of all pods.
-
-    One that others train without may go while its pod is there, as its own record has it too. The
-    last one that counts stays: a pause follows from it.
-    """
-    old = {failure.pod_uid for failure in job.status.failures}
-    added = [failure for failure in counted if failure.pod_uid not in old]
-    last = last_counted(counted)
-    present = {pod.uid for pod in pods.finished}
-    kept = {f.pod_uid for f in counted if f.pod_uid in present or f is last}
-    return newest([*job.status.failures, *added, *unfit], kept)
+def _kept(counted: list[PodFailure], pods: JobPods) -> set[str]:
+    """The uids of failures that stay: the last one that counts, as a pause follows from it."""
+    last, present = last_counted(counted), {pod.uid for pod in pods.finished}
+    return {f.pod_uid for f in counted if f.pod_uid in present or f is last}
